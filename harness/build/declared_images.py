@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import Fault
+from harness.errors import Fault, InputError
 from harness.oci.reference import Reference
 
 STAND_IN = "slipway-undefined-"

@@ -267,7 +267,7 @@ def test_an_application_of_the_clusterfile_comes_changes_and_goes_with_it(
     lab.kubectl("delete", "configmap", "site")
 
 
-def test_commands_take_the_place_of_the_images_and_what_they_do_besides_is_told(lab: Lab, images: Images) -> None:
+def test_commands_take_the_place_of_the_images_and_what_they_do_besides_is_reported(lab: Lab, images: Images) -> None:
     said = lab.slipway(
         "run", images.shop, "--cluster", lab.name, "--as", "other", "--cmds", "kubectl create configmap other && touch /root/other"
     )
@@ -339,7 +339,7 @@ def test_with_nothing_but_a_kubeconfig_images_are_imported_on_every_node(
     assert not there(lab, "namespace", "abroad")
 
 
-def test_a_cluster_that_somebody_else_has_made_is_reached_through_a_master(lab: Lab, images: Images) -> None:
+def test_cluster_made_by_another_tool_is_reached_through_a_master(lab: Lab, images: Images) -> None:
     mark = lab.first.run("cat /var/lib/slipway/cluster").stdout
     # As kubeadm leaves it: its machines know nothing of slipway, and kubectl is where programs are.
     lab.first.run("mv /var/lib/slipway/cluster /var/lib/slipway/cluster.kept")

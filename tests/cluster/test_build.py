@@ -15,6 +15,7 @@ import pytest
 from harness.host import paths
 from harness.oci.store import Store
 from tests.cluster.conftest import PROJECT, leftovers
+from tests.cluster.workload import pods_of
 from tests.conftest import Slipway
 from tests.integration.test_build import context, heed_ctrl_c
 from tests.waiting import HANG, until
@@ -26,9 +27,7 @@ apiVersion: apps/v1
 kind: Deployment
 metadata: {{name: {name}}}
 spec:
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
+  {pods}
     spec:
       containers:
       - name: main
@@ -39,7 +38,7 @@ SHELL = "slipway.dev/nginx:1.22"
 
 
 def deployment(name: str, command: str, image: str = SHELL) -> str:
-    return DEPLOYMENT.format(name=name, command=command, image=image)
+    return DEPLOYMENT.format(name=name, pods=pods_of(name), command=command, image=image)
 
 
 def no_tag(name: str) -> bool:

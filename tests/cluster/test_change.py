@@ -154,7 +154,7 @@ def server(lab: Lab) -> str:
     return lab.first.run("cat /etc/kubernetes/manifests/kube-apiserver.yaml").stdout
 
 
-def test_what_cannot_be_done_is_told_and_nothing_is_changed(lab: Lab) -> None:
+def test_what_cannot_be_done_is_reported_and_nothing_is_changed(lab: Lab) -> None:
     before = lab.journals()
     plan = json.loads(lab.slipway(*market.upgrade(lab, SECOND, "--plan", "--output", "json")).stdout)
     assert [(market.short(lab, node["node"]), node["from"], node["to"], node["turn"]) for node in plan["nodes"]] == [
@@ -170,9 +170,7 @@ def test_what_cannot_be_done_is_told_and_nothing_is_changed(lab: Lab) -> None:
     assert lab.journals() == before
 
 
-def test_a_change_that_was_killed_is_finished_by_the_same_command_and_nobody_who_uses_the_cluster_notices(
-    lab: Lab, traffic: Traffic
-) -> None:
+def test_killed_change_is_finished_by_the_same_command_without_a_lost_request(lab: Lab, traffic: Traffic) -> None:
     # As an earlier slipway has left it.
     login = lab.login(lab.first)
     lab.take_login()
@@ -212,7 +210,7 @@ def test_what_was_asked_for_is_kept_and_what_was_before_is_on_the_machines(lab: 
         assert not machine.run(f"cmp -s {rootfs_update.FORMER}/bin/runc /var/lib/slipway/rootfs/bin/runc", check=False).ok
 
 
-def test_addons_that_only_the_image_before_had_are_gone_but_for_what_is_somebody_elses(lab: Lab) -> None:
+def test_addons_that_only_the_image_before_had_are_removed_but_not_those_of_other_owners(lab: Lab) -> None:
     assert of_addon(lab) == STAYS
     users = lab.kubectl("get", "things.extra.example/mine", "persistentvolumeclaim/mine", "--output=name").split()
     assert users == ["thing.extra.example/mine", "persistentvolumeclaim/mine"]
@@ -239,7 +237,7 @@ def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: 
     assert (again.returncode, "has been rolled back already" in again.stderr) == (7, True)
 
 
-def test_all_parts_of_all_masters_are_started_anew_and_nobody_who_uses_the_cluster_notices(lab: Lab, traffic: Traffic) -> None:
+def test_all_parts_of_all_masters_restart_without_a_lost_request(lab: Lab, traffic: Traffic) -> None:
     """etcd as well, which neither image has of its own."""
     part = "get", "pod", f"etcd-{lab.name}-master-1", "--namespace=kube-system", "--output=jsonpath={.metadata.annotations}"
     before = lab.kubectl(*part)
@@ -255,7 +253,7 @@ def test_all_parts_of_all_masters_are_started_anew_and_nobody_who_uses_the_clust
 
 
 @pytest.mark.long
-def test_a_change_that_lost_a_machine_is_told_and_rolled_back_from_where_it_stood(lab: Lab) -> None:
+def test_change_that_lost_a_machine_is_reported_and_rolled_back_from_where_it_stood(lab: Lab) -> None:
     lost = lab.workers[1]
     with begun(market.upgrade(lab, SECOND)) as running:
         reached(running, f"- change node {lab.name}-node-2")

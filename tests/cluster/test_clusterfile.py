@@ -17,6 +17,7 @@ from harness.errors import UsageError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.cluster import lease
 from tests.cluster.lab import Lab, begun, ended, reached, until
+from tests.cluster.workload import pods_of
 from tests.conftest import HERE, Slipway
 from tests.waiting import HANG
 
@@ -33,11 +34,7 @@ kind: Deployment
 metadata:
   name: {name}
 spec:
-  selector:
-    matchLabels: {{app: {name}}}
-  template:
-    metadata:
-      labels: {{app: {name}}}
+  {pods}
     spec:
       terminationGracePeriodSeconds: 1
       containers:
@@ -115,7 +112,7 @@ def saas(slipway: Slipway, kubernetes: str, tmp_path_factory: pytest.TempPathFac
     for name in ("mysql", "redis"):
         files |= {
             f"charts/{name}/Chart.yaml": CHART.format(name=name),
-            f"charts/{name}/templates/workload.yaml": WORKLOAD.format(name=name),
+            f"charts/{name}/templates/workload.yaml": WORKLOAD.format(name=name, pods=pods_of(name)),
             f"etc/{name}-values.yaml": VALUES.format(name=name),
         }
     for phase, on in (("pre-init-host", "all"), ("post-install", "master0"), ("pre-clean-host", "all"), ("post-clean-host", "node")):
@@ -209,7 +206,7 @@ def test_a_value_of_the_command_line_reaches_the_manifest(site: Site) -> None:
     assert site.port() == 8443
 
 
-def test_documents_of_kubeadm_are_merged_into_ours(site: Site) -> None:
+def test_documents_of_kubeadm_are_merged_into_those_of_slipway(site: Site) -> None:
     nodes = site.lab.json("get", "nodes")["items"]
     assert [node["status"]["capacity"]["pods"] for node in nodes] == ["77", "77"]
     server = site.lab.first.run("cat /etc/kubernetes/manifests/kube-apiserver.yaml").stdout
@@ -266,7 +263,7 @@ def test_a_plan_shows_what_differs_and_touches_nothing(site: Site) -> None:
     assert site.lab.first.run("cksum < /var/lib/slipway/journal").stdout == before
 
 
-def test_what_cannot_be_changed_in_a_running_cluster_is_told_at_once(site: Site) -> None:
+def test_what_cannot_be_changed_in_a_running_cluster_is_reported_at_once(site: Site) -> None:
     document = site.own
     document["spec"] |= {"network": {"podCIDR": "10.200.0.0/16"}}
     said = site.apply(site.document("wrong", document), check=False)
@@ -350,7 +347,7 @@ def test_what_was_not_ready_before_does_not_keep_a_change_from_its_end(site: Sit
     site.lab.kubectl("delete", "job", "failing")
 
 
-def test_of_two_who_apply_at_once_the_second_is_told(site: Site) -> None:
+def test_second_of_two_applies_at_once_is_refused(site: Site) -> None:
     document = site.own
     document["spec"]["env"] = {"DashBoardPort": 7443}
     document["spec"]["cmd"] = ["until [ -e /run/go-on ]; do sleep 0.2; done", "kubectl apply -f manifests/dashboard.yaml"]
@@ -372,7 +369,7 @@ def test_of_two_who_apply_at_once_the_second_is_told(site: Site) -> None:
 # ---- taken over, and gone ---------------------------------------------------------------------------------------------
 
 
-def test_a_cluster_that_knows_nothing_of_us_is_taken_over(site: Site) -> None:
+def test_cluster_without_a_record_of_slipway_is_taken_over(site: Site) -> None:
     lab = site.lab
     lab.kubectl("delete", "configmap", "slipway-clusterfile", "--namespace=kube-system")
     for machine in lab.machines:

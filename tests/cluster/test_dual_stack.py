@@ -99,7 +99,7 @@ def lab(bare: Lab, untouched: dict[str, str], image: str) -> Lab:
     return bare
 
 
-def test_a_machine_without_an_ipv6_address_is_told_before_anything_is_touched(bare: Lab, untouched: dict[str, str], image: str) -> None:
+def test_machine_without_an_ipv6_address_is_reported_before_anything_is_touched(bare: Lab, untouched: dict[str, str], image: str) -> None:
     address = bare.worker.run(ADDRESSES).stdout.strip()
     bare.worker.run(f"ip -6 addr del {address} dev eth0")
     try:

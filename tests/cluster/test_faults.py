@@ -88,7 +88,7 @@ def somebody(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 # ---- while it is made -------------------------------------------------------------------------------------------------
 
 
-def test_one_machine_that_lets_nobody_in_is_told_before_anything_is_changed_on_any(lab: Lab, web: str) -> None:
+def test_one_machine_that_refuses_the_login_is_reported_before_a_change_on_any(lab: Lab, web: str) -> None:
     address = lab.workers[0]
     lab.at(address).run("mv /root/.ssh/authorized_keys /root/.ssh/away")
     said = lab.run(web, check=False)
@@ -120,7 +120,7 @@ def test_machines_that_fail_meanwhile_are_named_and_the_others_are_not_harmed(la
     lab.at(full).run("mount -o remount,size=2g /var/lib/slipway")
 
 
-def test_a_second_person_who_begins_the_same_is_told_and_the_first_ends_at_ctrl_c(lab: Lab, web: str, somebody: dict[str, str]) -> None:
+def test_second_user_of_the_same_name_is_refused_and_the_first_ends_at_ctrl_c(lab: Lab, web: str, somebody: dict[str, str]) -> None:
     with begun(lab.words(web)) as running:
         reached(running, "- start containerd")
         # It holds its breath, so that it cannot come to its end meanwhile.
@@ -384,9 +384,7 @@ def test_the_first_master_is_lost_for_good_and_another_takes_its_place(
     assert all(failed[1:] == (0, 0) for failed in after.values()), after
 
 
-def test_no_more_masters_are_taken_out_than_etcd_can_do_without_and_one_that_is_gone_holds_nobody_up(
-    slipway: Slipway, cluster: Lab
-) -> None:
+def test_no_more_masters_are_removed_than_etcd_can_lose_and_a_dead_one_delays_no_other(slipway: Slipway, cluster: Lab) -> None:
     lost = cluster.masters[0]
     cluster.kill(lost)
     refused = slipway("remove", cluster.name, cluster.masters[1], "--yes", check=False)

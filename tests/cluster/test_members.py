@@ -50,7 +50,7 @@ def test_a_worker_joins_and_runs_what_the_others_run(joined: Lab, later: str) ->
     assert until(lambda: PAGE in newcomer.run(f"curl -s --max-time 60 http://{later}:30080/", check=False).stdout)
 
 
-def test_everybody_knows_a_worker_that_has_joined(joined: Lab, later: str) -> None:
+def test_every_node_knows_a_worker_that_has_joined(joined: Lab, later: str) -> None:
     record = joined.json(*RECORD)["data"]["Clusterfile"]
     assert later in record
     assert [entry["address"] for entry in ClusterState.of(joined.name).read()["nodes"]] == [*joined.workers, later]

@@ -14,6 +14,7 @@ import pytest
 
 from tests.cluster.conftest import PROJECT, alone
 from tests.cluster.lab import Lab, until
+from tests.cluster.workload import pods_of
 from tests.conftest import Slipway
 
 pytestmark = pytest.mark.long
@@ -29,9 +30,7 @@ _SERVER = """apiVersion: apps/v1
 kind: DaemonSet
 metadata: {{name: {name}}}
 spec:
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
+  {pods}
     spec:
       tolerations: [{{operator: Exists}}]
       containers:
@@ -62,7 +61,7 @@ def application(slipway: Slipway, folder: Path, image: str, base: str) -> None:
     (folder / "manifests").mkdir()
     (folder / "Kubefile").write_text(_KUBEFILE.format(base=base))
     for name in ("page", "asker"):
-        (folder / f"manifests/{name}.yaml").write_text(_SERVER.format(name=name))
+        (folder / f"manifests/{name}.yaml").write_text(_SERVER.format(name=name, pods=pods_of(name)))
     slipway("build", "-t", image, "--discover", "declared", folder)
 
 
@@ -99,7 +98,7 @@ def names(slipway: Slipway, image: str) -> set[str]:
 
 
 @pytest.mark.usefixtures("images")
-def test_what_is_left_out_is_in_no_image_and_who_enforces_policies_is_told(slipway: Slipway) -> None:
+def test_part_left_out_is_in_no_image_and_the_enforcer_of_policies_is_shown(slipway: Slipway) -> None:
     parts = {"flannel", "local-path-provisioner", "metrics-server", "kube-network-policies", "kube-router"}
     assert names(slipway, BARE) & parts == set()
     assert {"kube-apiserver", "coredns", "pause"} <= names(slipway, BARE)

@@ -57,7 +57,7 @@ def test_roles_addresses_and_names_choose_the_machines(lab: Lab) -> None:
     assert (absent.returncode, "no machine of this cluster" in absent.stderr) == (2, True)
 
 
-def test_a_command_that_fails_somewhere_is_told_with_its_exit_codes(lab: Lab) -> None:
+def test_command_that_fails_somewhere_is_reported_with_its_exit_codes(lab: Lab) -> None:
     said = lab.slipway("exec", lab.name, "-o", "json", "--", "case $(uname -n) in *master*) echo fine;; *) exit 255;; esac", check=False)
     assert said.returncode == 6
     found = {one["role"]: one for one in json.loads(said.stdout)["nodes"]}
@@ -223,7 +223,7 @@ def test_a_check_tries_every_way_and_leaves_nothing_in_the_cluster(lab: Lab) -> 
     until(lambda: lab.kubectl(*ours) == "")
 
 
-def test_an_ordinary_cluster_is_told_what_the_benchmark_would_have_otherwise_and_what_mends_it(lab: Lab) -> None:
+def test_ordinary_cluster_gets_the_findings_of_the_benchmark_with_remedies(lab: Lab) -> None:
     code, found = checked(lab, "--post", "cis")
     results = {number: {where: one["result"] for where, one in places.items()} for number, places in found.items()}
     assert code == 7

@@ -206,7 +206,7 @@ def serves_as_itself(lab: Lab, address: str) -> bool:
     return lab.first.run(f"openssl s_client -connect {address}:10250 {proof} < /dev/null > /dev/null 2>&1", check=False).ok
 
 
-def test_without_a_name_only_health_is_told(lab: Lab) -> None:
+def test_without_a_name_only_health_is_reported(lab: Lab) -> None:
     def answers(path: str) -> str:
         return lab.first.run(f"curl -sk -o /dev/null -w '%{{http_code}}' https://127.0.0.1:6443{path}").stdout
 

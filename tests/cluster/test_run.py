@@ -192,7 +192,7 @@ def test_machines_of_a_cluster_are_not_given_to_another(lab: Lab, web: str) -> N
     assert lab.status()["healthy"]
 
 
-def test_a_machine_that_cannot_be_reached_is_told_before_anything_is_done(lab: Lab, web: str) -> None:
+def test_machine_that_cannot_be_reached_is_reported_before_anything_is_done(lab: Lab, web: str) -> None:
     said = lab.slipway(*lab.words(web), "--port", "2222", check=False)
     assert said.returncode == 5
     for address in lab.addresses:

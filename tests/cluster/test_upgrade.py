@@ -68,7 +68,7 @@ def versions(lab: Lab) -> dict[str, str]:
     return {market.short(lab, node["name"]): node["version"] for node in lab.status()["nodes"]}
 
 
-def test_what_cannot_be_done_is_told_and_nothing_is_changed(lab: Lab) -> None:
+def test_what_cannot_be_done_is_reported_and_nothing_is_changed(lab: Lab) -> None:
     before = lab.journals()
     plan = json.loads(lab.slipway(*words(lab, "--plan", "--output", "json")).stdout)
     assert [(market.short(lab, node["node"]), node["from"], node["to"], node["turn"]) for node in plan["nodes"]] == [
@@ -82,9 +82,7 @@ def test_what_cannot_be_done_is_told_and_nothing_is_changed(lab: Lab) -> None:
     assert lab.journals() == before
 
 
-def test_an_upgrade_killed_ten_times_is_finished_by_the_same_command_and_nobody_who_uses_the_cluster_notices(
-    lab: Lab, record_property: Any
-) -> None:
+def test_upgrade_killed_ten_times_is_finished_by_the_same_command_without_a_lost_request(lab: Lab, record_property: Any) -> None:
     client, traffic = Client(lab.worker, market.PORT), Traffic(lab)
     until(client.answers)
     traffic.begin()

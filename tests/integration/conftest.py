@@ -1,10 +1,14 @@
-"""What this ring needs on the machine: installed when it is missing and we may, never skipped."""
+"""What this ring needs on the machine: installed when it is missing and we may, never skipped; and a registry in place of public ones."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from harness.host import apt
+from tests.integration.registry import Registry, mirrored_by, registry
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -13,3 +17,19 @@ def programs() -> None:
     apt.ensure("docker-registry", "docker-registry")
     apt.ensure("skopeo", "skopeo")
     apt.ensure("containerd", "containerd")
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry for all tests of a file."""
+    with registry(tmp_path_factory.mktemp("upstream")) as running:
+        yield running
+
+
+@pytest.fixture
+def mirrored(tmp_path: Path, upstream: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """docker.io and quay.io are a loopback registry."""
+    conf = tmp_path / "registries.conf"
+    conf.write_text(mirrored_by(upstream, "docker.io", "quay.io"))
+    monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(conf))
+    return upstream

@@ -24,7 +24,7 @@ from harness.oci.model import OCI_LAYER, OCI_LAYER_ZSTD, Descriptor, Platform
 from harness.oci.store import Store
 from harness.process import run
 from tests.conftest import Slipway
-from tests.integration import dying
+from tests.integration import disk, dying
 from tests.waiting import HANG
 
 SKOPEO = ["skopeo", "--insecure-policy", "copy", "--quiet"]
@@ -97,7 +97,7 @@ def at(home: Path) -> dict[str, str]:
 # What others say
 
 
-def test_skopeo_reads_what_we_write(slipway: Slipway, home: Path, image: CloudImage, store: Store, tmp_path: Path) -> None:
+def test_skopeo_reads_archives_of_slipway(slipway: Slipway, home: Path, image: CloudImage, store: Store, tmp_path: Path) -> None:
     slipway("save", "web:1", "-f", tmp_path / "web.tar", env=at(home))
     run([*SKOPEO, *ALL, f"oci-archive:{tmp_path}/web.tar:web:1", f"oci:{tmp_path}/copy:web:1"])
     assert cloudimage.read(Store(tmp_path / "copy"), "web:1") == image
@@ -106,7 +106,7 @@ def test_skopeo_reads_what_we_write(slipway: Slipway, home: Path, image: CloudIm
 
 
 @pytest.mark.parametrize("compress", [None, "gzip", "zstd"])
-def test_we_read_what_skopeo_writes_also_compressed(
+def test_archives_of_skopeo_are_read_also_compressed(
     slipway: Slipway, image: CloudImage, store: Store, site: Path, tmp_path: Path, compress: str | None
 ) -> None:
     run([*SKOPEO, *ALL, f"oci:{store.root}:web:1", f"oci-archive:{tmp_path}/web.tar:web:1"])
@@ -211,15 +211,8 @@ def test_one_platform_travels_under_the_digest_of_all(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    if not run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], check=False).ok:
-        pytest.skip("only root can mount a small file system")
-    try:
+    with disk.small(tmp_path / "small", 4) as place:
         yield place
-    finally:
-        run(["umount", place])
 
 
 @pytest.mark.parametrize("volumes", [[], ["--volume-size", "1MiB"]], ids=["one file", "volumes"])

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from harness.host import docker
 from harness.oci import layer
 from harness.oci.store import Store
 from tests.conftest import Slipway
-from tests.integration.registry import Registry, image, mirrored_by, push, registry
+from tests.integration.registry import Registry, image, push, registry
 from tests.waiting import HANG, until
 
 POD = """\
@@ -111,7 +111,7 @@ COPY --from=asked /said /said-routes /
 """
 
 
-def test_a_step_of_a_dockerfile_shares_no_bridge_and_in_an_engine_of_ours_has_no_raw_sockets(
+def test_step_of_a_dockerfile_shares_no_bridge_and_in_slipways_engine_has_no_raw_sockets(
     tmp_path: Path, home: Path, slipway: Slipway
 ) -> None:
     made = context(tmp_path / "c", "FROM scratch\nCOPY --from=slipway.dev/probe:1 /said /said-routes etc/\n")
@@ -155,21 +155,6 @@ def test_build_arguments_do_not_end_up_in_the_image(tmp_path: Path, home: Path, 
     assert "hunter2" not in said.output
     for path in (home / "store").rglob("*"):
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with registry(tmp_path_factory.mktemp("upstream")) as found:
-        yield found
-
-
-@pytest.fixture
-def mirrored(tmp_path: Path, upstream: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """docker.io and quay.io are a loopback registry."""
-    conf = tmp_path / "registries.conf"
-    conf.write_text(mirrored_by(upstream, "docker.io", "quay.io"))
-    monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(conf))
-    return upstream
 
 
 @pytest.fixture

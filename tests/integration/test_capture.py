@@ -434,7 +434,7 @@ def certificate(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
     return context, tmp_path / "server.crt"
 
 
-def test_tls_needs_an_authority_we_trust(setup: Setup, certificate: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_needs_a_trusted_authority(setup: Setup, certificate: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     context, authority = certificate
     monkeypatch.setenv("XDG_CONFIG_HOME", str(setup.folder / "config"))
     with faulty(context) as server:
@@ -745,7 +745,7 @@ def _is_for(what: Image, manifest: bytes, architecture: str) -> bool:
     return bool(json.loads(config)["architecture"] == architecture)
 
 
-def test_every_image_that_cannot_be_had_is_told_at_once(upstream: Registry, setup: Setup) -> None:
+def test_every_image_that_cannot_be_had_is_reported_at_once(upstream: Registry, setup: Setup) -> None:
     setup.registries(at("docker.io", f"{upstream.host}/hub"), at("quay.io", f"{upstream.host}/quay"))
     declared = [
         Found("web:1.0", "manifests/web.yaml:3"),

@@ -211,7 +211,7 @@ def test_a_run_tells_all_of_it_at_once_and_has_changed_nothing(broken: Site) -> 
     assert broken.marks() ^ before == set()
 
 
-def test_what_is_skipped_does_not_stop_and_what_is_equal_is_told_once(broken: Site) -> None:
+def test_what_is_skipped_does_not_stop_and_what_is_equal_is_reported_once(broken: Site) -> None:
     ids = ",".join({check for check, _, result, _ in EXPECTED if result == "failed" and not CHECKS[check].needed})
     said = broken.call("check", "--pre", "--all", *broken.words("--skip-check", ids))
     assert said.returncode == 7
@@ -223,7 +223,7 @@ def test_what_is_skipped_does_not_stop_and_what_is_equal_is_told_once(broken: Si
 # ---- ways in ----------------------------------------------------------------------------------------------------------
 
 
-def test_all_that_keeps_us_out_is_told_at_once_and_nothing_is_changed_anywhere(site: Site) -> None:
+def test_all_reasons_against_a_login_are_reported_at_once_and_nothing_is_changed(site: Site) -> None:
     first, sad, changed, fine = site.nodes
     sad.run("useradd -m lowly; mkdir -p ~lowly/.ssh; cp /root/.ssh/authorized_keys ~lowly/.ssh/; chown -R lowly ~lowly")
     first.run(

@@ -103,7 +103,7 @@ def make(
 # Diff
 
 
-def test_what_a_pull_would_bring_is_told_from_manifests_and_is_what_it_brings(here: Site, there: Site, running: Registry) -> None:
+def test_size_of_a_pull_is_computed_from_manifests_and_matches_the_pull(here: Site, there: Site, running: Registry) -> None:
     make(there.store, "web:1", "1", platforms=(AMD64, ARM64))
     new = make(there.store, "web:2", "2", platforms=(AMD64, ARM64))
     name = f"{running.host}/diff/web"
@@ -129,7 +129,7 @@ def test_what_a_pull_would_bring_is_told_from_manifests_and_is_what_it_brings(he
     assert "~ file        etc/version  11 B -> 11 B" in again.stdout
 
 
-def test_what_a_push_would_send_is_told_against_the_registry(here: Site, running: Registry) -> None:
+def test_size_of_a_push_is_computed_against_the_registry(here: Site, running: Registry) -> None:
     name = f"{running.host}/diff/mine:latest"
     make(here.store, name, "1")
     here.run("push", "--plain-http", name)
@@ -144,7 +144,7 @@ def test_what_a_push_would_send_is_told_against_the_registry(here: Site, running
     assert here.run(*words, "--exit-code").stdout.splitlines()[-1] == "they are the same"
 
 
-def test_a_registry_that_lacks_it_is_told_with_its_reason(here: Site, running: Registry) -> None:
+def test_registry_that_lacks_it_is_reported_with_its_reason(here: Site, running: Registry) -> None:
     make(here.store, "web", "1")
     found = here.run("diff", "--plain-http", "web", f"{running.host}/diff/nothing:1", check=False)
     assert found.returncode == 4

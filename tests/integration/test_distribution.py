@@ -189,7 +189,7 @@ def test_what_serves_sees_nothing_of_the_machine_and_may_do_nothing(world: World
     assert "rootfs-small" in words
 
 
-def test_it_closes_by_itself_when_nobody_says_that_it_goes_on(world: World) -> None:
+def test_share_closes_by_itself_without_a_renewal(world: World) -> None:
     timer = world.first.run("systemctl show -p ActiveState -p TimersMonotonic slipway-share-end.timer").stdout
     assert "ActiveState=active" in timer
     assert f"OnActiveUSec={distribution.OPEN_SECONDS // 60}min" in timer

@@ -49,7 +49,7 @@ def node(tmp_path: Path) -> Node:
     return Node(tmp_path)
 
 
-def test_the_bridge_is_told_what_flannel_has_written(node: Node) -> None:
+def test_bridge_gets_the_settings_of_flannel(node: Node) -> None:
     node.subnets.write_text(ENV)
     done = node("ADD")
     assert (done.returncode, json.loads(done.stdout)["ips"]) == (0, [])

@@ -136,7 +136,7 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
     found.stop()
 
 
-def test_rules_and_the_way_to_the_address_are_there_before_anybody_is_asked(kept: Kept) -> None:
+def test_rules_and_the_route_exist_before_an_endpoint_is_asked(kept: Kept) -> None:
     for address in (*(f"{master}:6443" for master in MASTERS), "10.0.0.1:5000"):
         kept.kill(address)
     kept.start()
@@ -161,7 +161,7 @@ def test_a_server_that_dies_is_left_out_until_it_answers(kept: Kept) -> None:
     assert f"{VIP}:6443 leads to 10.0.0.2:6443 no more" in (kept.folder / "log").read_text()
 
 
-def test_everybody_is_asked_for_what_it_serves(kept: Kept) -> None:
+def test_every_machine_is_asked_for_what_it_serves(kept: Kept) -> None:
     kept.start()
     kept.rounds(1)
     asked = set((kept.folder / "asked").read_text().splitlines())
@@ -230,7 +230,7 @@ def test_one_answer_that_fails_is_no_death(kept: Kept) -> None:
     assert "no more" not in (kept.folder / "log").read_text()
 
 
-def test_when_nobody_answers_all_stay(kept: Kept) -> None:
+def test_all_endpoints_stay_when_none_answers(kept: Kept) -> None:
     kept.start()
     for master in MASTERS:
         kept.kill(f"{master}:6443")
@@ -240,7 +240,7 @@ def test_when_nobody_answers_all_stay(kept: Kept) -> None:
     kept.until(lambda: kept.servers() == {"10.0.0.3"})
 
 
-def test_rules_that_somebody_takes_away_come_back(kept: Kept) -> None:
+def test_removed_rules_come_back(kept: Kept) -> None:
     kept.start()
     kept.rules_file.write_text("")
     (kept.folder / "route").unlink()
@@ -295,7 +295,7 @@ def test_cleaning_takes_away_what_is_its_own_and_nothing_else(kept: Kept) -> Non
     assert kept.rules == [FOREIGN]
 
 
-def test_a_kernel_without_ipvs_is_told(kept: Kept) -> None:
+def test_kernel_without_ipvs_is_reported(kept: Kept) -> None:
     (kept.folder / "proc/net/ip_vs").unlink()
     said = process.run(["sh", KEEPER, "keep"], env=kept.environment, check=False, timeout=HANG)
     assert (said.returncode, said.stderr.strip()) == (1, "the kernel has no IPVS")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from tests.conftest import Slipway
-from tests.integration.registry import Registry, image, index, push, registry
+from tests.integration.registry import Registry, image, index, push
 from tests.integration.test_build import POD, context
 
 HERE = Platform.host()
@@ -39,24 +38,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty store."""
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with registry(tmp_path_factory.mktemp("upstream")) as found:
-        yield found
-
-
-@pytest.fixture
-def mirrored(tmp_path: Path, upstream: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """quay.io is a loopback registry."""
-    conf = tmp_path / "registries.conf"
-    conf.write_text(
-        '[[registry]]\nprefix = "quay.io"\nlocation = "quay.io"\n'
-        f'[[registry.mirror]]\nlocation = "{upstream.host}/quay.io"\ninsecure = true\n'
-    )
-    monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(conf))
-    return upstream
 
 
 def inspected(slipway: Slipway, name: str) -> dict[str, dict[str, Any]]:
@@ -125,7 +106,7 @@ def test_a_program_for_another_processor_in_a_rootfs_is_warned_of(tmp_path: Path
     assert f"not for {THERE}: bin/tool ({HERE.architecture})" in said.stderr
 
 
-def test_a_run_step_that_starts_a_program_of_the_target_is_told_why_it_cannot(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_run_step_that_starts_a_program_of_the_target_fails_with_the_reason(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     if any(Path("/proc/sys/fs/binfmt_misc").glob("qemu-*")):
         pytest.skip("the kernel of this machine emulates other processors")
     made = context(tmp_path / "c", "FROM scratch\nCOPY tool bin/tool\nRUN tool --version\n")

@@ -177,7 +177,9 @@ def test_a_kubefile_may_name_it_in_from(app: str, store: Store, slipway: Slipway
     assert "no name for it" in again.stderr
 
 
-def test_a_cluster_image_built_from_sealers_is_not_run_as_ours(kubernetes: str, store: Store, slipway: Slipway, tmp_path: Path) -> None:
+def test_image_built_from_a_sealer_image_is_not_run_as_a_cloudimage(
+    kubernetes: str, store: Store, slipway: Slipway, tmp_path: Path
+) -> None:
     context = tmp_path / "context"
     context.mkdir()
     (context / "Kubefile").write_text(f"FROM {kubernetes}\nENV Mode=slow\n")
@@ -225,7 +227,7 @@ def test_killed_at_any_moment_and_asked_again_it_ends_well(store: Store, slipway
 
 
 @pytest.mark.parametrize("media", ["manifest", "labels"])
-def test_copied_in_dockers_format_it_is_told_what_was_lost(hub: Registry, store: Store, slipway: Slipway, media: str) -> None:
+def test_image_copied_in_dockers_format_is_refused_with_what_was_lost(hub: Registry, store: Store, slipway: Slipway, media: str) -> None:
     """skopeo drops annotations when it writes schema 2; labels stay."""
     made: Image = sealer.image([sealer.ROOTFS, sealer.storage(IMAGES)], images=sealer.listed(*NAMES), annotations_in=media)
     push(hub, "travelled", media, made)

@@ -117,7 +117,7 @@ def test_a_registry_with_passwords_shows_its_list_to_those_who_have_one(site: Si
         assert name in site.run("search", "web", "--plain-http", "--registry", running.host).stdout
 
 
-def test_a_registry_that_is_not_there_is_told_beside_what_was_found(site: Site, filled: Any) -> None:
+def test_registry_that_is_not_there_is_reported_beside_what_was_found(site: Site, filled: Any) -> None:
     running, _ = filled
     found = site.run("search", "web", "--plain-http", "--registry", "127.0.0.1:1", "--registry", running.host, check=False)
     assert found.returncode == 4

@@ -128,7 +128,7 @@ def test_what_has_been_replaced_meanwhile_stays(master: Master) -> None:
     assert master.there == {**WHOLE, "kube-apiserver": "# newer\n"}
 
 
-def test_one_that_does_not_end_is_told_and_stays(master: Master) -> None:
+def test_one_that_does_not_end_is_reported_and_stays(master: Master) -> None:
     (master.folder / "stuck").touch()
     with pytest.raises(CheckError, match="kube-controller-manager does not end"):
         static_pods.leave(master, timeout=1)

@@ -23,6 +23,7 @@ from harness.oci.layer import LayerEntry, scan, unpack, write_layer
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.store import Store
 from harness.process import run
+from tests.integration import disk
 from tests.integration.registry import registry
 from tests.unit.oci.layouts import load
 from tests.waiting import HANG, until
@@ -117,7 +118,7 @@ def test_a_registry_carries_it_and_no_digest_changes(skopeo: list[str], store: S
 # Archives
 
 
-def test_skopeo_and_we_read_each_others_archives(skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path) -> None:
+def test_skopeo_and_slipway_read_the_archives_of_each_other(skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path) -> None:
     save(store, ["web", "ghcr.io/acme/web:1.0"], tmp_path / "ours.tar")
     run(
         [
@@ -249,15 +250,8 @@ def hold(root: Path, held: Any) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    if not run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], check=False).ok:
-        pytest.skip("only root can mount a small file system")
-    try:
+    with disk.small(tmp_path / "small", 2) as place:
         yield place
-    finally:
-        run(["umount", place])
 
 
 def test_a_full_disk_is_named_and_leaves_what_was_there(small_disk: Path, store: Store, image: CloudImage, tmp_path: Path) -> None:

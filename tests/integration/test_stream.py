@@ -48,7 +48,7 @@ def test_what_is_no_text_and_lines_without_end_do_no_harm() -> None:
     assert all(len(line) < 200000 for _, line in found)
 
 
-def test_a_program_is_ended_when_nobody_wants_it_any_more() -> None:
+def test_program_is_ended_when_its_reader_stops() -> None:
     stop = threading.Event()
     # It would end well by itself.
     found: list[str] = []
@@ -69,7 +69,7 @@ def test_a_listener_that_fails_leaves_no_program_behind() -> None:
         process.stream(["sh", "-c", "echo now; exec sleep 60"], fails)
 
 
-def test_a_program_that_is_missing_is_told() -> None:
+def test_program_that_is_missing_is_reported() -> None:
     with pytest.raises(CommandError, match="no such program"):
         process.stream(["no-such-program-of-ours"], lambda *_: None)
 

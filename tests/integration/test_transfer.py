@@ -436,7 +436,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
     return found
 
 
-def test_an_authority_and_a_certificate_of_our_own(here: Site, papers: Papers, tmp_path: Path) -> None:
+def test_authority_and_client_certificate_of_the_user_are_used(here: Site, papers: Papers, tmp_path: Path) -> None:
     image = make(here.store, "web", "tls")
     section = {"certificate": str(papers.server), "key": str(papers.server_key), "clientcas": [str(papers.ca)]}
     with registry(tmp_path / "tls", tls=section) as running:
@@ -575,7 +575,7 @@ def test_a_refusal_ends_the_command_with_its_reason(here: Site, server: Faulty) 
 
 
 @pytest.mark.parametrize("verb", ["push", "pull"])
-def test_who_is_told_when_to_come_back_comes_then(verb: str, here: Site, there: Site, plain: Registry, server: Faulty) -> None:
+def test_client_returns_at_the_time_of_retry_after(verb: str, here: Site, there: Site, plain: Registry, server: Faulty) -> None:
     trip = Trip(verb, here, there, plain, server.host, f"back/{verb}")
     server.spoil("GET" if verb == "pull" else "POST", "/blobs/", bad.status(429, "TOOMANYREQUESTS", "slowly", retry_after="1"))
     started = time.monotonic()

@@ -102,7 +102,7 @@ def refusal(result: process.ProcessResult) -> str:
 # With cosign
 
 
-def test_cosign_verifies_what_we_signed(
+def test_cosign_verifies_signatures_of_slipway(
     command: Command, cosign: Cosign, there: Registry, store: Store, image: CloudImage, key: tuple[Path, Path], tmp_path: Path
 ) -> None:
     private, public = key
@@ -129,7 +129,7 @@ def test_cosign_verifies_what_we_signed(
         assert f"signed another digest: {image.digest}" in error
 
 
-def test_we_verify_what_cosign_signed_and_take_it_along(
+def test_signature_of_cosign_is_verified_and_transferred(
     command: Command, cosign: Cosign, there: Registry, image: CloudImage, key: tuple[Path, Path], tmp_path: Path
 ) -> None:
     theirs, public = cosign.key_pair("theirs")
@@ -181,7 +181,7 @@ def test_an_image_is_signed_in_its_registry(
     assert not Store(tmp_path / "home/store").names()
 
 
-def test_cosign_verifies_our_attestations(
+def test_cosign_verifies_attestations_of_slipway(
     command: Command, cosign: Cosign, there: Registry, image: CloudImage, key: tuple[Path, Path]
 ) -> None:
     _, stranger = cosign.key_pair("stranger")
@@ -320,7 +320,7 @@ def test_a_registry_that_serves_an_older_signed_image_under_a_tag_is_found_out(
     command("pull", where, "--plain-http")
 
 
-def test_cosign_says_when_it_signed_where_it_is_told_to(command: Command, cosign: Cosign, there: Registry, image: CloudImage) -> None:
+def test_cosign_with_a_record_of_the_time_says_when_it_signed(command: Command, cosign: Cosign, there: Registry, image: CloudImage) -> None:
     theirs, public = cosign.key_pair("theirs")
     command("push", "web", f"{there.host}/{WEB}", "--plain-http")
     cosign.sign(f"{there.host}/{WEB}", theirs, "-a", "timestamp=1767225600")

@@ -40,7 +40,7 @@ def test_without_any_argument_all_but_the_policies_are_in() -> None:
     assert {name.rpartition("/")[2] for name in images()} == {"flannel", "local-path-provisioner", "metrics-server"}
 
 
-def test_a_value_that_is_none_of_them_is_told_with_those_there_are() -> None:
+def test_value_that_is_none_of_them_is_reported_with_those_there_are() -> None:
     with pytest.raises(InputError) as caught:
         images(NETWORK="calico", STORAGE="longhorn")
     assert [(fault.message, fault.hint) for fault in caught.value.faults] == [

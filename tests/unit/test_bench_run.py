@@ -47,7 +47,7 @@ def test_benchmarks_are_the_modules_beside_the_runner(tmp_path: Path) -> None:
     assert run.names(tmp_path) == ("capture", "one-node")
 
 
-def test_unknown_names_are_told_with_the_nearest() -> None:
+def test_unknown_names_are_reported_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"no benchmark is called captrue; did you mean capture\? there are build, capture"):
         run.select(["captrue"], ["build", "capture"])
 

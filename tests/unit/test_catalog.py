@@ -56,7 +56,7 @@ def test_a_base_is_a_folder_beside_it_when_the_name_means_what_is_built_there(tm
     assert catalog.find(made(tmp_path, app=text, base="FROM scratch"))["app"].needs == needs
 
 
-def test_unknown_names_are_all_told_with_the_nearest(tmp_path: Path) -> None:
+def test_unknown_names_are_all_reported_with_the_nearest(tmp_path: Path) -> None:
     entries = catalog.find(made(tmp_path, web="FROM scratch", mysql_cluster="FROM scratch"))
     with pytest.raises(UsageError) as caught:
         catalog.order(entries, ["wbe", "mysql-clutser", "web", "zzz"])
@@ -94,12 +94,12 @@ def test_folders_without_a_kubefile_are_no_entries(tmp_path: Path) -> None:
     assert list(catalog.find(root)) == ["web"]
 
 
-def test_a_project_without_kubefiles_is_told_where_they_go(tmp_path: Path) -> None:
+def test_project_without_kubefiles_is_reported_where_they_go(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"kubefiles/<name>/Kubefile"):
         catalog.find(tmp_path / "kubefiles")
 
 
-def test_our_own_kubefiles_have_an_order() -> None:
+def test_kubefiles_of_the_project_have_an_order() -> None:
     entries = catalog.find(Path(__file__).parents[2] / "kubefiles")
     order = names(catalog.order(entries))
     assert set(order) == set(entries)

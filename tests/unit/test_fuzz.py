@@ -74,7 +74,7 @@ def test_a_finding_is_made_small_and_kept_and_found_again(tmp_path: Path) -> Non
     assert replay({"fragile": sound}, tmp_path, told.append) == []
 
 
-def test_an_input_of_a_target_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_input_of_a_target_that_is_gone_is_reported(tmp_path: Path) -> None:
     keep("gone", b"x", tmp_path)
     assert "no such target" in replay({}, tmp_path)[0]
 

@@ -294,7 +294,7 @@ def test_no_imports_go_in_a_circle() -> None:
         follow(name, ())
 
 
-def test_the_root_package_is_empty_and_nobody_imports_it() -> None:
+def test_root_package_is_empty_and_never_imported() -> None:
     assert (PACKAGE / "__init__.py").read_text() == ""
     assert [name for name in SOURCES if "harness" in own(name)] == []
 
@@ -350,7 +350,7 @@ def test_files_are_put_in_place_by_one_function_only() -> None:
     assert {name for name in SOURCES if any(renames(*found) for found in calls(name))} == set(RENAMES)
 
 
-def test_the_process_of_jinja_imports_nothing_of_ours() -> None:
+def test_process_of_jinja_imports_no_module_of_the_package() -> None:
     assert own("harness.templates.jinja") == set()
 
 

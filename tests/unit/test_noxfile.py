@@ -171,7 +171,7 @@ def test_tests_that_fail_are_no_crash(reports: Path) -> None:
         (134, "it crashed"),
     ],
 )
-def test_pytest_that_does_not_run_to_its_end_is_told_with_the_reason(code: int, reason: str, reports: Path) -> None:
+def test_pytest_that_does_not_run_to_its_end_is_reported_with_the_reason(code: int, reason: str, reports: Path) -> None:
     write_report(reports, "unit")  # of an earlier run
     with pytest.raises(noxfile.RingError, match=reason):
         noxfile.pytest(cast("nox.Session", Session(reports, code)), "unit", "tests/unit")

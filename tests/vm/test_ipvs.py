@@ -173,7 +173,7 @@ def test_a_master_that_refuses_is_left_out_and_comes_back(lab: Lab) -> None:
     assert {master for master, _ in lab.who(times=6)} == set(MASTERS)
 
 
-def test_a_master_that_vanishes_takes_nobody_with_it(lab: Lab) -> None:
+def test_master_that_vanishes_stops_no_other(lab: Lab) -> None:
     lab.run(
         f"for i in 1 2 3; do ({lab.client('/hold', seconds=900)} > /run/held.$i; echo ended >> /run/held.$i) > /dev/null 2>&1 & done",
         check=True,
@@ -189,7 +189,7 @@ def test_a_master_that_vanishes_takes_nobody_with_it(lab: Lab) -> None:
     until("it is back", lambda: lab.servers() == set(MASTERS))
 
 
-def test_when_all_are_gone_nobody_is_given_up(lab: Lab) -> None:
+def test_no_endpoint_is_given_up_when_all_are_gone(lab: Lab) -> None:
     for master in lab.masters:
         master.stop()
     # Long enough for two looks.
@@ -201,7 +201,7 @@ def test_when_all_are_gone_nobody_is_given_up(lab: Lab) -> None:
     until("somebody answers", lambda: len(lab.who()) == 1)
 
 
-def test_rules_that_somebody_flushes_come_back(lab: Lab) -> None:
+def test_flushed_rules_come_back(lab: Lab) -> None:
     # As kube-proxy does in its mode ipvs when it starts, and a careful administrator sometimes.
     lab.run(f"{ROOTFS}/bin/ipvsadm -C; ip route del local {VIP} table local")
     until("the way is back", lambda: f"src {ADDRESS}" in lab.run(f"ip route get {VIP}", check=False))

@@ -44,7 +44,7 @@ def test_a_step_of_a_dockerfile_has_no_raw_sockets_and_gains_no_privileges(tmp_p
     assert json.loads(bundle.read_text())["process"] == process
 
 
-def test_the_engine_is_told_of_steps_what_the_runtime_knows_them_by() -> None:
+def test_engine_gets_the_names_of_steps_that_the_runtime_knows() -> None:
     assert docker.STEP_LIMITS == {"cpushares": oci_runtime.STEP_SHARES}
 
 

@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 NGINX = "docker.io/library/nginx:1"
+DIGEST = "sha256:" + "a" * 64
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -13,6 +14,3 @@ def write(root: Path, files: dict[str, str]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(textwrap.dedent(text).removeprefix("\n") if text.startswith("\n ") else text)
     return root
-
-
-DIGEST = "sha256:" + "a" * 64

@@ -10,16 +10,8 @@ from harness import build
 from harness.build import image_choice, releases
 from harness.build.options import BuildOptions
 from harness.errors import BuildError, InputError
-from harness.oci.model import Platform
 from harness.oci.store import Store
-
-SEVERAL = """FROM scratch
-ARG SOURCE=auto
-ARG MIRROR=https://site.invalid
-ARG VERSION=stable
-COPY --from=example.test/kubernetes-${SOURCE}:${VERSION} /rootfs/ .
-"""
-BOTH = (Platform.parse("linux/amd64"), Platform.parse("linux/arm64"))
+from tests.unit.build.kubefiles import BOTH, SEVERAL
 
 
 def test_a_build_settles_before_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +35,7 @@ def test_a_build_settles_before_it_reads(tmp_path: Path, monkeypatch: pytest.Mon
     ]
 
 
-def test_a_kubefile_with_faults_is_told_of_by_its_reader_and_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubefile_with_faults_is_reported_by_its_reader_and_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Kubefile").write_text(f"{SEVERAL}COYP a b\n")
     monkeypatch.setattr(image_choice, "site_answers", lambda _: pytest.fail("it is asked"))
     with pytest.raises(InputError, match="unknown instruction COYP"):

@@ -96,7 +96,7 @@ def test_a_change_of_the_tools_or_of_the_base_is_another_image_for_every_platfor
 
 
 @pytest.mark.usefixtures("here")
-def test_the_engine_keeps_an_image_for_another_platform_beside_ours(tmp_path: Path) -> None:
+def test_engine_keeps_an_image_for_another_platform_beside_the_native_one(tmp_path: Path) -> None:
     write_both(tmp_path)
     make = builder(tmp_path)
     names = {platform: make.on(platform).engine_name("example.org/top:1") for platform in (AMD64, ARM64)}
@@ -117,7 +117,7 @@ def fitted(make: Builder, name: str) -> str:
 
 
 @pytest.mark.usefixtures("here")
-def test_stages_of_the_image_stand_on_its_platform_and_those_with_tools_on_ours(tmp_path: Path) -> None:
+def test_stages_of_the_image_use_its_platform_and_those_with_tools_the_builders(tmp_path: Path) -> None:
     write_both(tmp_path)
     make = builder(tmp_path)
     for platform in (AMD64, ARM64):

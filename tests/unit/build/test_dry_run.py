@@ -152,7 +152,7 @@ def test_image_lists_of_the_user_and_with_auth(context: Path) -> None:
     assert images(plan(context, image_list=context / "list")) == {"docker.io/library/b:1": ["listed"], "r.io/c:1": ["listed"]}
 
 
-def test_a_chart_that_would_be_scattered_is_told(context: Path) -> None:
+def test_chart_that_would_be_scattered_is_reported(context: Path) -> None:
     write(context, {"Kubefile": "FROM base\nCOPY apollo charts\nCOPY apollo charts/apollo\n", "apollo/Chart.yaml": "name: apollo"})
     assert plan(context)["warnings"][0] == (
         f"{context}/Kubefile:2: apollo is a chart: its content is copied, not the folder\n  hint: COPY apollo charts/apollo keeps it apart"

@@ -39,7 +39,7 @@ def test_what_is_built_and_what_is_asked_for(mode: str, answers: bool, builds: b
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_images_that_exist_nowhere_else_are_built_and_nobody_is_asked(mode: str) -> None:
+def test_images_that_exist_nowhere_else_are_built_and_no_registry_is_asked(mode: str) -> None:
     def ask(reference: Reference) -> bool:
         raise AssertionError(f"{reference} is asked for")
 

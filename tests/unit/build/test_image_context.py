@@ -96,7 +96,7 @@ def test_programs_are_compiled_for_the_image_and_those_of_steps_for_here(folder:
     assert {name for name, _, _ in compiled} == {"1.37"}
 
 
-def test_a_version_that_no_folder_locks_is_no_image_of_ours(folder: Path, tmp_path: Path) -> None:
+def test_version_that_no_folder_locks_is_not_a_defined_image(folder: Path, tmp_path: Path) -> None:
     make = Builder(Store(tmp_path / "store"), (tmp_path / "images",))
     assert make.find(Reference.parse("example.org/tool:v1.36.3")) is not None
     assert make.find(Reference.parse("example.org/tool:v1.35.0")) is None

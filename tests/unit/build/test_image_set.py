@@ -85,7 +85,7 @@ def test_attestations_are_no_platform() -> None:
     assert child_for(json.dumps(data).encode(), AMD64).digest == top(image)
 
 
-def test_all_that_is_missing_is_told_in_one_error_and_nothing_large_is_fetched(store: Store) -> None:
+def test_all_that_is_missing_is_reported_in_one_error_and_nothing_large_is_fetched(store: Store) -> None:
     source = Memory(a=made("a"), arm=made("arm", architecture="arm64"))
     declared = [Named(f"test.io/{name}:1", f"manifests/{name}.yaml:1") for name in ("a", "arm", "b", "c")]
     with pytest.raises(BuildError) as raised:
@@ -99,7 +99,7 @@ def test_all_that_is_missing_is_told_in_one_error_and_nothing_large_is_fetched(s
     assert not store.has(layer_of(made("a")))
 
 
-def test_a_layer_that_is_missing_is_told_with_its_image(store: Store) -> None:
+def test_layer_that_is_missing_is_reported_with_its_image(store: Store) -> None:
     image = made("a")
     source = Memory(a=image)
     del source.blobs[layer_of(image)]

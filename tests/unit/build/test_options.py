@@ -9,15 +9,7 @@ import pytest
 from harness.build import image_choice, releases
 from harness.build.options import BuildOptions, read_all, settled
 from harness.kubefile import instructions
-from harness.oci.model import Platform
-
-SEVERAL = """FROM scratch
-ARG SOURCE=auto
-ARG MIRROR=https://site.invalid
-ARG VERSION=stable
-COPY --from=example.test/kubernetes-${SOURCE}:${VERSION} /rootfs/ .
-"""
-BOTH = (Platform.parse("linux/amd64"), Platform.parse("linux/arm64"))
+from tests.unit.build.kubefiles import BOTH, SEVERAL
 
 
 def copied(options: BuildOptions) -> list[str | None]:

@@ -188,7 +188,7 @@ def test_broken_connection_is_a_failure(home: Path, monkeypatch: pytest.MonkeyPa
     assert "slipway: system: Broken pipe" in capfd.readouterr().err
 
 
-def test_a_fault_of_ours_is_no_traceback(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fault_of_slipway_is_not_a_traceback(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(_: object) -> None:
         raise KeyError("x")
 

@@ -38,7 +38,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
         (["apps", "remove", "shop", "--kubeconfig", "/nosuch"], "no such file"),
     ],
 )
-def test_what_cannot_be_meant_is_told_and_nothing_is_done(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_meant_is_reported_and_nothing_is_done(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(words) == 2
     assert said in capsys.readouterr().err
 

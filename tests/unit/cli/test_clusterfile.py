@@ -56,7 +56,7 @@ def test_generate_prints_the_schema_for_editors(capsys: pytest.CaptureFixture[st
         (("run", "-f", "odd"), "stig is not known here\n  hint: known: cis"),
     ],
 )
-def test_what_cannot_work_is_told_at_once(words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_work_is_reported_at_once(words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("wrong").write_text(CLUSTER % "10.0.0.300")
     Path("right").write_text(CLUSTER % "10.0.0.1")
     Path("odd").write_text((CLUSTER % "10.0.0.1").replace("image: shop", "image: shop, profile: stig"))
@@ -64,7 +64,7 @@ def test_what_cannot_work_is_told_at_once(words: tuple[str, ...], says: str, cap
     assert says in capsys.readouterr().err
 
 
-def test_run_takes_the_image_from_the_file_and_says_when_nobody_has_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_takes_the_image_from_the_file_and_reports_a_missing_one(capsys: pytest.CaptureFixture[str]) -> None:
     Path("Clusterfile").write_text(CLUSTER % "10.0.0.1")
     assert app.execute(["run", "-f", "Clusterfile", "--plan"]) == 4
     assert "shop" in capsys.readouterr().err

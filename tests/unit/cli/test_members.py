@@ -49,7 +49,7 @@ def test_an_unknown_cluster_names_those_that_are_known(capsys: pytest.CaptureFix
         assert "--via" in said
 
 
-def test_what_is_no_address_is_told_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_address_is_reported_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["join", "prod", "--nodes", "10.0.0.300,10.0.0.4,x"]) == 2
     said = capsys.readouterr().err
     assert "10.0.0.300" in said

@@ -50,7 +50,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["restore", "--yes"], "--from"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_done(home: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+def test_what_is_wrong_is_reported_before_anything_is_done(
+    home: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
     assert app.execute(words) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not (home / "clusters").exists()

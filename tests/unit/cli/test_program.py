@@ -194,7 +194,7 @@ def test_wrong_usage_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert error == {"message": "No such option: --nosuch", "exitCode": 2}
 
 
-def test_json_of_a_command_that_exec_runs_is_not_ours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_of_a_command_that_exec_runs_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["exec", "mine", "--", "kubectl", "-o", "json"]) == 2
     assert capsys.readouterr().err.startswith("slipway: ")
 

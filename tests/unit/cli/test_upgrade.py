@@ -43,11 +43,11 @@ def test_a_cluster_may_stand_before_the_image() -> None:
         (["upgrade"], "Missing argument 'IMAGE'.\n  hint: The image; the name of the cluster may precede it."),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_done(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_wrong_is_reported_before_anything_is_done(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(words) == 2
     assert said in capsys.readouterr().err
 
 
-def test_an_image_that_is_nowhere_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_image_that_is_nowhere_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["upgrade", "prod", "nosuch:2", "--yes"]) != 0
     assert "nosuch" in capsys.readouterr().err

@@ -26,7 +26,7 @@ def told(found: list[diff.ImageChange], kind: str) -> dict[str, tuple[Any, Any]]
 # Files
 
 
-def test_files_added_removed_and_changed_are_told_with_size_and_mode(store: Store) -> None:
+def test_files_added_removed_and_changed_are_reported_with_size_and_mode(store: Store) -> None:
     common = [
         file("etc/same", "same"),
         file("etc/mode", "m"),
@@ -65,7 +65,7 @@ def test_the_same_files_in_other_layers_are_no_change_but_have_to_travel(store: 
     assert found.transfer.shared_bytes + found.transfer.bytes == sides[1].image.size
 
 
-def test_a_folder_is_told_by_what_is_in_it_and_alone_when_it_is_empty(store: Store) -> None:
+def test_folder_is_shown_by_its_content_and_alone_when_it_is_empty(store: Store) -> None:
     put(store, "old", [LayerEntry("etc", "dir")])
     put(store, "new", [LayerEntry("etc", "dir", 0o700), LayerEntry("full", "dir"), file("full/a"), LayerEntry("empty", "dir")])
     assert list(told(changes(store, "old", "new"), "file")) == ["empty", "etc", "full/a"]
@@ -159,7 +159,7 @@ def test_platforms_are_compared_one_by_one_or_one_alone(store: Store) -> None:
         diff.compare(store, old, new, platform=Platform("linux", "s390x"))
 
 
-def test_a_platform_that_was_not_pulled_is_no_difference_when_it_is_the_same_and_is_told_else(store: Store, tmp_path: Path) -> None:
+def test_platform_that_was_not_pulled_is_a_difference_only_when_it_differs(store: Store, tmp_path: Path) -> None:
     image = put(store, "old", [file("a")], platforms=(AMD64, ARM64))
     put(store, "new", [file("b")], platforms=(AMD64, ARM64))
     partial = Store(tmp_path / "partial")
@@ -231,7 +231,7 @@ def test_json_has_every_change(store: Store, capsys: pytest.CaptureFixture[str])
     assert change["diff"].endswith("-1\n+2\n")
 
 
-def test_a_strangers_image_cannot_write_to_our_terminal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_image_of_a_stranger_cannot_write_to_the_terminal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, "old", [file("a", "1\n")])
     put(store, "new", [file("a", "\x1b[2J\n"), file("e\nvil\x1b]0;x\x07")], info=Info(env={"\x1b[1m": "v"}))
     assert cli.execute(["diff", "old", "new", "--content"]) == 0
@@ -253,7 +253,7 @@ def test_a_strangers_image_cannot_write_to_our_terminal(store: Store, capsys: py
         (["history", "old", "--platform", "arm64"], 4, "not made for linux/arm64"),
     ],
 )
-def test_what_goes_wrong_is_told(words: list[str], code: int, message: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_goes_wrong_is_reported(words: list[str], code: int, message: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, "old", [file("a")])
     store.tag("plain", Descriptor(OCI_MANIFEST, *store.put(canonical_json({"schemaVersion": 2, "mediaType": OCI_MANIFEST}))))
     assert cli.execute(words) == code

@@ -48,6 +48,6 @@ def test_an_image_that_makes_clusters_says_what_enforces_policies_in_them(kubern
     assert found["policiesEnforcedBy"] == told
 
 
-def test_what_enforces_policies_is_told_in_words() -> None:
+def test_what_enforces_policies_is_reported_in_words() -> None:
     assert enforcers.told(()) == "stored, not enforced"
     assert enforcers.told(enforcers.among(["calico/node", "kube-router"])) == "enforced by kube-router, calico"

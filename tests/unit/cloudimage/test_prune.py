@@ -77,7 +77,7 @@ def test_what_was_learnt_of_a_layer_goes_with_it(store: Store) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"cache": True}, {"dry_run": True}])
-def test_while_somebody_uses_the_store_nothing_of_it_goes(store: Store, options: dict[str, bool]) -> None:
+def test_no_blob_is_removed_while_the_store_is_in_use(store: Store, options: dict[str, bool]) -> None:
     stray, _ = store.put(b"stray")
     store.keep("step", "b" * 64, {"layer": digest_of(b"x")})
     with store.shared_lease():

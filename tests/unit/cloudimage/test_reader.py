@@ -77,7 +77,7 @@ def test_an_image_of_a_newer_format_says_so(store: Store) -> None:
 
 
 @pytest.mark.parametrize("damage", ["no image set", "no platform", "no entries", "no info", "no layers", "an image that is not carried"])
-def test_an_index_that_is_not_ours_is_an_error_not_a_crash(store: Store, damage: str) -> None:
+def test_index_of_another_tool_is_an_error(store: Store, damage: str) -> None:
     index = store.json(write(store).digest)
     rootfs, images = index["manifests"]
     manifest = store.json(rootfs["digest"])

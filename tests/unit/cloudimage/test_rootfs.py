@@ -27,7 +27,7 @@ def test_a_layer_is_read_once_and_then_remembered(store: Store, monkeypatch: pyt
     assert changes(store, "old", "new") == first != []
 
 
-def test_a_damaged_layer_is_told_and_not_remembered(store: Store) -> None:
+def test_damaged_layer_is_reported_and_not_remembered(store: Store) -> None:
     put(store, "old", [file("a", "1")])
     layer = put(store, "new", [file("a", "2")]).platforms[0].layers[0]
     store.path(layer.digest).write_bytes(b"\0" * layer.size)

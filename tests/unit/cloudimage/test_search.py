@@ -162,7 +162,7 @@ def test_too_many_repositories_are_not_all_looked_into(store: Store, monkeypatch
     assert len([question for question in client.asked if question.startswith("tags")]) == 2
 
 
-def test_a_registry_that_lists_nothing_is_told_and_the_named_repository_found(store: Store) -> None:
+def test_registry_that_lists_nothing_is_reported_and_the_named_repository_found(store: Store) -> None:
     image = put(store, "x", [file("a")])
     client: Any = Registry(store, {"acme/web": {"latest": image.digest}}, lists=False)
     found = search.search("web", store, [RegistryNamespace(HOST, "acme")], client)
@@ -193,7 +193,7 @@ def test_docker_hub_is_not_asked_for_a_list_that_it_has_not(store: Store) -> Non
     assert "Docker Hub shows no list" in found.silent[0].reason
 
 
-def test_a_repository_that_is_refused_or_strange_is_told_beside_the_others(store: Store) -> None:
+def test_repository_that_is_refused_or_strange_is_reported_beside_the_others(store: Store) -> None:
     image = put(store, "x", [file("a")])
     index = json.loads(store.read(image.digest))
     index["manifests"] = [{"no": "descriptor"}]
@@ -254,7 +254,7 @@ def run(client: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return app.execute(["search", *words])
 
 
-def test_nobody_is_asked_without_a_registry(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_machine_is_asked_without_a_registry(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("harness.cli.search.connect", lambda *_, **__: pytest.fail("a registry is asked"))
     put(store, "web", [file("a")])
     assert app.execute(["search", "web"]) == 0
@@ -304,14 +304,14 @@ def test_tags_of_a_repository(store: Store, monkeypatch: pytest.MonkeyPatch, cap
         (["web", "-o", "xml"], "--output xml"),
     ],
 )
-def test_wrong_words_are_told(
+def test_wrong_words_are_reported(
     words: list[str], message: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(Registry(store, {}), monkeypatch, *words) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_description_cannot_write_to_our_terminal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_description_cannot_write_to_the_terminal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, "web", [file("a")], info=Info(labels={search.DESCRIPTION: "a\x1b[2Jb"}))
     assert cloudimage.read(store, "web").platforms[0].info.labels
     assert app.execute(["search", "web:latest"]) == 0

@@ -80,7 +80,7 @@ def test_what_the_store_has_is_not_fetched_and_its_files_are_compared(store: Sto
     assert old.digest != new.digest
 
 
-def test_the_store_is_asked_before_the_registry_unless_told_otherwise(store: Store) -> None:
+def test_store_is_asked_before_the_registry_by_default(store: Store) -> None:
     put(store, "reg.test/web:1", [file("a", "1")])
     there = put(store, "else", [file("a", "2")])
     shelf: Any = Shelf(store, {"reg.test/web:1": there.digest, "hub:latest": there.digest})

@@ -89,7 +89,7 @@ def test_images_hides_attachments_and_shows_them_on_request(store: Store, capsys
     assert "nginx:latest" in capsys.readouterr().out
 
 
-def test_while_somebody_uses_the_store_attachments_stay_for_prune(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_attachments_stay_for_prune_while_the_store_is_in_use(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     """A pull names the signatures before the image: taken away in between they would be lost."""
     image = put(store, "web", [file("a")])
     name = attach(store, image)

@@ -249,7 +249,7 @@ def test_hints_name_what_was_meant(spec: str, hint: str) -> None:
     assert hint in (found or "")
 
 
-def test_all_faults_are_told_at_once_in_the_order_of_their_lines() -> None:
+def test_all_faults_are_reported_at_once_in_the_order_of_their_lines() -> None:
     text = spec_text("env: [bad]\nhosts:\n- ips: [10.0.0.1, x]\n  roles: [master]\n  lables: {}\nssh: {port: 0}\ncmd: a\n")
     assert [where for where, _ in faults(text)] == [
         "6 .spec.env[0]",
@@ -319,7 +319,7 @@ def test_validity(text: str, days: float) -> None:
     assert cluster(f"certificates: {{validity: {text}}}").certificate_validity == datetime.timedelta(days=days)
 
 
-def test_networks_that_kubeadm_says_otherwise_are_told() -> None:
+def test_networks_that_differ_from_kubeadms_are_reported() -> None:
     text = spec_text("network: {podCIDR: 10.1.0.0/16}") + (
         "---\napiVersion: kubeadm.k8s.io/v1beta3\nkind: ClusterConfiguration\nnetworking: {podSubnet: 10.2.0.0/16}\n"
     )

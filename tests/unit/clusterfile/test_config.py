@@ -222,7 +222,7 @@ def test_what_cannot_be_done_names_document_and_file(spec: str, files: Mapping[s
     assert part in refused(spec, files)
 
 
-def test_all_that_cannot_be_done_is_told_at_once() -> None:
+def test_all_that_cannot_be_done_is_reported_at_once() -> None:
     found = configs(MERGE + "  - a\n", "path: etc/b\ndata: b", "path: c.yaml\nprocess: toSecret\ndata: {a: b}")
     with pytest.raises(InputError) as caught:
         apply_configs(found, {"etc/a.yaml": b"a: 1"})

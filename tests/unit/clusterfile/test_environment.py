@@ -45,7 +45,7 @@ def test_networks_of_kubeadm_count_where_nothing_else_says_them() -> None:
     assert environment({}, read(spec_text("cmd: [a]") + kubeadm), {"SvcCIDR": "x"})["SvcCIDR"] == "x"
 
 
-def test_reserved_names_are_stripped_wherever_they_come_from_and_told() -> None:
+def test_reserved_names_are_stripped_wherever_they_come_from_and_reported() -> None:
     found = read(spec_text("env: [RegistryURL=x, A=1]\nhosts: [{ips: [10.0.0.1], roles: [master], env: [HostIP=1]}]"))
     assert found.cluster is not None
     assert environment({"KubeSvcIP": "x"}, found, {"DNSSvcIP": "y"}, found.cluster.hosts[0]) == {"A": "1"}

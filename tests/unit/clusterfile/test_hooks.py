@@ -59,7 +59,7 @@ def test_a_script_before_anything_was_sent_has_no_rootfs() -> None:
     assert [phase for phase in Phase if not phase.has_rootfs] == [Phase.ORIGINALLY]
 
 
-def test_our_own_form() -> None:
+def test_form_of_slipway_is_read() -> None:
     found = hook("phases: [pre-init-host, PostInstall]\non: [gpu, 10.0.0.1-10.0.0.2]\ndata: |\n  echo a", kind="Hook")
     assert found == Hook(
         "n",
@@ -226,7 +226,7 @@ def test_hooks_of_an_image_are_the_files_of_its_plugins_folder() -> None:
     ]
 
 
-def test_what_is_wrong_in_a_plugins_folder_is_told_all_at_once() -> None:
+def test_what_is_wrong_in_a_plugins_folder_is_reported_all_at_once() -> None:
     files = {
         "plugins/a.yaml": b"kind: Pod\n",
         "plugins/b.so": b"\x7fELF",

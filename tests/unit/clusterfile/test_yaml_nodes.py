@@ -100,7 +100,7 @@ def test_keys_that_stand_twice_are_faults_at_any_depth() -> None:
         ("<<: 5\n", "f:1", "<< takes a mapping"),
     ],
 )
-def test_what_is_no_yaml_is_told_with_its_line(text: str, where: str, part: str) -> None:
+def test_invalid_yaml_is_reported_with_its_line(text: str, where: str, part: str) -> None:
     first = told(text)[0]
     assert first[0].startswith(where)
     assert part in first[1]
@@ -122,7 +122,7 @@ def test_separators_within_text_separate_nothing() -> None:
     assert report.faults == ()
 
 
-def test_comments_of_other_languages_are_told_and_the_rest_is_read() -> None:
+def test_comments_of_other_languages_are_reported_and_the_rest_is_read() -> None:
     with pytest.raises(InputError) as caught:
         read("// Copyright\n//\n// Licence\n\n" + spec_text("imge: x"))
     assert [str(fault).split("\n")[0] for fault in caught.value.faults] == [

@@ -66,9 +66,7 @@ def test_a_whole_machine_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     docker._check_privileges(Client(ServerVersion="20.10.24", DefaultRuntime="runc"))  # type: ignore[arg-type]
 
 
-def test_an_engine_of_ours_gets_the_runtime_and_a_configuration_of_the_users_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engine_of_slipway_gets_the_runtime_and_a_configuration_of_the_user_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker, "STATE", tmp_path / "state")
     monkeypatch.setattr("os.geteuid", lambda: 0)
     docker._configure(tmp_path / "docker/daemon.json")
@@ -101,7 +99,7 @@ def test_why_no_engine_can_be_started(environment: dict[str, str], reason: str, 
     assert caught.value.hint
 
 
-def test_who_is_not_root_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_that_is_not_root_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(EngineError, match="no Docker engine is running"):

@@ -122,7 +122,7 @@ def test_blobs_have_their_names_on_the_disk_before_an_image_is_named(tmp_path: P
     assert order.seen[-1] == "sync step"
 
 
-def test_a_long_wait_for_a_lock_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_wait_for_a_lock_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     monkeypatch.setattr(liveness, "_SAY_AFTER", 0.0)
     told = threading.Event()

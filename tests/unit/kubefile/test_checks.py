@@ -34,7 +34,7 @@ def test_names_of_the_base_are_for_the_builder_to_check() -> None:
     assert [(item.app, item.instruction) for item in found.deferred] == [("db", "APPENV"), ("db", "APPCMDS"), ("db", "LAUNCH")]
 
 
-def test_what_the_context_lacks_is_told_with_the_rest(tmp_path: Path) -> None:
+def test_what_the_context_lacks_is_reported_with_the_rest(tmp_path: Path) -> None:
     (tmp_path / "app.yaml").write_text("")
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "b.txt").write_text("")

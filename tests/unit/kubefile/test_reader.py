@@ -270,12 +270,12 @@ def test_launch_in_both_forms(rest: str) -> None:
     assert parse(f"FROM scratch\nAPP web local://w\nAPP db local://d\nLAUNCH {rest}").launch == ("web", "db")
 
 
-def test_a_second_definition_is_told() -> None:
+def test_second_definition_is_reported() -> None:
     found = parse("FROM scratch\nCNI net local://a\nCNI net local://b")
     assert [warning.where for warning in found.warnings] == ["web/Kubefile:3"]
 
 
-def test_appcmds_of_several_commands_is_told() -> None:
+def test_appcmds_of_several_commands_is_reported() -> None:
     found = parse('FROM scratch\nAPP a local://a\nAPPCMDS a ["kubectl apply -f a", "kubectl apply -f b"]')
     assert [warning.hint for warning in found.warnings] == ['write one element: ["kubectl apply -f a && kubectl apply -f b"]']
 

@@ -85,7 +85,7 @@ def test_env_comes_before_arg() -> None:
     assert parse("FROM scratch\nENV V=env\nARG V=arg\nLABEL a=$V").labels == {"a": "env"}
 
 
-def test_a_build_arg_that_nothing_declares_is_told() -> None:
+def test_build_arg_that_nothing_declares_is_reported() -> None:
     found = parse("FROM scratch\nARG A", build_args={"A": "1", "VERSOIN": "2", "HTTP_PROXY": "p"})
     assert [warning.message for warning in found.warnings] == ["--build-arg VERSOIN: no ARG VERSOIN is there"]
 
@@ -107,7 +107,7 @@ def test_a_default_does_not_hide_the_platform() -> None:
     assert parse("FROM scratch\nARG ARCH\nLABEL a=$ARCH", build_args={"ARCH": "riscv64"}).labels == {"a": "riscv64"}
 
 
-def test_an_undefined_variable_is_empty_and_told() -> None:
+def test_undefined_variable_is_empty_and_reported() -> None:
     found = parse("FROM scratch\nARG VERSION=1\nCOPY a$VERSOIN b\nENV X=${NONE}")
     assert found.of(Copy)[0].sources == ("a",)
     assert [(warning.where, warning.message, warning.hint) for warning in found.warnings] == [

@@ -76,7 +76,7 @@ def test_expand_with_another_escape() -> None:
         ("'$NONE'", ()),
     ],
 )
-def test_undefined_names_are_told(word: str, undefined: tuple[str, ...]) -> None:
+def test_undefined_names_are_reported(word: str, undefined: tuple[str, ...]) -> None:
     assert words.expand(word, VALUES).undefined == undefined
 
 

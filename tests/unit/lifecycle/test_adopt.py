@@ -73,13 +73,13 @@ def test_a_cluster_becomes_a_clusterfile_that_reads_back() -> None:
     assert [host.taints for host in cluster.hosts] == [(), (), (Taint("db", "yes", "NoExecute"),)]
 
 
-def test_name_and_image_are_ours_to_give() -> None:
+def test_name_and_image_may_be_given() -> None:
     cluster = adopt.read(Master(NODES), "shop", SshSettings(), "shop:1").clusterfile.cluster
     assert cluster is not None
     assert (cluster.name, cluster.image) == ("shop", "shop:1")
 
 
-def test_what_is_no_cluster_of_kubeadms_is_told() -> None:
+def test_invalid_cluster_of_kubeadms_is_reported() -> None:
     with pytest.raises(CheckError, match="no cluster answers"):
         adopt.read(Master(), None, SshSettings())
     with pytest.raises(CheckError, match="was not made by kubeadm"):

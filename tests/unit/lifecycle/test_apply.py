@@ -216,7 +216,7 @@ def test_a_cluster_is_changed_by_one_at_a_time_who_may_call_another_verb() -> No
     assert api.holder is None
 
 
-def test_the_second_is_told_who_is_at_it_and_changes_nothing() -> None:
+def test_second_command_is_refused_with_the_holder_and_changes_nothing() -> None:
     api = Api()
     somebody(api, ago=20)
     with pytest.raises(UsageError, match=r"ops@elsewhere:7 is changing the cluster lab since 2025-12-31T23:59:40"), lease.held(api, "lab"):

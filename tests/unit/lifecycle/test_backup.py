@@ -167,7 +167,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_nothing_is_overwritten_and_nobody_asked_for_it(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_and_no_machine_is_asked(tmp_path: Path) -> None:
     file = written(tmp_path)
     with pytest.raises(UsageError, match="is there already"):
         backup(file, "lab", home=tmp_path)

@@ -297,7 +297,7 @@ def test_beside_a_pod_that_runs_no_root_none_is_started() -> None:
         ("web-0", "redis", "web-0 has no container redis"),
     ],
 )
-def test_what_does_not_exist_is_told_and_nothing_is_changed(pod: str, target: str | None, said: str, master: Master) -> None:
+def test_what_does_not_exist_is_reported_and_nothing_is_changed(pod: str, target: str | None, said: str, master: Master) -> None:
     with pytest.raises(UsageError, match=said), debug.beside_pod(pod, "shop", target):
         pass
     assert set(master.verbs()) <= {"get"}

@@ -85,7 +85,7 @@ def test_rules_and_links_of_the_network_go_with_the_cluster_and_data_of_volumes_
     assert "local-path" not in node_files.CLEAN + node_files.RESTORE
 
 
-def test_a_machine_that_does_not_answer_holds_up_nobody_and_stays_known(work: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_machine_that_does_not_answer_delays_no_other_and_stays_known(work: Any, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     one, two = member("10.0.0.1"), member("10.0.0.2")
     found = work(one, two, gone=frozenset({"10.0.0.1"}))
@@ -96,7 +96,7 @@ def test_a_machine_that_does_not_answer_holds_up_nobody_and_stays_known(work: An
     assert found.found.state.exists
 
 
-def test_when_nobody_answers_nothing_is_forgotten(work: Any) -> None:
+def test_nothing_is_forgotten_when_no_machine_answers(work: Any) -> None:
     found = work(member("10.0.0.1"), gone=frozenset({"10.0.0.1"}))
     with pytest.raises(NodeError, match="no machine of the cluster can be reached"):
         execute(delete.plan(found))
@@ -112,7 +112,7 @@ def test_a_machine_of_another_cluster_is_left_alone(work: Any) -> None:
     assert not cleaned(clean)
 
 
-def test_a_machine_that_cannot_be_emptied_is_told(work: Any) -> None:
+def test_machine_that_cannot_be_emptied_is_reported(work: Any) -> None:
     stuck = StandIn("10.0.0.1", "host-1")
     stuck.answers = {"/cluster 2>": "lab 01", "ls -A /var/lib/slipway": "registry\n"}
     with pytest.raises(CommandError, match="host-1: /var/lib/slipway could not be emptied"):

@@ -61,7 +61,7 @@ def test_roles_addresses_and_names_choose() -> None:
     assert chosen([], "storage", frozenset({"10.0.0.3"})) == ["10.0.0.3"]
 
 
-def test_nobody_left_is_an_error_and_not_a_success() -> None:
+def test_no_master_left_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"10\.0\.0\.9, host-x: no machine of this cluster"):
         chosen(["10.0.0.9", "10.0.0.1", "host-x"], None)
     with pytest.raises(UsageError, match="no machine has the role storage"):

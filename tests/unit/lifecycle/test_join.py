@@ -107,7 +107,7 @@ def test_nothing_is_changed_before_the_machines_were_checked(store: Store, tmp_p
     assert all(leads_to(name) for name in found if name != "connect")
 
 
-def test_a_master_is_taken_in_before_the_balancers_are_told_and_recorded_last(store: Store, tmp_path: Path) -> None:
+def test_master_joins_before_the_balancers_are_updated_and_is_recorded_last(store: Store, tmp_path: Path) -> None:
     found = plan(work(store, tmp_path, masters=("10.0.0.8",)))
     order = [
         name for name in found if name in ("start-masters", "wait-for-api", "welcome-masters", "tell-balancers", "wait-for-nodes", "record")
@@ -138,7 +138,7 @@ def test_a_member_does_not_change_sides(store: Store, tmp_path: Path) -> None:
         work(store, tmp_path, nodes=("10.0.0.1",))
 
 
-def test_no_machine_and_one_given_twice_are_told(store: Store) -> None:
+def test_no_machine_and_one_given_twice_are_reported(store: Store) -> None:
     for document, message in ((asked(()), "no machine is given"), (asked(("10.0.0.9",), ("10.0.0.9",)), r"10\.0\.0\.9 given twice")):
         with pytest.raises(UsageError, match=message), join.prepared(Clusterfile("", cluster=document), store):
             pass

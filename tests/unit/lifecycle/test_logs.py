@@ -36,7 +36,7 @@ def test_of_a_container_s_log_only_what_is_young_enough() -> None:
     assert recent(lines, datetime.timedelta(seconds=10), NOW) == ""
 
 
-def test_of_a_long_file_the_end_is_kept_and_that_is_told(tmp_path: Path) -> None:
+def test_end_of_a_long_file_is_kept_and_the_cut_is_reported(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, most=100)
     shelf.put("nodes/one/a.log", "".join(f"line {number}\n" for number in range(100)))
     shelf.put("nodes/one/b.log", "short\n")
@@ -57,7 +57,7 @@ def test_secrets_are_taken_out_on_the_way_in(tmp_path: Path) -> None:
     assert "hunter2" not in "".join(path.read_text() for path in tmp_path.iterdir())
 
 
-def test_what_cannot_be_had_is_told_and_nothing_else_is_lost(tmp_path: Path) -> None:
+def test_what_cannot_be_had_is_reported_and_nothing_else_is_lost(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
 
     def fails() -> None:

@@ -101,7 +101,7 @@ def test_after_a_failure_nothing_new_starts_and_what_runs_is_let_end() -> None:
     assert notes.done == ["slow ended"]
 
 
-def test_failures_of_several_nodes_are_told_together() -> None:
+def test_failures_of_several_nodes_are_reported_together() -> None:
     def action(node: Node) -> None:
         raise NodeError(f"{node.address} is gone") if node is ONE else CommandError(f"{node.address} broke")
 
@@ -198,7 +198,7 @@ def test_a_plan_is_described_without_running() -> None:
     assert notes.done == []
 
 
-def test_a_plan_that_waits_for_what_does_not_come_before_is_a_fault_of_ours() -> None:
+def test_plan_that_waits_for_a_later_step_is_a_fault_of_slipway() -> None:
     notes = Notes()
     with pytest.raises(ValueError, match="step a: waits for"):
         check([notes.step("a", after=("b",)), notes.step("b")])

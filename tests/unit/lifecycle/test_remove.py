@@ -120,7 +120,7 @@ def test_an_even_number_of_masters_and_no_worker_are_warned_of(tmp_path: Path, c
     assert "no worker is left" in said
 
 
-def test_what_is_no_node_is_told_with_the_nodes_that_there_are(tmp_path: Path) -> None:
+def test_invalid_node_is_reported_with_the_nodes_that_there_are(tmp_path: Path) -> None:
     found = gathered(tmp_path)
     assert [node.address for node in remove._going(found, ["10.0.0.4", "host-4", "host-1"])] == ["10.0.0.4", "10.0.0.1"]
     with pytest.raises(InputError) as caught:

@@ -126,7 +126,7 @@ def test_machines_that_are_no_more_are_forgotten_with_their_pods() -> None:
     assert {command.split()[-1] for command in deleted[1:]} == {"a", "c"}
 
 
-def test_nobody_is_forgotten_when_all_are_there() -> None:
+def test_no_member_is_forgotten_when_all_answer() -> None:
     node = StandIn()
     node.answers = {"get nodes": json.dumps({"items": [{"metadata": {"name": "new"}}]})}
     assert forget_others(NodeKubectl(node), ["new"]) == "none"

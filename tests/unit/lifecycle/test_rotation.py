@@ -105,7 +105,7 @@ def test_one_after_another_gives_one_more_each_time(masters: list[Master]) -> No
     assert [key.name for key in masters[2].keys] == ["slipway-3"]
 
 
-def test_keys_that_do_not_fit_together_are_touched_by_nobody(masters: list[Master]) -> None:
+def test_keys_that_do_not_fit_together_are_not_touched(masters: list[Master]) -> None:
     masters[1].keys = (SecretsKey.make(1),)
     with pytest.raises(StoreError, match="do not fit together"):
         pair(read(masters))  # type: ignore[arg-type]
@@ -137,6 +137,6 @@ def test_keys_are_in_no_command(masters: list[Master]) -> None:
     assert not any(line.split()[-1] in said for line in secrets)
 
 
-def test_a_cluster_that_nobody_knows_is_told(tmp_path: Path) -> None:
+def test_unknown_cluster_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing is known of a cluster lab"):
         rotate("lab", home=tmp_path)

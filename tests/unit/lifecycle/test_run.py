@@ -136,7 +136,7 @@ def test_images_go_to_three_masters_at_most_and_the_rest_ask_them(store: Store) 
     assert [node.address for node in plan["start-balancers"].nodes] == ["10.0.0.4", "10.0.0.5", "10.0.0.101"]
 
 
-def test_a_master_that_is_behind_the_others_is_told_of_only_when_its_own_api_answers(store: Store) -> None:
+def test_master_behind_the_others_is_announced_only_when_its_api_answers(store: Store) -> None:
     build(store)
     plan = {step.id: step for step in run.plan(run.prepare(asked(3, 1), store))}
     assert [node.address for node in plan["finish-cluster"].nodes] == ["10.0.0.1"]

@@ -67,7 +67,7 @@ def test_a_healthy_cluster(tmp_path: Path) -> None:
     assert found["registry"] == [{"node": "one", "address": "10.0.0.1", "active": True}]
 
 
-def test_an_upgrade_that_was_cut_off_is_told(tmp_path: Path) -> None:
+def test_upgrade_that_was_cut_off_is_reported(tmp_path: Path) -> None:
     half, whole = (
         Move("1", "upgrade", Version("web:1", "1", "v1.36.3"), Version("web:2", "2", "v1.36.4"), state) for state in (RUNNING, DONE)
     )
@@ -78,7 +78,7 @@ def test_an_upgrade_that_was_cut_off_is_told(tmp_path: Path) -> None:
         assert (gather(there)["change"] or {}).get("to") == told
 
 
-def test_what_is_not_ready_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_what_is_not_ready_is_reported_with_its_reason(tmp_path: Path) -> None:
     found = gather(cluster(tmp_path, [node("one", ready=False), deployment("nginx", 0)]))
     assert found["healthy"] is False
     assert found["nodes"][0]["ready"] is False
@@ -103,7 +103,7 @@ def test_an_api_that_does_not_answer_is_a_finding_and_no_crash(tmp_path: Path) -
     json.dumps(found)
 
 
-def test_a_member_whose_way_to_the_masters_nobody_looks_after_is_not_healthy(tmp_path: Path) -> None:
+def test_member_without_a_keeper_of_its_balancer_is_not_healthy(tmp_path: Path) -> None:
     def found(active: str) -> dict[str, Any]:
         led = StandIn("10.0.0.2", "two")
         led.answers = {"is-active slipway-balancer": f"active {active}\nkind ipvs\nserver 10.0.0.1:6443\n"}

@@ -93,7 +93,7 @@ def test_a_cluster_that_is_too_old_is_not_changed(before: str, after: str, hint:
     assert hint in str(caught.value.hint)
 
 
-def test_what_is_no_version_is_told() -> None:
+def test_invalid_version_is_reported() -> None:
     with pytest.raises(UsageError, match="'latest' is no version"):
         upgrade.check_versions("v1.36.3", "latest")
 

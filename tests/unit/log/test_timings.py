@@ -72,7 +72,7 @@ def test_nothing_is_kept_or_written_without_being_asked(file: Path) -> None:
     assert not file.exists()
 
 
-def test_a_file_that_cannot_be_written_is_told_before_anything_is_done(tmp_path: Path) -> None:
+def test_file_that_cannot_be_written_is_reported_before_anything_is_done(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file or directory"):
         timings.record(tmp_path / "none/run.json")
 

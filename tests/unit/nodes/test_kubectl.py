@@ -50,6 +50,6 @@ def test_what_the_api_refuses_is_not_asked_of_another_one() -> None:
     assert second.asked == 0
 
 
-def test_when_nobody_answers_the_last_one_tells_why() -> None:
+def test_last_endpoint_says_why_when_none_answers() -> None:
     with pytest.raises(CommandError, match="two: exit code 1"):
         NodeKubectl(Master("one", "Unable to connect to the server"), (Master("two", "Unable to connect to the server"),)).run("version")

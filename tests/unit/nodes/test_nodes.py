@@ -11,7 +11,7 @@ from harness.nodes import each
 from tests.waiting import HANG
 
 
-def test_values_come_in_the_order_of_the_items_whoever_ends_first() -> None:
+def test_values_come_in_the_order_of_the_items_not_of_completion() -> None:
     second_done = threading.Event()
 
     def action(item: int) -> int:
@@ -61,7 +61,7 @@ def test_an_unreachable_node_decides_the_exit_code() -> None:
     assert caught.value.exit_code == 5
 
 
-def test_a_fault_of_ours_is_not_hidden_among_expected_failures() -> None:
+def test_fault_of_slipway_is_not_hidden_among_expected_failures() -> None:
     def action(item: int) -> None:
         raise KeyError("bug") if item else CommandError("failed")
 

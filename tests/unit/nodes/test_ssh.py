@@ -68,7 +68,7 @@ def test_a_password_is_in_no_file_and_in_no_argument(tmp_path: Path, programs: P
     assert stat.S_IMODE((tmp_path / "c/askpass").stat().st_mode) == 0o700
 
 
-def test_without_secrets_ssh_asks_nobody(tmp_path: Path, programs: Programs) -> None:
+def test_ssh_without_secrets_asks_no_user(tmp_path: Path, programs: Programs) -> None:
     ssh = SshConnections(tmp_path / "c", machines("10.0.0.1"))
     ssh.prepare()
     ssh.nodes[0].run("true")
@@ -132,7 +132,7 @@ def test_connecting_learns_the_host_names(tmp_path: Path, programs: Programs) ->
     assert [node.name for node in nodes] == ["host-1", "host-2"]
 
 
-def test_all_machines_are_tried_and_all_failures_told_at_once(tmp_path: Path, programs: Programs) -> None:
+def test_all_machines_are_tried_and_all_failures_reported_at_once(tmp_path: Path, programs: Programs) -> None:
     programs.answer = connecting({"10.0.0.1": "Connection refused", "10.0.0.3": "Permission denied (publickey)"})
     with pytest.raises(NodeError) as caught:
         SshConnections(tmp_path / "c", machines("10.0.0.1", "10.0.0.2", "10.0.0.3")).connect()
@@ -260,7 +260,7 @@ def test_a_command_has_a_limit_also_when_none_is_given(tmp_path: Path, programs:
     assert programs.calls[-1][1]["limit"] == 1, "what is fetched into a file has a ceiling"
 
 
-def test_a_machine_that_hangs_or_prints_without_end_is_told_in_its_own_words(tmp_path: Path, programs: Programs) -> None:
+def test_machine_that_hangs_or_prints_without_end_is_reported_in_its_own_words(tmp_path: Path, programs: Programs) -> None:
     def answer(argv: list[str], _: dict[str, Any]) -> tuple[int, str, str]:
         raise CommandError(f"{' '.join(argv)}: ended, since it printed more than 64 MiB")
 

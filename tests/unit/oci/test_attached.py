@@ -37,7 +37,7 @@ def layers(store: Store, image: Descriptor) -> list[str]:
         (f"{TAG}.sig.sig", False),
     ],
 )
-def test_is_attachment_is_told_by_the_tag(name: str, expected: bool) -> None:
+def test_attachment_is_recognised_by_its_tag(name: str, expected: bool) -> None:
     assert is_attachment(name) is expected
 
 

@@ -61,7 +61,7 @@ def test_an_index_whose_other_platforms_were_left_out_is_collected_around(store:
     assert store.has(kept.digest)
 
 
-def test_collect_touches_nothing_while_somebody_builds(store: Store) -> None:
+def test_collect_touches_nothing_during_a_build(store: Store) -> None:
     with store.shared_lease():
         digest, _ = store.put(b"not yet named")
         assert collect(Store(store.root)) == (0, 0, True)

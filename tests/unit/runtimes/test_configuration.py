@@ -68,7 +68,7 @@ def test_extra_arguments_are_lists() -> None:
     assert {"name": "kube-api-qps", "value": "100"} in manager["extraArgs"]
 
 
-def test_kubelets_are_told_both_addresses_of_their_machines_and_kubeadm_both_networks() -> None:
+def test_kubelets_get_both_addresses_of_their_machines_and_kubeadm_both_networks() -> None:
     of = dual("100.64.0.0/10,fd00:10:64::/48")
     found = config(of)
     assert found["InitConfiguration"]["nodeRegistration"]["kubeletExtraArgs"] == [{"name": "node-ip", "value": "10.0.0.1,fd00::1"}]
@@ -134,7 +134,7 @@ def test_the_runtime_of_a_kubelet_is_configured_and_no_flag() -> None:
     assert config(of)["InitConfiguration"]["nodeRegistration"]["criSocket"] == socket
 
 
-def test_a_profile_lies_over_ours_and_below_what_image_and_user_say() -> None:
+def test_profile_wins_over_slipways_settings_and_below_image_and_user() -> None:
     ours = config(hardened(1, 1))
     server = arguments(ours["ClusterConfiguration"]["apiServer"]["extraArgs"])
     assert server["kubelet-certificate-authority"] == f"{FOLDER}/ca.crt"
@@ -166,7 +166,7 @@ def test_kubeadm_brings_no_coredns_beside_a_dns_of_the_image() -> None:
     assert "dns" not in config(cluster(1, own_dns=False))["ClusterConfiguration"]
 
 
-def test_what_documents_say_is_joined_with_ours_and_the_last_one_counts() -> None:
+def test_settings_of_documents_are_merged_into_slipways_and_the_last_one_wins() -> None:
     documents = (
         {**V1BETA2, "kind": "ClusterConfiguration", "apiServer": {"certSANs": ["a.example.com"], "extraArgs": {"profiling": "false"}}},
         {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "maxPods": 50},

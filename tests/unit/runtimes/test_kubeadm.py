@@ -30,7 +30,7 @@ def test_a_worker_has_the_file_of_what_is_its_own_as_kubeadm_writes_it() -> None
 
 
 @pytest.mark.parametrize(("version", "asks"), [("v1.31.0", True), ("v1.33.9", True), ("v1.34.0", False), ("v1.36.3", False)])
-def test_only_a_kubeadm_that_does_not_read_that_file_is_told_by_an_annotation(version: str, asks: bool) -> None:
+def test_annotation_is_set_only_for_a_kubeadm_that_does_not_read_the_file(version: str, asks: bool) -> None:
     of = cluster(1, facts=Facts(version))
     Kubeadm(of).registered()
     assert any("kubeadm.alpha.kubernetes.io/cri-socket=unix:///" in command for command in machine(of.masters[0]).commands) is asks
@@ -261,7 +261,7 @@ def test_cluster_wide_phases_run_once_on_the_first_master_and_touch_no_other() -
         assert "mark-control-plane" in machine(master).commands[-1]
 
 
-def test_another_version_is_told_to_the_cluster_and_masters_stay_marked_as_their_owner_likes() -> None:
+def test_another_version_is_written_to_the_cluster_and_labels_of_masters_stay() -> None:
     of = cluster(3)
     kubeadm = Kubeadm(of)
     kubeadm.update({"network.yaml": "kind: DaemonSet"})
@@ -360,7 +360,7 @@ def test_a_new_master_is_marked_and_adds_its_address_to_what_the_cluster_keeps()
     assert "upload-config kubeadm" in command
 
 
-def test_names_for_certificates_are_in_the_certificates_that_we_make() -> None:
+def test_names_for_certificates_are_in_the_certificates() -> None:
     documents = (
         {
             "apiVersion": "kubeadm.k8s.io/v1beta2",

@@ -73,7 +73,7 @@ def test_a_master_with_another_authority_is_not_the_cluster_s() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: &a [*a]", "clusters: 5", "\xff", "{" * 2000])
-def test_what_is_no_kubeconfig_is_told_with_its_machine(text: str) -> None:
+def test_invalid_kubeconfig_is_reported_with_its_machine(text: str) -> None:
     of = cluster(1)
     machine(of.masters[0]).put(text.encode("latin-1"), ADMIN)
     with pytest.raises(NodeError, match=rf"master-1: {ADMIN}"):

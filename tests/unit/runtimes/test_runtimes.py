@@ -21,7 +21,7 @@ def test_the_facts_of_a_rootfs_are_read() -> None:
     assert (facts.pause_image, facts.pod_cidr) == (None, POD_CIDR)
 
 
-def test_all_faults_of_the_facts_are_told_with_their_place() -> None:
+def test_all_faults_of_the_facts_are_reported_with_their_place() -> None:
     with pytest.raises(InputError) as caught:
         Facts.parse("kubernetes: 1.36\npodcidr: x\n", "etc/slipway.yaml")
     assert [fault.where for fault in caught.value.faults] == ["etc/slipway.yaml .podcidr", "etc/slipway.yaml .kubernetes"]
@@ -83,7 +83,7 @@ def test_both_networks_are_judged_at_once() -> None:
     assert len(caught.value.faults) == 2
 
 
-def test_all_that_is_wrong_in_either_family_is_told_at_once() -> None:
+def test_all_that_is_wrong_in_either_family_is_reported_at_once() -> None:
     with pytest.raises(InputError) as caught:
         ClusterNetwork.parse("10.0.0.0/8,fd00::/16", "10.96.0.0/30,fd00:10:96::/64")
     assert [fault.message for fault in caught.value.faults] == [

@@ -190,7 +190,7 @@ def test_what_only_had_to_leave_for_it_is_waited_for_as_well() -> None:
     assert steps(node)[-2:] == ["come back", "wait kube-apiserver kube-controller-manager kube-scheduler ready"]
 
 
-def test_the_same_reason_twice_makes_nobody_leave() -> None:
+def test_same_reason_twice_removes_no_member() -> None:
     node = StandIn("10.0.0.1", "one")
     data = base64.b64encode((mark(MANIFEST, "x") or "").encode()).decode()
     node.answers = {"base64 <": f"{MANIFESTS}/kube-apiserver.yaml {data}\nend\n"}
@@ -198,7 +198,7 @@ def test_the_same_reason_twice_makes_nobody_leave() -> None:
     assert steps(node) == ["come back", "wait ready"]
 
 
-def test_a_part_that_does_not_end_is_told_and_all_come_back() -> None:
+def test_part_that_does_not_end_is_reported_and_all_come_back() -> None:
     node = Refusing("10.0.0.1", "one")
     node.fails = "# leave.sh"
     with pytest.raises(CheckError, match="one: it fails"):
@@ -206,7 +206,7 @@ def test_a_part_that_does_not_end_is_told_and_all_come_back() -> None:
     assert steps(node) == ["leave", "come back"]
 
 
-def test_a_master_that_is_halted_comes_back_with_its_kubelet_also_when_nobody_starts_that() -> None:
+def test_halted_master_comes_back_with_its_kubelet_without_a_command() -> None:
     node = StandIn("10.0.0.1", "one")
     halt(node, others=True)
     assert steps(node) == ["leave", "arm", "stop", "arm"]

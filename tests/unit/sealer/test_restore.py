@@ -78,7 +78,7 @@ def test_an_odd_name_is_said_and_the_others_are_restored(store: Store, name: str
     assert problems(found) == [("invalid", name)]
 
 
-def test_a_name_without_registry_is_docker_hubs_and_that_is_told(store: Store) -> None:
+def test_name_without_registry_is_of_docker_hub_and_reported(store: Store) -> None:
     found = converted(store, simple({"acme/app:v2": OLD}, sealer.listed("acme/app:v2")))
     assert names(found) == ["docker.io/acme/app:v2"]
     assert problems(found) == []
@@ -94,7 +94,7 @@ def test_names_for_another_platform_are_not_of_this_one(store: Store) -> None:
     assert (len(names(found)), problems(found)) == (3, [])
 
 
-def test_an_image_for_another_platform_comes_along_and_that_is_told(store: Store) -> None:
+def test_image_for_another_platform_comes_along_and_that_is_reported(store: Store) -> None:
     arm = made.image("arm", platform="linux/arm64")
     found = converted(store, simple({"library/arm:1": arm}, sealer.listed("arm:1")))
     assert (names(found), problems(found)) == (["docker.io/library/arm:1"], [])

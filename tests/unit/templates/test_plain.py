@@ -49,7 +49,7 @@ def test_other_text_stays_byte_for_byte(text: str) -> None:
     assert templates.render(text, ENV, "manifests/a.yaml") == text
 
 
-def test_undefined_names_are_told_all_at_once_with_their_lines() -> None:
+def test_undefined_names_are_reported_all_at_once_with_their_lines() -> None:
     with pytest.raises(InputError) as caught:
         templates.render("a: {{ None1 }}\nb: 1\nc: {{ .none2 }} {{ Port }}\n", ENV, "manifests/a.yaml")
     assert [(fault.where, fault.message) for fault in caught.value.faults] == [

@@ -115,11 +115,11 @@ def test_nothing_speaks_against_an_internal_network_with_a_wall() -> None:
         ({"strays": ("slipway-t-node-1",)}, "slipway-t-node-1 is attached to another network"),
     ],
 )
-def test_a_network_with_another_way_out_is_told(changes: dict[str, Any], says: str) -> None:
+def test_network_with_another_way_out_is_reported(changes: dict[str, Any], says: str) -> None:
     assert says in "".join(isolation.violations(network(**changes), GOOD))
 
 
-def test_packets_that_passed_are_told_with_their_rule() -> None:
+def test_packets_that_passed_are_reported_with_their_rule() -> None:
     found = isolation.filter_state(isolation.parse(f"[4:240] -A FORWARD -d 10.0.0.0/8 -j ACCEPT\n{DOCKER_20}"), OURS)
     assert isolation.violations(network(), found) == ["4 packets passed: -A FORWARD -d 10.0.0.0/8 -j ACCEPT"]
 
@@ -159,7 +159,7 @@ def test_attempts_that_the_wall_did_not_see_prove_nothing(monkeypatch: pytest.Mo
         Engine(monkeypatch, counted(2), counted(3)).proof.prove()
 
 
-def test_an_attempt_that_succeeds_is_the_first_thing_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempt_that_succeeds_is_reported_first(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckError, match=r"not shown to be offline: node-1 resolves example\.com"):
         Engine(monkeypatch, counted(2), counted(9), reached=("node-1 resolves example.com",)).proof.prove()
 
@@ -173,7 +173,7 @@ def test_ipv6_which_the_engine_does_not_filter_must_have_no_gateway(monkeypatch:
         proof.check()
 
 
-def test_gateways_are_told_with_the_node_and_the_route() -> None:
+def test_gateways_are_reported_with_the_node_and_the_route() -> None:
     one, two = StandIn("10.0.0.1", "one"), StandIn("10.0.0.2", "two")
     two.answers["ip -6 route"] = "default by fd00::1\n"
     assert isolation.gateways([one, two]) == ["node two sends default by fd00::1"]

@@ -149,7 +149,7 @@ def test_a_module_can_set_the_topology(pytester: pytest.Pytester, lab: Lab) -> N
 @pytest.mark.parametrize(
     ("arguments", "says"), [("masters=0", "at least one control-plane node"), ("workers=2", "workers"), ("nodes='2'", "nodes='2'")]
 )
-def test_a_wrong_topology_is_told_before_anything_boots(pytester: pytest.Pytester, lab: Lab, arguments: str, says: str) -> None:
+def test_wrong_topology_is_reported_before_anything_boots(pytester: pytest.Pytester, lab: Lab, arguments: str, says: str) -> None:
     write(pytester, f"@pytest.mark.topology({arguments})\ndef test_one(cluster): pass")
     result = run(pytester)
     assert result.ret != 0
@@ -216,7 +216,7 @@ def test_a_cluster_that_does_not_come_up_is_tried_once_and_its_reasons_are_shown
     assert lab.events == ["boot web:latest 1+1"]
 
 
-def test_an_image_that_is_not_here_is_told(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_image_that_is_not_here_is_reported(pytester: pytest.Pytester, lab: Lab) -> None:
     lab.failure = StoreError("no image web:latest", hint="slipway build")
     write(pytester, TWO_TESTS)
     run(pytester).stdout.fnmatch_lines(["web:latest does not run: no image web:latest"])
@@ -328,7 +328,7 @@ def nodes(): return 3
     assert lab.events == []
 
 
-def test_a_fixture_that_refines_ours_still_gets_a_cluster(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_fixture_that_refines_the_plugins_gets_a_cluster(pytester: pytest.Pytester, lab: Lab) -> None:
     (pytester.path / "kubefiles" / "conftest.py").write_text(
         "import pytest\n@pytest.fixture\ndef cluster(cluster): return cluster.image.upper()\n"
     )

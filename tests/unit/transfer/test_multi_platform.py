@@ -91,7 +91,7 @@ def test_an_image_that_is_no_cloudimage_is_refused(store: Store) -> None:
         multi_platform.create(store, "web", ["web:amd64", "plain"])
 
 
-def test_platforms_that_differ_in_what_should_be_equal_are_told(store: Store) -> None:
+def test_platforms_that_differ_in_what_should_be_equal_are_reported(store: Store) -> None:
     build(store, "newer", ARM64, info=dataclasses.replace(INFO, kubernetes="v1.36.4", launch=()))
     said = multi_platform.create(store, "web", ["web:amd64", "newer"]).warnings
     assert said == (
@@ -131,7 +131,7 @@ def test_an_image_of_a_registry_is_fetched_first(store: Store) -> None:
     assert made.platforms == ("linux/amd64", "linux/arm64")
 
 
-def test_what_was_fetched_before_is_asked_for_again_only_when_told_so(store: Store) -> None:
+def test_fetched_file_is_asked_for_again_only_on_request(store: Store) -> None:
     asked: list[Reference] = []
     store.tag("registry.example/web:arm64", store.resolve("web:arm64"))
     multi_platform.create(store, "web", ["registry.example/web:arm64"], fetch=asked.append)

@@ -76,7 +76,7 @@ def test_what_was_pulled_from_a_registry_is_mounted_there(store: Store, other: S
     assert push(other, pulled.name, Reference.parse(f"{HOST}/else/where:1"), remote).mounted == len(blobs_of(store, image))
 
 
-def test_a_blob_that_is_missing_here_is_told_before_anything_is_sent(store: Store, registry: Registry, remote: Client) -> None:
+def test_blob_that_is_missing_here_is_reported_before_anything_is_sent(store: Store, registry: Registry, remote: Client) -> None:
     image = make(store)
     store.path(min(blobs_of(store, image))).unlink()
     with pytest.raises(StoreError, match="is not whole here"):
@@ -84,7 +84,7 @@ def test_a_blob_that_is_missing_here_is_told_before_anything_is_sent(store: Stor
     assert registry.asked == []
 
 
-def test_a_blob_that_is_damaged_here_is_told_as_that(store: Store, registry: Registry, remote: Client) -> None:
+def test_blob_that_is_damaged_here_is_reported_as_that(store: Store, registry: Registry, remote: Client) -> None:
     image = make(store)
     digest = min(blobs_of(store, image))
     store.path(digest).write_bytes(bytes(store.size(digest)))

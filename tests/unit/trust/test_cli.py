@@ -55,7 +55,7 @@ def test_a_publisher_who_goes_back_signs_the_older_image_again(
         assert f"as docker.io/library/web at 1970-01-01 {when} UTC" in capsys.readouterr().out
 
 
-def test_our_own_variable_wins_over_cosigns(
+def test_variable_of_slipway_wins_over_cosigns(
     store: Store, image: CloudImage, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COSIGN_PASSWORD", "of something else")

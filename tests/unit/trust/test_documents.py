@@ -71,7 +71,7 @@ def test_provenance_says_on_what_an_application_was_run_and_that_its_exercise_ra
     assert dependency["uri"].startswith("pkg:oci/kubernetes@sha256")
 
 
-def test_no_value_of_a_build_argument_is_told(store: Store) -> None:
+def test_no_value_of_a_build_argument_is_reported(store: Store) -> None:
     text = canonical_json(provenance.make(built(store), WEB))
     assert b"hunter2" not in text
     assert b"x y" not in text

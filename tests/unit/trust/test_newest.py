@@ -53,7 +53,7 @@ def test_a_tag_moves_on_and_not_back(newest: Newest) -> None:
         newest.advance(Offer(TAG, OLD, 2999))
 
 
-def test_an_image_of_which_nobody_knows_when_it_was_signed_does_not_follow_one_that_says_it(newest: Newest) -> None:
+def test_image_without_a_time_of_signing_does_not_follow_one_with_it(newest: Newest) -> None:
     newest.advance(Offer(TAG, OLD, None))
     newest.advance(Offer(TAG, NEW, None))
     newest.advance(Offer(TAG, NEW, 1000))

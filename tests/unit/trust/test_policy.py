@@ -255,7 +255,7 @@ def test_a_rule_may_say_which_repositories_count(
 # Faults
 
 
-def test_every_fault_is_told_with_its_line(file: Path) -> None:
+def test_every_fault_is_reported_with_its_line(file: Path) -> None:
     (file.parent / "bad.pub").write_text("hello")
     text = """default: maybe
 colour: red
@@ -349,7 +349,7 @@ def test_a_private_key_in_a_policy_is_a_fault(file: Path) -> None:
 SIGNED = "default: none\nrules: [{repository: web, require: signed, keys: [release.pub]}]\n"
 
 
-def test_a_local_image_that_nobody_signed_is_refused(store: Store, image: CloudImage, file: Path) -> None:
+def test_unsigned_local_image_is_refused(store: Store, image: CloudImage, file: Path) -> None:
     found = parse(file, SIGNED)
     with pytest.raises(RefusedError) as caught:
         Gate((found,)).admit(store, "web", image.digest)

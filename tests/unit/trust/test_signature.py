@@ -74,9 +74,7 @@ def test_the_artifact_is_cosigns_to_the_letter(shelf: LocalReferrers, store: Sto
     assert config["rootfs"]["diff_ids"] == [layer["digest"]]
 
 
-def test_a_signature_is_told_by_its_key_and_by_no_other(
-    shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
-) -> None:
+def test_signature_is_recognised_by_its_key_alone(shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
     signature.sign(shelf, image.digest, key)
     assert check(shelf, image, key) == ["ours.key"]
     assert check(shelf, image, other, key) == ["ours.key"]

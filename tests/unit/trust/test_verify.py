@@ -70,7 +70,7 @@ def test_what_was_cut_short_grew_or_is_gone_is_found(store: Store, image: CloudI
         verify.check_stored(store, "web", index)
 
 
-def test_a_platform_that_was_not_fetched_is_told_and_the_rest_is_looked_at(store: Store, image: CloudImage) -> None:
+def test_platform_that_was_not_fetched_is_reported_and_the_rest_is_looked_at(store: Store, image: CloudImage) -> None:
     index = root(store, image)
     rootfs = [entry["digest"] for entry in store.json(image.digest)["manifests"][::2]]
     store.path(rootfs[1]).unlink()

@@ -204,7 +204,7 @@ def test_values_reach_the_files_and_are_kept_without_secrets(store: Store) -> No
     assert (kept.state, kept.image, kept.domains, kept.kube_version) == ("installing", "shop:latest", ("docker.io",), ">=1.31 <1.38")
 
 
-def test_a_value_that_is_not_given_is_told_with_its_file(store: Store) -> None:
+def test_value_that_is_not_given_is_reported_with_its_file(store: Store) -> None:
     build(store)
     with pytest.raises(InputError, match="DbPassword is not defined"):
         work(store, Request.of("shop"))
@@ -225,7 +225,7 @@ spec: {launchApps: [db], configs: [{name: db, env: {Size: "7"}}]}
     assert work(store, Request.of("shop", parts=["web"], found=found)).commands == WEB.commands
 
 
-def test_parts_that_the_image_does_not_have_are_told_and_commands_replace_all(store: Store) -> None:
+def test_parts_that_the_image_does_not_have_are_reported_and_commands_replace_all(store: Store) -> None:
     build(store, files={})
     with pytest.raises(InputError, match="no such application"):
         work(store, Request.of("shop", parts=["nosuch"]))
@@ -294,7 +294,7 @@ def test_what_was_asked_for_the_last_time_counts_until_something_else_is_and_sec
     assert work(store, Request(whole, by_file=True), kube).env["Greeting"] == "hello"
 
 
-def test_a_name_that_means_another_image_to_somebody_else_is_warned_of(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_name_that_means_another_image_to_another_tool_gives_a_warning(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     build(store, "other", images=("docker.io/library/a:1",))
     theirs = build(store, "cluster", files={"x": "y"}, images=("docker.io/library/a:1",))
@@ -311,7 +311,7 @@ def test_a_name_that_means_another_image_to_somebody_else_is_warned_of(store: St
     assert "docker.io/library/a:1 is another image in the cluster's own image" in capsys.readouterr().err
 
 
-def test_nodes_are_told_of_registries_that_they_do_not_know_in_their_own_way(store: Store) -> None:
+def test_nodes_get_hosts_files_of_registries_that_they_do_not_know(store: Store) -> None:
     build(store, images=("docker.io/library/a:1", "registry.example.com:5000/b:1"))
     found = work(store)
     node: Any = found.target.first
@@ -475,7 +475,7 @@ def test_what_refuses_to_go_leaves_it_known_and_a_kind_that_is_gone_is_no_fault(
     assert kube.kept == {}
 
 
-def test_an_application_that_is_not_there_is_told_with_those_that_are(store: Store) -> None:
+def test_application_that_is_not_there_is_reported_with_those_that_are(store: Store) -> None:
     kube = Kube()
     records.begin(kube, Installed("more", "more:1", ""))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="has no application shop") as caught:

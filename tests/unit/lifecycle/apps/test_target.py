@@ -93,7 +93,7 @@ def test_nodes_are_known_by_address_platform_and_maker() -> None:
     assert found["10.0.0.1"][2].startswith("kind://")
 
 
-def test_an_api_that_does_not_answer_is_told_and_networks_that_are_not_known_are_not_needed() -> None:
+def test_api_that_does_not_answer_is_reported_and_networks_that_are_not_known_are_not_needed() -> None:
     kube: Any = Kube(version={"serverVersion": {"gitVersion": "v1.36.3+k3s1"}})
     assert target._version(kube) == "v1.36.3+k3s1"
     assert target._facts(kube) == {}

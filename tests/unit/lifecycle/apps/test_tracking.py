@@ -57,7 +57,7 @@ def test_commands_of_kubectl_and_helm_are_known(command: str) -> None:
     "command",
     ["bash install.sh", "kubectl apply -f a.yaml && rm -rf /data", "kubectl apply -f $(make)", "a; (curl x)", "echo `id`", "kubectl 'open"],
 )
-def test_whatever_else_is_run_is_told(command: str) -> None:
+def test_whatever_else_is_run_is_reported(command: str) -> None:
     assert unknown([command, "kubectl get nodes"]) == (command,)
 
 

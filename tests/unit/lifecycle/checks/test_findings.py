@@ -17,7 +17,7 @@ from tests.unit.lifecycle.checks.machines import (
 )
 
 
-def test_everything_is_told_at_once_and_what_is_equal_only_once() -> None:
+def test_everything_is_reported_at_once_and_what_is_equal_only_once() -> None:
     six = [target(f"10.0.0.{number}", memory=1) for number in range(1, 7)]
     with pytest.raises(CheckError, match="2 things must be put right first; nothing has been changed") as caught:
         require(evaluate([*six, target("10.0.0.9", systemd=False)], WANTED_HERE))
@@ -28,13 +28,13 @@ def test_everything_is_told_at_once_and_what_is_equal_only_once() -> None:
     assert caught.value.hint == "--skip-check ID continues in spite of one"
 
 
-def test_addresses_are_told_in_few_words() -> None:
+def test_addresses_are_shown_in_few_words() -> None:
     assert addresses(["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.9", "node-1"]) == "10.0.0.1-10.0.0.3, 10.0.0.9, node-1"
     assert addresses(["10.0.0.2", "10.0.0.1"]) == "10.0.0.1, 10.0.0.2"
     assert addresses(["fd00::1"]) == "fd00::1"
 
 
-def test_machines_that_keep_us_out_have_their_own_exit_code() -> None:
+def test_machines_that_refuse_the_login_have_their_own_exit_code() -> None:
     access = Finding.of("access", "10.0.0.9", findings.failed("no answer", "start it"))
     memory = Finding.of("memory", "10.0.0.1", findings.failed("too small", "more"))
     require_healthy([dataclasses.replace(memory, result=Result.WARNING)], "not fit")
@@ -56,7 +56,7 @@ def test_what_was_found_is_plain_data() -> None:
     assert found["counts"]["warning"] == 1
 
 
-def test_the_worst_is_told_first() -> None:
+def test_worst_is_reported_first() -> None:
     order = [one.verdict.result for one in group(evaluate([target(memory=1, cpus=1, os={})], WANTED_HERE))]
     assert order == sorted(order, key=["failed", "warning", "unknown", "skipped", "ok"].index)
 

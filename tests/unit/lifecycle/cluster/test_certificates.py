@@ -102,7 +102,7 @@ def test_all_of_a_master_s_are_renewed_for_the_same_by_the_same() -> None:
     assert abs((client.not_valid_after_utc - NOW).days - 90) <= 1
 
 
-def test_what_somebody_else_signed_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_signature_of_another_key_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     files = of_master()
     files[f"{FOLDER}/apiserver.crt"] = Authority.make("theirs").issue("kube-apiserver", hosts=["one"], server=True).certificate
     new = renewed(files, PKI, 90, "one")
@@ -123,14 +123,14 @@ def test_an_expired_certificate_is_renewed_as_well() -> None:
     assert x509.load_pem_x509_certificate(new[f"{FOLDER}/apiserver.crt"].data).not_valid_after_utc > NOW
 
 
-def test_an_authority_that_is_kept_elsewhere_is_told() -> None:
+def test_authority_that_is_kept_elsewhere_is_reported() -> None:
     node = StandIn("10.0.0.1", "one")
     node.answers = {"base64 <": "end\n"}
     with pytest.raises(StoreError, match="one does not have the keys of all authorities"):
         keys_of(node)
 
 
-def test_nonsense_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+def test_invalid_names_are_refused_before_a_machine_is_asked(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         renew("lab", days=0, home=tmp_path)
 
@@ -154,7 +154,7 @@ def test_the_certificate_of_a_kubelet_is_renewed_for_the_same() -> None:
     assert renew_kubelet(kubelet_of(soon.certificate), PKI.authority, 90, "2026-01-01T00:00:00Z")
 
 
-def test_a_worker_is_not_signed_as_somebody_else_whatever_it_shows() -> None:
+def test_worker_is_not_signed_under_another_name_whatever_it_shows() -> None:
     nodes, own = ["system:nodes"], PKI.authority
     shown = {
         "administrator": own.issue("kubernetes-admin", organizations=["system:masters"], days=2),

@@ -61,7 +61,7 @@ def test_a_file_that_is_no_kubeconfig_is_left_as_it_is(tmp_path: Path, content: 
     assert file.read_text() == content
 
 
-def test_somebody_elses_cluster_of_our_name_is_not_replaced(tmp_path: Path) -> None:
+def test_cluster_of_another_user_with_the_same_name_is_not_replaced(tmp_path: Path) -> None:
     file = tmp_path / "config"
     file.write_text(text({"clusters": [{"name": "default", "cluster": {"server": "https://x"}}]}))
     before = file.read_text()

@@ -47,7 +47,7 @@ def test_who_works_on_machines_is_noted_on_each_and_taken_back() -> None:
     assert [master.there for master in masters] == ["", ""]
 
 
-def test_the_second_is_told_and_takes_nothing() -> None:
+def test_second_command_is_refused_and_takes_nothing() -> None:
     masters = [Master("10.0.0.1"), Master("10.0.0.2", there="ops@elsewhere:7"), Master("10.0.0.3")]
     with pytest.raises(UsageError, match="ops@elsewhere:7 is changing the cluster lab since 2026-01-01"), lease.claimed(masters, "lab"):
         pytest.fail("it was let in")
@@ -249,7 +249,7 @@ def test_a_verb_that_another_one_has_called_gives_back_nothing_that_the_other_ne
     assert master.there == ""
 
 
-def test_a_master_that_has_restarted_is_told_again(clock: Clock) -> None:
+def test_restarted_master_is_updated_again(clock: Clock) -> None:
     master = Master("10.0.0.1")
     with lease.claimed([master], "lab"):
         master.there = ""
@@ -296,7 +296,7 @@ def test_how_long_a_lease_counts(text: str, expected: int, monkeypatch: pytest.M
     assert lease.seconds() == expected
 
 
-def test_a_machine_that_cannot_note_it_is_told() -> None:
+def test_machine_that_cannot_note_it_is_reported() -> None:
     class Broken(StandIn):
         def run(self, command: str, **_: Any) -> ProcessResult:
             return ProcessResult((), 1, "", "Read-only file system")

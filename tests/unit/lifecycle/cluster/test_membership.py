@@ -111,13 +111,13 @@ def kept(master: Master, **data: str) -> Master:
     return master
 
 
-def test_a_record_that_somebody_else_writes_at_the_same_time_is_written_again() -> None:
+def test_record_that_another_process_writes_at_the_same_time_is_written_again() -> None:
     master = kept(Master(conflicts=2))
     assert membership.update(master, nodes=["10.0.0.9"]).nodes == ("10.0.0.4", "10.0.0.9")
     assert sum("patch configmap" in command for command in master.commands) == 1
 
 
-def test_a_record_that_cannot_be_written_is_told() -> None:
+def test_record_that_cannot_be_written_is_reported() -> None:
     with pytest.raises(CommandError):
         membership.update(kept(Master(conflicts=1, said="the connection was refused")), nodes=["10.0.0.9"])
     with pytest.raises(CommandError):

@@ -222,7 +222,7 @@ def test_one_application_may_be_launched_otherwise_where_the_image_launches_it()
     assert found == ("kubectl apply -f base", "export Size=5 && cd application/apps/mysql && sh start.sh", "kubectl apply -f w")
 
 
-def test_an_application_that_the_image_lacks_is_told_with_the_nearest_name() -> None:
+def test_application_that_the_image_lacks_is_reported_with_the_nearest_name() -> None:
     with pytest.raises(InputError, match="did you mean mysql"):
         request.launch(spec(appNames="[mysq]"), APPS)
     with pytest.raises(InputError, match="no such application"):

@@ -123,7 +123,7 @@ def test_force_ends_what_does_not_go() -> None:
     assert api.said == ["cordon one", "delete web"]
 
 
-def test_a_pod_that_nothing_starts_again_is_told_before_anything_is_changed() -> None:
+def test_pod_that_nothing_starts_again_is_reported_before_anything_is_changed() -> None:
     api = Api([pod("web"), pod("alone", None)])
     with pytest.raises(CheckError, match="no controller would start again elsewhere: web/alone") as caught:
         drained(api)

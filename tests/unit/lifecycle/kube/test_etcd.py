@@ -84,7 +84,7 @@ def test_a_new_member_follows_before_it_votes() -> None:
 
 
 @pytest.mark.parametrize(("refusals", "taken"), [(3, True), (1000, False)])
-def test_who_comes_right_after_another_waits_until_etcd_takes_somebody_in_again(refusals: int, taken: bool) -> None:
+def test_next_member_waits_until_etcd_accepts_another(refusals: int, taken: bool) -> None:
     class Busy(Members):
         left = refusals
 
@@ -104,7 +104,7 @@ def test_who_comes_right_after_another_waits_until_etcd_takes_somebody_in_again(
         assert len(members.members()) == 1
 
 
-def test_nobody_is_taken_in_while_a_member_is_not_healthy() -> None:
+def test_no_member_is_added_while_another_is_not_healthy() -> None:
     members = Members(member(1), member(3), sick={3: "context deadline exceeded"})
     with pytest.raises(CheckError, match="master-3 context deadline exceeded") as caught:
         admitted(members)
@@ -270,7 +270,7 @@ def test_an_address_that_etcd_tells_is_no_shell_text_on_a_master() -> None:
 
 
 @pytest.mark.parametrize("entry", [{}, {"ID": "²"}, {"ID": None}, 5, {"ID": 1, "peerURLs": 5}])
-def test_a_list_of_members_that_cannot_be_read_is_told(entry: Any) -> None:
+def test_list_of_members_that_cannot_be_read_is_reported(entry: Any) -> None:
     node = StandIn("10.0.0.1")
     node.answers = {"member list": json.dumps({"members": [entry]})}
     with pytest.raises(CommandError, match="cannot be read"):

@@ -59,7 +59,7 @@ def test_objects_are_as_they_were_printed() -> None:
         '{"a": 1e999}',
     ],
 )
-def test_what_is_no_list_of_objects_is_told_with_the_machine(text: str) -> None:
+def test_invalid_list_of_objects_is_reported_with_the_machine(text: str) -> None:
     with pytest.raises(NodeError, match="the API of m1 gave an answer that is not understood") as told:
         objects.objects(text, where="m1")
     assert told.value.hint
@@ -84,12 +84,12 @@ def test_what_is_no_list_of_objects_is_told_with_the_machine(text: str) -> None:
         {"status": {"readyReplicas": "many"}},
     ],
 )
-def test_a_field_of_another_type_is_told(change: dict[str, Any]) -> None:
+def test_field_of_another_type_is_reported(change: dict[str, Any]) -> None:
     with pytest.raises(CommandError, match="m1"):
         objects.objects(listed({**NODE, **change}), where="m1", error=CommandError)
 
 
-def test_a_field_that_is_not_there_is_told_when_it_is_asked_for() -> None:
+def test_field_that_is_not_there_is_reported_when_it_is_asked_for() -> None:
     (found,) = objects.objects(listed({"kind": "Node"}), where="m1")
     assert found.get("spec") is None
     with pytest.raises(NodeError, match=r"the API of m1 .*: it has no metadata"):
@@ -109,14 +109,14 @@ def test_data_of_a_config_map_may_have_keys_that_differ_in_case_and_is_text() ->
 
 
 @pytest.mark.parametrize("text", ["[]", "5", "networking: 5", "apiServer: [a]", "{1: 2}", "a: &a [*a]"])
-def test_a_configuration_that_is_none_is_told(text: str) -> None:
+def test_configuration_that_is_none_is_reported(text: str) -> None:
     found = objects.config_map(json.dumps({"data": {"ClusterConfiguration": text}}), where="m1")
     with pytest.raises(NodeError):
         objects.configuration(found, "m1")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"gitVersion": 5}', '{"serverVersion": []}', '{"serverVersion": {}}'])
-def test_a_version_that_is_none_is_told(text: str) -> None:
+def test_version_that_is_none_is_reported(text: str) -> None:
     with pytest.raises(NodeError, match="m1"):
         objects.version(text, where="m1")
 

@@ -222,7 +222,7 @@ def test_static_pods_need_only_run_when_their_probes_do_not_count() -> None:
     "said",
     ["", "no", "[]", "5", '{"items": 5}', '{"items": [5]}', '{"items": [{"metadata": {"name": 5}}]}', "[" * 100000],
 )
-def test_an_answer_that_is_no_list_of_objects_is_told(said: str) -> None:
+def test_answer_that_is_no_list_of_objects_is_reported(said: str) -> None:
     class Saying:
         def run(self, *_: str) -> str:
             return said

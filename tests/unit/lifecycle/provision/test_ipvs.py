@@ -39,7 +39,7 @@ def test_kernels_lead_where_all_that_need_it_can(asked: str) -> None:
     assert ipvs.choose(wish(asked), answers()) == Choice(VIP, frozenset({"10.0.0.7", "10.0.0.8"}))
 
 
-def test_a_kernel_that_nobody_needs_need_not_lead() -> None:
+def test_kernel_that_no_step_needs_need_not_lead() -> None:
     assert ipvs.choose(wish("ipvs"), answers(_1=UNABLE)).virtual_ip == VIP
 
 
@@ -60,13 +60,13 @@ def test_a_kernel_that_cannot_is_named_when_it_is_asked_to() -> None:
     assert "10.0.0.8: it may not load ip_vs" in caught.value.message
 
 
-def test_an_image_without_the_programs_is_told_from_a_kernel_that_cannot() -> None:
+def test_image_without_the_programs_is_distinguished_from_a_kernel_that_cannot() -> None:
     assert ipvs.choose(wish(brings=lambda: False), answers()) == Choice()
     with pytest.raises(CheckError, match="the image has no bin/ipvsadm"):
         ipvs.choose(wish("ipvs", brings=lambda: False), answers())
 
 
-def test_nobody_looks_into_the_image_for_nothing() -> None:
+def test_image_is_not_read_without_need() -> None:
     def brings() -> bool:
         raise AssertionError
 
@@ -127,7 +127,7 @@ LED = IpvsSupport(virtual_ip=VIP, balancer="ipvs")
 HAPROXY = IpvsSupport(balancer="haproxy")
 
 
-def test_the_same_run_again_changes_nobody() -> None:
+def test_same_run_again_changes_no_machine() -> None:
     ours = {"10.0.0.1", "10.0.0.7", "10.0.0.8"}
     there = answers(_1=MASTER, _7=LED, _8=LED)
     assert ipvs.choose(wish(), there, ours) == Choice(VIP, frozenset({"10.0.0.7", "10.0.0.8"}))
@@ -191,7 +191,7 @@ def test_what_a_kernel_lacks(text: str, lacks: str | None) -> None:
     assert IpvsSupport.parse(text).lacks == lacks
 
 
-def test_what_is_there_is_told() -> None:
+def test_what_is_there_is_reported() -> None:
     node = StandIn("10.0.0.7")
     node.answers = {"modprobe": f"{LOADED}balancer ipvs\nvirtual {VIP}\nnetwork 10.0.0.7/24\nnetwork fd00::7/64\n"}
     assert ipvs.ask([node]) == {"10.0.0.7": IpvsSupport(None, "ipvs", VIP, ("10.0.0.7/24", "fd00::7/64"))}
@@ -217,7 +217,7 @@ WORKER = member(9, "node", virtual_ip=VIP)
 CLUSTER = RuntimeCluster("lab", Facts("v1.36.3"), NETWORK, (*MASTERS, WORKER), virtual_ip=VIP)
 
 
-def test_the_keeper_is_told_of_all_masters_and_of_those_with_images() -> None:
+def test_keeper_gets_all_masters_and_those_with_images() -> None:
     lines = node_files.balancer_config(CLUSTER, WORKER).splitlines()
     assert lines[:2] == [f"virtual {VIP}", "source 10.0.0.9"]
     ports = {line.split()[2]: line.split()[3:] for line in lines[2:]}
@@ -294,7 +294,7 @@ def test_the_others_learn_of_masters_in_their_own_words(tmp_path: Any) -> None:
     assert "frontend api" in texts[found.workers[1].address]
 
 
-def test_a_keeper_that_learns_something_is_told_to_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keeper_with_a_new_file_is_signalled_to_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
     placed: list[Any] = []
 
     def place(_: Any, files: Any) -> tuple[str, ...]:

@@ -182,7 +182,7 @@ def test_the_same_login_gives_the_same_file_and_another_one_has_another_salt() -
     assert len(salts) == 8
 
 
-def test_the_registry_of_an_earlier_slipway_asks_for_nothing_and_is_told_apart() -> None:
+def test_registry_of_an_earlier_slipway_needs_no_login_and_is_distinguished() -> None:
     (text,) = (file.data.decode() for file in registry.settings(None).values())
     assert "auth" not in yaml.safe_load(text)
     assert not any(line.startswith("auth:") for line in text.splitlines())

@@ -125,7 +125,7 @@ def test_the_tree_arrives_whole_with_its_modes_in_place_of_the_old_one(store: St
     assert command.index('tar -C "$FOLDER.new"') < command.index('mv "$FOLDER.new" "$FOLDER"')
 
 
-def test_a_node_is_told_every_path_and_the_digest_of_every_file(store: Store, tmp_path: Path) -> None:
+def test_node_gets_every_path_and_the_digest_of_every_file(store: Store, tmp_path: Path) -> None:
     found = image(store, {"bin/kubectl": "program", "etc/a": "a"}, {"etc/a": "b"}, root=tmp_path)
     (rootfs.tree(store, found) / "bin/k").symlink_to("kubectl")
     parcel = rootfs.parcel(store, found)
@@ -228,7 +228,7 @@ def test_nothing_rendered_is_nothing_sent(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["{outside}", "/{outside}", "../outside/key", "etc/../../outside/key", "out/key", "etc/key", "etc/loop", ""]
 )
-def test_a_machine_that_lists_other_paths_is_sent_no_file_of_ours(store: Store, tmp_path: Path, path: str) -> None:
+def test_machine_that_lists_other_paths_is_sent_no_local_file(store: Store, tmp_path: Path, path: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "key").write_text("PRIVATE")

@@ -69,7 +69,7 @@ def test_a_cluster_that_is_not_well_is_not_begun_with(store: Store, tmp_path: Pa
     checks._require_calm(made, [kubernetes_node("host-1"), outside])
 
 
-def test_pods_that_would_be_lost_are_told_before_the_first_turn(store: Store, tmp_path: Path) -> None:
+def test_pods_that_would_be_lost_are_reported_before_the_first_turn(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, 1, 2)
     nodes: list[Resource] = [
         kubernetes_node("host-1", taints=[{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]),
@@ -85,7 +85,7 @@ def test_pods_that_would_be_lost_are_told_before_the_first_turn(store: Store, tm
     checks._require_owners(made, [*nodes[:2], bare("host-2")])
 
 
-def test_applications_that_do_not_admit_the_version_are_told(store: Store, tmp_path: Path) -> None:
+def test_applications_that_do_not_admit_the_version_are_reported(store: Store, tmp_path: Path) -> None:
     shop = records.Installed("shop", "shop:1", "sha256:9", kube_version="<1.36.4")
     with pytest.raises(CheckError, match=r"shop .*v1\.36\.4"):
         plan(work(store, tmp_path, apps=(shop,)))["check"].action()
@@ -121,7 +121,7 @@ def test_an_image_whose_network_is_an_application_is_refused_where_the_network_i
 
 
 @pytest.mark.parametrize(("has", "refused"), [({"nft_queue": False}, True), ({"nft_queue": True}, False), ({}, False)])
-def test_an_enforcer_that_a_kernel_cannot_serve_is_told_before_anything_is_changed(
+def test_enforcer_that_a_kernel_cannot_serve_is_reported_before_anything_is_changed(
     store: Store, tmp_path: Path, has: dict[str, bool], *, refused: bool
 ) -> None:
     made = work(store, tmp_path, 1, 1)
@@ -148,7 +148,7 @@ def test_masters_whose_change_was_cut_off_come_up_before_anything_is_judged(
         assert sorted(resumed) == expected
 
 
-def test_a_node_that_is_full_is_told_before_anything_is_changed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_that_is_full_is_reported_before_anything_is_changed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = work(store, tmp_path, 1, 1)
     made.resolved._files.update({node.address: {} for node in made.spec.nodes})
     monkeypatch.setattr(rootfs_update, "ask", lambda *_: {})

@@ -101,13 +101,13 @@ def test_a_config_below_a_link_out_of_the_rootfs_is_refused(tree: Path, tmp_path
     assert (tmp_path / "secret").read_text() == "secret"
 
 
-def test_an_image_without_kubernetes_is_told_how_to_get_one(store: Store) -> None:
+def test_image_without_kubernetes_is_refused_with_a_hint(store: Store) -> None:
     build(store, files={"etc/a": "a"})
     with pytest.raises(StoreError, match=r"no etc/slipway\.yaml"):
         _ = prepared(store).resolved.kubernetes
 
 
-def test_the_environment_is_the_images_then_ours_then_the_hosts_and_facts_cannot_be_set(store: Store) -> None:
+def test_environment_is_the_images_then_slipways_then_the_hosts_and_facts_cannot_be_set(store: Store) -> None:
     build(store, env={"Port": "80", "Size": "1", "Disk": "a"})
     context = prepared(store, env={"Port": "8443", "HostIP": "6.6.6.6"}, host_env={"10.0.0.1": {"Disk": "b"}})
     found = context.resolved.environment(context.spec.first)
@@ -171,7 +171,7 @@ def test_members_take_their_names_from_their_machines(store: Store) -> None:
         ("not toml", False),
     ],
 )
-def test_what_an_image_says_of_containerd_is_joined_with_ours_where_it_has_the_same_tables(store: Store, text: str, accepted: bool) -> None:
+def test_containerd_settings_of_an_image_are_merged_into_tables_of_slipway(store: Store, text: str, accepted: bool) -> None:
     build(store, files={"etc/slipway.yaml": FACTS, "etc/containerd/config.toml": text})
     if accepted:
         context = prepared(store)

@@ -180,7 +180,7 @@ def test_a_hook_whose_script_was_not_kept_is_refused(store: Store) -> None:
         plan(context(store, hook("a", "pre-launch", "<redacted abcd>")))
 
 
-def test_a_fault_of_an_image_hook_is_told_with_its_file(store: Store) -> None:
+def test_fault_of_an_image_hook_is_reported_with_its_file(store: Store) -> None:
     with pytest.raises(InputError, match=r"plugins/a\.yaml"):
         plan(context(store, files={"plugins/a.yaml": hook("a", "pre-lunch")}))
 

@@ -47,7 +47,7 @@ def test_a_secret_that_is_given_again_is_used(store: Store, tmp_path: Path, monk
     assert files["manifests/db.yaml"].data == b"kind: Secret\npassword: hunter3\n"
 
 
-def test_a_secret_that_nobody_has_is_asked_for(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_without_a_value_is_asked_for(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JoiningCluster, "files_of_first", {})
     with pytest.raises(CheckError, match=r"manifests/db\.yaml: made with values that the cluster did not keep") as caught:
         rendered(work(store, tmp_path, masters=("10.0.0.9",), files=FILES))
@@ -67,7 +67,7 @@ def test_a_worker_gets_what_is_launched_only_for_a_hook_that_reads_it(
     assert {path for path in found if path.startswith("manifests/")} == {"manifests/page.yaml"}
 
 
-def test_a_name_that_is_not_defined_is_told(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_that_is_not_defined_is_reported(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JoiningCluster, "files_of_first", {})
     with pytest.raises(InputError):
         rendered(work(store, tmp_path, nodes=("10.0.0.9",), files={**FILES, "manifests/x.yaml": "a: {{ Nowhere }}"}))

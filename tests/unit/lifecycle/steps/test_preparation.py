@@ -92,7 +92,7 @@ def test_plugins_and_configurations_of_the_image_are_where_a_kubelet_looks_for_t
     assert found["/opt/cni/bin/mine"].link == "/var/lib/slipway/rootfs/bin/cni/mine"
 
 
-def test_what_is_not_as_it_was_in_documents_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_as_it_was_in_documents_is_reported(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     old = "apiVersion: kubeadm.k8s.io/v1beta2\nkind: ClusterConfiguration\nuseHyperKubeImage: true\n"
     proxy = "---\napiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\n"
@@ -141,7 +141,7 @@ def test_a_profile_is_recorded_and_asked_of_machines_and_holds_for_no_addon_of_t
     assert not prepared(store).resolved.cluster.profile.name
 
 
-def test_what_the_user_says_otherwise_than_the_profile_counts_and_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_user_says_otherwise_than_the_profile_counts_and_is_reported(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     build(
         store,
         files={
@@ -156,7 +156,7 @@ def test_what_the_user_says_otherwise_than_the_profile_counts_and_is_told(store:
     assert "podPidsLimit" not in capsys.readouterr().err
 
 
-def test_an_older_kubernetes_that_cannot_do_all_of_a_profile_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_older_kubernetes_that_cannot_do_all_of_a_profile_is_reported(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     build(store, files={"etc/slipway.yaml": "kubernetes: v1.31.4\n"})
     preparation.warn_of_documents(with_profile(prepared(store), "cis").resolved)
     assert "Kubernetes 1.31 cannot keep requests without a name to some paths" in capsys.readouterr().err

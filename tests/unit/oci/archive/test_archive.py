@@ -191,7 +191,7 @@ def test_an_entry_that_reaches_out_is_refused(store: Store, other: Store, tmp_pa
     assert not other.names()
 
 
-def test_files_of_other_tools_beside_ours_do_no_harm(store: Store, other: Store, tmp_path: Path) -> None:
+def test_files_of_other_tools_in_the_folder_do_no_harm(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "web.tar")
     extra = (member("manifest.json", tarfile.REGTYPE), member("./blobs/", tarfile.DIRTYPE))
     assert list(load(other, rewritten(tmp_path / "web.tar", {}, extra)).names) == ["web:1"]

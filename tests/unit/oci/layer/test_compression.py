@@ -42,7 +42,7 @@ def test_the_number_of_processors_does_not_change_a_byte(how: Compression, monke
     assert len(found) == 1
 
 
-def test_other_tools_understand_us() -> None:
+def test_other_tools_understand_the_output() -> None:
     assert gzip.decompress(packed(DATA, "gzip")) == DATA
     assert zstandard.ZstdDecompressor().decompressobj().decompress(packed(DATA, "zstd")) == DATA
 

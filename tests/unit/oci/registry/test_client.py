@@ -77,7 +77,7 @@ def test_the_reason_of_a_refusal(data: bytes, reason: str, code: str) -> None:
         ("9" * 400, float("inf")),
     ],
 )
-def test_how_long_a_registry_wants_us_to_wait(header: str | None, seconds: float) -> None:
+def test_retry_after_of_a_registry_is_the_wait(header: str | None, seconds: float) -> None:
     assert retry_after(header, NOW) == seconds
 
 
@@ -174,7 +174,7 @@ def failure(kind: type[Exception], cause: OSError) -> Exception:
         (NameResolutionError, socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), False, "the spelling"),
     ],
 )
-def test_registry_that_is_not_there_is_told_from_one_that_fails_for_a_moment(
+def test_missing_registry_is_distinguished_from_one_that_fails_for_a_moment(
     kind: type[Exception], cause: OSError, absent: bool, hint: str
 ) -> None:
     trouble = classify(failure(kind, cause), RetryPolicy())

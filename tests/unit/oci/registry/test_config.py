@@ -143,7 +143,7 @@ def test_what_is_blocked_is_refused_with_the_file_that_says_so(tmp_path: Path) -
     assert asked(found, "team/nginx") == ["docker.io/team/nginx:latest"]
 
 
-def test_every_fault_is_told_at_once_with_its_place(tmp_path: Path) -> None:
+def test_every_fault_is_reported_at_once_with_its_place(tmp_path: Path) -> None:
     text = """
     short-name-mod = "enforcing"
     [[registry]]

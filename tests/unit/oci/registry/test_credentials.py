@@ -67,7 +67,7 @@ def test_a_broken_file_is_named_without_its_secrets(tmp_path: Path, text: str) -
     assert "%%%" not in str(raised.value)
 
 
-def test_a_login_is_kept_for_us_alone_and_the_rest_of_the_file_stays(tmp_path: Path) -> None:
+def test_login_is_kept_for_its_owner_alone_and_the_rest_of_the_file_stays(tmp_path: Path) -> None:
     credentials = configured(tmp_path, {"psFormat": "x", "auths": {"other.test": {"auth": encoded("a:b")}}})
     assert credentials.store("docker.io", "alice", "pw") == str(tmp_path / "config.json")
     assert credentials.find("docker.io") == Credential("alice", "pw")

@@ -31,7 +31,7 @@ def addressed(monkeypatch: pytest.MonkeyPatch, **known: str) -> None:
         *("evil.test", "mapped.test", "alibaba.test", "link.test"),
     ],
 )
-def test_registries_that_nobody_vouches_for_are_public(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
+def test_registries_without_a_setting_are_public(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
     addressed(monkeypatch, evil_test="127.0.0.1", mapped_test="::ffff:127.0.0.1", alibaba_test="100.100.100.200", link_test="fe80::1%eth0")
     assert unsafe_address(domain) is not None
 

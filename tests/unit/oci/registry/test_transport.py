@@ -51,7 +51,7 @@ def test_pool_login_of_the_proxy_is_sent_as_a_header(monkeypatch: pytest.MonkeyP
     assert "pa" not in str(manager.proxy.url if manager.proxy else "").replace("http://proxy.test:3128/", "")
 
 
-def test_pool_verifies_certificates_unless_it_is_told_not_to() -> None:
+def test_pool_verifies_certificates_by_default() -> None:
     careful = pool("https://ghcr.io", Registries(), insecure=False).connection_pool_kw["ssl_context"]
     assert (careful.verify_mode, careful.check_hostname) == (ssl.CERT_REQUIRED, True)
     careless = pool("https://ghcr.io", Registries(), insecure=True).connection_pool_kw["ssl_context"]

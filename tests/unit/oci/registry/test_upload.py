@@ -80,7 +80,7 @@ def test_a_large_one_takes_four(registry: Registry, remote: Client) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 100_000])
-def test_a_place_may_be_told_without_its_host(registry: Registry, remote: Client, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_place_may_be_given_without_its_host(registry: Registry, remote: Client, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload, "SMALL", size)
     registry.relative = True
     put(remote)
@@ -108,7 +108,7 @@ def test_a_mount_that_is_refused_has_begun_an_upload_which_is_used(registry: Reg
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 405])
-def test_a_repository_we_may_not_read_is_no_reason_not_to_send(registry: Registry, remote: Client, status: int) -> None:
+def test_repository_that_may_not_be_read_does_not_stop_a_push(registry: Registry, remote: Client, status: int) -> None:
     registry.spoil("POST", "mount=", lambda _: answer(status))
     assert put(remote, ["secret/base"]).how == "uploaded"
     assert [asked.path for asked in registry.asked if asked.method == "POST"][-1] == "/v2/team/web/blobs/uploads/"
@@ -191,14 +191,14 @@ def test_bytes_that_the_registry_finds_wrong_are_not_sent_again(registry: Regist
 
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PATCH", "PUT"])
-def test_who_is_told_to_come_back_later_waits_that_long(registry: Registry, remote: Client, method: str) -> None:
+def test_client_waits_as_long_as_retry_after_says(registry: Registry, remote: Client, method: str) -> None:
     registry.spoil(method, "blobs", lambda _: answer(429, retry_after="7"))
     put(remote)
     assert registry.blobs[HERE] == DATA
     assert max(waited(remote)) == 7
 
 
-def test_a_wait_that_is_longer_than_we_have_ends_it_at_once(registry: Registry, remote: Client) -> None:
+def test_wait_longer_than_the_time_left_ends_at_once(registry: Registry, remote: Client) -> None:
     registry.spoil("POST", "blobs", lambda _: answer(503, retry_after="3600"))
     with pytest.raises(RemoteError, match="come back in 3600 s"):
         put(remote)
@@ -215,7 +215,7 @@ def test_waits_grow_and_are_spread_by_chance(monkeypatch: pytest.MonkeyPatch) ->
         assert patience.pause(9, 30) == 256 * factor
 
 
-def test_who_is_told_to_stop_sends_no_more_of_it(registry: Registry, remote: Client) -> None:
+def test_sender_that_is_stopped_sends_no_more(registry: Registry, remote: Client) -> None:
     taken: list[int] = []
 
     def stop(asked: Asked) -> urllib3.BaseHTTPResponse:

@@ -55,7 +55,7 @@ def test_the_answer_of_a_machine_is_read() -> None:
     assert gather.parse("sh: not found\n") == NodeAnswer()
 
 
-def test_what_was_tried_from_a_node_and_from_its_pod_is_told_apart() -> None:
+def test_probes_of_a_node_and_of_its_pod_are_distinguished() -> None:
     said = (
         "reach 10.96.0.1 443 ok\nreach 10.0.0.2 31234 refused\ndns \npod reach 100.64.1.2 9 refused\npod reach 100.64.2.2 9 silent\n"
         "pod reach 10.96.0.1 443 silent\n"
@@ -80,7 +80,7 @@ def test_a_pod_with_two_addresses_is_reached_when_both_are(v4: str, v6: str, how
 # ---- gathering --------------------------------------------------------------------------------------------------------
 
 
-def test_pods_of_ours_go_whatever_happens(tmp_path: Path) -> None:
+def test_pods_of_slipway_are_removed_after_a_failure(tmp_path: Path) -> None:
     access = cluster(tmp_path, [node("one", "10.0.0.1", role="master"), deployment("web", 1)])
     master: Any = access.masters[0]
     config = {"data": {"ClusterConfiguration": "networking: {podSubnet: 100.64.0.0/10, serviceSubnet: 10.96.0.0/22}"}}

@@ -195,7 +195,7 @@ def test_an_api_that_is_silent_hides_nothing_else() -> None:
     assert [one.check for one in evaluate(silent) if one.result is Result.FAILED] == ["api"]
 
 
-def test_machines_that_do_not_answer_are_told_first() -> None:
+def test_machines_that_do_not_answer_are_reported_first() -> None:
     gone = well(unreachable={"10.0.0.2": "10.0.0.2: no answer within 10 s"})
     (found,) = [one for one in evaluate(gone) if one.result is Result.FAILED]
     assert (found.check, str(found)) == ("access", "10.0.0.2: no answer within 10 s (start it again, or: slipway remove lab 10.0.0.2)")
@@ -235,7 +235,7 @@ def test_network_policies_are_not_well_where_the_kernel_cannot_do_what_enforces_
 
 
 @pytest.mark.parametrize(("image", "says"), [("docker.io/flannel/flannel:v1", "nothing would"), ("docker.io/calico/node:v3", "they would")])
-def test_whether_policies_would_be_enforced_is_told_before_there_are_any(image: str, says: str) -> None:
+def test_whether_policies_would_be_enforced_is_reported_before_there_are_any(image: str, says: str) -> None:
     (told,) = (one for one in evaluate(well(items=(*well().items, agent(image)))) if one.check == "network-policies")
     assert (told.result, says in told.message) == (Result.OK, True)
 

@@ -17,7 +17,7 @@ from tests.unit.lifecycle.checks.machines import (
 )
 
 
-def test_masters_must_reach_all_kubelets_and_everybody_the_masters() -> None:
+def test_masters_must_reach_all_kubelets_and_all_nodes_the_masters() -> None:
     master, other, worker = target(), target("10.0.0.2"), target("10.0.0.3", "node")
     everybody = (master, other, worker)
     assert set(ways(master, everybody, WANTED_HERE)) == {
@@ -32,7 +32,7 @@ def test_masters_must_reach_all_kubelets_and_everybody_the_masters() -> None:
     assert ways(worker, (taken, worker), dataclasses.replace(without, ours=frozenset({"10.0.0.1"}))) == (("10.0.0.1", 6443),)
 
 
-def test_a_machine_of_the_very_same_cluster_is_ours_with_all_it_holds() -> None:
+def test_machine_of_the_same_cluster_is_accepted_with_all_it_holds() -> None:
     held: dict[str, Any] = {
         "ports": frozenset({6443, 31000}),
         "left": ("/etc/kubernetes/admin.conf",),
@@ -48,7 +48,7 @@ def test_a_machine_of_the_very_same_cluster_is_ours_with_all_it_holds() -> None:
     assert bad(*targets, wanted=dataclasses.replace(WANTED_HERE, ours=mine)) == []
 
 
-def test_another_cluster_of_the_same_name_is_not_ours() -> None:
+def test_another_cluster_of_the_same_name_is_refused() -> None:
     targets = [target(cluster="lab 01"), target("10.0.0.2", "node", cluster="lab 02")]
     assert ours(targets, "lab") == {"10.0.0.1"}
     assert ours([target(), target("10.0.0.2", "node", cluster="lab 02")], "lab") == frozenset()

@@ -42,7 +42,7 @@ def test_warnings_alone_do_not_stop(capsys: pytest.CaptureFixture[str]) -> None:
     assert "10.0.0.1, 10.0.0.2: has one processor (two make a cluster usable) [cpu]" in said
 
 
-def test_what_is_skipped_stops_nobody_and_is_seen_all_the_same() -> None:
+def test_skipped_check_stops_no_run_and_is_shown() -> None:
     found = evaluate([target(memory=1)], WANTED_HERE)
     gather.require(found, gather.skipping(["swap, memory"]))
     skipped = [one for one in skip(found, ["memory", "cpu"]) if one.result is Result.SKIPPED]
@@ -54,7 +54,7 @@ def test_what_is_skipped_stops_nobody_and_is_seen_all_the_same() -> None:
         gather.skipping(["cluster"])
 
 
-def test_a_machine_that_answers_oddly_is_understood_or_told_and_never_a_surprise() -> None:
+def test_odd_answer_of_a_machine_is_understood_or_reported() -> None:
     understood = 0
     for text in odd_answers():
         node = StandIn("10.0.0.1")

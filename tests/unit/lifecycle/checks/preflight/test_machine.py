@@ -110,7 +110,7 @@ def test_machine_depends_on_the_requirements(check: str, changes: dict[str, Any]
     assert told(target(**changes), wanted=dataclasses.replace(WANTED_HERE, **wanted))[check, "10.0.0.1"].result is result
 
 
-def test_a_kubelet_that_is_told_when_a_disk_is_full_is_not_second_guessed() -> None:
+def test_kubelet_with_eviction_thresholds_of_the_user_is_not_second_guessed() -> None:
     crowded = place("/var/lib/containerd", total=20 * GIB, free=2 * GIB)
     assert told(target(**crowded))["disk-space", "10.0.0.1"].result is Result.FAILED
     assert told(target(**crowded, evicts_otherwise=True))["disk-space", "10.0.0.1"].result is Result.OK

@@ -109,7 +109,7 @@ def test_a_machine_with_both_families_is_fit_for_both() -> None:
         ({"advertised": frozenset({"fd00:1::1"})}, Result.WARNING, "has fd00:1::1 from router advertisements"),
     ],
 )
-def test_what_a_machine_lacks_for_ipv6_is_told_where_both_families_are_asked_for(
+def test_what_a_machine_lacks_for_ipv6_is_reported_where_both_families_are_asked_for(
     changes: dict[str, Any], result: Result, says: str
 ) -> None:
     (found,) = bad(both(**changes), wanted=DUAL)
@@ -118,7 +118,7 @@ def test_what_a_machine_lacks_for_ipv6_is_told_where_both_families_are_asked_for
     assert found.remedy
 
 
-def test_all_that_a_machine_lacks_for_ipv6_is_told_at_once() -> None:
+def test_all_that_a_machine_lacks_for_ipv6_is_reported_at_once() -> None:
     lacking = both(addresses=("10.0.0.1",), readonly=("/proc/sys/net/ipv6/conf/all/forwarding",), without6=True)
     (found,) = bad(lacking, wanted=DUAL)
     assert found.message.count(";") == 2
@@ -150,7 +150,7 @@ def test_networks_of_ipv6_are_looked_at_as_those_of_ipv4(check: str, changes: di
     assert says in found.message
 
 
-def test_packets_of_pods_that_are_lost_by_one_family_are_told_with_it() -> None:
+def test_packets_of_pods_that_are_lost_by_one_family_are_reported_with_it() -> None:
     one = both(probe=ProbeResult(syncs=(0.001,) * 20, packets={"10.0.0.2": True, "fd00:1::2": False}))
     found = told(one, other_of_both(ProbeResult(packets={"10.0.0.1": True, "fd00:1::1": True})), wanted=DUAL)
     assert found["pod-packets", "10.0.0.1"].result is Result.OK
@@ -158,7 +158,7 @@ def test_packets_of_pods_that_are_lost_by_one_family_are_told_with_it() -> None:
     assert lost.message == "UDP 8472 from 10.0.0.1 by IPv6 does not come back: pods would not reach each other"
 
 
-def test_machines_that_share_an_identity_are_told_all_of_them() -> None:
+def test_machines_that_share_an_identity_are_all_reported() -> None:
     mac = (Link("eth0", "02:00:00:00:00:99", 1500),)
     same: dict[str, Any] = {"host": "same", "machine_id": "1", "links": mac}
     found = bad(target(**same), target("10.0.0.2", "node", **same), target("10.0.0.3", "node"))
@@ -183,7 +183,7 @@ def test_clocks_that_differ_are_a_warning_that_names_the_one_that_is_off() -> No
     assert all(one.result is Result.WARNING for one in bad(target(ahead=-9999.0), wanted=ours_alone))
 
 
-def test_a_way_that_is_closed_is_told_at_the_machine_that_is_not_reached() -> None:
+def test_way_that_is_closed_is_reported_at_the_machine_that_is_not_reached() -> None:
     dropped = ProbeResult({("10.0.0.2", 10250): "silent", ("10.0.0.2", 6443): "refused"}, frozenset({6443}), (0.001,))
     other = ProbeResult({("10.0.0.1", 6443): "ok"}, frozenset({10250, 6443}), (0.001,), {"10.0.0.1": False})
     found = {(one.check, one.where): one for one in bad(target(probe=dropped), target("10.0.0.2", probe=other))}

@@ -184,7 +184,7 @@ def test_no_machine_serves_many_at_the_same_time_and_many_serve(tmp_path: Path) 
     assert len({peer for one in brought.values() for peer in one.peers}) > 1
 
 
-def test_what_a_member_has_already_nobody_is_sent(world: World) -> None:
+def test_members_are_sent_nothing_that_they_have(world: World) -> None:
     world[2].has = dict(FILES)
     brought = world.bring(5, 6)
     assert sent(brought.values()) == 0
@@ -226,7 +226,7 @@ def test_another_peer_is_asked_before_it_is_sent_from_here(world: World) -> None
         assert world[number].has == FILES
 
 
-def test_a_machine_that_reaches_nobody_has_all_from_here_and_serves_others(world: World) -> None:
+def test_machine_that_reaches_no_other_gets_all_from_slipway_and_serves_others(world: World) -> None:
     world[3].reaches = set()
     brought = world.bring()
     assert world.whole
@@ -235,7 +235,7 @@ def test_a_machine_that_reaches_nobody_has_all_from_here_and_serves_others(world
     assert sent(brought.values()) <= 2
 
 
-def test_where_no_machine_reaches_another_few_try_and_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_no_machine_reaches_another_few_try_and_it_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     world = World(tmp_path, 20)
     for machine in world.machines.values():
@@ -247,7 +247,7 @@ def test_where_no_machine_reaches_another_few_try_and_it_is_told(tmp_path: Path,
     assert not any("# share_fetch.sh\n" in command for number in range(6, 21) for command in world[number].commands)
 
 
-def test_where_nobody_can_serve_all_are_sent_it(world: World) -> None:
+def test_all_machines_are_sent_it_when_none_can_serve(world: World) -> None:
     world.serving = False
     assert sent(world.bring().values()) == 6
     assert world.whole
@@ -284,7 +284,7 @@ def test_a_tree_whose_names_cannot_be_listed_is_given_whole(world: World) -> Non
     assert not world[1].commands[1:]
 
 
-def test_a_machine_without_bash_asks_nobody_but_serves(world: World) -> None:
+def test_machine_without_bash_fetches_nothing_but_serves(world: World) -> None:
     world[1].bash = False
     assert world.bring(1)["10.0.0.1"].peers == ()
     assert world.bring(2)["10.0.0.2"].peers == ("10.0.0.1",)
@@ -298,7 +298,7 @@ def test_what_does_not_arrive_even_from_here_is_an_error(world: World) -> None:
         world.bring(1)
 
 
-def test_a_full_disk_is_told_and_held_against_nobody(world: World) -> None:
+def test_full_disk_is_reported_and_blames_no_registry(world: World) -> None:
     world.bring(1)
     for number in (2, 3, 4):
         world[number].broken = "disk"
@@ -371,7 +371,7 @@ def test_the_key_is_in_no_command_and_each_parcel_has_its_own(world: World) -> N
     assert key not in (world.exchange.key("tree-2"), Exchange([]).key("tree-1"))
 
 
-def test_a_machine_that_listens_without_an_answer_is_asked_by_nobody_and_closed_at_the_end(world: World) -> None:
+def test_machine_that_listens_without_an_answer_is_not_asked_and_closed_at_the_end(world: World) -> None:
     world.serving = False
     world.bring(1)
     assert world.bring(2)["10.0.0.2"].sent
@@ -379,7 +379,7 @@ def test_a_machine_that_listens_without_an_answer_is_asked_by_nobody_and_closed_
     assert distribution.CLOSE in world[1].commands
 
 
-def test_what_is_open_is_told_to_go_on_until_it_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_share_is_renewed_until_it_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "RENEW_SECONDS", 0.01)
     renewed = threading.Event()
     run = world[1].run

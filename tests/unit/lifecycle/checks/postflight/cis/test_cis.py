@@ -160,7 +160,7 @@ def test_with_the_profile_only_that_remains_what_is_so_by_design() -> None:
     assert all(one.remedy for one in found.values())
 
 
-def test_without_it_what_kubeadm_leaves_open_is_told_with_what_mends_it() -> None:
+def test_without_it_what_kubeadm_leaves_open_is_reported_with_what_mends_it() -> None:
     found = worse(cluster())
     assert set(worse(cluster(), Result.FAILED)) == {
         "1.2.5", "1.2.15", "1.2.16", "1.2.17", "1.2.18", "1.2.19", "1.2.30", "1.3.2", "1.4.1", "4.1.1", "4.1.9",
@@ -234,7 +234,7 @@ SECRETS_LATE = {"rules": [{"level": "Request"}, {"level": "Metadata", "resources
         ("4.3.1", dataclasses.replace(cluster("cis"), proxy={"metricsBindAddress": "0.0.0.0:10249"}), "0.0.0.0:10249"),
     ],
 )  # fmt: skip
-def test_one_thing_that_is_wrong_is_told_under_its_number(number: str, found: Secured, said: str) -> None:
+def test_one_thing_that_is_wrong_is_reported_under_its_number(number: str, found: Secured, said: str) -> None:
     told = worse(found, Result.FAILED, Result.WARNING)
     assert number in set(told) - REMAINS
     assert said in told[number].message
@@ -370,7 +370,7 @@ def test_whether_a_privileged_pod_would_be_taken_is_tried_without_making_one(det
     assert facts._privileged(NodeKubectl(StandIn())) == ""
 
 
-def test_a_cluster_and_items_that_are_none_are_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+def test_invalid_cluster_and_items_are_refused_before_a_machine_is_asked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--skip 9\.9\.9: no such check"):
         postflight.against_cis("lab", skip=["9.9.9"], home=tmp_path)
     with pytest.raises(UsageError, match="nothing is known of a cluster lab"):
