@@ -22,6 +22,7 @@ from harness.build.platform_build import PlatformBuilder
 from harness.cloudimage import CloudImage
 from harness.errors import Fault, InputError
 from harness.host import scratch
+from harness.lifecycle.cluster.request import check_env
 from harness.oci.reference import Reference
 from harness.oci.registry import config
 from harness.oci.registry.client import Client
@@ -48,6 +49,7 @@ class Built:
 
 def build(options: BuildOptions, store: Store) -> Built:
     """Build a CloudImage and tag it. Raises InputError, BuildError, StoreError or EngineError; the store stays whole."""
+    check_env(options.env)
     options = settled(options)
     kubefiles = read_all(options)
     reference = _tag(options.tag)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from harness import untrusted
 from harness.errors import Fault
 from harness.oci.reference import Reference
 
@@ -71,11 +72,10 @@ class GatheredImages:
         text = text.strip()
         if not text:
             return
-        if STAND_IN in text:
-            name = re.split(r"[^A-Za-z0-9_]", text.partition(STAND_IN)[2])[0]
+        placeholder = _PLACEHOLDER.search(text)
+        if placeholder is not None:
             if not possible:
-                message = f"the image depends on {name}, which has no value yet"
-                self.warnings.append(Fault(where, message, f"ENV {name}=... in the Kubefile"))
+                self.warnings.append(_of_placeholder(text, where, placeholder))
             return
         image = parse_image(text, where, "declared", self.faults if not possible else [])
         if image:
@@ -85,6 +85,26 @@ class GatheredImages:
         names = {image.name for image in self.images}
         possible = (image for image in dict.fromkeys(self.possible) if image.name not in names)
         return ScanResult(tuple(dict.fromkeys(self.images)), tuple(possible), tuple(self.faults), tuple(self.warnings))
+
+
+def _of_placeholder(text: str, where: str, placeholder: re.Match[str]) -> Fault:
+    name = placeholder["missing"] or placeholder["name"]
+    if name:
+        hint = f"ENV {name}=... in the Kubefile, or slipway build -e {name}=VALUE"
+        return Fault(where, f"the image depends on {name}, which has no value yet", hint)
+    hint = "it is found when the build runs the image; an image list can name it as well"
+    if variable := placeholder["variable"]:
+        hint = f"write {{{{ {variable} }}}} for the value of ENV {variable}; or leave it: {hint}"
+    return Fault(where, f"{untrusted.shown(text)[:200]} is filled in by another program, so the file does not say which image it is", hint)
+
+
+_PLACEHOLDER = re.compile(
+    re.escape(STAND_IN) + r"(?P<missing>\w*)"
+    r"|\{\{[ \t]*\.?(?P<name>[A-Za-z_][A-Za-z0-9_-]*)[ \t]*\}\}"
+    r"|\{\{[^{}]*\}\}"
+    r"|\$[{(]?(?P<variable>[A-Za-z_]\w*)"
+)
+"""Text in the name of an image that is replaced later: by slipway, by another template language, or by a shell and ``envsubst``."""
 
 
 def parse_image(text: str, where: str, found_by: FoundBy, faults: list[Fault]) -> DeclaredImage | None:

@@ -10,9 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.build import discover
+from harness.build import discover, expected_values
+from harness.build.charts import chart_folders
 from harness.build.declared_images import DeclaredImage, RootfsFile, ScanResult
+from harness.build.expected_values import ImageValues, TemplateFile
 from harness.build.image_lists import read_image_list_with_auth
+from harness.build.yaml_documents import read_text
+from harness.cloudimage import ImageApp
 from harness.errors import Fault, InputError
 from harness.kubefile import Kubefile
 from harness.kubefile import applications as apps
@@ -20,6 +24,7 @@ from harness.kubefile import context as build_context
 from harness.kubefile.checks import context_faults
 from harness.kubefile.instructions import AppInstruction, Copy, Instruction, local_sources
 from harness.oci.reference import Reference
+from harness.templates.tree import SCHEMA, is_template
 
 
 def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_list: Path | None = None) -> dict[str, Any]:
@@ -27,7 +32,8 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
 
     ``{"base", "platform", "kubeVersion", "env", "labels", "steps": [{"line", "instruction", "text"}],
     "apps": [{"name", "kind", "role", "files", "env", "commands"}], "launch": [shell command],
-    "images": [{"name", "foundBy": [], "where": []}], "possibleImages": [the same], "fromBase": [application], "warnings": [text]}``
+    "images": [{"name", "foundBy": [], "where": []}], "possibleImages": [the same], "values": [those of the files, as in an image],
+    "fromBase": [application], "warnings": [text]}``
 
     ``fromBase`` are applications that only the base image can have, so their commands are not in ``launch``. Raises InputError with every
     fault of the context and of the manifests.
@@ -40,6 +46,11 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
         faults += wrong.faults
     discovery = _discover(kubefile, context, helm, image_list)
     faults += discovery.faults
+    values = ImageValues()
+    try:
+        values = _values(kubefile, context)
+    except InputError as wrong:
+        faults += wrong.faults
     if faults:
         raise InputError(dict.fromkeys(faults))
     known = [app.name for app in applications]
@@ -54,8 +65,12 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
         "launch": _launch(kubefile, applications),
         "images": _images(discovery.images),
         "possibleImages": _images(discovery.possible),
+        "values": [value.to_json() for value in values.values],
         "fromBase": sorted({item.app for item in kubefile.deferred if item.app not in known}),
-        "warnings": [str(warning) for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings)],
+        "warnings": [
+            str(warning)
+            for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings, *_asked(values), *values.warnings)
+        ],
     }
 
 
@@ -97,6 +112,30 @@ def _discover(kubefile: Kubefile, context: Path, helm: Path | None, image_list: 
     except InputError as wrong:
         return ScanResult(scan.images, scan.possible, (*scan.faults, *wrong.faults), scan.warnings)
     return ScanResult((*scan.images, *listed), scan.possible, scan.faults, scan.warnings)
+
+
+def _values(kubefile: Kubefile, context: Path) -> ImageValues:
+    """The values that files of the context expect; those of the base image are not known. Raises InputError."""
+    rendered = [file for file in rootfs_files(kubefile, context) if is_template(file.path) or file.path == SCHEMA]
+    charts = chart_folders(rootfs_files(kubefile, context))
+    schema: tuple[str, str] | None = None
+    files: list[TemplateFile] = []
+    for file in rendered:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            text = read_text(file.source)
+            if file.path == SCHEMA:
+                schema = text, file.shown
+            elif "{" in text and not any(file.path.startswith(f"{folder}/") for folder in ("charts", *charts)):
+                files.append(TemplateFile(file.path, text, file.shown))
+    apps_env = {item.app: apps.overrides(kubefile, item.app)[1] for item in kubefile.of(AppInstruction)}
+    return expected_values.find(files, kubefile.environment, [ImageApp(name, "", env=env) for name, env in apps_env.items()], schema)
+
+
+def _asked(values: ImageValues) -> Iterator[Fault]:
+    for value in values.values:
+        if value.required:
+            where = value.where[0] if value.where else SCHEMA
+            yield Fault(where, f"{value.name} has no default: it is to be given when the image runs", f"-e {value.name}=VALUE")
 
 
 def _shown(context: Path, source: Path) -> str:

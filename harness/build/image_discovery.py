@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from harness.build.options import BuildOptions
 from harness.build.platform_build import PlatformBuild
 from harness.build.pull_record import PulledImage
 from harness.cloudimage import ImageSet, Info, PlatformImage
-from harness.errors import BuildError, CheckError
+from harness.clusterfile import secrets
+from harness.errors import BuildError, CheckError, InputError
 from harness.host import scratch, tools
 from harness.kubefile import instructions
 from harness.lifecycle.kube import wait
@@ -96,11 +98,22 @@ class ImageDiscovery:
             FORMAT, str(self.part.platform), cache_key_files(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
             dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited, self.options.images_from,
         ]  # fmt: skip
+        if values := self._values_of_key():
+            described.append(values)
         if self.seen is not None:
             described.append(
                 [[image.reference, image.digest, list(self._owners().get(image.reference, ()))] for image in self._pulled_elsewhere()]
             )
         return hashlib.sha256(canonical_json(described)).hexdigest()
+
+    def _values_of_key(self) -> dict[str, str]:
+        """The values that a run would have on top of ENV; those of secrets only as fingerprints."""
+        given = self.part.values.environment(self.options.env)
+        hidden = {value.name for value in self.info.values if value.secret}
+        return {
+            name: secrets.fingerprint(text, f"build.{name}") if name in hidden or secrets.is_secret(name, text) else text
+            for name, text in given.items()
+        }
 
     def _pulled_elsewhere(self) -> list[PulledImage]:
         """Images that the run on this machine pulled, to resolve for this platform. A manifest without index keeps only its name."""
@@ -136,30 +149,45 @@ class ImageDiscovery:
     def _run(self) -> DiscoveredImages:
         tree = self.work.tree()
         facts = sandbox.facts(tree)
-        env = sandbox.environment(facts, self.info.env) if facts else dict(self.info.env)
-        app_env = {app.name: {**env, **app.env} for app in self.info.apps}
+        boots = "pulled" in self.options.discover and facts is not None and not self.part.foreign
+        values, given = self.part.values, self.options.env
+        log.hide(*(given[value.name] for value in values.values if value.secret and value.name in given))
+        if wrong := values.missing(given, booting=boots):
+            raise InputError(wrong)
+        for warning in values.warnings:
+            log.warning(str(warning))
+        # The scan has no stand-ins: an image that depends on a value is not declared under a name that is made up.
+        known = {**self.info.env, **given}
+        env = sandbox.environment(facts, known) if facts else known
+        app_env = {app.name: {**env, **app.env, **given} for app in self.info.apps}
         scan = self._scan(tree, env, app_env)
-        # A value that is missing is a fault of this; only without one are the warnings of the scan worth reading.
-        render_tree(tree, env, app_env)
+        stand_ins = values.environment({})
+        env = {**stand_ins, **env}
+        # Only without a fault in a template are the warnings of the scan worth reading.
+        render_tree(tree, env, {name: {**stand_ins, **own} for name, own in app_env.items()})
         declared, listed = self._declared(scan)
         pulled, owners = self._pulled_elsewhere(), self._owners()
-        boots = "pulled" in self.options.discover and facts is not None and not self.part.foreign
         if boots and facts is not None:
             self._build_ahead((*declared, *listed))
-            pulled, owners = self._boot(tree, facts, env)
+            replaced = values.used(given)
+            for value in values.values:
+                if value.name in replaced:
+                    log.info(f"{value.name}: {replaced[value.name]} stands in for it ({value.places}); -e {value.name}=VALUE gives another")
+            with _naming(replaced):
+                pulled, owners = self._boot(tree, facts, env)
         elif "pulled" in self.options.discover and self.part.platform == self.options.platforms[0] and facts is None:
             log.warning(f"{self.part.parsed.path}: the image has no Kubernetes to run on, so only declared images are known")
         part = self.part
         collected = collect(pulled, declared, listed=listed, store=part.work.store, sources=part.sources, platform=part.platform)
-        named = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
+        names = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
         asked = {image.reference for image in pulled}
         known = {image.name for image in self.embedded.images}
         owned = tuple(self.part.own.marked(_requested_by(image, owners.get(image.name, ()))) for image in collected.images)
         return DiscoveredImages(
             ImageSet(owned, collected.blobs),
             boots,
-            tuple(sorted(asked - named - known)),
-            tuple(sorted(named - asked - known)) if boots else (),
+            tuple(sorted(asked - names - known)),
+            tuple(sorted(names - asked - known)) if boots else (),
         )
 
     def _scan(self, tree: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]]) -> ScanResult:
@@ -223,6 +251,22 @@ class ImageDiscovery:
             raise BuildError(
                 f"the workloads of the image do not become ready: {error.message}", hint=error.hint, details=details
             ) from error
+
+
+@contextlib.contextmanager
+def _naming(stand_ins: Mapping[str, str]) -> Iterator[None]:
+    """Name the stand-ins in the error of a run that fails: first of all those that its output names."""
+    try:
+        yield
+    except BuildError as error:
+        if stand_ins:
+            told = f"{error.message}\n{error.details or ''}"
+            guilty = {name: text for name, text in stand_ins.items() if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", told)} or stand_ins
+            values = ", ".join(f"{name}={text}" for name, text in guilty.items())
+            options = " ".join(f"-e {name}=VALUE" for name in guilty)
+            hint = f"it ran with what stands in for values that are not known yet ({values}); give real ones: slipway build {options}"
+            error.hint = f"{error.hint}; {hint}" if error.hint else hint
+        raise
 
 
 def _launch(box: sandbox.Sandbox, commands: Sequence[str]) -> None:

@@ -70,6 +70,7 @@ class SandboxPlan:
     rootfs: Path
     facts: Facts
     env: Mapping[str, str]
+    """Values for templates and launch commands, stand-ins included."""
     image: PlatformImage
     """The image under construction: everything but the container images that discovery looks for."""
     own_network: bool
@@ -195,7 +196,7 @@ def container(plan: SandboxPlan, sources: Sequence[Source], store: Store, builde
         gateway = str(next(iter(node.attrs["NetworkSettings"]["Networks"].values()))["Gateway"] or _gateway(client, node))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
         image = cloudimage.write(store, [_with_network(plan, store)])
-        wanted = request.of_machines(f"build-{name}", image.digest, group.masters, env=plan.image.info.env)
+        wanted = request.of_machines(f"build-{name}", image.digest, group.masters, env={**plan.image.info.env, **plan.env})
         options = run.RunOptions(elsewhere=registry.Anything(proxy.hosts_toml(gateway)))
         with log.step("make a container node a cluster of the image") as shown:
             context = run.prepare(wanted, store, options, home=work)

@@ -86,6 +86,8 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
             say(f"made from   an image of {origin['tool']} {origin['version']}  {short(origin['digest'])}")
         for key, value in info.env.items():
             say(f"env         {key}={value}")
+        for expected in info.values:
+            say(f"value       {expected}")
         for application in info.apps:
             say(f"app         {application.name} ({application.kind})")
         for command in info.launch:

@@ -31,6 +31,7 @@ from harness.cloudimage.model import (
     PlatformImage,
 )
 from harness.cloudimage.reader import read, verify
+from harness.cloudimage.values import ExpectedValue, ValueType
 from harness.cloudimage.writer import write
 
 __all__ = [
@@ -44,11 +45,13 @@ __all__ = [
     "BuiltHere",
     "CloudImage",
     "EmbeddedImage",
+    "ExpectedValue",
     "History",
     "ImageApp",
     "ImageSet",
     "Info",
     "PlatformImage",
+    "ValueType",
     "read",
     "verify",
     "write",

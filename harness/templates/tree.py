@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.errors import Fault, InputError
@@ -18,9 +18,27 @@ _LARGEST_TREE = 64 << 20
 """Characters that the templates of a tree may render to together."""
 
 
+SCHEMA = "etc/values.schema.json"
+"""File of the rootfs that describes the values which the image expects. It is not rendered."""
+
+
 def is_template(path: str) -> bool:
     """Return True when the file at this path of a rootfs is rendered (charts apart)."""
-    return path.endswith((GO, JINJA)) or path.startswith(("manifests/", "etc/"))
+    return path.endswith((GO, JINJA)) or (path.startswith(("manifests/", "etc/")) and path != SCHEMA)
+
+
+def templates(root: Path) -> Iterator[tuple[str, str]]:
+    """Path and text of each file of an unpacked rootfs that is rendered and may hold a placeholder, by path.
+
+    A template that is too large is left out: ``render_tree`` reports it.
+    """
+    for path in _templates(root):
+        try:
+            text = _text(root / path)
+        except ValueError:
+            continue
+        if text is not None:
+            yield path, text
 
 
 def render_tree(root: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]] | None = None) -> list[str]:

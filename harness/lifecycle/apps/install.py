@@ -252,6 +252,7 @@ def work_of(target: AppTarget, request: Request, image: CloudImage, store: Store
         where=target.first.address,
     )
     work = AppInstall(target, request, image, store, record, (), ())
+    cluster_request.require_values(work.main.info, [work.env], request.effective)
     with log.step("unpack and render the application"):
         work.hooks = hooks_of(unpacked.unpacked_rootfs(store, work.main.layers))
         work.commands = work.main.info.launch if commands is None else commands
