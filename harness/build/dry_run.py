@@ -54,6 +54,7 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
     if faults:
         raise InputError(dict.fromkeys(faults))
     known = [app.name for app in applications]
+    shown = {file.path: file.shown for file in rootfs_files(kubefile, context)}
     return {
         "base": kubefile.base.image,
         "platform": kubefile.platform,
@@ -69,7 +70,7 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
         "fromBase": sorted({item.app for item in kubefile.deferred if item.app not in known}),
         "warnings": [
             str(warning)
-            for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings, *_asked(values), *values.warnings)
+            for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings, *_asked(values, shown), *values.warnings)
         ],
     }
 
@@ -131,10 +132,12 @@ def _values(kubefile: Kubefile, context: Path) -> ImageValues:
     return expected_values.find(files, kubefile.environment, [ImageApp(name, "", env=env) for name, env in apps_env.items()], schema)
 
 
-def _asked(values: ImageValues) -> Iterator[Fault]:
+def _asked(values: ImageValues, shown: Mapping[str, str]) -> Iterator[Fault]:
+    """A warning for each value that is to be given; ``shown`` are the names of files in the context."""
     for value in values.values:
         if value.required:
-            where = value.where[0] if value.where else SCHEMA
+            path, colon, line = value.where[0].rpartition(":") if value.where else (SCHEMA, "", "")
+            where = f"{shown.get(path, path)}{colon}{line}"
             yield Fault(where, f"{value.name} has no default: it is to be given when the image runs", f"-e {value.name}=VALUE")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from harness import untrusted
 from harness.build import values_schema
 from harness.build.declared_images import STAND_IN
-from harness.build.stand_ins import Place, narrowest, place_of, stand_in
+from harness.build.stand_ins import StandInPlace, narrowest, place_of, stand_in
 from harness.build.values_schema import DescribedValue
 from harness.cloudimage import ExpectedValue, ImageApp, ValueType
 from harness.clusterfile import secrets
@@ -80,8 +80,9 @@ class ImageValues:
         return faults
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        """What the throw-away cluster gets on top of ENV."""
-        return {**self.cluster, **self.stand_ins, **given}
+        """What the throw-away cluster gets on top of ENV; without one, files are rendered all the same, to find their faults."""
+        unknown = {value.name: f"{STAND_IN}{value.name}" for value in self.values if value.required}
+        return {**self.cluster, **unknown, **self.stand_ins, **given}
 
     def used(self, given: Mapping[str, str]) -> dict[str, str]:
         """The stand-ins that are used, by name."""
@@ -124,7 +125,13 @@ def find(
     finder = _Finder({**defaults, **env}, {app.name: app.env for app in apps}, described, {value.name: value for value in inherited})
     finder.look(files)
     values = tuple(finder.value(name) for name in sorted(finder.names))
-    faults = list(_faults(values, env, described, schema[1] if schema else SCHEMA))
+    shown = schema[1] if schema else SCHEMA
+    finder.warnings += [
+        Fault(f"{shown}:{value.line}", f"the default of {name} is not used: ENV here or in the base image says something else")
+        for name, value in described.items()
+        if value.default is not None and env.get(name, value.default) != value.default
+    ]
+    faults = list(_faults(values, env, described, shown))
     if faults:
         raise InputError(faults)
     stand_ins = {}
@@ -171,7 +178,7 @@ class _Finder:
         self.warnings: list[Fault] = []
         self._needed: set[str] = set()
         """Names without a value that a file cannot be rendered without."""
-        self._places: dict[str, list[Place]] = {}
+        self._places: dict[str, list[StandInPlace]] = {}
         self._where: dict[str, list[str]] = {}
 
     def look(self, files: Sequence[TemplateFile]) -> None:
@@ -185,7 +192,7 @@ class _Finder:
         for file, found in plain:
             self._note(file, found)
 
-    def place(self, name: str) -> Place:
+    def place(self, name: str) -> StandInPlace:
         return narrowest(self._places.get(name, ()))
 
     def value(self, name: str) -> ExpectedValue:
@@ -262,7 +269,7 @@ class _Finder:
         for name, placeholder in list(left.items())[:_MOST_LEFT]:
             where = f"{file.shown}:{file.text.count(chr(10), 0, placeholder.start) + 1}"
             written = file.text[placeholder.start : placeholder.end]
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
             if near:
                 self.warnings.append(Fault(where, f"{written} is left as text, since nothing declares {name}", f"did you mean {near[0]}?"))
             elif placeholder.whole and placeholder.dot and file.path.startswith("manifests/"):

@@ -157,8 +157,8 @@ class ImageDiscovery:
         for warning in values.warnings:
             log.warning(str(warning))
         # The scan has no stand-ins: an image that depends on a value is not declared under a name that is made up.
-        known = {**self.info.env, **given}
-        env = sandbox.environment(facts, known) if facts else known
+        defaults = {**self.info.env, **given}
+        env = sandbox.environment(facts, defaults) if facts else defaults
         app_env = {app.name: {**env, **app.env, **given} for app in self.info.apps}
         scan = self._scan(tree, env, app_env)
         stand_ins = values.environment({})

@@ -17,7 +17,7 @@ _PORT = ValueType(INTEGER, minimum=1, maximum=65535)
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class StandInPlace:
     """What stands at the place of a placeholder."""
 
     kind: str
@@ -29,50 +29,51 @@ class Place:
     """The stand-in, where it is no number that is counted; None for a DNS name."""
 
 
-NAME = Place("name")
-IMAGE = Place("image")
+NAME = StandInPlace("name")
+IMAGE = StandInPlace("image")
 """A container image, which nothing can stand in for."""
 _STRINGS = frozenset({"annotations", "binaryData", "data", "labels", "matchLabels", "nodeSelector", "stringData"})
 """Below them every value is text, whatever its key."""
-_PLACES: Mapping[str, Place] = {
-    **dict.fromkeys(("nodePort", "healthCheckNodePort"), Place("nodePort", ValueType(INTEGER, minimum=30000, maximum=32767), 31080)),
-    **dict.fromkeys(("containerPort", "hostPort"), Place("port", _PORT, 18080)),
+_PLACES: Mapping[str, StandInPlace] = {
+    **dict.fromkeys(("nodePort", "healthCheckNodePort"), StandInPlace("nodePort", ValueType(INTEGER, minimum=30000, maximum=32767), 31080)),
+    **dict.fromkeys(("containerPort", "hostPort"), StandInPlace("port", _PORT, 18080)),
     # Names of ports are taken there, too.
-    **dict.fromkeys(("targetPort", "port"), Place("port", first=18080)),
+    **dict.fromkeys(("targetPort", "port"), StandInPlace("port", first=18080)),
     **dict.fromkeys(
-        ("replicas", "minReplicas", "maxReplicas", "parallelism", "completions"), Place("number", ValueType(INTEGER, minimum=0), text="1")
+        ("replicas", "minReplicas", "maxReplicas", "parallelism", "completions"),
+        StandInPlace("number", ValueType(INTEGER, minimum=0), text="1"),
     ),
     **dict.fromkeys(
         ("backoffLimit", "failureThreshold", "minReadySeconds", "periodSeconds", "revisionHistoryLimit", "successThreshold",
          "timeoutSeconds", "weight"),
-        Place("number", ValueType(INTEGER), text="1"),
+        StandInPlace("number", ValueType(INTEGER), text="1"),
     ),
-    **dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), Place("number", ValueType(INTEGER, minimum=0), text="1000")),
-    "defaultMode": Place("number", ValueType(INTEGER), text="420"),
+    **dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), StandInPlace("number", ValueType(INTEGER, minimum=0), text="1000")),
+    "defaultMode": StandInPlace("number", ValueType(INTEGER), text="420"),
     **dict.fromkeys(
         ("allowPrivilegeEscalation", "automountServiceAccountToken", "enableServiceLinks", "hostIPC", "hostNetwork", "hostPID", "immutable",
          "optional", "privileged", "publishNotReadyAddresses", "readOnly", "readOnlyRootFilesystem", "runAsNonRoot",
          "shareProcessNamespace", "stdin", "suspend", "tty"),
-        Place("bool", ValueType(BOOLEAN), text="true"),
+        StandInPlace("bool", ValueType(BOOLEAN), text="true"),
     ),
-    "cpu": Place("quantity", text="50m"),
-    "memory": Place("quantity", text="64Mi"),
-    **dict.fromkeys(("storage", "ephemeral-storage", "sizeLimit"), Place("quantity", text="1Gi")),
-    "cidr": Place("cidr", text="192.0.2.0/24"),
-    **dict.fromkeys(("ip", "hostIP", "loadBalancerIP"), Place("ip", text="192.0.2.1")),
-    "clusterIP": Place("ip", text="None"),
-    "schedule": Place("schedule", text="0 0 1 1 *"),
-    "imagePullPolicy": Place("word", text="IfNotPresent"),
-    "protocol": Place("word", text="TCP"),
-    "accessModes": Place("word", text="ReadWriteOnce"),
+    "cpu": StandInPlace("quantity", text="50m"),
+    "memory": StandInPlace("quantity", text="64Mi"),
+    **dict.fromkeys(("storage", "ephemeral-storage", "sizeLimit"), StandInPlace("quantity", text="1Gi")),
+    "cidr": StandInPlace("cidr", text="192.0.2.0/24"),
+    **dict.fromkeys(("ip", "hostIP", "loadBalancerIP"), StandInPlace("ip", text="192.0.2.1")),
+    "clusterIP": StandInPlace("ip", text="None"),
+    "schedule": StandInPlace("schedule", text="0 0 1 1 *"),
+    "imagePullPolicy": StandInPlace("word", text="IfNotPresent"),
+    "protocol": StandInPlace("word", text="TCP"),
+    "accessModes": StandInPlace("word", text="ReadWriteOnce"),
     "image": IMAGE,
 }  # fmt: skip
-_SECONDS = Place("number", ValueType(INTEGER, minimum=0), text="10")
+_SECONDS = StandInPlace("number", ValueType(INTEGER, minimum=0), text="10")
 _KINDS = ("image", "nodePort", "port", "bool", "number", "quantity", "cidr", "ip", "schedule", "word", "name")
 """The narrowest first: one value at two places must do for both."""
 
 
-def place_of(placeholder: Placeholder) -> Place:
+def place_of(placeholder: Placeholder) -> StandInPlace:
     """The place that the keys around a placeholder make. A part of a text, and what is in quotes, is text; a part of an image is one."""
     keys = placeholder.keys
     if keys[-1:] == ("image",) and not _STRINGS & set(keys):
@@ -85,12 +86,12 @@ def place_of(placeholder: Placeholder) -> Place:
     return _PLACES.get(key) or (_SECONDS if key.endswith("Seconds") else NAME)
 
 
-def narrowest(places: Iterable[Place]) -> Place:
+def narrowest(places: Iterable[StandInPlace]) -> StandInPlace:
     """The one of several places of a value that takes the least."""
     return min(places, key=lambda place: (_KINDS.index(place.kind), place.type == ValueType()), default=NAME)
 
 
-def stand_in(value: ExpectedValue, place: Place, number: int, examples: Sequence[str] = ()) -> str | None:
+def stand_in(value: ExpectedValue, place: StandInPlace, number: int, examples: Sequence[str] = ()) -> str | None:
     """A value for the place, the ``number``-th of the image; None where nothing can be made up.
 
     ``examples`` are those of the author.

@@ -229,6 +229,8 @@ def _show_built(built: building.Built, tag: str) -> None:
 
 
 def _show_plan(plan: Mapping[str, Any]) -> None:
+    from harness.cloudimage import ExpectedValue
+
     say(f"base      {plan['base']}")
     say(f"platform  {', '.join(plan.get('platforms', [plan['platform']]))}")
     for step in plan["steps"]:
@@ -238,6 +240,6 @@ def _show_plan(plan: Mapping[str, Any]) -> None:
     for command in plan["launch"]:
         say(f"launch    {command}")
     for value in plan["values"]:
-        say(f"value     {value['name']}  {', '.join(value['where'])}")
+        say(f"value     {ExpectedValue.from_json(value)}")
     for image in plan["images"]:
         say(f"image     {image if isinstance(image, str) else image['name']}")

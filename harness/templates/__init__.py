@@ -43,10 +43,8 @@ def render_all(jobs: Sequence[Job]) -> list[str | tuple[Fault, ...]]:
         faults: list[Fault] = []
         if job.path.endswith(JINJA):
             continue
-        if job.path.endswith(GO):
-            text = GoTemplate(job.text, job.env, job.path, job.missing, faults).render()
-        else:
-            text = render_plain(job.text, job.env, job.path, job.missing, faults)
+        go = GoTemplate(job.text, job.env, job.path, job.missing, faults) if job.path.endswith(GO) else None
+        text = render_plain(job, faults) if go is None else go.render()
         outcomes[index] = tuple(faults) if faults else text
     foreign = [index for index in range(len(jobs)) if index not in outcomes]
     outcomes |= zip(foreign, render_jinja([jobs[index] for index in foreign]), strict=True)

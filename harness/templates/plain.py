@@ -2,8 +2,8 @@
 
 Such files hold templates of others as well: Alertmanager's, Grafana's, Argo's, Istio's. This is the rule that keeps them apart:
 
-1. A name that is declared is slipway's, in both forms and anywhere in the file. ENV, the Clusterfile, ``-e`` and the image's own list
-   (``etc/values.schema.json`` and what 2 finds) declare names.
+1. A name that is declared is slipway's, in both forms and anywhere in the file. ENV, the Clusterfile (also for one host only), ``-e`` and
+   the image's own list (``etc/values.schema.json`` and what 2 finds) declare names.
 2. In a YAML or JSON file, ``{{ Name }}`` without a dot that is a whole scalar, neither in quotes nor in a block, is an expected value:
    such a text means nothing to Kubernetes, so only a value can be meant.
 3. All else stays byte for byte.
@@ -14,12 +14,12 @@ Files whose names end with ``.tmpl`` and ``.j2`` are slipway's as a whole: see `
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from harness import untrusted
 from harness.errors import Fault
-from harness.templates.job import StandIn
+from harness.templates.job import Job
 from harness.templates.output import MOST_FAULTS, LimitedOutput, LineNumbers, TooMuchError, undefined
 
 # `{{{ Name }}` is another engine's; `{a: {{ Name }}}` is ours and then a brace of YAML.
@@ -71,19 +71,20 @@ def _placed(found: list[Placeholder], text: str, path: str) -> Iterator[Placehol
         yield placeholder._replace(whole=whole, keys=scalar.keys)
 
 
-def render_plain(text: str, env: Mapping[str, str], path: str, missing: StandIn | None, faults: list[Fault]) -> str:
+def render_plain(job: Job, faults: list[Fault]) -> str:
+    text, path = job.text, job.path
     output, lines, end = LimitedOutput(text), LineNumbers(text), 0
     try:
-        for placeholder in placeholders(text, path, env):
+        for placeholder in placeholders(text, path, job.env):
             name = placeholder.name
             output.add(text[end : placeholder.start])
             end = placeholder.end
-            if name in env:
-                output.add(env[name])
-            elif not placeholder.expected:
+            if name in job.env:
+                output.add(job.env[name])
+            elif not placeholder.expected and name not in job.declared:
                 output.add(text[placeholder.start : end])
-            elif missing is not None:
-                output.add(missing(name))
+            elif job.missing is not None:
+                output.add(job.missing(name))
             else:
                 faults.append(undefined(path, lines.at(placeholder.start), name))
                 if len(faults) >= MOST_FAULTS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from harness.errors import Fault, InputError
@@ -41,10 +41,13 @@ def templates(root: Path) -> Iterator[tuple[str, str]]:
             yield path, text
 
 
-def render_tree(root: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]] | None = None) -> list[str]:
+def render_tree(
+    root: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]] | None = None, declared: Container[str] = ()
+) -> list[str]:
     """Render the templates of an unpacked rootfs in place; the output of ``a.yaml.tmpl`` is ``a.yaml`` beside it, with the same mode.
 
-    ``app_env`` is what an application's files (by its name) get on top of ``env``. Returns the paths that were written, relative to
+    ``app_env`` is what an application's files (by its name) get on top of ``env``; ``declared`` are names that are no text of others,
+    although ``env`` may lack them. Returns the paths that were written, relative to
     ``root``, sorted. Nothing is written when there is a fault: raises InputError with all of them.
     """
     faults: list[Fault] = []
@@ -57,7 +60,7 @@ def render_tree(root: Path, env: Mapping[str, str], app_env: Mapping[str, Mappin
             faults.append(Fault(path, str(wrong)))
             continue
         if text is not None:
-            jobs.append(Job(text, env_of(path, env, app_env or {}), path))
+            jobs.append(Job(text, env_of(path, env, app_env or {}), path, declared=declared))
     room = _LARGEST_TREE
     for job, rendered in zip(jobs, render_all(jobs), strict=True):
         if not isinstance(rendered, str):
