@@ -18,7 +18,7 @@ from harness.clusterfile.parse import parse
 from harness.errors import CheckError, InputError, StoreError, UsageError
 from harness.lifecycle import plan as planning
 from harness.lifecycle import rollback, rolling_update, rollout, upgrade
-from harness.lifecycle.apps import obsolete
+from harness.lifecycle.apps import obsolete, records
 from harness.lifecycle.cluster.change import DONE, ROLLBACK, RUNNING, UPGRADE, Move, Version
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
@@ -377,8 +377,8 @@ def test_values_that_the_new_image_expects_are_asked_for_before_anything_changes
     def context(*_: Any, env: dict[str, str]) -> Any:
         return known(ClusterSpec("lab", wanted, store, found.ssh, found.state, found.masters, (), Clusterfile(""), env=env))
 
-    monkeypatch.setattr(upgrade.rollout, "kubernetes", lambda _: {})
-    monkeypatch.setattr(upgrade.records, "listed", lambda _: ())
+    monkeypatch.setattr(rollout, "kubernetes", lambda _: {})
+    monkeypatch.setattr(records, "listed", lambda _: ())
     for env, missing in ({}, ["Port", "Realm"]), ({"Port": "80"}, ["Realm"]):
         monkeypatch.setattr(upgrade, "_context", functools.partial(context, env=env))
         with pytest.raises(InputError) as caught:
