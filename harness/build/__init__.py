@@ -25,6 +25,7 @@ from harness.cloudimage import CloudImage
 from harness.errors import Fault, InputError
 from harness.host import scratch, tools
 from harness.kubefile import Kubefile
+from harness.lifecycle.cluster.request import check_env
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.registry import config
@@ -52,6 +53,7 @@ class Built:
 
 def build(options: BuildOptions, store: Store) -> Built:
     """Build a CloudImage and tag it. Raises InputError, BuildError, StoreError or EngineError; the store stays whole."""
+    check_env(options.env)
     options = settled(options)
     kubefiles = read_all(options)
     reference = _tag(options.tag)

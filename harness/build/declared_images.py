@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import Fault, InputError
+from harness import untrusted
+from harness.errors import Fault
 from harness.oci.reference import Reference
 
 STAND_IN = "slipway-undefined-"
@@ -17,8 +18,6 @@ TAKE, REPORT, REFUSE = POSSIBLE_MODES = ("take", "report", "refuse")
 """Treatment of possible images."""
 
 FoundBy = Literal["declared", "listed"]
-
-_SHELL_VARIABLE = re.compile(r"\$\{(\w+)[^}]*\}|\$\(?([A-Za-z_]\w*)\)?")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -93,18 +92,10 @@ class GatheredImages:
         text = text.strip()
         if not text:
             return
-        variable = _SHELL_VARIABLE.search(text)
-        if variable is not None:
+        placeholder = _PLACEHOLDER.search(text)
+        if placeholder is not None:
             if not possible:
-                name = variable[1] or variable[2]
-                message = f"{text} holds a shell variable, so the image is not known"
-                self.warnings.append(Fault(where, message, f"{{{{ {name} }}}} is replaced by slipway, with the value of ENV {name}"))
-            return
-        if STAND_IN in text:
-            name = re.split(r"[^A-Za-z0-9_]", text.partition(STAND_IN)[2])[0]
-            if not possible:
-                message = f"the image depends on {name}, which has no value yet"
-                self.warnings.append(Fault(where, message, f"ENV {name}=... in the Kubefile"))
+                self.warnings.append(_of_placeholder(text, where, placeholder))
             return
         image = parse_image(text, where, "declared", [] if possible else self.faults if wrong is None else wrong)
         if image:
@@ -114,6 +105,26 @@ class GatheredImages:
         names = {image.name for image in self.images}
         possible = (image for image in dict.fromkeys(self.possible) if image.name not in names)
         return ScanResult(tuple(dict.fromkeys(self.images)), tuple(possible), tuple(self.faults), tuple(self.warnings))
+
+
+def _of_placeholder(text: str, where: str, placeholder: re.Match[str]) -> Fault:
+    name = placeholder["missing"] or placeholder["name"]
+    if name:
+        hint = f"ENV {name}=... in the Kubefile, or slipway build -e {name}=VALUE"
+        return Fault(where, f"the image depends on {name}, which has no value yet", hint)
+    hint = "it is found when the build runs the image; an image list can name it as well"
+    if variable := placeholder["variable"]:
+        hint = f"write {{{{ {variable} }}}} for the value of ENV {variable}; or leave it: {hint}"
+    return Fault(where, f"{untrusted.shown(text)[:200]} is filled in by another program, so the file does not say which image it is", hint)
+
+
+_PLACEHOLDER = re.compile(
+    re.escape(STAND_IN) + r"(?P<missing>\w*)"
+    r"|\{\{[ \t]*\.?(?P<name>[A-Za-z_][A-Za-z0-9_-]*)[ \t]*\}\}"
+    r"|\{\{[^{}]*\}\}"
+    r"|\$[{(]?(?P<variable>[A-Za-z_]\w*)"
+)
+"""Text in the name of an image that is replaced later: by slipway, by another template language, or by a shell and ``envsubst``."""
 
 
 def parse_image(text: str, where: str, found_by: FoundBy, faults: list[Fault]) -> DeclaredImage | None:

@@ -13,11 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.build import discover
+from harness.build import discover, expected_values
+from harness.build.charts import chart_folders
 from harness.build.declared_images import REPORT, DeclaredImage, RootfsFile, ScanResult, with_possible
+from harness.build.expected_values import ImageValues, TemplateFile
 from harness.build.image_archives import find_archives
 from harness.build.image_lists import images_with_auth
 from harness.build.launch_commands import launch_commands
+from harness.build.yaml_documents import read_text
+from harness.cloudimage import ImageApp
 from harness.errors import Fault, InputError
 from harness.kubefile import Kubefile, version_range
 from harness.kubefile import applications as apps
@@ -25,6 +29,7 @@ from harness.kubefile import context as build_context
 from harness.kubefile.checks import context_faults
 from harness.kubefile.instructions import AppInstruction, Copy, Instruction, Run, local_sources
 from harness.oci.reference import Reference
+from harness.templates.tree import SCHEMA, is_template
 
 _VENDORS = re.compile(r"\bhelm\s+dep")
 
@@ -42,7 +47,8 @@ def plan(
 
     ``{"base", "platform", "kubeVersion", "env", "labels", "steps": [{"line", "instruction", "text"}],
     "apps": [{"name", "kind", "role", "files", "env", "commands"}], "launch": [shell command],
-    "images": [{"name", "foundBy": [], "where": []}], "possibleImages": [the same], "fromBase": [application], "warnings": [text]}``
+    "images": [{"name", "foundBy": [], "where": []}], "possibleImages": [the same], "values": [those of the files, as in an image],
+    "fromBase": [application], "warnings": [text]}``
 
     ``fromBase`` are applications that only the base image can have, so their commands are not in ``launch``. Raises InputError with every
     fault of the context and of the manifests.
@@ -58,9 +64,15 @@ def plan(
     settings = discover.ScanSettings(helm=helm, kubectl=kubectl, image_list=image_list)
     discovery = with_possible(scan(kubefile, context, [*launch, *_idle(kubefile, applications)], settings), possible)
     faults += discovery.faults
+    values = ImageValues()
+    try:
+        values = _values(kubefile, context)
+    except InputError as wrong:
+        faults += wrong.faults
     if faults:
         raise InputError(dict.fromkeys(faults))
     known = [app.name for app in applications]
+    shown = {file.path: file.shown for file in rootfs_files(kubefile, context)}
     return {
         "base": kubefile.base.image,
         "platform": kubefile.platform,
@@ -72,8 +84,12 @@ def plan(
         "launch": launch,
         "images": images_json(discovery.images),
         "possibleImages": images_json(discovery.possible),
+        "values": [value.to_json() for value in values.values],
         "fromBase": sorted({item.app for item in kubefile.deferred if item.app not in known}),
-        "warnings": [str(warning) for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings)],
+        "warnings": [
+            str(warning)
+            for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings, *_asked(values, shown), *values.warnings)
+        ],
     }
 
 
@@ -136,6 +152,32 @@ def _idle(kubefile: Kubefile, applications: Iterable[apps.KubefileApp]) -> list[
     """Commands of applications that the image does not launch by itself: a Clusterfile may."""
     idle = [app for app in applications if app.name not in kubefile.launch]
     return [apps.with_environment(command, app.env) for app in idle for command in app.commands]
+
+
+def _values(kubefile: Kubefile, context: Path) -> ImageValues:
+    """The values that files of the context expect; those of the base image are not known. Raises InputError."""
+    rendered = [file for file in rootfs_files(kubefile, context) if is_template(file.path) or file.path == SCHEMA]
+    charts = chart_folders(rootfs_files(kubefile, context))
+    schema: tuple[str, str] | None = None
+    files: list[TemplateFile] = []
+    for file in rendered:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            text = read_text(file.source)
+            if file.path == SCHEMA:
+                schema = text, file.shown
+            elif "{" in text and not any(file.path.startswith(f"{folder}/") for folder in ("charts", *charts)):
+                files.append(TemplateFile(file.path, text, file.shown))
+    apps_env = {item.app: apps.overrides(kubefile, item.app)[1] for item in kubefile.of(AppInstruction)}
+    return expected_values.find(files, kubefile.environment, [ImageApp(name, "", env=env) for name, env in apps_env.items()], schema)
+
+
+def _asked(values: ImageValues, shown: Mapping[str, str]) -> Iterator[Fault]:
+    """A warning for each value that is to be given; ``shown`` are the names of files in the context."""
+    for value in values.values:
+        if value.required:
+            path, colon, line = value.where[0].rpartition(":") if value.where else (SCHEMA, "", "")
+            where = f"{shown.get(path, path)}{colon}{line}"
+            yield Fault(where, f"{value.name} has no default: it is to be given when the image runs", f"-e {value.name}=VALUE")
 
 
 def _shown(context: Path, source: Path) -> str:

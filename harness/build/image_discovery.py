@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from harness.build.platform_build import PlatformBuild
 from harness.build.pull_record import PulledImage
 from harness.build.sandbox_plan import SandboxApplication, SandboxPlan
 from harness.cloudimage import ImageSet, Info, PlatformImage, ProvingRun
+from harness.clusterfile import secrets
 from harness.errors import BuildError, InputError, UsageError
 from harness.host import scratch, tools
 from harness.kubefile import applications, version_range
@@ -159,11 +161,22 @@ class ImageDiscovery:
         if self.proven is not None:
             # The base by its digest: under another name it is the same.
             described.append([self.base and self.base.digest, self.proven.exercise, self.proven.workers])
+        if values := self._values_of_key():
+            described.append(values)
         if self.seen is not None:
             described.append(
                 [[image.reference, image.digest, list(self._owners().get(image.reference, ()))] for image in self._pulled_elsewhere()]
             )
         return hashlib.sha256(canonical_json(described)).hexdigest()
+
+    def _values_of_key(self) -> dict[str, str]:
+        """The values that a run would have on top of ENV; those of secrets only as fingerprints."""
+        given = self.part.values.environment(self.options.env)
+        hidden = {value.name for value in self.info.values if value.secret}
+        return {
+            name: secrets.fingerprint(text, f"build.{name}") if name in hidden or secrets.is_secret(name, text) else text
+            for name, text in given.items()
+        }
 
     def _pulled_elsewhere(self) -> list[PulledImage]:
         """Images that the run on this machine pulled, to resolve for this platform. A manifest without index keeps only its name."""
@@ -205,20 +218,35 @@ class ImageDiscovery:
     def _found(self, base: RootfsRun | None) -> DiscoveredImages:
         tree = self.work.tree()
         facts = sandbox_plan.facts(tree)
-        env = sandbox_plan.environment(facts, self.info.env) if facts else dict(self.info.env)
+        values, given = self.part.values, self.options.env
+        log.hide(*(given[value.name] for value in values.values if value.secret and value.name in given))
+        if wrong := values.missing(given, booting=self.runs):
+            raise InputError(wrong)
+        for warning in values.warnings:
+            log.warning(str(warning))
+        # The scan has no stand-ins: an image that depends on a value is not declared under a name that is made up.
+        defaults = {**self.info.env, **given}
+        env = sandbox_plan.environment(facts, defaults) if facts else defaults
         if base is not None:
-            env = sandbox_plan.application_environment(base.env, self.info.env)
-        app_env = {app.name: {**env, **app.env} for app in self.info.apps}
+            env = sandbox_plan.application_environment(base.env, defaults)
+        app_env = {app.name: {**env, **app.env, **given} for app in self.info.apps}
         scan = self._scan(tree, env, app_env)
-        # A value that is missing is a fault of this; only without one are the warnings of the scan worth reading.
-        render_tree(tree, env, app_env)
+        stand_ins = values.environment({})
+        env = {**stand_ins, **env}
+        # Only without a fault in a template are the warnings of the scan worth reading.
+        render_tree(tree, env, {name: {**stand_ins, **own} for name, own in app_env.items()})
         if self.options.possible == TAKE:
             scan = with_possible(scan, TAKE)
         declared, listed = self._declared(scan)
         record = RunRecord(tuple(self._pulled_elsewhere()), self._owners(), frozenset())
         if self.runs:
             self._build_ahead((*declared, *listed))
-            record = self._boot(base or RootfsRun(tree, _known(facts), env, self._image()), env)
+            replaced = values.used(given)
+            for value in values.values:
+                if value.name in replaced:
+                    log.info(f"{value.name}: {replaced[value.name]} stands in for it ({value.places}); -e {value.name}=VALUE gives another")
+            with _naming(replaced):
+                record = self._boot(base or RootfsRun(tree, _known(facts), env, self._image()), env)
             scan = _without(scan, record.pulled)
         self._report_possible(scan)
         self._report_unlocked(declared, listed)
@@ -354,6 +382,22 @@ def _without(scan: ScanResult, pulled: Sequence[PulledImage]) -> ScanResult:
     """The result without the possible images that the run pulled: they are known to be images."""
     names = {image.reference for image in pulled}
     return dataclasses.replace(scan, possible=tuple(image for image in scan.possible if image.name not in names))
+
+
+@contextlib.contextmanager
+def _naming(stand_ins: Mapping[str, str]) -> Iterator[None]:
+    """Name the stand-ins in the error of a run that fails: first of all those that its output names."""
+    try:
+        yield
+    except BuildError as error:
+        if stand_ins:
+            output = f"{error.message}\n{error.details or ''}"
+            guilty = {name: text for name, text in stand_ins.items() if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", output)} or stand_ins
+            values = ", ".join(f"{name}={text}" for name, text in guilty.items())
+            options = " ".join(f"-e {name}=VALUE" for name in guilty)
+            hint = f"it ran with what stands in for values that are not known yet ({values}); give real ones: slipway build {options}"
+            error.hint = f"{error.hint}; {hint}" if error.hint else hint
+        raise
 
 
 SandboxFactory = Callable[

@@ -7,14 +7,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from harness.build import sandbox_plan
+from harness import untrusted
+from harness.build import expected_values, sandbox_plan
 from harness.build.base_image import base_digest
+from harness.build.expected_values import FORMAT, ImageValues, TemplateFile
 from harness.build.layers import BuildStep, LayerBuilder
 from harness.cloudimage import ImageApp, Info, PlatformImage
 from harness.clusterfile import secrets
 from harness.errors import BuildError
 from harness.kubefile import Kubefile, applications, instructions, version_range
 from harness.oci.model import canonical_json
+from harness.templates.tree import SCHEMA, is_template, templates
 
 _KIND_LABELS = {"cni": instructions.LABEL_CNI, "csi": instructions.LABEL_CSI}
 
@@ -51,6 +54,29 @@ def image_info(parsed: Kubefile, apps: Sequence[applications.KubefileApp], base:
         apps=every, labels=labels, base=reference, kube_version=parsed.kube_version or inherited.kube_version, cluster_apps=cluster_apps,
         converted_from=None if "etc/slipway.yaml" in work.files() else inherited.converted_from,
     )  # fmt: skip
+
+
+def image_values(info: Info, base: PlatformImage | None, work: LayerBuilder) -> ImageValues:
+    """Values that the files of the image expect. The tree is read only when something that they depend on has changed.
+
+    Raises InputError for a schema that is not valid, and for an ENV that it refuses.
+    """
+    inherited = base.info.values if base else ()
+    read = {
+        path: list(facts) for path, facts in work.files().items() if path == SCHEMA or is_template(path) or path.endswith("/Chart.yaml")
+    }
+    described = [FORMAT, read, dict(info.env), [app.to_json() for app in info.apps], [value.to_json() for value in inherited]]
+    record_key = hashlib.sha256(canonical_json(described)).hexdigest()
+    record = work.store.record("values", record_key)
+    if record is not None:
+        return ImageValues.from_json(record)
+    tree = work.tree()
+    files = [TemplateFile(path, text, path) for path, text in templates(tree)] if read else []
+    reader = untrusted.UntrustedTree(tree, what="the rootfs of the image", error=BuildError)
+    schema = (reader.read_text(SCHEMA), SCHEMA) if SCHEMA in read and reader.is_file(SCHEMA) else None
+    values = expected_values.find(files, info.env, info.apps, schema, inherited)
+    work.store.keep("values", record_key, values.to_json())
+    return values
 
 
 def _role_labels(app: applications.KubefileApp) -> dict[str, str]:

@@ -56,11 +56,6 @@ def read_manifest(gathered: GatheredImages, file: RootfsFile, env: Mapping[str, 
             for line, key in duplicate_keys(document) if strict else ():
                 gathered.faults.append(Fault(f"{file.shown}:{line}", f"{key} is in this mapping already", "kubectl refuses it: keep one"))
             find_images(gathered, document, file.shown)
-        if stand_in.names:
-            first, *_ = names = list(dict.fromkeys(stand_in.names))
-            gathered.warnings.append(
-                Fault(file.shown, f"no default for {', '.join(names)}: to be given when the image runs", f"-e {first}=VALUE")
-            )
 
 
 def find_images(gathered: GatheredImages, document: yaml.Node, shown: str, *, lines: bool = True) -> None:

@@ -23,6 +23,8 @@ class BuildOptions:
     file: Path | None = None
     platforms: tuple[Platform, ...] = dataclasses.field(default_factory=lambda: (Platform.host(),))
     build_args: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    """Values for the throw-away cluster in place of stand-ins; the image does not keep them."""
     image_list: Path | None = None
     cluster: str = "kind"
     discover: tuple[str, ...] = ("pulled", "declared")

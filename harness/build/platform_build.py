@@ -12,9 +12,10 @@ from harness import log
 from harness.build import container_images, dry_run, image_lock
 from harness.build.base_image import base_image
 from harness.build.built_images import BuiltAsLastResort, BuiltImages
+from harness.build.expected_values import ImageValues
 from harness.build.image_archives import ArchivedImages, ImageArchive, find_archives
 from harness.build.image_choice import ImageChoice
-from harness.build.image_info import exposed, image_info
+from harness.build.image_info import exposed, image_info, image_values
 from harness.build.image_lock import PinnedTags
 from harness.build.layers import BuildStep, LayerBuilder
 from harness.build.options import BuildOptions, image_roots, read
@@ -48,6 +49,8 @@ class PlatformBuild:
     """Container images as files of the build context."""
     locked: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Digests of tags in the ``images.lock`` beside the Kubefile."""
+    values: ImageValues = dataclasses.field(default_factory=ImageValues)
+    """The values that its files expect."""
 
     @property
     def foreign(self) -> bool:
@@ -104,9 +107,11 @@ class PlatformBuilder:
         steps = _layers(parsed, work)
         info = image_info(parsed, applications.applications(parsed, options.context), base, work)
         steps += _helm_layer(info, work, parsed, platform)
+        values = image_values(info, base, work)
+        info = dataclasses.replace(info, env={**values.defaults, **info.env}, values=values.values)
         for warning in exposed(parsed, info, steps):
             log.warning(warning)
-        part = PlatformBuild(platform, parsed, base, info, work, sources, own, tuple(steps), self.remote.permits, archives, lock)
+        part = PlatformBuild(platform, parsed, base, info, work, sources, own, tuple(steps), self.remote.permits, archives, lock, values)
         if part.foreign:
             _warn_of_misfits(part)
         return part

@@ -142,7 +142,8 @@ def container(plan: SandboxPlan, sources: Sequence[Source], store: Store, builde
         gateway = str(next(iter(node.attrs["NetworkSettings"]["Networks"].values()))["Gateway"] or _gateway(client, node))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
         image = cloudimage.write(store, [_with_network(plan, store)])
-        wanted = request.of_machines(f"build-{name}", image.digest, group.masters, group.nodes, env=plan.image.info.env)
+        env = {**plan.image.info.env, **plan.env}
+        wanted = request.of_machines(f"build-{name}", image.digest, group.masters, group.nodes, env=env)
         options = run.RunOptions(elsewhere=registry.Anything(proxy.hosts_toml(gateway)))
         with log.step("make a container node a cluster of the image") as shown:
             context = run.prepare(wanted, store, options, home=work)

@@ -63,6 +63,16 @@ def build(
     build_arg: Annotated[
         list[str] | None, typer.Option("--build-arg", help="A value for an ARG.", metavar="NAME=VALUE", show_default=False)
     ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env",
+            "-e",
+            help="A value for the throw-away cluster, where the image has none; the image does not keep it.",
+            metavar="NAME=VALUE",
+            show_default=False,
+        ),
+    ] = None,
     image_list: Annotated[
         Path | None,
         typer.Option("--image-list", help="A file with more container images, one a line.", metavar="FILE", show_default=False),
@@ -161,7 +171,8 @@ def build(
         context = Path() if str(file) == "-" else file.parent
     options = BuildOptions(
         context=existing(context), tag=tag or context.resolve().name, file=file, platforms=_platforms(platform),
-        build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
+        build_args=pairs(build_arg or [], "--build-arg"), env=pairs(env or [], "--env"),
+        image_list=existing(image_list) if image_list else None,
         cluster=sandbox, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
         network=one_of(network, NETWORKS, "--network"), images_from=one_of(images_from, MODES, "--images"),
         possible=one_of(possible, POSSIBLE_MODES, "--possible"), allow_login=tuple(allow_login or ()), allow_older=allow_older,
@@ -232,6 +243,8 @@ def _show_built(built: building.Built, tag: str) -> None:
 
 
 def _show_plan(plan: Mapping[str, Any]) -> None:
+    from harness.cloudimage import ExpectedValue
+
     say(f"base      {plan['base']}")
     say(f"platform  {', '.join(plan.get('platforms', [plan['platform']]))}")
     for step in plan["steps"]:
@@ -242,6 +255,8 @@ def _show_plan(plan: Mapping[str, Any]) -> None:
         say(f"launch    {command}")
     for title in plan["exercise"]:
         say(f"exercise  {title}")
+    for value in plan["values"]:
+        say(f"value     {ExpectedValue.from_json(value)}")
     for image in plan["images"]:
         say(f"image     {image['name']}  ({', '.join(image['where'])})")
     for image in plan["possibleImages"]:

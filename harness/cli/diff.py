@@ -115,6 +115,12 @@ def _arrow(change: ImageChange, word: Any) -> str:
     return " -> ".join(str(word(value)) for value in (change.old, change.new) if value is not None)
 
 
+def _value(change: ImageChange) -> str:
+    if change.old is None or change.new is None:
+        return "required" if (change.new or change.old)["required"] else "not required"
+    return ", ".join(sorted(key for key in {*change.old, *change.new} if change.old.get(key) != change.new.get(key)))
+
+
 def _app(change: ImageChange) -> str:
     if change.old is None or change.new is None:
         return str((change.old or change.new)["kind"])
@@ -162,6 +168,7 @@ def _one_file(file: dict[str, Any]) -> str:
 _WORDS: Mapping[str, Callable[[ImageChange], str]] = {
     "env": lambda change: f"{change.name}={_arrow(change, str)}",
     "label": lambda change: f"{change.name}={_arrow(change, str)}",
+    "value": lambda change: f"{change.name}  {_value(change)}",
     "launch": lambda change: change.name,
     "step": lambda change: change.name,
     "clusterApp": lambda change: change.name,

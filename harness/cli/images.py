@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.oci.store import Store
 
 if TYPE_CHECKING:  # every command would load it
-    from harness.cloudimage import EmbeddedImage
+    from harness.cloudimage import EmbeddedImage, Info
 
 
 @app.command(short_help="List the images of the local store.")
@@ -78,21 +78,7 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
         brings = f", Kubernetes {info.kubernetes} ({info.runtime})" if info.kubernetes else ""
         wants = f", for Kubernetes {info.kube_version}" if info.kube_version else ""
         say(f"type        {info.type}{brings}{wants}")
-        if info.base:
-            say(f"base        {info.base['reference']}  {short(info.base['digest'])}")
-        if info.proven and info.proven.on:
-            say(f"proven on   {info.proven.on['reference']}  {short(info.proven.on['digest'])}")
-        if info.proven and info.proven.exercise:
-            say(f"exercised   {short(info.proven.exercise)}")
-        if info.converted_from:
-            origin = info.converted_from
-            say(f"made from   an image of {origin['tool']} {origin['version']}  {short(origin['digest'])}")
-        for key, value in info.env.items():
-            say(f"env         {key}={value}")
-        for application in info.apps:
-            say(f"app         {application.name} ({application.kind})")
-        for command in info.launch:
-            say(f"launch      {command}")
+        _say_info(info)
         if info.kubernetes:
             say(f"policies    {enforcers.told(enforcers.among(one.name for one in part.images.images))}")
         rootfs = f"{len(part.layers)} layers of rootfs with {log.size(sum(one.size for one in part.layers))}"
@@ -106,6 +92,27 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
             ],
         )
         _say_built(part.images.images)
+
+
+def _say_info(info: Info) -> None:
+    """What an image is made from, was proven on, expects and launches."""
+    if info.base:
+        say(f"base        {info.base['reference']}  {short(info.base['digest'])}")
+    if info.proven and info.proven.on:
+        say(f"proven on   {info.proven.on['reference']}  {short(info.proven.on['digest'])}")
+    if info.proven and info.proven.exercise:
+        say(f"exercised   {short(info.proven.exercise)}")
+    if info.converted_from:
+        origin = info.converted_from
+        say(f"made from   an image of {origin['tool']} {origin['version']}  {short(origin['digest'])}")
+    for key, value in info.env.items():
+        say(f"env         {key}={value}")
+    for expected in info.values:
+        say(f"value       {expected}")
+    for application in info.apps:
+        say(f"app         {application.name} ({application.kind})")
+    for command in info.launch:
+        say(f"launch      {command}")
 
 
 def _say_built(images: Sequence[EmbeddedImage]) -> None:

@@ -32,6 +32,7 @@ from harness.cloudimage.model import (
     ProvingRun,
 )
 from harness.cloudimage.reader import read, verify
+from harness.cloudimage.values import ExpectedValue, ValueType
 from harness.cloudimage.writer import write
 
 __all__ = [
@@ -45,12 +46,14 @@ __all__ = [
     "BuiltHere",
     "CloudImage",
     "EmbeddedImage",
+    "ExpectedValue",
     "History",
     "ImageApp",
     "ImageSet",
     "Info",
     "PlatformImage",
     "ProvingRun",
+    "ValueType",
     "read",
     "verify",
     "write",

@@ -174,6 +174,7 @@ def _info(before: Info, after: Info) -> Iterator[ImageChange]:
     }
     yield from (ImageChange(kind, kind, old, new) for kind, (old, new) in facts.items() if old != new)
     yield from _pairs("env", before.env, after.env)
+    yield from _pairs("value", *({value.name: value.to_json() for value in info.values} for info in (before, after)))
     yield from _pairs("label", before.labels, after.labels)
     yield from _pairs("app", *({app.name: app.to_json() for app in info.apps} for info in (before, after)))
     yield from _lines("launch", before.launch, after.launch)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from harness import untrusted
+from harness.cloudimage.values import ExpectedValue
 from harness.errors import StoreError
 from harness.oci.model import EPOCH, Descriptor, Platform, texts
 from harness.oci.reference import Reference, is_digest
@@ -233,6 +234,8 @@ class Info:
     """``{"tool": "sealer", "version": ..., "digest": ...}`` when another tool made its rootfs; slipway's own runtime is not in it then."""
     proven: ProvingRun | None = None
     """The run that found its images, as far as the rest does not tell it."""
+    values: tuple[ExpectedValue, ...] = ()
+    """Values that its files and its author expect, by name."""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """Fields written by a newer slipway that this one does not know; kept unchanged."""
 
@@ -242,6 +245,7 @@ class Info:
             **self.extra,
             **converted,
             **({"proven": self.proven.to_json()} if self.proven else {}),
+            **({"values": [value.to_json() for value in self.values]} if self.values else {}),
             "schemaVersion": SCHEMA_VERSION,
             "type": self.type,
             "kubernetes": self.kubernetes,
@@ -258,7 +262,7 @@ class Info:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Info:
         """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an Info."""
-        known = {*cls().to_json(), "convertedFrom", "proven"}
+        known = {*cls().to_json(), "convertedFrom", "proven", "values"}
         return cls(
             type=_text(value["type"]),
             kubernetes=_text(value["kubernetes"]) if value.get("kubernetes") else None,
@@ -272,6 +276,7 @@ class Info:
             cluster_apps=text_list(value.get("clusterApps")),
             converted_from=_pairs(value["convertedFrom"]) if value.get("convertedFrom") else None,
             proven=ProvingRun.from_json(value["proven"]) if value.get("proven") else None,
+            values=each_of(ExpectedValue.from_json, value.get("values")),
             extra={key: text for key, text in value.items() if key not in known},
         )
 

@@ -21,6 +21,7 @@ from harness.cloudimage.model import (
     each_of,
     text_list,
 )
+from harness.clusterfile import secrets
 from harness.errors import StoreError
 from harness.oci.model import INDEXES, Descriptor, Platform, texts
 from harness.oci.reference import Reference, is_digest
@@ -124,12 +125,14 @@ def _read_rootfs(store: Documents, entry: Descriptor, images: ImageSet, blobs: d
     diff_ids = text_list(config["rootfs"]["diff_ids"])
     if len(diff_ids) != len(layers) or not all(map(is_digest, diff_ids)):
         raise ValueError(f"{len(layers)} layers and {len(diff_ids)} diff ids, each of which must be a digest")
+    described = Info.from_json(info)
+    secrets.declare(value.name for value in described.values if value.secret)
     return PlatformImage(
         platform=entry.platform or Platform.from_json(config),
         layers=layers,
         diff_ids=diff_ids,
         history=each_of(History.from_json, config.get("history")),
-        info=Info.from_json(info),
+        info=described,
         images=images,
     )
 

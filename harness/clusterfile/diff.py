@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from harness.clusterfile import AppConfig, ApplicationDocument, Clusterfile, Host, serialize, validators
+from harness.clusterfile import AppConfig, ApplicationDocument, Clusterfile, Host, is_redacted, serialize, validators
 from harness.clusterfile.kubeadm import merge_kubeadm
 from harness.clusterfile.secrets import is_secret, same_secret, without_keys
 from harness.clusterfile.write import commands_place, data_place, data_text, env_place, owner_of
@@ -109,7 +109,7 @@ def _changed(one: _Thing, two: _Thing) -> list[ClusterfileChange]:
 
 def _change(thing: _Thing, key: str, before: _Value | None, after: _Value | None) -> ClusterfileChange:
     action = ADDED if before is None else REMOVED if after is None else CHANGED
-    hidden = any(value is not None and value.hidden for value in (before, after))
+    hidden = any(value is not None and (value.hidden or is_redacted(value.text)) for value in (before, after))
     shown = [None if value is None or hidden else value.text for value in (before, after)]
     return ClusterfileChange(thing.subject, thing.name, f"{thing.path}{key}", action, *shown)
 

@@ -34,7 +34,7 @@ def parse(text: str, path: str, *, env: Mapping[str, str] | None = None, stored:
     the file of the rootfs that a Config writes. Raises InputError with all faults, by line.
     """
     if env is not None and "{{" in text:
-        text = templates.render(text, env, path, missing=StandIn("{{ .", " }}"))
+        text = templates.render(text, env, path, missing=StandIn("{{ ", " }}"))
     report = FaultReport(path, stored=stored)
     reader = _DocumentReader(report)
     nodes = documents(text, report)

@@ -66,8 +66,19 @@ _VARIABLE = re.compile(r"\$(?:\w++|\{[^{}]*+\}|\([^()]*+\))")
 _PATH = re.compile(r"(?:/|\./|\.\./|~/)[^\s]*\.?[\w-]+|[\w./-]+\.(?:key|pem|crt)")
 
 
+_declared: set[str] = set()
+"""Names that authors of images call secret. They hold for this process, as the values of ``log.hide`` do."""
+
+
+def declare(names: Iterable[str]) -> None:
+    """Have these names mark secrets from now on: an image says so of the values that it expects."""
+    _declared.update(names)
+
+
 def is_secret_name(name: str) -> bool:
     """Return True when a name marks its value as secret: ``MysqlPassword``, ``DB_PASS``, ``requirepass``, ``ENCRYPTION_KEY``."""
+    if name in _declared:
+        return True
     name = name[-_LONGEST_NAME:]
     if _REFERENCE.search(name):
         return False
@@ -95,6 +106,8 @@ def is_secret(name: str, value: str) -> bool:
 def _is_harmless(name: str, value: str) -> bool:
     """Return True for a value that is no secret despite its name: a setting's keyword, a variable, the path of a key."""
     text = value.strip()
+    if name in _declared:
+        return not value or is_redacted(value)
     if text.lower() in _HARMLESS or text.startswith("{{") or _VARIABLE.fullmatch(text) or is_redacted(text):
         return True
     if len(text) > _LONGEST_NAME or not name.lower().endswith("key"):

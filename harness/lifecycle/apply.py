@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import time
@@ -9,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import cloudimage
 from harness.clusterfile import MASTER, NODE, ApplicationDocument, Clusterfile, Host, is_redacted
 from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, ClusterfileChange, difference
-from harness.errors import CheckError, Fault, InputError
+from harness.errors import CheckError, Fault, InputError, StoreError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import join, remove, run, upgrade
 from harness.lifecycle.apps import install, records, uninstall
@@ -108,6 +110,9 @@ def apply(
         there = find(ssh, wanted.name)
         if there is None:
             return _make(clusterfile, store, options, plan, fetch, started, home)
+        # The image says which of its values are secrets, which are not shown as changes.
+        with contextlib.suppress(StoreError):
+            cloudimage.read(store, wanted.image)
         changes, of_apps = compare(there, clusterfile, store), compare_apps(there.apps, clusterfile.apps, store)
         work = with_apps(sort(changes, clusterfile), there.apps, clusterfile.apps, of_apps)
         changes = tuple(dict.fromkeys((*changes, *of_apps)))

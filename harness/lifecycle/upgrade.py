@@ -271,6 +271,7 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: RolloutOpti
     faults = [*known.faults, *missing_secrets.mentioned(known.lost, tree, known.usable, launch)]
     if faults:
         raise InputError(faults)
+    validation.check_values(context.spec)
     validation.check_files(context.resolved, context.nodes)
     nodes = readiness.of_kind(readiness.get(kubectl, "nodes"), "Node")
     addresses = {name: address for address, name in found.names.items()}

@@ -2,7 +2,8 @@
 
 Which language a file is in follows from where it is and how it is called:
 
-- any file under ``manifests/`` and ``etc/``: only those two forms; every other text stays, byte for byte;
+- any file under ``manifests/`` and ``etc/``: only those two forms, of names that ``plain`` says are slipway's; every other text stays, byte
+  for byte;
 - ``*.tmpl``: Go's, as far as values without structure need it: pipelines, ``if``/``else``, ``eq ne and or not default quote b64enc ...``;
 - ``*.j2``: Jinja.
 
@@ -27,8 +28,7 @@ def render(text: str, env: Mapping[str, str], path: str, *, missing: StandIn | N
     """Render the text of one file. ``path`` says by its ending which language it is in, and names the file in faults.
 
     Raises InputError naming ``path`` and line for every name that is not defined, unless ``missing`` gives a stand-in, and for a template
-    that is not understood or renders to more than it may. In plain files a lower-case ``{{ name }}`` that is not defined stays: such text
-    is more often for Grafana or Prometheus.
+    that is not understood or renders to more than it may. Which undefined names of a plain file stay as text says ``plain``.
     """
     (rendered,) = render_all([Job(text, env, path, missing)])
     if not isinstance(rendered, str):
@@ -43,10 +43,8 @@ def render_all(jobs: Sequence[Job]) -> list[str | tuple[Fault, ...]]:
         faults: list[Fault] = []
         if job.path.endswith(JINJA):
             continue
-        if job.path.endswith(GO):
-            text = GoTemplate(job.text, job.env, job.path, job.missing, faults).render()
-        else:
-            text = render_plain(job.text, job.env, job.path, job.missing, faults)
+        go = GoTemplate(job.text, job.env, job.path, job.missing, faults) if job.path.endswith(GO) else None
+        text = render_plain(job, faults) if go is None else go.render()
         outcomes[index] = tuple(faults) if faults else text
     foreign = [index for index in range(len(jobs)) if index not in outcomes]
     outcomes |= zip(foreign, render_jinja([jobs[index] for index in foreign]), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 GO, JINJA = ".tmpl", ".j2"
 
@@ -29,6 +29,8 @@ class Job:
     env: Mapping[str, str]
     path: str
     missing: StandIn | None = None
+    declared: Container[str] = ()
+    """Names that are slipway's although ``env`` may lack them."""
 
 
 def output_name(path: str) -> str:

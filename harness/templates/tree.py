@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from harness.errors import Fault, InputError
@@ -18,15 +18,36 @@ _LARGEST_TREE = 64 << 20
 """Characters that the templates of a tree may render to together."""
 
 
+SCHEMA = "etc/values.schema.json"
+"""File of the rootfs that describes the values which the image expects. It is not rendered."""
+
+
 def is_template(path: str) -> bool:
     """Return True when the file at this path of a rootfs is rendered (charts apart)."""
-    return path.endswith((GO, JINJA)) or path.startswith(("manifests/", "etc/"))
+    return path.endswith((GO, JINJA)) or (path.startswith(("manifests/", "etc/")) and path != SCHEMA)
 
 
-def render_tree(root: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]] | None = None) -> list[str]:
+def templates(root: Path) -> Iterator[tuple[str, str]]:
+    """Path and text of each file of an unpacked rootfs that is rendered and may hold a placeholder, by path.
+
+    A template that is too large is left out: ``render_tree`` reports it.
+    """
+    for path in _templates(root):
+        try:
+            text = _text(root / path)
+        except ValueError:
+            continue
+        if text is not None:
+            yield path, text
+
+
+def render_tree(
+    root: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]] | None = None, declared: Container[str] = ()
+) -> list[str]:
     """Render the templates of an unpacked rootfs in place; the output of ``a.yaml.tmpl`` is ``a.yaml`` beside it, with the same mode.
 
-    ``app_env`` is what an application's files (by its name) get on top of ``env``. Returns the paths that were written, relative to
+    ``app_env`` is what an application's files (by its name) get on top of ``env``; ``declared`` are names that are no text of others,
+    although ``env`` may lack them. Returns the paths that were written, relative to
     ``root``, sorted. Nothing is written when there is a fault: raises InputError with all of them.
     """
     faults: list[Fault] = []
@@ -39,7 +60,7 @@ def render_tree(root: Path, env: Mapping[str, str], app_env: Mapping[str, Mappin
             faults.append(Fault(path, str(wrong)))
             continue
         if text is not None:
-            jobs.append(Job(text, env_of(path, env, app_env or {}), path))
+            jobs.append(Job(text, env_of(path, env, app_env or {}), path, declared=declared))
     room = _LARGEST_TREE
     for job, rendered in zip(jobs, render_all(jobs), strict=True):
         if not isinstance(rendered, str):

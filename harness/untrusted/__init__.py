@@ -12,9 +12,10 @@ from harness.untrusted.json_reader import json_document, json_object
 from harness.untrusted.kubeconfig import KUBECONFIG_LIMITS, KubeIdentity, kube_identity
 from harness.untrusted.names import name, relative_path
 from harness.untrusted.numerals import decimal, integer, number
+from harness.untrusted.pattern import Pattern
 from harness.untrusted.stream import Ceiling
 from harness.untrusted.tree import FILE_LIMIT, UntrustedTree
-from harness.untrusted.yaml_reader import YAML_LIMITS, YamlLimits, yaml_check, yaml_document, yaml_documents, yaml_excess
+from harness.untrusted.yaml_reader import YAML_LIMITS, YamlLimits, yaml_check, yaml_document, yaml_documents, yaml_excess, yaml_scalars
 
 __all__ = [
     "FILE_LIMIT",
@@ -22,6 +23,7 @@ __all__ = [
     "YAML_LIMITS",
     "Ceiling",
     "KubeIdentity",
+    "Pattern",
     "UntrustedTree",
     "YamlLimits",
     "decimal",
@@ -37,4 +39,5 @@ __all__ = [
     "yaml_document",
     "yaml_documents",
     "yaml_excess",
+    "yaml_scalars",
 ]

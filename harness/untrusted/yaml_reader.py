@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -148,3 +149,59 @@ def _yaml_problem(wrong: yaml.YAMLError) -> str:
     if isinstance(wrong, yaml.MarkedYAMLError) and wrong.problem_mark is not None:
         return f"line {wrong.problem_mark.line + 1}: {shown(wrong.problem or 'is not understood')}"
     return shown(" ".join(str(wrong).split()))
+
+
+class YamlScalar(NamedTuple):
+    """A scalar of a YAML text by its place. ``keys`` are those of the mappings around it, the innermost last, as far as they are text."""
+
+    start: int
+    end: int
+    plain: bool
+    """Neither in quotes nor in a block."""
+    entry: bool
+    """A key, a value or an item; not a document of its own, and not text that stands where YAML has no place for it."""
+    keys: tuple[str, ...]
+
+
+def yaml_scalars(text: str, *, limits: YamlLimits = YAML_LIMITS) -> Iterator[YamlScalar]:
+    """The scalars of a text as YAML's scanner sees them, up to the first thing that is not YAML. Positions count characters."""
+    mark = text.startswith("\ufeff")
+    if len(text) > limits.size:
+        return
+    try:
+        yield from _scalars(text[mark:], int(mark), limits.depth)
+    except (yaml.YAMLError, UnicodeError, ValueError):
+        return
+
+
+def _scalars(text: str, offset: int, depth: int) -> Iterator[YamlScalar]:
+    open_keys: list[str] = []
+    before: yaml.Token | None = None
+    for token in yaml.scan(text, Loader=_YamlLoader):
+        if isinstance(token, _STARTS):
+            open_keys.append("")
+            if len(open_keys) > depth:
+                return
+        elif isinstance(token, _ENDS):
+            del open_keys[-1:]
+        elif isinstance(token, yaml.DocumentStartToken | yaml.DocumentEndToken):
+            open_keys.clear()
+        elif isinstance(token, yaml.ScalarToken):
+            is_key = isinstance(before, yaml.KeyToken)
+            keys = tuple(key for key in (open_keys[:-1] if is_key else open_keys) if key)
+            place = (token.start_mark.index + offset, token.end_mark.index + offset)
+            yield YamlScalar(*place, bool(token.plain), isinstance(before, _LEADS), keys)
+            if is_key and open_keys:
+                open_keys[-1] = token.value
+        if not isinstance(token, yaml.TagToken | yaml.AnchorToken):
+            before = token
+
+
+_STARTS = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_LEADS = (yaml.KeyToken, yaml.ValueToken, yaml.BlockEntryToken, yaml.FlowEntryToken, yaml.FlowSequenceStartToken)
+_ENDS = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)

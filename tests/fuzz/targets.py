@@ -119,7 +119,7 @@ def read_documents(data: bytes, folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     readers: tuple[Callable[[], object], ...] = (
-        lambda: discover.discover(discover.files(folder)).checked(),
+        lambda: discover.declared(folder),
         lambda: image_lists.read_image_list(folder / "imageList"),
         lambda: image_lists.read_image_list_with_auth(folder / "imageListWithAuth.yaml"),
     )

@@ -191,9 +191,11 @@ def test_page_of_the_kubefile_lists_every_instruction() -> None:
 def test_specification_of_the_format_has_every_field_annotation_and_media_type() -> None:
     built = cloudimage.BuiltHere(("a",), "images/a")
     run = cloudimage.ProvingRun({"reference": "a", "digest": "b"}, "c", 1)
+    expected = cloudimage.ExpectedValue("A", type=cloudimage.ValueType("number", "a", ("1",), 1, 2))
     values = (
-        cloudimage.Info(converted_from={"tool": "sealer"}, proven=run).to_json(),
+        cloudimage.Info(converted_from={"tool": "sealer"}, proven=run, values=(expected,)).to_json(),
         run.to_json(),
+        expected.to_json(),
         cloudimage.ImageApp("a", "kube").to_json(),
         cloudimage.EmbeddedImage("a", "b", "c", 1, built=built).to_json(),
         built.to_json(),

@@ -187,9 +187,8 @@ class AppInstall:
         """The files of its rootfs that differ from the image. Raises InputError."""
         own = cluster_request.app_env(self.request.effective)
         app_env = {app.name: {**self.env, **app.env, **self.request.document.env, **own.get(app.name, {})} for app in self.main.info.apps}
-        return rootfs.rendered(
-            unpacked.unpacked_rootfs(self.store, self.main.layers), self.env, app_env, cluster_request.edit(self.request.effective)
-        )
+        tree, declared = unpacked.unpacked_rootfs(self.store, self.main.layers), {value.name for value in self.main.info.values}
+        return rootfs.rendered(tree, self.env, app_env, cluster_request.edit(self.request.effective), declared)
 
     @functools.cached_property
     def generation(self) -> str:
@@ -252,6 +251,7 @@ def work_of(target: AppTarget, request: Request, image: CloudImage, store: Store
         where=target.first.address,
     )
     work = AppInstall(target, request, image, store, record, (), ())
+    cluster_request.require_values(work.main.info, [work.env], request.effective)
     with log.step("unpack and render the application"):
         work.hooks = hooks_of(unpacked.unpacked_rootfs(store, work.main.layers))
         work.commands = work.main.info.launch if commands is None else commands

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness import log, untrusted
-from harness.cloudimage import ImageApp, Info
+from harness.cloudimage import ImageApp, Info, values
 from harness.clusterfile import (
     MASTER,
     NODE,
@@ -315,6 +315,26 @@ def app_env(clusterfile: Clusterfile) -> dict[str, dict[str, str]]:
     """Return the environments of single applications, by name."""
     configs = clusterfile.application.configs if clusterfile.application else ()
     return {config.name: dict(config.env) for config in configs if config.env}
+
+
+def require_values(
+    info: Info,
+    environments: Sequence[Mapping[str, str]],
+    clusterfile: Clusterfile,
+    apps: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Raise InputError that lists every value which an image expects and that is missing or wrong; no machine is asked for that.
+
+    ``environments`` are those of the nodes, each without the defaults of the image; ``apps`` adds what single applications get, by name
+    (as the Clusterfile says it). Secrets among the values are never shown from now on.
+    """
+    own = app_env(clusterfile) if apps is None else apps
+    given = [*environments, *own.values()]
+    log.hide(*(env[value.name] for value in info.values if value.secret for env in given if value.name in env))
+    written = {file.target for file in clusterfile.files if file.strategy == "overwrite"}
+    faults = values.faults(info.values, environments, app_env=own, replaced=written.__contains__)
+    if faults:
+        raise InputError(faults)
 
 
 def edit(clusterfile: Clusterfile) -> Callable[[Path], Sequence[str]] | None:

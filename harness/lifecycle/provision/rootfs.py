@@ -11,7 +11,7 @@ import shlex
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -83,9 +83,15 @@ def folder_files(tree: Path, folder: str) -> dict[str, bytes]:
 
 
 def rendered(
-    tree: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]] | None = None, edit: Edit | None = None
+    tree: Path,
+    env: Mapping[str, str],
+    app_env: Mapping[str, Mapping[str, str]] | None = None,
+    edit: Edit | None = None,
+    declared: Container[str] = (),
 ) -> dict[str, NodeFile]:
     """The files that differ from ``tree`` once it has been edited and rendered, by their path relative to it.
+
+    ``declared`` are names that the image or the Clusterfile has, for this node or not.
 
     Raises InputError with every undefined name.
     """
@@ -93,7 +99,7 @@ def rendered(
         copy = Path(scratch, "rootfs")
         shutil.copytree(tree, copy, symlinks=True, ignore=lambda folder, _: _HEAVY if Path(folder) == tree else ())
         changed = set(edit(copy)) if edit else set()
-        changed |= set(render_tree(copy, env, app_env))
+        changed |= set(render_tree(copy, env, app_env, declared))
         return {path: NodeFile((copy / path).read_bytes(), owner_only((copy / path).stat().st_mode)) for path in sorted(changed)}
 
 

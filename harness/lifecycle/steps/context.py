@@ -219,7 +219,12 @@ class ResolvedCluster:
     def render(self, node: Node) -> Files:
         """The files of a node's rootfs that are other than the image has them."""
         apps = {app.name: self._app_environment(node, app) for app in self.main.info.apps}
-        return self.needed(node, rootfs.rendered(self.tree(node), self.environment(node), apps, self.spec.edit))
+        return self.needed(node, rootfs.rendered(self.tree(node), self.environment(node), apps, self.spec.edit, self._declared))
+
+    @functools.cached_property
+    def _declared(self) -> frozenset[str]:
+        """Names that the image expects or that a host has: a node that lacks one of them lacks a value."""
+        return frozenset({value.name for value in self.spec.info.values}.union(*self.spec.host_env.values()))
 
     def needed(self, node: Node, files: Files) -> Files:
         """The files that a node needs: workers launch nothing, so they get what is launched only when a hook reads it."""

@@ -13,6 +13,7 @@ from harness.lifecycle.checks.findings import Finding
 from harness.lifecycle.checks.preflight import gather
 from harness.lifecycle.checks.preflight.core import RULES
 from harness.lifecycle.checks.preflight.gather import MachineFacts
+from harness.lifecycle.cluster import request
 from harness.lifecycle.provision import ipvs
 from harness.lifecycle.steps.context import ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.lifecycle.steps.registries import balancing_wish
@@ -27,12 +28,19 @@ def check(spec: ClusterSpec) -> ResolvedCluster:
     """
     for machine in spec.ssh.machines:
         ssh_config.check(machine)
+    check_values(spec)
     resolved = _supposed(spec)
     _check_networks(resolved, spec.nodes)
     _check_names(resolved)
     ipvs.check_address(balancing_wish(resolved), [node.address for node in spec.nodes])
     check_files(resolved, spec.nodes)
     return resolved
+
+
+def check_values(spec: ClusterSpec) -> None:
+    """The values that the image expects. Raises InputError that lists all that are missing or wrong."""
+    environments = [{**spec.env, **spec.host_env.get(node.address, {})} for node in spec.nodes]
+    request.require_values(spec.info, environments, spec.clusterfile, spec.app_env)
 
 
 def check_members(spec: ClusterSpec, nodes: Sequence[SshNode]) -> None:

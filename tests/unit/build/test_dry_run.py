@@ -53,6 +53,7 @@ def test_the_whole_outline(context: Path) -> None:
         },
     )
     found = plan(context)
+    hint = "ENV Tag=... in the Kubefile, or slipway build -e Tag=VALUE"
     assert found == {
         "base": "scratch",
         "platform": "linux/amd64",
@@ -83,11 +84,19 @@ def test_the_whole_outline(context: Path) -> None:
             {"name": "docker.io/library/a:1", "foundBy": ["declared"], "where": [f"{context}/db/x.yaml:4", f"{context}/app.yaml:2"]}
         ],
         "possibleImages": [{"name": "docker.io/library/maybe:1", "foundBy": ["declared"], "where": [f"{context}/db/x.yaml:2"]}],
-        "fromBase": [],
-        "warnings": [
-            f"{context}/app.yaml:2: the image depends on Tag, which has no value yet\n  hint: ENV Tag=... in the Kubefile",
-            f"{context}/app.yaml: no default for Tag: to be given when the image runs\n  hint: -e Tag=VALUE",
+        "values": [
+            {
+                "name": "Port",
+                "where": ["manifests/app.yaml:1"],
+                "default": "80",
+                "required": False,
+                "secret": False,
+                "description": "",
+                "type": "string",
+            }
         ],
+        "fromBase": [],
+        "warnings": [f"{context}/app.yaml:2: the image depends on Tag, which has no value yet\n  hint: {hint}"],
     }
 
 
@@ -235,18 +244,6 @@ def test_config_overwrite(context: Path) -> None:
     ]
 
 
-def test_dashboard_port() -> None:
-    context = CASES / "dashboard-port"
-    found = plan(context)
-    assert found["launch"] == ["kubectl apply -f manifests/dashboard.yaml"]
-    assert found["warnings"] == [
-        f"{context}/dashboard.yaml: no default for DashBoardPort: to be given when the image runs\n  hint: -e DashBoardPort=VALUE"
-    ]
-
-
-# Reading as the build reads
-
-
 def test_chart_is_read_for_the_lowest_version_of_kubeversion(context: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
 
@@ -301,3 +298,28 @@ def test_possible_images_are_refused(context: Path) -> None:
     assert [(fault.where, fault.message) for fault in caught.value.faults] == [
         (f"{context}/a.yaml:4", "docker.io/library/side:2 may be an image, but no pod names it")
     ]
+
+
+def test_dashboard_port() -> None:
+    context = CASES / "dashboard-port"
+    found = plan(context)
+    assert found["launch"] == ["kubectl apply -f manifests/dashboard.yaml"]
+    assert found["warnings"] == [
+        f"{context}/dashboard.yaml:11: DashBoardPort has no default: it is to be given when the image runs\n  hint: -e DashBoardPort=VALUE"
+    ]
+    (value,) = found["values"]
+    assert (value["name"], value["where"], value["required"]) == ("DashBoardPort", ["manifests/dashboard.yaml:11"], True)
+
+
+def test_schema_with_faults_is_told_with_all_others(context: Path) -> None:
+    write(
+        context,
+        {
+            "Kubefile": "FROM scratch\nCOPY etc etc\nCOPY a.yaml manifests\n",
+            "etc/values.schema.json": '{"properties": {\n"Port": {"type": "port"}}}',
+            "a.yaml": "spec:\n  containers:\n  - image: a:1:2\n",
+        },
+    )
+    with pytest.raises(InputError) as caught:
+        plan(context)
+    assert [fault.where for fault in caught.value.faults] == [f"{context}/a.yaml:3", f"{context}/etc/values.schema.json:2"]

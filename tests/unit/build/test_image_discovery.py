@@ -16,6 +16,7 @@ from harness import kubefile
 from harness.build import image_discovery, sandbox_plan
 from harness.build.cluster_base import ClusterBase
 from harness.build.cluster_run import RunRecord
+from harness.build.expected_values import ImageValues
 from harness.build.options import BuildOptions
 from harness.build.pull_record import PulledImage
 from harness.build.sandbox_plan import SandboxApplication, SandboxPlan
@@ -28,27 +29,6 @@ from harness.oci.registry.sources import LayoutSource
 from harness.oci.store import Store
 from harness.runtimes import Facts
 from tests.unit.cloudimage.examples import container_image
-
-
-def test_missing_value_is_one_fault_without_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "manifests").mkdir()
-    (tmp_path / "manifests/a.yaml").write_text("kind: ConfigMap\nport: {{ Undefined }}\n")
-    discovery: Any = image_discovery.ImageDiscovery(
-        SimpleNamespace(image_list=None, discover=("declared",), context=tmp_path, possible="report"),  # type: ignore[arg-type]
-        SimpleNamespace(  # type: ignore[arg-type]
-            work=SimpleNamespace(tree=lambda: tmp_path, files=lambda: ["manifests/a.yaml"]),
-            info=Info(),
-            parsed=kubefile.parse("FROM scratch\n", "Kubefile"),
-            permits=SimpleNamespace(declare=list),
-            archives=(),
-            locked={},
-        ),
-    )
-    with pytest.raises(InputError) as caught:
-        discovery._run()
-    assert [(fault.where, fault.message) for fault in caught.value.faults] == [("manifests/a.yaml:2", "Undefined is not defined")]
-    assert "to be given when the image runs" not in capsys.readouterr().err
-
 
 DIGEST = f"sha256:{'0' * 64}"
 
@@ -74,6 +54,7 @@ def discovery_of(
         permits=SimpleNamespace(declare=list),
         archives=(),
         locked={},
+        values=ImageValues(),
         work=SimpleNamespace(files=lambda: dict.fromkeys(files, ()), store=Store(folder / "store"), tree=lambda: folder / "rootfs"),
     )
     return image_discovery.ImageDiscovery(BuildOptions(folder, "shop", **options), part, base=base)
@@ -220,7 +201,8 @@ def possible_discovery(tmp_path: Path, mode: str) -> Any:
         SimpleNamespace(  # type: ignore[arg-type]
             work=SimpleNamespace(tree=lambda: tmp_path, files=lambda: ["manifests/a.yaml"], store=None),
             info=Info(), parsed=kubefile.parse("FROM scratch\n", "Kubefile"), permits=SimpleNamespace(declare=list), foreign=False,
-            base=None, sources=(), platform=None, archives=(), locked={}, own=SimpleNamespace(marked=lambda image: image),
+            base=None, sources=(), platform=None, archives=(), locked={}, values=ImageValues(),
+            own=SimpleNamespace(marked=lambda image: image),
         ),
     )  # fmt: skip
 

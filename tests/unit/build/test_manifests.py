@@ -181,8 +181,34 @@ def test_a_value_that_comes_later_is_no_fault(tmp_path: Path) -> None:
     assert found.names == ("docker.io/library/a:1",)
     assert [(warning.where, warning.message) for warning in found.warnings] == [
         ("manifests/a.yaml:4", "the image depends on Tag, which has no value yet"),
-        ("manifests/a.yaml", "no default for Port, Tag: to be given when the image runs"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("image", "hint"),
+    [
+        ("${REGISTRY}/app:${TAG}", "write {{ REGISTRY }} for the value of ENV REGISTRY"),
+        ("nginx:$TAG", "write {{ TAG }} for the value of ENV TAG"),
+        ("${TAG:-nginx:1}", "write {{ TAG }} for the value of ENV TAG"),
+        ("$(params.image)", "write {{ params }}"),
+        ("{{inputs.parameters.image}}", "it is found when the build runs the image"),
+        ("{{ .Values.image }}:{{ .Values.tag }}", "it is found when the build runs the image"),
+    ],
+)
+def test_an_image_that_another_program_fills_in_is_a_warning_with_a_hint(tmp_path: Path, image: str, hint: str) -> None:
+    write(tmp_path, {"manifests/a.yaml": f"spec:\n  containers:\n  - image: '{image}'\n  - image: a:1\n"})
+    found = discover.declared(tmp_path)
+    assert found.names == ("docker.io/library/a:1",)
+    (warning,) = found.warnings
+    assert warning.where == "manifests/a.yaml:3"
+    assert warning.message == f"{image} is filled in by another program, so the file does not say which image it is"
+    assert hint in str(warning.hint)
+
+
+def test_an_image_that_is_not_a_name_is_a_fault_still(tmp_path: Path) -> None:
+    write(tmp_path, {"manifests/a.yaml": "spec:\n  containers:\n  - image: 'a:1:2'\n"})
+    with pytest.raises(InputError):
+        discover.declared(tmp_path)
 
 
 def test_a_template_that_is_not_understood_is_a_fault(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from harness import kubefile
-from harness.build import platform_build
+from harness.build import image_info, platform_build
 from harness.build.options import BuildOptions
 from harness.build.platform_build import PlatformBuild, PlatformBuilder
 from harness.cloudimage import ImageSet, ProvingRun
-from harness.errors import BuildError
+from harness.errors import BuildError, InputError
 from harness.oci.model import Platform
 from harness.oci.registry.guarded import Permits
 from harness.oci.store import Store
@@ -57,6 +57,35 @@ def test_the_exercise_is_not_in_the_image_and_changes_no_layer(builder: Platform
     assert exercised.image(ImageSet()) == plain.image(ImageSet())
     proven = ProvingRun(exercise=f"sha256:{'a' * 64}")
     assert exercised.image(ImageSet(), proven).info.proven == proven
+
+
+def test_build_records_the_values_that_files_expect(builder: PlatformBuilder) -> None:
+    (builder.options.context / "app.yaml").write_text("kind: Service\ntargetPort: {{ Port }}\n")
+    part = built(builder, Platform.host())
+    (value,) = part.image(ImageSet()).info.values
+    assert (value.name, value.where, value.required) == ("Port", ("manifests/app.yaml:2",), True)
+    assert part.values.stand_ins == {"Port": "18080"}
+
+
+def test_build_reads_the_tree_once_for_the_same_files(builder: PlatformBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    (builder.options.context / "app.yaml").write_text("targetPort: {{ Port }}\n")
+    before = built(builder, Platform.host()).values
+    monkeypatch.setattr(image_info, "templates", None)
+    assert built(builder, Platform.host()).values == before
+
+
+def test_build_has_the_defaults_of_the_schema_in_the_environment(builder: PlatformBuilder) -> None:
+    schema = '{"properties": {"Port": {"type": "integer", "default": 80}, "Phrase": {"writeOnly": true}}}'
+    (builder.options.context / "values.schema.json").write_text(schema)
+    text = f"{KUBEFILE}COPY values.schema.json etc/\n"
+    with builder.stack:
+        info = builder.build(Platform.host(), kubefile.parse(text, "K")).info
+    assert info.env == {"Port": "80"}
+    assert [(value.name, value.required, value.secret) for value in info.values] == [("Phrase", False, True), ("Port", False, False)]
+    with pytest.raises(InputError, match="Phrase is writeOnly"), contextlib.ExitStack() as stack:
+        PlatformBuilder(builder.options, builder.store, builder.remote, builder.choice, stack).build(
+            Platform.host(), kubefile.parse(f"{text}ENV Phrase=x\n", "K")
+        )
 
 
 def test_build_for_host_that_fails_says_why_it_was_tried(builder: PlatformBuilder, monkeypatch: pytest.MonkeyPatch) -> None:

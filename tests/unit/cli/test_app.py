@@ -18,7 +18,10 @@ from rich.console import Console
 
 from harness.cli import app, machines, operate, options, output
 from harness.cli.output import pairs
+from harness.cloudimage import ExpectedValue, Info, ValueType
 from harness.errors import CommandError, Fault, InputError, UsageError
+from harness.oci.store import Store
+from tests.unit.cloudimage.examples import put
 
 
 @pytest.fixture
@@ -117,6 +120,7 @@ def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFix
         (["build", ".", "--discover", "guessed"], 2, "--discover guessed"),
         (["build", ".", "--on", "kubernetes", "--discover", "declared"], 2, "--discover declared runs nothing"),
         (["build", ".", "--nodes", "10"], 2, "--nodes"),
+        (["build", ".", "-e", "Port"], 2, "--env Port: not NAME=VALUE"),
         (["build", ".", "--platform", "linux/"], 2, "--platform linux/"),
         (["build", ".", "--platform", "linux/amd64,nothing/at/all/of"], 2, "--platform nothing/at/all/of"),
         (["manifest", "create", "x", "nothere"], 4, "nothere: no such image"),
@@ -284,3 +288,22 @@ def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(said) == {"name": HOSTILE}
     assert said.isascii()
     assert "\x1b" not in said
+
+
+def test_values_that_an_image_expects_are_inspected_and_asked_for(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = ValueType("integer", minimum=1, maximum=65535)
+    port = ExpectedValue("Port", ("manifests/a.yaml:7",), required=True, description="where the site listens", type=kind)
+    put(Store.default(), "web:1", info=Info(type="app", values=(port,)))
+    assert app.execute(["inspect", "web:1"]) == 0
+    line = "value       Port  required, integer, from 1 to 65535; manifests/a.yaml:7: where the site listens"
+    assert line in capsys.readouterr().out.splitlines()
+    assert app.execute(["inspect", "web:1", "--output", "json"]) == 0
+    (platform,) = json.loads(capsys.readouterr().out)["platforms"]
+    assert platform["info"]["values"] == [port.to_json()]
+
+
+def test_check_of_a_build_shows_the_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "Kubefile").write_text("FROM scratch\nCOPY a.yaml manifests/\n")
+    (tmp_path / "a.yaml").write_text("targetPort: {{ Port }}\n")
+    assert app.execute(["build", "--check", str(tmp_path)]) == 0
+    assert "value     Port  required; manifests/a.yaml:1" in capsys.readouterr().out.splitlines()

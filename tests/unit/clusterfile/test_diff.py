@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from harness.clusterfile import Clusterfile
+from harness.clusterfile import ClusterDocument, Clusterfile
 from harness.clusterfile.diff import ClusterfileChange, difference
 from harness.clusterfile.parse import parse
+from harness.clusterfile.secrets import fingerprint
 from harness.clusterfile.write import redacted
 
 from .reading import CASES, CLUSTERFILES, document, read, spec_text
@@ -126,6 +127,15 @@ def test_a_secret_that_changed_is_seen_behind_its_mark_and_not_shown() -> None:
     found = difference(kept, other)
     assert [str(change) for change in found] == ["~ .spec.env.MysqlPassword", "~ .spec.cmd[0]", "~ Config c1.data", "~ Hook h1.data"]
     assert "neu" not in repr(found)
+
+
+def test_a_value_that_only_the_image_calls_secret_is_not_shown_once_it_is_kept_as_a_secret() -> None:
+    before, after = (
+        ClusterDocument("c", "web", env={"Phrase": fingerprint("open", "x")}),
+        ClusterDocument("c", "web", env={"Phrase": "sesame"}),
+    )
+    (change,) = difference(Clusterfile("", cluster=before), Clusterfile("", cluster=after))
+    assert (change.before, change.after) == (None, None)
 
 
 def test_against_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 
 from harness import cloudimage
+from harness.cloudimage import ExpectedValue
 from harness.clusterfile import Clusterfile, Hook, Phase
 from harness.clusterfile.parse import parse
-from harness.errors import CheckError, StoreError, UsageError
+from harness.errors import CheckError, InputError, StoreError, UsageError
 from harness.lifecycle import plan as planning
 from harness.lifecycle import rollback, rolling_update, rollout, upgrade
-from harness.lifecycle.apps import obsolete
+from harness.lifecycle.apps import obsolete, records
 from harness.lifecycle.cluster.change import DONE, ROLLBACK, RUNNING, UPGRADE, Move, Version
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
@@ -364,3 +366,21 @@ def test_the_api_is_asked_by_way_of_another_master(store: Store, tmp_path: Path)
     assert made.beside(made.spec.workers[0]).address == "10.0.0.1"
     alone = work(store, tmp_path / "b", 1, 0)
     assert alone.beside(alone.spec.masters[0]).address == "10.0.0.1"
+
+
+def test_values_that_the_new_image_expects_are_asked_for_before_anything_changes(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = image(store, values=(ExpectedValue("Port", ("manifests/a.yaml:1",), required=True), ExpectedValue("Realm", required=True)))
+    found = found_with(tmp_path)
+
+    def context(*_: Any, env: dict[str, str]) -> Any:
+        return known(ClusterSpec(wanted, store, found.ssh, found.state, found.masters, (), Clusterfile(""), env=env))
+
+    monkeypatch.setattr(rollout, "kubernetes", lambda _: {})
+    monkeypatch.setattr(records, "listed", lambda _: ())
+    for env, missing in ({}, ["Port", "Realm"]), ({"Port": "80"}, ["Realm"]):
+        monkeypatch.setattr(upgrade, "_context", functools.partial(context, env=env))
+        with pytest.raises(InputError) as caught:
+            upgrade.work_of(found, wanted, Move.new(UPGRADE, OLD, NEW), upgrade.RolloutOptions(env=env), store)
+        assert [fault.where for fault in caught.value.faults] == missing

@@ -79,7 +79,7 @@ def test_rendering_again_with_other_values_starts_from_the_templates(root: Path)
 
 
 def test_nothing_is_written_when_a_name_is_missing(root: Path) -> None:
-    (root / "manifests/z.yaml").write_text("\n{{ Other }}")
+    (root / "manifests/z.yaml").write_text("\na: {{ Other }}")
     (root / "etc/z.tmpl").write_text("{{ .More }}")
     with pytest.raises(InputError) as caught:
         render_tree(root, ENV)
@@ -111,3 +111,17 @@ def test_the_cases(tmp_path: Path) -> None:
     render_tree(tmp_path, {"DashBoardPort": "8443", "PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"})
     assert "targetPort: 8443\n" in (tmp_path / "manifests/dashboard.yaml").read_text()
     assert (tmp_path / "etc/kubeadm.yaml").read_text().endswith("podSubnet: 100.64.0.0/10\n  serviceSubnet: 10.96.0.0/22")
+
+
+def test_templates_gives_what_is_rendered_and_not_the_schema(root: Path) -> None:
+    (root / "etc/values.schema.json").write_text('{"description": "{{ Port }}"}')
+    found = dict(tree.templates(root))
+    assert sorted(found) == [
+        "application/apps/web/b.yaml.tmpl",
+        "etc/conf",
+        "manifests/app.yaml",
+        "manifests/sub/b.yaml.tmpl",
+        "scripts/made.sh.j2",
+    ]
+    assert found["manifests/app.yaml"] == "port: {{ Port }}\n"
+    assert "etc/values.schema.json" not in render_tree(root, ENV)

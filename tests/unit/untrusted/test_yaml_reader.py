@@ -58,3 +58,25 @@ def test_yaml_document_is_one() -> None:
     assert untrusted.yaml_document("# nothing", what="x") is None
     with pytest.raises(StoreError, match="x: holds more than one document"):
         untrusted.yaml_document("a: 1\n---\nb: 2", what="x")
+
+
+def test_scalars_have_their_place_and_the_keys_around_them() -> None:
+    text = "a:\n  b: [x, {c: 'y'}]\n  d: &n |\n    z\n- e\n---\nf: g\n"
+    found = [(text[each.start : each.end].strip(), each.plain, each.entry, each.keys) for each in untrusted.yaml_scalars(text)]
+    assert found[:7] == [
+        ("a", True, True, ()),
+        ("b", True, True, ("a",)),
+        ("x", True, True, ("a", "b")),
+        ("c", True, True, ("a", "b")),
+        ("'y'", False, True, ("a", "b", "c")),
+        ("d", True, True, ("a",)),
+        ("|\n    z", False, True, ("a", "d")),
+    ]
+    assert found[-2:] == [("f", True, True, ()), ("g", True, True, ("f",))]
+
+
+def test_scalars_end_where_yaml_ends_and_where_it_is_too_deep() -> None:
+    assert [each.keys for each in untrusted.yaml_scalars("a: b\nc: %d")] == [(), ("a",), ()]
+    assert list(untrusted.yaml_scalars("[" * 200 + "a")) == []
+    assert list(untrusted.yaml_scalars("a: b", limits=untrusted.YamlLimits(size=3))) == []
+    assert [each.start for each in untrusted.yaml_scalars("\ufeffa: b\r\nc: d")] == [1, 4, 7, 10]

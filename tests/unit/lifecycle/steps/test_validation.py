@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness import cloudimage
-from harness.cloudimage import Info, PlatformImage
-from harness.clusterfile import Clusterfile
+from harness import cloudimage, log
+from harness.cloudimage import ExpectedValue, Info, PlatformImage, ValueType
+from harness.clusterfile import Clusterfile, write
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, InputError, SlipwayError, UsageError
 from harness.lifecycle import run
@@ -148,15 +148,14 @@ def test_a_virtual_address_that_pods_would_have(verb: Verb, store: Store) -> Non
     assert planned(wanted("auto"), store)
 
 
-def application(store: Store, files: dict[str, str]) -> None:
+def application(store: Store, files: dict[str, str], **info: Any) -> None:
     root = store.root.parent / "root-app"
     for path, text in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
     layer = write_layer(scan(root), store)
-    image = PlatformImage(
-        Platform.parse("linux/amd64"), (layer.descriptor,), (layer.diff_id,), info=Info(type="app", launch=("kubectl apply -f manifests",))
-    )
+    described = Info(type="app", launch=("kubectl apply -f manifests",), **info)
+    image = PlatformImage(Platform.parse("linux/amd64"), (layer.descriptor,), (layer.diff_id,), info=described)
     store.tag("shop", cloudimage.write(store, [image]))
 
 
@@ -187,7 +186,7 @@ def test_a_cluster_of_ordinary_values_is_accepted(store: Store) -> None:
 
 
 def test_of_a_cluster_that_is_there_only_machines_that_join_are_judged(store: Store) -> None:
-    build(store, files={**FILES, "etc/disk.conf": "disk: {{ Disk }}\n"})
+    build(store, files={**FILES, "etc/disk.yaml": "disk: {{ Disk }}\n"})
     spec = run.prepare(asked(1, 1, env={"Disk": "sda"}), store).spec
 
     def judged(network: str, **host: str) -> None:
@@ -199,3 +198,63 @@ def test_of_a_cluster_that_is_there_only_machines_that_join_are_judged(store: St
         judged("10.0.0.0/26")
     with pytest.raises(CheckError, match=r"10\.0\.0\.101: lies in PodCIDR"):
         judged("10.0.0.64/26", Disk="sdb")
+
+
+VALUES = (
+    ExpectedValue("Port", ("manifests/web.yaml:3",), required=True, description="where it listens", type=ValueType("integer")),
+    ExpectedValue("Realm", ("manifests/web.yaml:4",), required=True),
+    ExpectedValue("SitePhrase", required=True, secret=True),
+)
+
+
+@BOTH
+def test_values_that_the_image_expects_are_asked_for_at_once(verb: Verb, store: Store) -> None:
+    build(store, files={**FILES, "manifests/web.yaml": "a: 1\nb: 2\nport: {{ Port }}\nrealm: '{{ .Realm }}'\n"}, values=VALUES)
+    with pytest.raises(InputError) as caught:
+        verb(asked(1, 1, env={"Realm": "x"}), store)
+    assert [(fault.where, fault.message) for fault in caught.value.faults] == [
+        ("Port", "has no value, and manifests/web.yaml:3 needs one (where it listens; integer)"),
+        ("SitePhrase", "has no value, and the image needs one"),
+    ]
+    assert caught.value.exit_code == 2
+    assert "-e Port=VALUE, or env: {Port: VALUE} in the Clusterfile" in str(caught.value)
+    refused(verb, store, InputError, "Port: 'x' is not a whole number", env={"Port": "x", "Realm": "x", "SitePhrase": "p"})
+    given = {"Port": "80", "Realm": "x", "SitePhrase": "open sesame"}
+    assert planned(asked(1, 1, env=given), store)
+
+
+def test_a_value_that_the_image_calls_secret_is_neither_shown_nor_recorded(store: Store) -> None:
+    build(store, values=VALUES)
+    given = {"Port": "80", "Realm": "x", "SitePhrase": "open sesame"}
+    context = run.prepare(asked(1, 1, env=given), store)
+    assert "open sesame" not in write.redacted(context.spec.clusterfile)
+    assert "open sesame" not in log.hidden("say open sesame")
+    assert "Realm" in write.redacted(context.spec.clusterfile)
+
+
+def test_a_config_that_writes_the_file_makes_its_values_needless(store: Store) -> None:
+    build(store, files={**FILES, "manifests/web.yaml": "port: {{ Port }}\n"}, values=VALUES[:1])
+    config = f"""{CLUSTER % "env: []"}---
+apiVersion: slipway.dev/v1
+kind: Config
+metadata: {{name: web}}
+spec: {{path: manifests/web.yaml, data: 'port: 1'}}
+"""
+    assert planned(request.effective(parse(config, "Clusterfile")), store)
+
+
+def test_templates_of_other_programs_in_an_image_are_nothing_to_ask_for(store: Store) -> None:
+    text = "data:\n  a.yml: |\n    title: {{ .Status }}\n    x: {{ Name }}\n  b: '{{ Other }}'\n"
+    build(store, files={**FILES, "manifests/web.yaml": text})
+    context = run.prepare(asked(1, 0), store)
+    assert "manifests/web.yaml" not in validation._supposed(context.spec).files(context.spec.first)
+
+
+@BOTH
+def test_an_application_asks_for_the_values_that_its_image_expects(verb: Verb, store: Store) -> None:
+    build(store)
+    application(store, {"manifests/shop.yaml": "port: {{ Port }}\nrealm: {{ Realm }}\n"}, values=VALUES[:2])
+    with pytest.raises(InputError) as caught:
+        verb(request.effective(parse(APPLICATION % "", "Clusterfile")), store)
+    assert [fault.where for fault in caught.value.faults] == ["Port", "Realm"]
+    assert planned(request.effective(parse(APPLICATION % "Port=80, Realm=x", "Clusterfile")), store)
