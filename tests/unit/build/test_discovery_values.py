@@ -35,6 +35,8 @@ def discovery_of(tree: Path, text: str, given: dict[str, str] | None = None, boo
             base=None,
             platform=None,
             sources=(),
+            archives=(),
+            locked={},
             own=SimpleNamespace(builder=None, choice=None, marked=lambda image: image),
             permits=SimpleNamespace(declare=list),
         ),

@@ -254,6 +254,6 @@ def test_shell_variable_in_an_image_is_a_warning_with_a_hint(tmp_path: Path, ima
     found = discover.declared(write(tmp_path, {"manifests/a.yaml": f"spec:\n  containers:\n  - image: {image}\n"}))
     assert found.names == ()
     assert [(warning.where, warning.message) for warning in found.warnings] == [
-        ("manifests/a.yaml:3", f"{image} holds a shell variable, so the image is not known")
+        ("manifests/a.yaml:3", f"{image} is filled in by another program, so the file does not say which image it is")
     ]
     assert "is replaced by slipway" in (found.warnings[0].hint or "")
