@@ -31,6 +31,10 @@ FORMAT = 1
 _CLUSTER = RESERVED | {"PodCIDR", "SvcCIDR"}
 """Names that every cluster gives by itself."""
 _CLUSTER_STAND_INS = {"PodCIDR": "192.0.2.0/24", "SvcCIDR": "198.51.100.0/24", "HostIP": "192.0.2.1", "HostIPFamily": "4"}
+_LONGEST_LINE = 10_000
+"""Characters of a line of a template in which names are looked for."""
+_MOST_PLACES = 100
+"""Places that an image records of one value."""
 _MOST_LEFT = 5
 """Names in one warning."""
 
@@ -201,7 +205,7 @@ class _Finder:
         secret = (known.secret if known else bool(base and base.secret)) or secrets.is_secret_name(name)
         return ExpectedValue(
             name=name,
-            where=tuple(self._where.get(name, ())),
+            where=tuple(self._where.get(name, ())[:_MOST_PLACES]),
             default=None if secret else default,
             required=name in self._needed or (known is not None and known.required and default is None),
             secret=secret,
@@ -282,6 +286,7 @@ class _Finder:
 
 
 def _lines(text: str, name: str) -> list[int]:
-    """The lines of a template that use a name in braces; the first line where it only comes out of them."""
+    """The lines of a template that use a name in braces."""
     word = re.compile(rf"\{{[{{%][^{{}}\n]*?(?<![\w\"'`]){re.escape(name)}(?![\w\"'`])[^{{}}\n]*[%}}]\}}")
-    return [number for number, line in enumerate(text.split("\n"), 1) if name in line and word.search(line)]
+    lines = enumerate(text.split("\n"), 1)
+    return [number for number, line in lines if name in line and len(line) <= _LONGEST_LINE and word.search(line)]

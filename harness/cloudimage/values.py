@@ -172,12 +172,13 @@ def faults(
     *,
     app_env: Mapping[str, Mapping[str, str]] | None = None,
     replaced: Callable[[str], bool] = lambda _: False,
+    unknown: Container[str] = (),
 ) -> list[Fault]:
     """What is missing and what is wrong, all names at once.
 
     ``environments`` are those of the nodes, without the defaults of the image; a value must be in each of them. ``app_env`` is what
     applications get besides, by their names. ``replaced`` says of the path of a file that a
-    Config document writes it whole.
+    Config document writes it whole. ``unknown`` are texts in place of values that were not kept: they are not judged.
     """
     found: list[Fault] = []
     values = tuple(values)
@@ -186,7 +187,7 @@ def faults(
         own = _environments_of(value, environments, app_env or {})
         given = dict.fromkeys(env[value.name] for env in own if value.name in env)
         for text in given:
-            problem = None if is_redacted(text) else value.type.problem(text)
+            problem = None if is_redacted(text) or text in unknown else value.type.problem(text)
             if problem is not None:
                 message = f"{_quoted(value, text)} {problem}{_described(value)}"
                 found.append(Fault(value.name, untrusted.shown(message), _hint(value.name)))

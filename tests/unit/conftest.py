@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import urllib3  # noqa: F401 -- tries out a socket while it is imported, so that must be over before the first test
 
+from harness.clusterfile import secrets
 from harness.templates import jinja
 
 FORBIDDEN = {
@@ -91,6 +92,12 @@ def own_sockets() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="u-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_RUNTIME_DIR", folder)
         yield
+
+
+@pytest.fixture(autouse=True)
+def declared_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that the image of one test calls secret are not secrets of the next."""
+    monkeypatch.setattr(secrets, "_declared", set())
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,9 @@ _LARGEST = 1 << 20
 """Bytes. A larger file of a rootfs is not text that a person wrote."""
 _PROGRAMS = ("bin", "lib")
 
+PLACEHOLDERS = ("slipway-lost-a", "slipway-lost-b")
+"""Values in place of one that was not kept: files that differ between both are made with it."""
+
 PHASES = frozenset(
     {
         Phase.PRE_UPGRADE,

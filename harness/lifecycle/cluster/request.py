@@ -35,6 +35,7 @@ from harness.clusterfile.parse import parse
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
 from harness.kubefile.applications import with_environment
+from harness.lifecycle.cluster.missing_secrets import PLACEHOLDERS
 from harness.nodes import JumpHost, Login, Machine
 from harness.nodes.files import STATE
 from harness.runtimes import REGISTRY_PORT
@@ -332,7 +333,7 @@ def require_values(
     given = [*environments, *own.values()]
     log.hide(*(env[value.name] for value in info.values if value.secret for env in given if value.name in env))
     written = {file.target for file in clusterfile.files if file.strategy == "overwrite"}
-    faults = values.faults(info.values, environments, app_env=own, replaced=written.__contains__)
+    faults = values.faults(info.values, environments, app_env=own, replaced=written.__contains__, unknown=PLACEHOLDERS)
     if faults:
         raise InputError(faults)
 

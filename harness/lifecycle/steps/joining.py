@@ -9,15 +9,13 @@ from collections.abc import Mapping
 from harness import log
 from harness.clusterfile import Clusterfile
 from harness.lifecycle.cluster import missing_secrets
+from harness.lifecycle.cluster.missing_secrets import PLACEHOLDERS
 from harness.lifecycle.provision import rootfs
 from harness.lifecycle.steps import hooks
 from harness.lifecycle.steps.context import ClusterSpec, ResolvedCluster
 from harness.nodes import Node
 from harness.nodes.files import Files, NodeFile, read_files
 from harness.runtimes import ROOTFS
-
-_PLACEHOLDERS = ("slipway-lost-a", "slipway-lost-b")
-"""Values in place of one that was not kept: files that differ between both are made with it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,12 +53,12 @@ class JoiningCluster(ResolvedCluster):
 
 def _has_placeholder(spec: ClusterSpec) -> bool:
     environments = [spec.env, *spec.host_env.values(), *spec.app_env.values()]
-    return any(value == _PLACEHOLDERS[0] for env in environments for value in env.values())
+    return any(value == PLACEHOLDERS[0] for env in environments for value in env.values())
 
 
 def _with_other_values(spec: ClusterSpec) -> ClusterSpec:
     def other(env: Mapping[str, str]) -> dict[str, str]:
-        return {name: _PLACEHOLDERS[1] if value == _PLACEHOLDERS[0] else value for name, value in env.items()}
+        return {name: PLACEHOLDERS[1] if value == PLACEHOLDERS[0] else value for name, value in env.items()}
 
     return dataclasses.replace(
         spec,
@@ -76,4 +74,4 @@ def without_secrets(recorded: Clusterfile, env: Mapping[str, str]) -> tuple[Clus
         if hook.redacted and {*hooks.BEFORE_JOINING, *hooks.AFTER_JOINING} & set(hook.phases):
             log.warning(f"hook {hook.name} is not run: the cluster did not keep its data, since it may hold a secret")
     known = missing_secrets.with_values(recorded, env)
-    return missing_secrets.without_redacted(known, _PLACEHOLDERS[0]), frozenset(file.target for file in recorded.files if file.redacted)
+    return missing_secrets.without_redacted(known, PLACEHOLDERS[0]), frozenset(file.target for file in recorded.files if file.redacted)

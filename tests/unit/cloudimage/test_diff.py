@@ -11,7 +11,7 @@ import pytest
 
 from harness import cloudimage
 from harness.cli import app as cli
-from harness.cloudimage import ImageApp, Info, diff, side, tags
+from harness.cloudimage import ExpectedValue, ImageApp, Info, diff, side, tags
 from harness.errors import StoreError
 from harness.oci.layer import LayerEntry
 from harness.oci.model import OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
@@ -93,7 +93,14 @@ def test_how_it_runs_is_compared_word_by_word(store: Store) -> None:
     put(
         store,
         "old",
-        info=Info(kubernetes="v1.36.3", env={"A": "1", "B": "2"}, launch=("one", "two"), labels={"x": "1"}, apps=(app,)),
+        info=Info(
+            kubernetes="v1.36.3",
+            values=(ExpectedValue("P", required=True),),
+            env={"A": "1", "B": "2"},
+            launch=("one", "two"),
+            labels={"x": "1"},
+            apps=(app,),
+        ),
         history=("RUN a",),
     )
     changed = Info(
@@ -105,6 +112,7 @@ def test_how_it_runs_is_compared_word_by_word(store: Store) -> None:
     assert told(found, "kubernetes") == {"kubernetes": ("v1.36.3", "v1.30.4")}
     assert told(found, "env") == {"B": ("2", "3"), "C": (None, "")}
     assert told(found, "label") == {"x": ("1", None)}
+    assert told(found, "value") == {"P": (ExpectedValue("P", required=True).to_json(), None)}
     assert told(found, "launch") == {"one": (0, None), "three": (None, 1)}
     assert told(found, "step") == {"RUN a": (0, None), "RUN b": (None, 0)}
     assert told(found, "base") == {"base": (None, {"reference": "k", "digest": digest_of(b"k")})}

@@ -77,6 +77,8 @@ def test_a_file_that_a_config_replaces_needs_no_value() -> None:
 def test_a_value_that_was_not_kept_is_not_judged_by_its_fingerprint() -> None:
     value = ExpectedValue("Key", ("etc/a.yaml:1",), required=True, type=ValueType(pattern="^[a-z]$"))
     assert not faults([value], [{"Key": secrets.fingerprint("x", "here")}])
+    assert faults([value], [{"Key": "in-its-place"}])
+    assert not faults([value], [{"Key": "in-its-place"}], unknown=("in-its-place",))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from harness import log
 from harness.clusterfile import is_redacted
 from harness.clusterfile.diff import difference
 from harness.clusterfile.parse import parse
-from harness.clusterfile.secrets import fingerprint, holds_secret, is_secret_name, same_secret
+from harness.clusterfile.secrets import declare, fingerprint, holds_secret, is_secret_name, same_secret
 from harness.clusterfile.write import redacted
 
 
@@ -158,3 +158,17 @@ def test_the_secrets_of_a_clusterfile_that_was_read_are_shown_nowhere() -> None:
         "F",
     )
     assert log.hidden("correct-horse, battery-staple, fast") == "***, ***, fast"
+
+
+def test_name_that_an_image_declares_marks_any_value_as_secret() -> None:
+    text = """apiVersion: slipway.dev/v1
+kind: Cluster
+metadata: {name: c}
+spec: {image: web, env: {SitePhrase: open, Mode: open}, hosts: [{ips: [10.0.0.1], roles: [master]}]}
+"""
+    assert "SitePhrase: open" in redacted(parse(text, "x"))
+    declare(["SitePhrase"])
+    kept = redacted(parse(text, "x"))
+    assert "SitePhrase: open" not in kept
+    assert "Mode: open" in kept
+    assert not difference(parse(kept, "kept"), parse(text, "x"))
