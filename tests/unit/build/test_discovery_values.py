@@ -27,7 +27,7 @@ def discovery_of(tree: Path, text: str, given: dict[str, str] | None = None, boo
     discovery = image_discovery.ImageDiscovery(
         BuildOptions(tree, "shop", discover=("pulled",), env=given or {}),
         SimpleNamespace(  # type: ignore[arg-type]
-            work=SimpleNamespace(tree=lambda: tree, files=lambda: ["manifests/a.yaml"], store=None),
+            work=SimpleNamespace(tree=lambda: tree, files=lambda: ["etc/slipway.yaml", "manifests/a.yaml"], store=None, layers=()),
             info=Info(kubernetes="v1.36.3", values=values.values, **info),
             values=values,
             parsed=kubefile.parse("FROM scratch\n", "Kubefile"),

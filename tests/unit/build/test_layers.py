@@ -19,6 +19,7 @@ from harness.build.image_choice import ImageChoice
 from harness.build.layers import LayerBuilder, cache_key_files, download, entry_of, index, merged, semantic_digest, with_folders
 from harness.errors import BuildError
 from harness.host import docker
+from harness.kubefile.instructions import Copy
 from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.registry.fetcher import Fetcher
 from harness.oci.store import Store
@@ -236,3 +237,15 @@ def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.Monk
     assert given["security_opt"] == ["no-new-privileges"]
     assert not given.get("privileged")
     assert ("--network host" in str(failed.value.hint)) is (network == run_steps.BRIDGE)
+
+
+def test_archives_of_images_are_not_in_the_layer_of_a_copy(tmp_path: Path) -> None:
+    for name in ("web.tar", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    parsed = kubefile.parse("FROM scratch\nCOPY web.tar notes.txt images/\n", "Kubefile")
+    unused: Any = None
+    store = Store(tmp_path / "store")
+    with store.shared_lease(), LayerBuilder(store, unused, unused, tmp_path, base=[], parent="", choice=unused) as work:
+        work.left_out = frozenset([(tmp_path / "web.tar").resolve()])
+        work.perform(parsed, parsed.of(Copy)[0])
+        assert sorted(work.files()) == ["images", "images/notes.txt"]

@@ -256,4 +256,4 @@ def test_shell_variable_in_an_image_is_a_warning_with_a_hint(tmp_path: Path, ima
     assert [(warning.where, warning.message) for warning in found.warnings] == [
         ("manifests/a.yaml:3", f"{image} is filled in by another program, so the file does not say which image it is")
     ]
-    assert "is replaced by slipway" in (found.warnings[0].hint or "")
+    assert "for the value of ENV" in (found.warnings[0].hint or "")

@@ -1,0 +1,27 @@
+"""The benchmark of reading, without the programs that it may use: its recall is a promise, not a figure."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.host import tools
+from tests.bench import find, run
+
+
+@pytest.fixture(autouse=True)
+def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "present_helm", lambda: None)
+    monkeypatch.setattr(tools, "present_kubectl", lambda: None)
+
+
+def test_reading_finds_what_a_search_misses() -> None:
+    missed, false = run.result("find", find.measure(**find.SMOKE)), find.measure(**find.SMOKE)[1]
+    assert missed["recall"] >= 95
+    assert missed["peer"] > 20
+    assert missed["missed"] == ["operator: slipway.dev/redis:7.0"]
+    assert false["ours"] == 0
+
+
+def test_inputs_with_charts_are_for_helm() -> None:
+    plain, every = ({name for name, *_ in find.inputs(charts=charts)} for charts in (False, True))
+    assert {"chart", "chart-values-of-launch", "chart-kube-version", "chart-newer-template"} == every - plain
