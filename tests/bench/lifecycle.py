@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.build import container_images, sandbox
+from harness.build import container_images
 from harness.host import docker
 from harness.nodes import NodeGroup
 from harness.nodes.container import IMAGE, ContainerProvider
+from harness.runtimes import ROOTFS
+from harness.runtimes.kubeconfig import ADMIN
 from tests.bench.one_node import cli
 
 NAME = f"bench-{os.getpid()}"
@@ -75,8 +77,8 @@ def _kubeadm_join(provider: ContainerProvider, group: NodeGroup, worker: str, ma
     cli("join", NAME, "--nodes", worker, "--key", key)
     containers = {made.address: provider.client.containers.get(f"slipway-{made.name}") for made in group.members}
     name = next(made.name for made in group.members if made.address == worker)
-    admin = ["env", f"KUBECONFIG={sandbox.ADMIN}"]
-    kubectl, kubeadm = (f"{sandbox.ROOTFS}/bin/{program}" for program in ("kubectl", "kubeadm"))
+    admin = ["env", f"KUBECONFIG={ADMIN}"]
+    kubectl, kubeadm = (f"{ROOTFS}/bin/{program}" for program in ("kubectl", "kubeadm"))
     docker.command_output(containers[worker], [kubeadm, "reset", "--force"])
     docker.command_output(containers[master], [*admin, kubectl, "delete", "node", name])
     command = docker.command_output(containers[master], [*admin, kubeadm, "token", "create", "--print-join-command"]).split()

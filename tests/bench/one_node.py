@@ -22,13 +22,14 @@ from typing import Any
 import yaml
 
 from harness import templates
-from harness.build import container_images, sandbox
+from harness.build import container_images, sandbox_plan
 from harness.cloudimage import PlatformImage, read
 from harness.host import docker, tools
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.oci import layer
 from harness.oci.model import INDEXES, Platform
 from harness.oci.store import Store
+from harness.runtimes.kubeconfig import ADMIN
 
 PROJECT = Path(__file__).parents[2]
 NAME = f"bench-{os.getpid()}"
@@ -98,7 +99,7 @@ def _quietly(command: Sequence[str]) -> None:
 def _await_dns(container: Any, seconds: float = 300) -> None:
     """Until the Service of cluster DNS has a ready endpoint."""
     deadline = time.monotonic() + seconds
-    command = ["kubectl", f"--kubeconfig={sandbox.ADMIN}", "--namespace=kube-system", "get", "endpointslices", "--output=json"]
+    command = ["kubectl", f"--kubeconfig={ADMIN}", "--namespace=kube-system", "get", "endpointslices", "--output=json"]
     command.append("--selector=kubernetes.io/service-name=kube-dns")
     while time.monotonic() < deadline:
         code, output = container.exec_run(command, demux=True)
@@ -180,9 +181,9 @@ def addon(rootfs: Path, name: str, env: Mapping[str, str]) -> str:
 
 
 def _kind_configuration(rootfs: Path, work: Path) -> Path:
-    facts = sandbox.facts(rootfs)
+    facts = sandbox_plan.facts(rootfs)
     assert facts is not None
-    env = sandbox.environment(facts, {})
+    env = sandbox_plan.environment(facts, {})
     (work / "manifests").mkdir()
     (work / "manifests/default-cni.yaml").write_text(addon(rootfs, "network.yaml", env))
     # What else slipway would start.

@@ -18,13 +18,14 @@ from typing import Any
 
 import yaml
 
-from harness.build import container_images, sandbox
+from harness.build import container_images, sandbox_plan
 from harness.cloudimage import read
 from harness.host import docker
 from harness.nodes import NodeGroup
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.oci import layer
 from harness.oci.store import Store
+from harness.runtimes.kubeconfig import ADMIN
 from tests.bench.one_node import KUBELET, addon, archive, cli, install
 
 NAME = f"bench-{os.getpid()}"
@@ -89,7 +90,7 @@ def _serial(provider: ContainerProvider, work: Path, masters: int, workers: int)
 def _check(provider: ContainerProvider, group: NodeGroup) -> None:
     """Raises RuntimeError unless every node is Ready: whoever says so too early would seem quick."""
     first = provider.client.containers.get(f"slipway-{group.members[0].name}")
-    listing = docker.command_output(first, ["kubectl", f"--kubeconfig={sandbox.ADMIN}", "get", "nodes", "--no-headers"])
+    listing = docker.command_output(first, ["kubectl", f"--kubeconfig={ADMIN}", "get", "nodes", "--no-headers"])
     ready = [line for line in listing.splitlines() if line.split()[1] == "Ready"]
     if len(ready) != len(group.members):
         raise RuntimeError(f"not all nodes are Ready:\n{listing}")
@@ -101,9 +102,9 @@ def _prepare(client: docker.Client, work: Path) -> Path:
     image = read(Store.default(), "kubernetes").platforms[0]
     layer.unpack(Store.default(), image.layers, rootfs)
     archive(image, work / "images.tar")
-    facts = sandbox.facts(rootfs)
+    facts = sandbox_plan.facts(rootfs)
     assert facts is not None
-    env = sandbox.environment(facts, {})
+    env = sandbox_plan.environment(facts, {})
     for name in ("network.yaml", "storage.yaml", "metrics.yaml"):
         (work / name).write_text(addon(rootfs, name, env))
     container = client.containers.create(container_images.package_image(client, IMAGE))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from harness.build import sandbox
+from harness.build import sandbox_plan
 from harness.runtimes import Facts
 from tests.bench import run
 from tests.bench.one_node import PROJECT, addon
@@ -102,7 +102,7 @@ def test_what_the_peer_of_one_node_is_given_is_rendered(tmp_path: Path) -> None:
     image = PROJECT / "kubefiles/kubernetes"
     for part in ("flannel", "local-path", "metrics-server"):
         shutil.copytree(image / "parts" / part, rootfs / "etc", dirs_exist_ok=True)
-    env = sandbox.environment(Facts("v1.36.3"), {})
+    env = sandbox_plan.environment(Facts("v1.36.3"), {})
     for name in ("network.yaml", "storage.yaml", "metrics.yaml"):
         assert "{{" not in addon(rootfs, name, env)
     assert env["SvcCIDR"] in addon(rootfs, "network.yaml", env)
