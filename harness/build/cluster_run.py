@@ -27,6 +27,7 @@ from harness.host import scratch
 from harness.kubefile import instructions
 from harness.lifecycle.apps.install import hooks_of
 from harness.lifecycle.kube import wait
+from harness.lifecycle.steps.launch import launch_title
 from harness.oci import layer
 from harness.oci.store import Store
 from harness.runtimes import Facts
@@ -165,7 +166,7 @@ def record_beyond(record: RunRecord, of_base: _Pulled, embedded: Iterable[str]) 
 
 
 def _launch(box: sandbox.Sandbox, command: str) -> None:
-    with log.step(f"launch: {command}"):
+    with log.step(launch_title(command)):
         box.launch(command)
 
 
