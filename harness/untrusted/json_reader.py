@@ -102,11 +102,9 @@ def json_document(
     return value
 
 
-def json_object(
-    data: bytes | str, *, what: str, limit: int = JSON_LIMIT, depth: int = JSON_DEPTH, error: type[SlipwayError] = StoreError
-) -> dict[str, Any]:
+def json_object(data: bytes | str, *, what: str, limit: int = JSON_LIMIT, error: type[SlipwayError] = StoreError) -> dict[str, Any]:
     """As json_document, of a document that is an object."""
-    value = json_document(data, what=what, limit=limit, depth=depth, error=error)
+    value = json_document(data, what=what, limit=limit, error=error)
     if not isinstance(value, dict):
         raise error(message(what, "is not a JSON object"))
     return value

@@ -52,10 +52,10 @@ class UntrustedTree:
             raise self._refused(path, f"is larger than {limit} bytes")
         return data
 
-    def read_text(self, path: str, *, limit: int = FILE_LIMIT) -> str:
+    def read_text(self, path: str) -> str:
         """As read_bytes, decoded from UTF-8."""
         try:
-            return self.read_bytes(path, limit=limit).decode()
+            return self.read_bytes(path).decode()
         except UnicodeDecodeError as wrong:
             raise self._refused(path, "is not UTF-8 text") from wrong
 
