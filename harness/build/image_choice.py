@@ -84,7 +84,7 @@ def probe(registries: Registries, login: CredentialSource, *, memory: Path | Non
     return ask
 
 
-def site_answers(url: str, *, memory: Path | None = None, clock: Callable[[], float] = time.time) -> bool:
+def site_answers(url: str) -> bool:
     """Return True when the site of ``url`` answers, also when it lacks the file. Cached for minutes. Raises nothing."""
 
     def now() -> bool:
@@ -94,10 +94,10 @@ def site_answers(url: str, *, memory: Path | None = None, clock: Callable[[], fl
         except urllib3.exceptions.HTTPError:
             return False
 
-    return _once(url, str(urllib.parse.urlsplit(url).hostname), now, memory, clock)
+    return _once(url, str(urllib.parse.urlsplit(url).hostname), now)
 
 
-def _once(place: str, host: str, ask: Callable[[], bool], memory: Path | None, clock: Callable[[], float]) -> bool:
+def _once(place: str, host: str, ask: Callable[[], bool], memory: Path | None = None, clock: Callable[[], float] = time.time) -> bool:
     """Cached answer in ``memory`` for a place, or the result of ``ask``, which is then cached."""
     file = memory or paths.cache() / "registries-asked.json"
     known = _remembered(file, place, clock())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from harness.build.declared_images import DeclaredImage, GatheredImages, parse_image
+from harness.build.declared_images import DeclaredImage, parse_image
 from harness.build.yaml_documents import documents_of, line_of, place_of, read_text, reason_of, text_of, value_of
 from harness.errors import Fault, InputError
 from harness.kubefile.context import IMAGE_LIST_WITH_AUTH
@@ -26,15 +26,6 @@ class ImageListCredentials:
     username: str
     password: str = dataclasses.field(repr=False)
     images: tuple[DeclaredImage, ...]
-
-
-def read_image_list(path: Path) -> tuple[DeclaredImage, ...]:
-    """Read an image list: one name a line, ``#`` begins a comment. Raises InputError for an invalid name or a missing file."""
-    collected = GatheredImages()
-    collected.take(listed_images(path, str(path)))
-    if collected.faults:
-        raise InputError(collected.faults)
-    return tuple(collected.images)
 
 
 def read_image_list_with_auth(path: Path) -> tuple[ImageListCredentials, ...]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 
-from harness.clusterfile import AppConfig, AppFile, ApplicationDocument, Clusterfile, config, validators
+from harness.clusterfile import AppConfig, AppFile, ApplicationDocument, config, validators
 from harness.clusterfile.cluster import apps
 from harness.clusterfile.shapes import ParsedMapping
 from harness.clusterfile.yaml_nodes import FaultReport
-from harness.errors import Fault, InputError
 
 
 def build(document: ParsedMapping, report: FaultReport) -> ApplicationDocument | None:
@@ -65,20 +63,3 @@ def _check_files(application: ApplicationDocument, spec: ParsedMapping, report: 
             if file.strategy == "merge" and file.path and config.language(file.path) is None:
                 message = f"{file.path} is a text of which slipway knows no structure: nothing can be merged into it"
                 report.fault(entry.at("strategy"), message, "strategy: overwrite")
-
-
-def check_apps(clusterfile: Clusterfile, known: Collection[str]) -> None:
-    """Raises InputError for every application that a Clusterfile names and the image does not have."""
-    cluster, application = clusterfile.cluster, clusterfile.application
-    named = [(f"{clusterfile.path} .spec.appNames", app) for app in (cluster.app_names if cluster else None) or ()]
-    named += [(f"{each.where} .spec.appName", each.app) for each in clusterfile.configs if each.app]
-    if application is not None:
-        named += [(f"{application.where} .spec.launchApps", app) for app in application.launch or ()]
-        named += [(f"{each.where} .name", each.name) for each in application.configs]
-    faults = [
-        Fault(where, f"the image has no application {app}", validators.suggest(app, sorted(known)) if known else "it has none at all")
-        for where, app in named
-        if app not in known
-    ]
-    if faults:
-        raise InputError(faults)

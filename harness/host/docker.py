@@ -36,8 +36,9 @@ SHORT_KEY = 12
 _IDLE = 7 * 86400
 
 STATE = Path("/var/lib/slipway/engine")
+_START = 60
+"""Seconds that the engine may take to start."""
 SYSTEM_CONFIG = Path("/etc/docker/daemon.json")
-SOCKET = Path("/var/run/docker.sock")
 STEP_LIMITS: Any = {"cpushares": oci_runtime.STEP_SHARES}
 """Limits of the steps of a Dockerfile, which mark them for the runtime of an engine that slipway started; it drops NET_RAW for them."""
 _MTU = "com.docker.network.driver.mtu"
@@ -159,12 +160,12 @@ def _forget_killed_engine() -> None:
                 path.unlink()
 
 
-def _await(seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
+def _await() -> None:
+    deadline = time.monotonic() + _START
     while _reach(_BRIEF)[0] is None:
         if time.monotonic() > deadline:
             lines = (STATE / "dockerd.log").read_text(errors="replace").splitlines()[-8:] if (STATE / "dockerd.log").exists() else []
-            raise EngineError(f"the Docker engine did not start within {seconds:g} s", details="\n".join(lines))
+            raise EngineError(f"the Docker engine did not start within {_START} s", details="\n".join(lines))
         time.sleep(0.2)
 
 

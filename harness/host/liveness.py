@@ -30,12 +30,6 @@ def process_label() -> str:
     return f"{_boot()}.{_namespace()}.{os.getpid()}.{_start(os.getpid())}"
 
 
-def process_number(label: str) -> int:
-    """The process id in a label; 0 for what is not a label."""
-    match = _LABEL.fullmatch(label)
-    return int(match[3]) if match else 0
-
-
 def has_ended(label: str) -> bool:
     """True only when it is certain that the process of a label has ended: it was one of this boot and of this PID namespace."""
     match = _LABEL.fullmatch(label)

@@ -91,12 +91,12 @@ class Authority:
             _name(name, organizations), x509.ExtendedKeyUsage(usages), [general_name(host) for host in dict.fromkeys(hosts)], days, now
         )
 
-    def renew(self, certificate: bytes, *, days: int = LEAF_DAYS, hosts: Iterable[str] = (), now: datetime.datetime | None = None) -> Pair:
+    def renew(self, certificate: bytes, *, days: int = LEAF_DAYS, hosts: Iterable[str] = ()) -> Pair:
         """A certificate for the same as ``certificate`` (PEM), and for ``hosts`` besides, with a fresh key."""
         before = x509.load_pem_x509_certificate(certificate)
         usage = before.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         names = list(dict.fromkeys((*alternative_names(before), *(general_name(host) for host in hosts))))
-        return self._sign(before.subject, usage, names, days, now)
+        return self._sign(before.subject, usage, names, days, None)
 
     def signed(self, certificate: bytes) -> bool:
         """Return True when this CA signed a certificate (PEM), valid or expired."""

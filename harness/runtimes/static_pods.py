@@ -146,14 +146,14 @@ def halt(node: Node, timeout: float = 180, *, others: bool) -> None:
     node.run(f"{_BACK}{_arm(60)}", timeout=60)
 
 
-def resume(node: Node, timeout: float = 120) -> bool:
+def resume(node: Node) -> bool:
     """Finish an interrupted change on a control-plane node; True when its manifests run. Does nothing without such a change."""
     if not is_kept(node):
         return True
     come_back(node)
     start(node)
     try:
-        wait(node, dict.fromkeys(PARTS, ()), timeout)
+        wait(node, dict.fromkeys(PARTS, ()), 120)
     except CheckError as error:
         log.debug(error.message)
         return False
@@ -175,7 +175,7 @@ def forget(node: Node) -> None:
     node.run(f"rm -rf {KEPT}")
 
 
-def put_back(node: Node, *, timeout: float = 180, others: bool = False) -> None:
+def put_back(node: Node, *, others: bool = False) -> None:
     """Restore the saved manifests of a control-plane node, and wait for its API. Raises CheckError when it does not come up.
 
     With ``others`` more control-plane nodes serve: the running API server shuts down gracefully.
@@ -183,12 +183,12 @@ def put_back(node: Node, *, timeout: float = 180, others: bool = False) -> None:
     running = {part: _running(node, part) for part in PARTS}
     if others:
         try:
-            leave(node, timeout)
+            leave(node)
         except CheckError as error:
             log.debug(error.message)
     changed = node.run(assets.script("put_back", **_FOLDERS, kept=KEPT)).stdout.split()
     come_back(node)
-    wait(node, {part: running[part] for part in changed if part in running}, timeout)
+    wait(node, {part: running[part] for part in changed if part in running}, 180)
 
 
 def wait(node: Node, before: Mapping[str, Sequence[str]], timeout: float, *, serves: bool = True) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import NodeError, SlipwayError
+from harness.errors import NodeError
 from harness.untrusted.display import message
 from harness.untrusted.yaml_reader import YamlLimits, yaml_documents
 
@@ -24,12 +24,13 @@ class KubeIdentity:
     certificate: bytes
     key: bytes = dataclasses.field(repr=False)
 
-    def kubeconfig(self, *, server: str, cluster: str, user: str = "kubernetes-admin") -> str:
+    def kubeconfig(self, *, server: str, cluster: str) -> str:
         """YAML of a kubeconfig with this identity and nothing else. ``server`` is a URL that the caller vouches for."""
 
         def encoded(data: bytes) -> str:
             return base64.b64encode(data).decode()
 
+        user = "kubernetes-admin"
         context = f"{user}@{cluster}"
         return yaml.safe_dump(
             {
@@ -47,9 +48,9 @@ class KubeIdentity:
         )
 
 
-def kube_identity(text: str | bytes, *, what: str, error: type[SlipwayError] = NodeError) -> KubeIdentity:
+def kube_identity(text: str | bytes, *, what: str) -> KubeIdentity:
     """The identity of the current context of a kubeconfig (the first of each kind without one), verified to be PEM."""
-    documents = yaml_documents(text, what=what, limits=KUBECONFIG_LIMITS, error=error)
+    documents = yaml_documents(text, what=what, limits=KUBECONFIG_LIMITS, error=NodeError)
     document = documents[0] if len(documents) == 1 and isinstance(documents[0], dict) else {}
     contexts = _entries(document, "contexts", "context")
     current = document.get("current-context")
@@ -61,11 +62,11 @@ def kube_identity(text: str | bytes, *, what: str, error: type[SlipwayError] = N
         try:
             data = base64.b64decode(str(holder[field]), validate=True)
         except (KeyError, ValueError) as wrong:
-            raise error(message(what, f"its {field} is missing or is not base64")) from wrong
+            raise NodeError(message(what, f"its {field} is missing or is not base64")) from wrong
         # Only what stands between the marks of the kinds that are asked for is kept.
         blocks = _PEM.findall(data)
         if not blocks or any(kind not in kinds for kind, _ in blocks) or len(data) > 1 << 16:
-            raise error(message(what, f"its {field} is not PEM"))
+            raise NodeError(message(what, f"its {field} is not PEM"))
         return b"".join(b"-----BEGIN %b-----\n%b\n-----END %b-----\n" % (kind, body.strip(), kind) for kind, body in blocks)
 
     return KubeIdentity(

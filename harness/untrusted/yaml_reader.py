@@ -126,9 +126,9 @@ def yaml_check(text: str | bytes, *, what: str, limits: YamlLimits = YAML_LIMITS
         raise fail(problem if len(text) > limits.size else f"line {line}: {problem}")
 
 
-def yaml_document(text: str | bytes, *, what: str, limits: YamlLimits = YAML_LIMITS, error: type[SlipwayError] = StoreError) -> Any:
+def yaml_document(text: str | bytes, *, what: str, error: type[SlipwayError] = StoreError) -> Any:
     """As yaml_documents, of a text of one document; None when it is empty."""
-    documents = yaml_documents(text, what=what, limits=limits, error=error)
+    documents = yaml_documents(text, what=what, error=error)
     if len(documents) > 1:
         raise error(message(what, "holds more than one document"))
     return documents[0] if documents else None

@@ -120,7 +120,6 @@ def read_documents(data: bytes, folder: Path) -> None:
         path.write_bytes(data)
     readers: tuple[Callable[[], object], ...] = (
         lambda: discover.declared(folder),
-        lambda: image_lists.read_image_list(folder / "imageList"),
         lambda: image_lists.read_image_list_with_auth(folder / "imageListWithAuth.yaml"),
     )
     refused = 0

@@ -70,7 +70,6 @@ UNTESTED: set[str] = {
     "harness.cli.search",
     "harness.cli.trust",
     "harness.lifecycle.check",
-    "harness.lifecycle.cluster.change",
 }
 """Modules without a test of their name, and that no test in the folder of their package's tests imports. None is added."""
 

@@ -59,8 +59,8 @@ def failed(text: str, remedy: str) -> Verdict:
     return Verdict(Result.FAILED, text, remedy)
 
 
-def unknown(text: str, remedy: str = "") -> Verdict:
-    return Verdict(Result.UNKNOWN, text, remedy)
+def unknown(text: str) -> Verdict:
+    return Verdict(Result.UNKNOWN, text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,13 +175,13 @@ def _id(fault: FindingGroup) -> str:
     return f" [{fault.check}]" if fault.check else ""
 
 
-def require_healthy(findings: Iterable[Finding], what: str, access: str = "access") -> None:
+def require_healthy(findings: Iterable[Finding], what: str) -> None:
     """Raises NodeError when a login to a machine failed, else CheckError when any other check did."""
     faults = [finding for finding in group(findings) if finding.verdict.result is Result.FAILED]
     if not faults:
         return
     count = f"{len(faults)} {'checks do' if len(faults) > 1 else 'check does'} not hold: {what}"
-    away = sorted({place for fault in faults if fault.check == access for place in fault.where})
+    away = sorted({place for fault in faults if fault.check == "access" for place in fault.where})
     if away:
         raise NodeError(count, hint=f"mend the login to {addresses(away)} first: the other checks need it")
     raise CheckError(count)

@@ -109,9 +109,9 @@ class _Reader:
         return value
 
 
-def an_object(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> ApiObject:
-    """The object that ``kubectl get KIND NAME --output=json`` prints on the machine ``where``. Raises ``error`` for any other answer."""
-    reader = _Reader(where, error)
+def an_object(text: str, *, where: str) -> ApiObject:
+    """The object that ``kubectl get KIND NAME --output=json`` prints on the machine ``where``. Raises NodeError for any other answer."""
+    reader = _Reader(where, NodeError)
     return reader.object(reader.document(text))
 
 
@@ -146,10 +146,10 @@ def config_map(text: str, *, where: str, error: type[SlipwayError] = NodeError) 
     return config
 
 
-def config_maps(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> list[ApiObject]:
+def config_maps(text: str, *, where: str) -> list[ApiObject]:
     """``objects`` for ConfigMaps."""
-    reader = _Reader(where, error)
-    configs = objects(text, where=where, error=error)
+    reader = _Reader(where, NodeError)
+    configs = objects(text, where=where)
     for config in configs:
         config["data"] = reader.texts(config.get("data"), "data")
     return configs

@@ -410,10 +410,9 @@ def _regards(event: Resource) -> str:
 # ---- queries ----------------------------------------------------------------------------------------------------------
 
 
-def problems(kubectl: KubectlRunner, *, kinds: str = KINDS, namespaces: Iterable[str] = ()) -> tuple[Problem, ...]:
-    """The objects that are not ready now, with events and the ends of the logs. ``namespaces`` limits them, except nodes."""
-    items = within(get(kubectl, kinds), namespaces)
-    return explain(kubectl, items)
+def problems(kubectl: KubectlRunner) -> tuple[Problem, ...]:
+    """The objects that are not ready now, with events and the ends of the logs."""
+    return explain(kubectl, get(kubectl))
 
 
 def explain(kubectl: KubectlRunner, items: Sequence[Resource], *, static: bool = True) -> tuple[Problem, ...]:

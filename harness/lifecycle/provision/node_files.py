@@ -101,7 +101,7 @@ PULLS: Mapping[str, bool | int] = {
 """containerd's settings for pulls, the same on every machine."""
 
 
-def containerd_config(pause: str | None, member: Member, snapshotter: str = "overlayfs") -> str:
+def containerd_config(pause: str | None, member: Member) -> str:
     """containerd's configuration, version 3, as 2.0 and newer read it. ``pause`` is the sandbox image of every pod."""
     sandbox = f"""
 [plugins."io.containerd.cri.v1.images".pinned_images]
@@ -111,7 +111,7 @@ def containerd_config(pause: str | None, member: Member, snapshotter: str = "ove
     return f"""version = 3
 
 [plugins."io.containerd.cri.v1.images"]
-  snapshotter = "{snapshotter}"
+  snapshotter = "overlayfs"
 {pulls}{sandbox if pause else ""}
 [plugins."io.containerd.cri.v1.images".registry]
   config_path = "/etc/containerd/certs.d"
@@ -344,9 +344,9 @@ def start_balancer(node: Node, text: str) -> None:
     )
 
 
-def listening(unit: str, port: int, seconds: int = 20) -> str:
+def listening(unit: str, port: int) -> str:
     """Shell text that waits until a unit listens on a TCP port, and prints the unit's log when it does not."""
-    return f"""end=$(($(date +%s) + {seconds}))
+    return f"""end=$(($(date +%s) + 20))
 until {listens(port)}; do
   if [ "$(date +%s)" -gt "$end" ]; then journalctl -u {unit} -n 20 --no-pager -o cat >&2; exit 1; fi
   sleep 0.1

@@ -9,6 +9,7 @@ import pytest
 from harness import build
 from harness.build import image_choice, releases
 from harness.build.options import BuildOptions
+from harness.build.platform_build import PlatformBuilder
 from harness.errors import BuildError, InputError, StoreError
 from harness.oci.store import Store
 from tests.unit.build.kubefiles import BOTH, SEVERAL
@@ -44,7 +45,7 @@ def test_kubefile_with_faults_is_reported_by_its_reader_and_nothing_is_asked(tmp
 
 def test_the_image_of_on_is_looked_for_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(build.PlatformBuilder, "build", lambda *_: pytest.fail("something is built"))
+    monkeypatch.setattr(PlatformBuilder, "build", lambda *_: pytest.fail("something is built"))
     (tmp_path / "Kubefile").write_text("FROM scratch\nCMD kubectl get nodes\n")
     with pytest.raises(StoreError, match="--on nothere: "):
         build.build(BuildOptions(tmp_path, "x", on="nothere"), Store(tmp_path / "store"))

@@ -22,13 +22,11 @@ def test_image_lists(tmp_path: Path) -> None:
         DeclaredImage(f"docker.io/library/c@{DIGEST}", f"{tmp_path}/mine:1", "listed"),
         DeclaredImage(NGINX, f"{tmp_path}/mine:2", "listed"),
     )
-    assert image_lists.read_image_list(tmp_path / "mine") == found.images[2:]
 
 
 def test_an_image_list_that_is_not_there(tmp_path: Path) -> None:
-    for read in (lambda path: discover.declared(tmp_path, discover.ScanSettings(image_list=path)), image_lists.read_image_list):
-        with pytest.raises(InputError, match="none: no such image list"):
-            read(tmp_path / "none")
+    with pytest.raises(InputError, match="none: no such image list"):
+        discover.declared(tmp_path, discover.ScanSettings(image_list=tmp_path / "none"))
 
 
 def test_image_list_with_auth(tmp_path: Path) -> None:

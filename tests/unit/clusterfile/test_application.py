@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 
 from harness.clusterfile import AppConfig, AppFile, ApplicationDocument, Clusterfile
-from harness.clusterfile.application import check_apps
 from harness.clusterfile.config import apply_configs
 from harness.clusterfile.diff import difference
 from harness.clusterfile.parse import parse
 from harness.clusterfile.write import redacted
-from harness.errors import InputError
 
 from .reading import document, faults, read, spec_text
 
@@ -93,24 +91,6 @@ def test_the_cluster_wins_over_the_application() -> None:
 )
 def test_faults(spec: str, where: str, message: str) -> None:
     assert faults(document("Application", spec)) == [(where, message)]
-
-
-def test_applications_that_the_image_does_not_have() -> None:
-    text = "---\n".join(
-        [spec_text("appNames: [shp]"), document("Config", "path: a\ndata: b\nappName: mysq"), document("Application", SPEC, name="apps")]
-    )
-    found = read(text)
-    check_apps(found, ["shop", "mysql", "shp", "mysq"])
-    with pytest.raises(InputError) as caught:
-        check_apps(found, ["shop"])
-    assert [(fault.where, fault.message, fault.hint) for fault in caught.value.faults] == [
-        ("Clusterfile .spec.appNames", "the image has no application shp", "did you mean shop?"),
-        ("Clusterfile:8 .spec.appName", "the image has no application mysq", "known: shop"),
-        ("Clusterfile:16 .spec.launchApps", "the image has no application mysql", "known: shop"),
-        ("Clusterfile:22 .name", "the image has no application mysql", "known: shop"),
-    ]
-    with pytest.raises(InputError, match="it has none at all"):
-        check_apps(found, [])
 
 
 OWN = "image: shop:1\nenv: {Port: 80, DbPassword: hunter2}\nlaunchApps: [web]\ncmds: null\n"

@@ -20,7 +20,7 @@ def label(**changes: str) -> str:
 
 def test_this_process_has_not_ended() -> None:
     assert not liveness.has_ended(liveness.process_label())
-    assert liveness.process_number(liveness.process_label()) == os.getpid()
+    assert liveness.process_label().split(".")[2] == str(os.getpid())
 
 
 @pytest.mark.parametrize("changes", [{"start": "1"}, {"process": "4194305"}])
@@ -36,7 +36,6 @@ def test_of_a_process_of_another_container_or_machine_nothing_is_known(changes: 
 @pytest.mark.parametrize("text", ["", "4711", "a.b.c.d", f"{'0' * 32}.0.1.1", "x" * 1000])
 def test_what_is_not_a_label_has_not_ended(text: str) -> None:
     assert not liveness.has_ended(text)
-    assert liveness.process_number(text) in (0, 1)
 
 
 def test_a_held_folder_is_not_abandoned_until_it_is_let_go(tmp_path: Path) -> None:
