@@ -12,13 +12,14 @@ from typing import Any
 
 from harness.build import discover
 from harness.build.declared_images import DeclaredImage, RootfsFile, ScanResult
-from harness.build.image_lists import read_image_list_with_auth
+from harness.build.image_lists import read_image_list_with_auth, with_shim_lists
 from harness.errors import Fault, InputError
 from harness.kubefile import Kubefile
 from harness.kubefile import applications as apps
 from harness.kubefile import context as build_context
 from harness.kubefile.checks import context_faults
 from harness.kubefile.instructions import AppInstruction, Copy, Instruction, local_sources
+from harness.kubefile.launch_commands import with_releases
 from harness.oci.reference import Reference
 
 
@@ -43,6 +44,7 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
     if faults:
         raise InputError(dict.fromkeys(faults))
     known = [app.name for app in applications]
+    launch, lone = with_releases(_launch(kubefile, applications), [file.path for file in rootfs_files(kubefile, context)])
     return {
         "base": kubefile.base.image,
         "platform": kubefile.platform,
@@ -51,11 +53,12 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
         "labels": dict(kubefile.labels),
         "steps": [{"line": step.line, "instruction": step.name, "text": step.text} for step in kubefile.instructions],
         "apps": [_app(app) for app in applications],
-        "launch": _launch(kubefile, applications),
+        "launch": list(launch),
         "images": _images(discovery.images),
         "possibleImages": _images(discovery.possible),
         "fromBase": sorted({item.app for item in kubefile.deferred if item.app not in known}),
-        "warnings": [str(warning) for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings)],
+        "warnings": [str(warning) for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings)]
+        + [f"{kubefile.path}: {chart}" for chart in lone],
     }
 
 
@@ -80,15 +83,20 @@ def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[RootfsFile, ...]:
 def _placed(instruction: Instruction, context: Path, is_folder: Callable[[str], bool]) -> tuple[build_context.PlacedFile, ...]:
     if not isinstance(instruction, AppInstruction | Copy):
         return ()
-    destination = instruction.folder if isinstance(instruction, AppInstruction) else instruction.destination
     with contextlib.suppress(build_context.ContextError):
-        return build_context.place(context, local_sources(instruction), destination, is_folder=is_folder, extract=instruction.name == "ADD")
+        if isinstance(instruction, AppInstruction):
+            return build_context.place(context, local_sources(instruction), instruction.folder, is_folder=is_folder)
+        return build_context.place(
+            context, local_sources(instruction), instruction.destination, is_folder=is_folder, extract=instruction.add,
+            parents=instruction.parents, exclude=instruction.exclude,
+        )  # fmt: skip
     return ()
 
 
 def _discover(kubefile: Kubefile, context: Path, helm: Path | None, image_list: Path | None) -> ScanResult:
     app_env = {item.app: apps.overrides(kubefile, item.app)[1] for item in kubefile.of(AppInstruction)}
     scan = discover.discover(rootfs_files(kubefile, context), env=kubefile.environment, app_env=app_env, image_list=image_list, helm=helm)
+    scan = with_shim_lists(scan, context)
     with_auth = context / build_context.IMAGE_LIST_WITH_AUTH
     if not with_auth.is_file():
         return scan

@@ -14,13 +14,14 @@ from harness import cloudimage, log
 from harness.build import container_images, discover, sandbox
 from harness.build.capture import Proxy
 from harness.build.declared_images import DeclaredImage, ScanResult
+from harness.build.image_lists import shim_lists, with_shim_lists
 from harness.build.image_set import collect
 from harness.build.layers import LayerBuilder, cache_key_files
 from harness.build.options import BuildOptions
 from harness.build.platform_build import PlatformBuild
 from harness.build.pull_record import PulledImage
 from harness.cloudimage import ImageSet, Info, PlatformImage
-from harness.errors import BuildError, CheckError
+from harness.errors import BuildError, CheckError, InputError
 from harness.host import scratch, tools
 from harness.kubefile import instructions
 from harness.lifecycle.kube import wait
@@ -90,7 +91,8 @@ class ImageDiscovery:
 
     def key(self) -> str:
         """Digest of everything that can change the outcome: files (not comments), launch, environment, list, kind of cluster; no README."""
-        listed = self.options.image_list.read_text() if self.options.image_list else ""
+        lists = [*([self.options.image_list] if self.options.image_list else []), *shim_lists(self.options.context)]
+        listed = "".join(path.read_text(errors="replace") for path in lists)
         inherited = self.embedded.to_json() if self.part.base else None
         described: list[Any] = [
             FORMAT, str(self.part.platform), cache_key_files(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
@@ -169,6 +171,9 @@ class ImageDiscovery:
             version = self.info.kubernetes
             given = self.options.image_list
             scan = discover.declared(tree, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version)
+            scan = with_shim_lists(scan, self.options.context, tree)
+            if scan.faults:
+                raise InputError(scan.faults)
             shown.note = f"{len(scan.images)} found"
         return scan
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+from harness import log
 from harness.build import sandbox
 from harness.build.base_image import base_digest
 from harness.build.layers import BuildStep, LayerBuilder
@@ -14,6 +15,7 @@ from harness.cloudimage import ImageApp, Info, PlatformImage
 from harness.clusterfile import secrets
 from harness.errors import BuildError
 from harness.kubefile import Kubefile, applications, instructions, version_range
+from harness.kubefile.launch_commands import with_releases
 from harness.oci.model import canonical_json
 
 _KIND_LABELS = {"cni": instructions.LABEL_CNI, "csi": instructions.LABEL_CSI}
@@ -38,7 +40,10 @@ def image_info(parsed: Kubefile, apps: Sequence[applications.KubefileApp], base:
     names = {app.name for app in own}
     kept = tuple(_overridden(parsed, app) for app in inherited.apps if app.name not in names)
     every = (*kept, *own)
-    launch = applications.launch(parsed, {app.name: app.commands for app in every}, {app.name: dict(app.env) for app in every})
+    started = applications.launch(parsed, {app.name: app.commands for app in every}, {app.name: dict(app.env) for app in every})
+    launch, lone = with_releases(started, work.files())
+    for chart in lone:
+        log.warning(f"{parsed.path}: {chart}")
     labels = {**inherited.labels, **parsed.labels, **{key: value for app in own for key, value in app.labels.items()}}
     cluster_apps = (*inherited.cluster_apps, *(app.name for app in own if app.labels and app.name not in inherited.cluster_apps))
     version = _kubernetes(work) or inherited.kubernetes

@@ -73,7 +73,8 @@ def parse(
     reader = KubefileReader(path, build_args or {}, platform, lines.escape)
     for line in lines.instructions:
         reader.read(line)
-    instructions, base = tuple(reader.instructions), reader.base
+    base = reader.base
+    instructions, skipped = checks.without_registry(path, reader.instructions, context)
     faults = [*lines.faults, *reader.faults]
     if context is not None:
         faults += checks.context_faults(path, instructions, context)
@@ -103,6 +104,7 @@ def parse(
         deferred=deferred,
         warnings=(
             *reader.warnings,
+            *skipped,
             *(Fault(path, f"--build-arg {name}: no ARG {name} is there", f"declare it: ARG {name}") for name in unused),
         ),
     )

@@ -62,6 +62,13 @@ def expand(word: str, values: Mapping[str, str], escape: str = "\\") -> Expansio
     return Expansion(text, tuple(dict.fromkeys(reader.undefined)))
 
 
+def expand_document(text: str, values: Mapping[str, str], escape: str = "\\") -> Expansion:
+    """Replace the variables of a here-document. Quotes and escapes stay; an escaped ``$`` is no variable. Raises ValueError as ``expand``."""
+    reader = _WordReader(text, values, escape)
+    expanded = reader.read_document()
+    return Expansion(expanded, tuple(dict.fromkeys(reader.undefined)))
+
+
 def _too_long(text: str) -> ValueError:
     return ValueError(f"{text[:80]}{'...' if len(text) > 80 else ''}: its variables stand for more than {LONGEST} characters")
 
@@ -101,6 +108,17 @@ class _WordReader:
         if end:
             raise ValueError(f"{self.text}: '{end}' is missing")
         return word
+
+    def read_document(self) -> str:
+        """All of the text, with quotes as characters like others."""
+        parts: list[str] = []
+        while self.position < len(self.text):
+            char = self._next()
+            if char == "$":
+                parts.append(self._variable())
+            else:
+                parts.append(char + self._next() if char == self.escape else char)
+        return "".join(parts)
 
     def _quoted(self) -> str:
         close = self.text.find("'", self.position)
@@ -195,6 +213,8 @@ def json_list(text: str) -> list[str] | None:
         raise ValueError("a JSON list must hold strings only") from wrong
     if not all(isinstance(item, str) for item in value):
         raise ValueError("a JSON list must hold strings only")
+    if any("\0" in item for item in value):
+        raise ValueError("a NUL character in a JSON list")
     return list(value)
 
 

@@ -30,7 +30,7 @@ from harness.clusterfile import (
     validators,
 )
 from harness.clusterfile import environment as environments
-from harness.clusterfile.config import apply_configs
+from harness.clusterfile.config import apply_configs, new_files
 from harness.clusterfile.parse import parse
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
@@ -322,9 +322,16 @@ def edit(clusterfile: Clusterfile) -> Callable[[Path], Sequence[str]] | None:
     files = clusterfile.files
     if not files:
         return None
+    # A rootfs is edited once for each platform.
+    shown: list[Fault] = []
 
     def change(root: Path) -> Sequence[str]:
+        present = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_symlink() or not path.is_dir()]
         changed = apply_configs(files, lambda path: _content(root, path))
+        for new in new_files(files, present):
+            if new not in shown:
+                shown.append(new)
+                (log.warning if new.hint else log.info)(str(new))
         for path, data in changed.items():
             _write(root, path, data)
         return sorted(changed)
