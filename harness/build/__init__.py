@@ -14,6 +14,7 @@ from typing import Any
 
 from harness import cloudimage, log
 from harness.build import dry_run, image_choice, run_steps
+from harness.build.base_image import pull_bases
 from harness.build.image_choice import ImageChoice
 from harness.build.image_discovery import discover_images
 from harness.build.layers import BuildStep
@@ -57,12 +58,13 @@ def build(options: BuildOptions, store: Store) -> Built:
             "sockets; use it only for files that you trust"
         )
     with contextlib.ExitStack() as stack:
-        stack.enter_context(store.shared_lease())
-        stack.enter_context(scratch.cleaned())
         rules, permits = config.load(), Permits(options.allow_login)
         client, anonymous = Client(rules, CredentialStore()), Client(rules, NoLogins())
         stack.callback(client.close)
         stack.callback(anonymous.close)
+        pull_bases(options, kubefiles.values(), store, client)
+        stack.enter_context(store.shared_lease())
+        stack.enter_context(scratch.cleaned())
         remote = GuardedSource(client, anonymous, permits, policy.gate(allow_older=options.allow_older).admit_remote)
         choice = ImageChoice(options.images_from, image_choice.probe(rules, NoLogins()))
         builder = PlatformBuilder(options, store, remote, choice, stack)

@@ -13,6 +13,11 @@ from harness.kubefile import Kubefile, applications
 from harness.oci.model import Platform
 
 
+MISSING, ALWAYS, NEVER = "missing", "always", "never"
+PULL = (MISSING, ALWAYS, NEVER)
+"""When the base image is fetched from its registry."""
+
+
 @dataclasses.dataclass(frozen=True)
 class BuildOptions:
     """Settings of one build. ``discover`` holds ``pulled`` and ``declared``, or one of them; ``cluster`` is a key of CLUSTERS."""
@@ -39,6 +44,8 @@ class BuildOptions:
     """Repositories, as patterns, for which the cluster may pull with the user's logins although no file names them."""
     allow_older: bool = False
     """Take images of registries that were signed earlier than those that their tags meant before."""
+    pull: str = MISSING
+    """When the base image is fetched from its registry: one of PULL."""
 
     @property
     def path(self) -> Path:

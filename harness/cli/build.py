@@ -14,7 +14,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.options import AllowOlder, Json, existing, platform_of, seconds
+from harness.cli.options import AllowOlder, Json, existing, in_lower_case, platform_of, seconds
 from harness.cli.output import app, local_store, one_of, pairs, print_json, say, wants_json
 from harness.cli.program import Old
 from harness.errors import UsageError
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from harness import build as building
     from harness.build.options import BuildOptions
     from harness.oci.model import Platform
+
+
+_PULL = {"ifnewer": "always", "true": "always", "false": "missing"}
+"""Words of sealer for values of ``--pull``."""
 
 
 @app.command(short_help="Build a CloudImage from a Kubefile.")
@@ -82,6 +86,15 @@ def build(
             autocompletion=completion.values("pulled", "declared", "pulled,declared"),
         ),
     ] = "pulled,declared",
+    pull: Annotated[
+        str,
+        typer.Option(
+            "--pull",
+            help="Fetch the base image of FROM from its registry: missing, if the local store lacks it; always; never.",
+            metavar="missing|always|never",
+            autocompletion=completion.values("missing", "always", "never"),
+        ),
+    ] = "missing",
     sandbox: Annotated[
         str,
         typer.Option(
@@ -139,7 +152,7 @@ def build(
     from harness import build as building
     from harness.build.image_choice import MODES
     from harness.build.image_discovery import CLUSTERS
-    from harness.build.options import BuildOptions
+    from harness.build.options import PULL, BuildOptions
     from harness.build.run_steps import NETWORKS
 
     as_json = wants_json(output)
@@ -150,11 +163,11 @@ def build(
             raise UsageError("no context is given", hint="slipway build FOLDER, or -f Kubefile")
         context = Path() if str(file) == "-" else file.parent
     options = BuildOptions(
-        context=existing(context), tag=tag or context.resolve().name, file=file, platforms=_platforms(platform),
+        context=existing(context), tag=in_lower_case(tag or context.resolve().name), file=file, platforms=_platforms(platform),
         build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
         cluster=sandbox, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
         network=one_of(network, NETWORKS, "--network"), images_from=one_of(images_from, MODES, "--images"),
-        allow_login=tuple(allow_login or ()), allow_older=allow_older,
+        allow_login=tuple(allow_login or ()), allow_older=allow_older, pull=one_of(_PULL.get(pull, pull), PULL, "--pull"),
     )  # fmt: skip
     with _given(options) as options:
         if check:

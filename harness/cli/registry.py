@@ -10,7 +10,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.options import AllowOlder, Json, Platforms, RegistryOptions, SiteAccess, platform_of
+from harness.cli.options import AllowOlder, Json, Platforms, RegistryOptions, SiteAccess, in_lower_case, platform_of
 from harness.cli.output import app, local_store, plain, print_json, say, wants_json
 from harness.errors import Fault, InputError, UsageError
 
@@ -32,7 +32,7 @@ def reference(text: str, what: str) -> Reference:
     from harness.oci.reference import Reference
 
     try:
-        return Reference.parse(text)
+        return Reference.parse(in_lower_case(text))
     except ValueError as wrong:
         raise InputError([Fault(f"{what} {text}", str(wrong))]) from wrong
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 from harness.clusterfile import AppConfig, AppFile, ApplicationDocument, Clusterfile, config, validators
-from harness.clusterfile.cluster import apps
+from harness.clusterfile.cluster import apps, warn_of_capitals
 from harness.clusterfile.shapes import ParsedMapping
 from harness.clusterfile.yaml_nodes import FaultReport
 from harness.errors import Fault, InputError
@@ -16,6 +16,7 @@ def build(document: ParsedMapping, report: FaultReport) -> ApplicationDocument |
     metadata, spec = document.get("metadata"), document.get("spec")
     if metadata is None or spec is None:
         return None
+    warn_of_capitals(spec, report)
     if spec.get("cmds") and spec.get("launchApps"):
         report.fault(spec.at("launchApps"), "cmds is given too", "commands replace the launch of applications: one of both")
     configs = tuple(_config(document_config, report) for document_config in spec.get("configs", ()))

@@ -136,10 +136,10 @@ def _translated(token: re.Match[str]) -> str:
 def _check(pattern: str) -> None:
     if "\0" in pattern:
         raise ValueError("it holds a NUL character")
-    plain = re.sub(r"\\.", "", pattern, flags=re.DOTALL)
-    if plain.endswith("\\"):
+    tokens = [token[0] for token in _TOKEN.finditer(pattern)]
+    if "\\" in tokens:
         raise ValueError("nothing follows the \\ at its end")
-    if re.search(r"\[(?!.[^\]/]*\])", plain):
+    if "[" in tokens:
         raise ValueError("a [ is not closed")
 
 

@@ -37,6 +37,7 @@ from harness.kubefile.instructions import (
 )
 from harness.kubefile.lines import InstructionLine, first_word, heredocs, script
 from harness.kubefile.variables import Variables
+from harness.oci.reference import lowered
 
 _ONLY_DOCKER = {
     "WORKDIR": "RUN starts in the rootfs; write RUN cd folder && ...",
@@ -147,6 +148,10 @@ class KubefileReader:
             raise InstructionError(
                 f"FROM {rest}: the image's name is empty", "give the variable a value: ARG NAME=VALUE before FROM, or --build-arg"
             )
+        image = lowered(operands[0])
+        if image != operands[0]:
+            self.warn(f"FROM {operands[0]}: names of images have no capitals; {image} is taken")
+            operands[0] = image
         platform = flags.get("platform")
         if platform is not None and not _PLATFORM.fullmatch(platform):
             raise InstructionError(f"{platform!r} is not a platform", "write os/architecture, as in linux/amd64")

@@ -242,3 +242,31 @@ def test_dashboard_port() -> None:
     assert found["warnings"] == [
         f"{context}/dashboard.yaml: no default for DashBoardPort: to be given when the image runs\n  hint: -e DashBoardPort=VALUE"
     ]
+
+
+def test_kubefile_of_sealos_declares_its_lists_and_names_its_release(context: Path) -> None:
+    write(
+        context,
+        {
+            "Kubefile": "FROM scratch\nCOPY charts charts\nCMD helm install shop -f etc/shop.yaml\n",
+            "charts/shop/Chart.yaml": "name: shop\nversion: 1.0.0\n",
+            "images/shim/shopImages": "nginx:alpine\n",
+        },
+    )
+    found = plan(context)
+    assert images(found) == {NGINX: ["listed"]}
+    assert found["launch"] == ["helm upgrade --install shop charts/shop -f etc/shop.yaml"]
+    assert f"{context}/Kubefile: helm installs shop, and no release is named: it is called shop" in found["warnings"]
+
+
+def test_ignored_files_are_not_in_the_outline(context: Path) -> None:
+    write(
+        context,
+        {
+            "Kubefile": "FROM scratch\nCOPY . .\n",
+            ".dockerignore": "manifests/secret*\n",
+            "manifests/a.yaml": "spec: {containers: [{image: nginx:alpine}]}\n",
+            "manifests/secret.yaml": "spec: {containers: [{image: busybox}]}\n",
+        },
+    )
+    assert images(plan(context)) == {NGINX: ["declared"]}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.build import discover, image_lists
-from harness.build.declared_images import DeclaredImage
+from harness.build.declared_images import DeclaredImage, ScanResult
 from harness.errors import InputError
 from tests.unit.build.rootfs_files import DIGEST, NGINX, write
 
@@ -72,3 +72,14 @@ def test_image_list_with_auth_faults(tmp_path: Path, text: str, where: str, mess
         image_lists.read_image_list_with_auth(path)
     assert [fault.where for fault in caught.value.faults] == [f"{path}:{where}"]
     assert caught.value.faults[0].message.startswith(message)
+
+
+def test_lists_of_sealos_are_read_from_the_context(tmp_path: Path) -> None:
+    write(tmp_path, {"images/shim/webImages": "# all\nnginx:1\n", "images/shim/b": "a/b:2\n", "images/shim/.keep": "", "images/x/c": "c:1\n"})
+    scan = image_lists.with_shim_lists(ScanResult(), tmp_path, tmp_path / "none")
+    assert [(image.name, image.where, image.found_by) for image in scan.images] == [
+        ("docker.io/a/b:2", f"{tmp_path}/images/shim/b:1", "listed"),
+        (NGINX, f"{tmp_path}/images/shim/webImages:2", "listed"),
+    ]
+    write(tmp_path, {"images/shim/b": "A B\n"})
+    assert [fault.where for fault in image_lists.with_shim_lists(ScanResult(), tmp_path).faults] == [f"{tmp_path}/images/shim/b:1"]
