@@ -7,23 +7,31 @@ import re
 from collections.abc import Iterable
 
 from harness import cloudimage, log
-from harness.build.options import ALWAYS, NEVER, BuildOptions
+from harness.build.options import ALWAYS, MISSING, NEVER, BuildOptions
 from harness.cloudimage import PlatformImage
 from harness.errors import BuildError, StoreError
 from harness.kubefile import Kubefile
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
+from harness.oci.registry.errors import RemoteError
 from harness.oci.store import Store
 from harness.sealer.convert import convert
 from harness.sealer.image import is_sealer
 from harness.transfer import pull
 from harness.trust import policy
 
-
 RUNTIMES = ("kubeadm",)
 """Runtimes that make nodes a cluster."""
-_OTHER_RUNTIMES = {"k0s": "k0s", "k3s": "k3s", "microk8s": "MicroK8s", "minikube": "minikube", "rke": "RKE", "rke2": "RKE2", "talos": "Talos"}
+_OTHER_RUNTIMES = {
+    "k0s": "k0s",
+    "k3s": "k3s",
+    "microk8s": "MicroK8s",
+    "minikube": "minikube",
+    "rke": "RKE",
+    "rke2": "RKE2",
+    "talos": "Talos",
+}
 
 
 def pull_bases(options: BuildOptions, kubefiles: Iterable[Kubefile], store: Store, client: Client) -> None:
@@ -47,6 +55,10 @@ def pull_bases(options: BuildOptions, kubefiles: Iterable[Kubefile], store: Stor
         except ValueError as error:
             raise BuildError(f"{where}: FROM: {error}") from error
         except StoreError as error:
+            if isinstance(error, RemoteError) and options.pull == MISSING and not _names_registry(name):
+                # A mirror of Docker Hub need not have what is made here; ``base_image`` says what is missing.
+                log.info(f"{where}: {error.message}")
+                continue
             hint = error.hint or "build or load it first; --pull never leaves registries alone"
             raise BuildError(f"{where}: the base image {error.message}", hint=hint, details=error.details) from error
 
@@ -56,18 +68,28 @@ def _is_wanted(name: str, when: str, store: Store, client: Client) -> bool:
         reference = Reference.parse(name)
     except ValueError:
         return False  # reported with its line when it is looked for
-    if when == NEVER:
-        return False
-    if when == ALWAYS:
-        return True
-    head, slash, _ = name.partition("/")
-    has_registry = bool(slash) and (head == "localhost" or "." in head or ":" in head)
-    vouched = has_registry or client.registries.rule(reference) is not None
+    if when in (ALWAYS, NEVER):
+        return when == ALWAYS
+    known = _names_registry(name) or client.registries.rule(reference) is not None
+    return known and _other_runtime(name) is None and not _is_stored(store, name)
+
+
+def _is_stored(store: Store, name: str) -> bool:
     try:
         store.resolve(name)
     except StoreError:
-        return vouched
-    return False
+        return False
+    return True
+
+
+def _names_registry(name: str) -> bool:
+    head, slash, _ = name.partition("/")
+    return bool(slash) and (head == "localhost" or "." in head or ":" in head)
+
+
+def _other_runtime(name: str) -> str | None:
+    """The other project whose runtime an image is named after."""
+    return _OTHER_RUNTIMES.get(re.sub(r"[:@].*", "", name.rpartition("/")[2]).lower())
 
 
 def base_image(parsed: Kubefile, store: Store, platform: Platform) -> PlatformImage | None:
@@ -91,7 +113,7 @@ def _absent(parsed: Kubefile, store: Store, error: StoreError) -> BuildError:
     """The error for a base image that is not in the store. A runtime of another project will never be in it."""
     name = parsed.base.image
     message = f"{parsed.where(parsed.base)}: the base image {name} is not in the local store"
-    runtime = _OTHER_RUNTIMES.get(re.sub(r"[:@].*", "", name.rpartition("/")[2]).lower())
+    runtime = _other_runtime(name)
     if runtime is None:
         return BuildError(f"{message}: {error.message}", hint=error.hint or "build, pull or load it first")
     bases = ", ".join(_bases(store)) or "none is in the local store: slipway build kubefiles/kubernetes makes one"

@@ -42,6 +42,9 @@ def image_info(parsed: Kubefile, apps: Sequence[applications.KubefileApp], base:
     every = (*kept, *own)
     started = applications.launch(parsed, {app.name: app.commands for app in every}, {app.name: dict(app.env) for app in every})
     launch, lone = with_releases(started, work.files())
+    own_launch = bool(parsed.launch or parsed.commands)
+    arguments = parsed.command_arguments if own_launch else inherited.launch_arguments
+    template = with_releases(parsed.written_commands, work.files())[0] if own_launch else inherited.launch_template
     for chart in lone:
         log.warning(f"{parsed.path}: {chart}")
     labels = {**inherited.labels, **parsed.labels, **{key: value for app in own for key, value in app.labels.items()}}
@@ -52,7 +55,8 @@ def image_info(parsed: Kubefile, apps: Sequence[applications.KubefileApp], base:
     reference = {"reference": parsed.base.image, "digest": base_digest(parsed, work.store, base)} if base else None
     return Info(
         type="kube" if version or inherited.type == "kube" else "app", kubernetes=version, env={**inherited.env, **parsed.environment},
-        launch=launch if parsed.launch or parsed.commands else inherited.launch,
+        launch=launch if own_launch else inherited.launch,
+        launch_template=template if arguments else (), launch_arguments=arguments,
         apps=every, labels=labels, base=reference, kube_version=parsed.kube_version or inherited.kube_version, cluster_apps=cluster_apps,
         converted_from=None if "etc/slipway.yaml" in work.files() else inherited.converted_from,
     )  # fmt: skip

@@ -12,7 +12,6 @@ from harness.errors import Fault, InputError
 from harness.kubefile import Kubefile, applications
 from harness.oci.model import Platform
 
-
 MISSING, ALWAYS, NEVER = "missing", "always", "never"
 PULL = (MISSING, ALWAYS, NEVER)
 """When the base image is fetched from its registry."""

@@ -25,7 +25,7 @@ _HOSTS = "hosts: [{ips: [10.0.0.1], roles: [master]}, ...]"
 TOOLS = (
     ForeignTool(
         "sealos",
-        f"{_HOSTS}; an address has no port there, which is ssh: {{port: 22}}; image: takes one image, others are documents of kind Application",
+        f"{_HOSTS}; an address has no port there: ssh: {{port: 22}}; image: takes one image, others are documents of kind Application",
         ("sealos.io",),
     ),
     ForeignTool("k0sctl", f"{_HOSTS}; the roles are master for a controller and node for a worker", ("k0sctl.k0sproject.io",)),
@@ -44,12 +44,12 @@ TOOLS = (
     ForeignTool("RKE", f"{_HOSTS} in place of nodes", keys=(frozenset({"nodes", "services"}), frozenset({"nodes", "kubernetes_version"}))),
     ForeignTool(
         "RKE2 or k3s",
-        "spec.hosts has the machines of the cluster, certSANS what tls-san has, labels and taints of a host what node-label and node-taint have",
+        f"{_HOSTS}; certSANS has what tls-san has, labels and taints of a host what node-label and node-taint have",
         keys=tuple(
             frozenset(keys)
             for keys in (
-                {"tls-san"}, {"write-kubeconfig-mode"}, {"cluster-init"}, {"node-label"}, {"node-taint"}, {"agent-token"}, {"token", "server"},
-                {"token", "cni"}, {"kubelet-arg"}, {"kube-apiserver-arg"}, {"system-default-registry"},
+                {"tls-san"}, {"write-kubeconfig-mode"}, {"cluster-init"}, {"node-label"}, {"node-taint"}, {"agent-token"},
+                {"token", "server"}, {"token", "cni"}, {"kubelet-arg"}, {"kube-apiserver-arg"}, {"system-default-registry"},
             )
         ),
     ),

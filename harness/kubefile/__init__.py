@@ -56,6 +56,16 @@ class Kubefile:
         """Commands of CMD and CMDS, in order."""
         return tuple(command for item in self.instructions if isinstance(item, Cmd | Cmds) for command in item.commands)
 
+    @property
+    def written_commands(self) -> tuple[str, ...]:
+        """The same commands before the values of ARG were written into them."""
+        return tuple(command for item in self.instructions if isinstance(item, Cmd | Cmds) for command in item.written)
+
+    @property
+    def command_arguments(self) -> dict[str, str]:
+        """The values of the ARG that the commands name; the last counts."""
+        return {name: value for item in self.instructions if isinstance(item, Cmd | Cmds) for name, value in item.arguments.items()}
+
 
 def parse(
     text: str,

@@ -104,8 +104,9 @@ def without_registry(
             sources = tuple(source for source in instruction.sources if not _is_registry(source))
             if not sources and not instruction.documents:
                 continue
-            instruction = dataclasses.replace(instruction, sources=sources)
-        kept.append(instruction)
+            kept.append(dataclasses.replace(instruction, sources=sources))
+        else:
+            kept.append(instruction)
     return tuple(kept), tuple(warnings)
 
 

@@ -168,12 +168,20 @@ class Launch(Instruction):
 class Cmds(Instruction):
     commands: tuple[str, ...]
     """Shell commands, run in the rootfs."""
+    written: tuple[str, ...] = ()
+    """The same commands before the values of ARG were written into them."""
+    arguments: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    """The values of the ARG that they name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cmd(Instruction):
     commands: tuple[str, ...]
     """Shell commands, run in the rootfs; several CMD accumulate."""
+    written: tuple[str, ...] = ()
+    """The same commands before the values of ARG were written into them."""
+    arguments: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    """The values of the ARG that they name."""
 
 
 def local_sources(instruction: Instruction) -> tuple[str, ...]:

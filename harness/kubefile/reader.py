@@ -192,7 +192,8 @@ class KubefileReader:
             self.warn(f"--chown={flags['chown']} has no effect: everything in a rootfs belongs to root", "leave it out")
         _check_checksum(flags.get("checksum"), sources)
         documents = {
-            document.name: document.text if document.quoted else self.variables.expand_document(document.text) for document in line.documents
+            document.name: document.text if document.quoted else self.variables.expand_document(document.text)
+            for document in line.documents
         }
         if image is not None and documents:
             raise InstructionError("--from and a here-document exclude each other", "write two COPY")
@@ -307,20 +308,20 @@ class KubefileReader:
         listed = words.json_list(line.rest)
         if not listed:
             raise InstructionError("CMDS wants a JSON list of commands", USAGE["CMDS"])
-        return Cmds(line.number, f"CMDS {json.dumps(listed)}", self._launch(line, listed))
+        return Cmds(line.number, f"CMDS {json.dumps(listed)}", *self.variables.launch_commands(self._listed(line, listed)))
 
     def read_cmd(self, line: InstructionLine) -> Instruction:
         listed = words.json_list(line.rest)
         if listed is not None and not listed:
             raise InstructionError("CMD [] runs nothing", USAGE["CMD"])
-        commands = self._launch(line, listed) if listed else [self.variables.launch_command(each) for each in self._commands(line.rest)]
-        return Cmd(line.number, f"CMD {line.rest}", tuple(commands))
+        commands = self._listed(line, listed) if listed else self._commands(line.rest)
+        return Cmd(line.number, f"CMD {line.rest}", *self.variables.launch_commands(commands))
 
     def _commands(self, text: str) -> list[str]:
         plain = launch_commands.unquoted(text, self.escape)
         return [plain] if plain != text else _commands(text)
 
-    def _launch(self, line: InstructionLine, listed: list[str]) -> tuple[str, ...]:
+    def _listed(self, line: InstructionLine, listed: list[str]) -> list[str]:
         """The commands of a JSON list: its elements, or one command that it spells word by word as in a Dockerfile."""
         if not all(command.strip() for command in listed):
             raise InstructionError(f"{line.word}: an element is empty", USAGE[line.word])
@@ -329,7 +330,7 @@ class KubefileReader:
             self.warn(f"{line.word}: the elements are the words of one command", f"write one element: {json.dumps([one])}")
         elif launch_commands.maybe_one_command(listed):
             self.warn(f"{line.word}: each element is a command of its own", f"if they are words of one: {json.dumps([' '.join(listed)])}")
-        return tuple(self.variables.launch_command(command) for command in ([one] if one is not None else listed))
+        return [one] if one is not None else listed
 
 
 _METHODS: dict[str, Callable[[KubefileReader, InstructionLine], Instruction]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from harness.host import site_network
 from harness.kubefile import words
@@ -91,11 +91,30 @@ class Variables:
 
     def launch_command(self, command: str) -> str:
         """A launch command: ARG are known only now, so they are written into it; the environment is the shell's, at launch."""
-        command, unknown = with_references(command, self._values)
-        for name in unknown:
-            self._warn(f"$({name}) is taken for the value {name}, which no ENV here has", f"ENV {name}=VALUE; $( {name} ) runs a program")
+        return self.launch_commands([command])[0][0]
+
+    def launch_commands(self, commands: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]:
+        """Launch commands with the values of ARG, the same without them, and the values of those that they name."""
+        written = []
+        for command in commands:
+            text, unknown = with_references(command, self._values)
+            for name in unknown:
+                self._warn(
+                    f"$({name}) is taken for the value {name}, which no ENV here has", f"ENV {name}=VALUE; $( {name} ) runs a program"
+                )
+            written.append(text)
         values = {name: value for name, value in {**self._builtin, **self._args}.items() if name not in self.environment}
-        return words.substitute(command, values)
+        named = {
+            name: self._args.get(name, "")
+            for name in dict.fromkeys((*self._args, *self._declared))
+            if name not in self.environment and any(_names(text, name) for text in written)
+        }
+        others = {name: value for name, value in values.items() if name not in named}
+        return (
+            tuple(words.substitute(text, values) for text in written),
+            tuple(words.substitute(text, others) for text in written),
+            named,
+        )
 
     def declare(self, text: str, choices: tuple[str, ...]) -> dict[str, str | None]:
         """Define the names of an ARG, and return their effective values. Raises InstructionError for a value that is not in ``choices``."""
@@ -125,6 +144,14 @@ class Variables:
         if name in self._builtin:
             return self._builtin[name]
         return self._global_args.get(name) if default is None else self.expand(default)
+
+
+def _names(command: str, name: str) -> bool:
+    """Return True when a launch command takes a value of this name."""
+    try:
+        return words.substitute(command, {name: "x"}) != command
+    except ValueError:
+        return False  # with a value it is a fault
 
 
 def _platform_variables(platform: str) -> dict[str, str]:

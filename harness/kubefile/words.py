@@ -63,7 +63,10 @@ def expand(word: str, values: Mapping[str, str], escape: str = "\\") -> Expansio
 
 
 def expand_document(text: str, values: Mapping[str, str], escape: str = "\\") -> Expansion:
-    """Replace the variables of a here-document. Quotes and escapes stay; an escaped ``$`` is no variable. Raises ValueError as ``expand``."""
+    """Replace the variables of a here-document. Quotes and escapes stay; an escaped ``$`` is no variable.
+
+    Raises ValueError as ``expand``.
+    """
     reader = _WordReader(text, values, escape)
     expanded = reader.read_document()
     return Expansion(expanded, tuple(dict.fromkeys(reader.undefined)))

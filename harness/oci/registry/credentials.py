@@ -1,7 +1,7 @@
 """Credentials for registries: Docker's ``config.json`` and its helpers, read at every use so that a login takes effect at once.
 
-Files of podman, skopeo and buildah are read after it: ``$REGISTRY_AUTH_FILE``, or else ``containers/auth.json`` of the user. As there, a key
-may hold a path (``host/team/web``): of those that a repository lies in, the longest counts.
+Files of podman, skopeo and buildah are read after it: ``$REGISTRY_AUTH_FILE``, or else ``containers/auth.json`` of the user. As there, a
+key may hold a path (``host/team/web``): of those that a repository lies in, the longest counts.
 
 ``docker.auth`` and ``docker.credentials`` read the same file, but they know no ``registrytoken``, give a helper no time limit, take a
 broken file for one without logins, and cannot write it.

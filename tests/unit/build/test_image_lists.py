@@ -75,7 +75,9 @@ def test_image_list_with_auth_faults(tmp_path: Path, text: str, where: str, mess
 
 
 def test_lists_of_sealos_are_read_from_the_context(tmp_path: Path) -> None:
-    write(tmp_path, {"images/shim/webImages": "# all\nnginx:1\n", "images/shim/b": "a/b:2\n", "images/shim/.keep": "", "images/x/c": "c:1\n"})
+    write(
+        tmp_path, {"images/shim/webImages": "# all\nnginx:1\n", "images/shim/b": "a/b:2\n", "images/shim/.keep": "", "images/x/c": "c:1\n"}
+    )
     scan = image_lists.with_shim_lists(ScanResult(), tmp_path, tmp_path / "none")
     assert [(image.name, image.where, image.found_by) for image in scan.images] == [
         ("docker.io/a/b:2", f"{tmp_path}/images/shim/b:1", "listed"),

@@ -48,3 +48,10 @@ def test_the_size_counts_each_blob_once(store: Store) -> None:
     image = write(store, platform_image(store), platform_image(store, ARM64))
     garbage.collect(store)
     assert image.size == sum(path.stat().st_size for path in (store.root / "blobs/sha256").iterdir())
+
+
+def test_values_of_launch_commands_are_kept_and_cost_nothing_where_there_are_none() -> None:
+    info = Info(launch=("echo 1",), launch_template=("echo $A",), launch_arguments={"A": "1"})
+    assert Info.from_json(info.to_json()) == info
+    assert Info.from_json(info.to_json()).extra == {}
+    assert not {"launchTemplate", "launchArguments"} & Info().to_json().keys()

@@ -286,6 +286,6 @@ def test_new_files_are_reported_with_the_most_similar_name() -> None:
     present = ["etc/mysql-config.yaml", "manifests/x.yaml", "etc/there.yaml.tmpl"]
     assert [(fault.where, fault.message, fault.hint) for fault in new_files([*found, *found], present)] == [
         ("Clusterfile:1 Config c0", "the image has no etc/mysql-valus.yaml: the file is new", "did you mean etc/mysql-config.yaml?"),
-        ("Clusterfile:13 Config c2", "the image has no etc/made.conf: the file is new", None),
+        ("Clusterfile:15 Config c2", "the image has no etc/made.conf: the file is new", None),
     ]
     assert new_files(found, [*present, "etc/mysql-valus.yaml", "etc/made.conf"]) == ()

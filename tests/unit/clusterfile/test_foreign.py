@@ -10,10 +10,12 @@ from harness.errors import InputError
 from .reading import read
 
 FILES = {
-    "sealos": "apiVersion: apps.sealos.io/v1beta1\nkind: Cluster\nspec: {image: [a, b], hosts: [{ips: ['10.0.0.1:22'], roles: [master, amd64]}]}\n",
+    "sealos": "apiVersion: apps.sealos.io/v1beta1\nkind: Cluster\n"
+    "spec: {image: [a, b], hosts: [{ips: ['10.0.0.1:22'], roles: [master, amd64]}]}\n",
     "k0sctl": "apiVersion: k0sctl.k0sproject.io/v1beta1\nkind: Cluster\nspec: {hosts: [{role: controller, ssh: {address: 10.0.0.1}}]}\n",
     "k0s": "apiVersion: k0s.k0sproject.io/v1beta1\nkind: ClusterConfig\nspec: {}\n",
-    "KubeKey": "apiVersion: kubekey.kubesphere.io/v1alpha2\nkind: Cluster\nspec: {hosts: [{name: a, address: 1.2.3.4}], roleGroups: {etcd: [a]}}\n",
+    "KubeKey": "apiVersion: kubekey.kubesphere.io/v1alpha2\nkind: Cluster\n"
+    "spec: {hosts: [{name: a, address: 1.2.3.4}], roleGroups: {etcd: [a]}}\n",
     "kind": "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n",
     "k3d": "apiVersion: k3d.io/v1alpha5\nkind: Simple\nservers: 1\n",
     "Cluster API": "apiVersion: infrastructure.cluster.x-k8s.io/v1beta1\nkind: AWSCluster\nspec: {}\n---\n"

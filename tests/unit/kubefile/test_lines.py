@@ -49,7 +49,7 @@ def test_a_here_document_must_end() -> None:
 
 
 def test_several_here_documents_of_one_run_are_read_in_order() -> None:
-    run = parse("FROM scratch\nRUN cat <<A - <<-\"B\" > x\none\nA\n\ttwo\n\tB\nENV A=1").of(Run)[0]
+    run = parse('FROM scratch\nRUN cat <<A - <<-"B" > x\none\nA\n\ttwo\n\tB\nENV A=1').of(Run)[0]
     assert run.command == 'cat <<A - <<-"B" > x\none\nA\n\ttwo\nB\n'
     assert fault("FROM scratch\nRUN cat <<A - <<B\none\nA\ntwo").message == "the here-document is not closed: no line B"
 
@@ -66,6 +66,9 @@ def test_here_documents_of_copy_are_files() -> None:
 
 
 def test_a_nul_character_is_a_fault_of_its_line() -> None:
-    assert faults("FROM scratch\nCOPY mani\0fests manifests\nRUN a\0b") == ["2: a NUL character in the line", "3: a NUL character in the line"]
+    assert faults("FROM scratch\nCOPY mani\0fests manifests\nRUN a\0b") == [
+        "2: a NUL character in the line",
+        "3: a NUL character in the line",
+    ]
     assert faults('FROM scratch\nRUN ["a\\u0000b"]') == ["2: a NUL character in a JSON list"]
     assert faults('FROM scratch\nCOPY ["a\\u0000b", "x"]') == ["2: a NUL character in a JSON list"]

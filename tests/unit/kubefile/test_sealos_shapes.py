@@ -45,7 +45,9 @@ SHAPES = {
     "the words of one command": Shape(
         'FROM scratch\nCMD ["kubectl","apply","-f","manifests/a.yaml"]', ("kubectl apply -f manifests/a.yaml",), warnings=1
     ),
-    "a script": Shape('FROM scratch\nCOPY init.sh .\nCMD ["bash init.sh $(REGION)"]', ("bash init.sh ${REGION}",), ("init.sh",), warnings=1),
+    "a script": Shape(
+        'FROM scratch\nCOPY init.sh .\nCMD ["bash init.sh $(REGION)"]', ("bash init.sh ${REGION}",), ("init.sh",), warnings=1
+    ),
     "on a base": Shape(
         f'FROM labring/kubernetes:v1.27.0\nCOPY charts charts\nCOPY images images\nCMD ["{UPGRADE}"]', (UPGRADE,), ("images/shim/web",)
     ),

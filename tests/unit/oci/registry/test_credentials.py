@@ -136,7 +136,15 @@ def test_a_login_goes_to_the_helper_on_its_standard_input(tmp_path: Path, monkey
 
 
 def test_longest_path_that_a_repository_lies_in_wins(tmp_path: Path) -> None:
-    keys = ("r.test", "r.test/team", "r.test/team/web", "r.test/team/we", "r.test/other", "docker.io/library", "https://index.docker.io/v1/")
+    keys = (
+        "r.test",
+        "r.test/team",
+        "r.test/team/web",
+        "r.test/team/we",
+        "r.test/other",
+        "docker.io/library",
+        "https://index.docker.io/v1/",
+    )
     found = configured(tmp_path, {"auths": {key: {"auth": encoded(f"{key}:x")} for key in keys}})
     for repository, key in {
         "team/web": "r.test/team/web",
