@@ -108,7 +108,9 @@ def _matcher(pattern: str) -> Matcher:
     if pattern.startswith("**") and not set("*?[\\") & set(pattern[2:]):
         # Docker compares the end of the path here, whatever the folders.
         return lambda path: path.endswith(pattern[2:])
-    # Stars within a name are rare. Docker reads them as an expression of this form.
+    # Stars within a name are rare. Docker reads them as an expression of this form, whose time grows with each of them.
+    if pattern.count("**") > _MOST_WITHIN_NAMES:
+        raise ValueError(f"more than {_MOST_WITHIN_NAMES} ** of which one is within a name")
     try:
         expression = re.compile("".join(_translated(token) for token in _TOKEN.finditer(pattern)), re.DOTALL)
     except re.error as wrong:
@@ -116,6 +118,7 @@ def _matcher(pattern: str) -> Matcher:
     return lambda path: expression.fullmatch(path) is not None
 
 
+_MOST_WITHIN_NAMES = 3
 _TOKEN = re.compile(r"(?P<rest>(?:\*\*/?)+\Z)|(?P<folders>(?:\*\*/?)+)|\*|\?|\[.[^\]/]*\]|\\.|.", re.DOTALL)
 
 

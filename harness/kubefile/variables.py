@@ -104,11 +104,10 @@ class Variables:
                 )
             written.append(text)
         values = {name: value for name, value in {**self._builtin, **self._args}.items() if name not in self.environment}
-        named = {
-            name: self._args.get(name, "")
-            for name in dict.fromkeys((*self._args, *self._declared))
-            if name not in self.environment and any(_names(text, name) for text in written)
-        }
+        own = {**dict.fromkeys(self._declared, ""), **self._args}
+        candidates = own.keys() - self.environment.keys()
+        names = {name for text in written for name in words.referenced(text, candidates)}
+        named = {name: value for name, value in own.items() if name in names}
         others = {name: value for name, value in values.items() if name not in named}
         return (
             tuple(words.substitute(text, values) for text in written),
@@ -144,14 +143,6 @@ class Variables:
         if name in self._builtin:
             return self._builtin[name]
         return self._global_args.get(name) if default is None else self.expand(default)
-
-
-def _names(command: str, name: str) -> bool:
-    """Return True when a launch command takes a value of this name."""
-    try:
-        return words.substitute(command, {name: "x"}) != command
-    except ValueError:
-        return False  # with a value it is a fault
 
 
 def _platform_variables(platform: str) -> dict[str, str]:

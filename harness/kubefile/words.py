@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]")
 LONGEST = 128 << 10
@@ -255,6 +255,27 @@ def substitute(command: str, values: Mapping[str, str]) -> str:
         expanded += char
         position += 1
     return expanded
+
+
+def referenced(command: str, names: Collection[str]) -> frozenset[str]:
+    """Those of ``names`` that a shell command takes the value of, by the rules of ``substitute``."""
+    noted = _NotedNames(names)
+    substitute(command, noted)
+    return frozenset(noted.noted)
+
+
+class _NotedNames(dict[str, str]):
+    """Values of nothing, which note what they are asked for."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+        self.noted: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        if name in self.names:
+            self.noted.add(str(name))
+        return False
 
 
 def _closing_brace(text: str, position: int) -> int:

@@ -27,6 +27,7 @@ from harness.clusterfile import (
     LocalRegistry,
     Password,
     SshSettings,
+    is_redacted,
     validators,
 )
 from harness.clusterfile import environment as environments
@@ -391,8 +392,10 @@ def _with_arguments(arguments: Mapping[str, str], clusterfile: Clusterfile, info
     known = info.launch_arguments
     other = "env: gives values to what the image names $NAME or {{ NAME }}"
     faults = []
-    for name in arguments:
-        if name not in known:
+    for name, value in arguments.items():
+        if is_redacted(value):
+            faults.append(Fault(f"{place}.{name}", "was not kept, since it is a secret", "give the Clusterfile again: -f"))
+        elif name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"they name {', '.join(known)}; {other}" if known else f"they name none; {other}"
             faults.append(Fault(f"{place}.{name}", "the launch commands of the image name no such ARG", hint))

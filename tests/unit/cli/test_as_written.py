@@ -10,6 +10,7 @@ import pytest
 
 from harness import build, cloudimage, kubefile
 from harness.cli import app, clusters, registry
+from harness.cli.options import addresses
 from harness.cloudimage import ImageSet, Info, PlatformImage
 from harness.clusterfile import Clusterfile
 from harness.clusterfile.parse import parse
@@ -77,7 +78,7 @@ def test_command_line_as_written_is_understood(
     def wanted(spec: Any, ssh: Any, *_: object, **__: object) -> None:
         words = [f"run {spec.image}", *(spec.env or [])]
         if spec.masters:
-            masters, nodes = (" ".join(clusters.addresses(each, "")) for each in (spec.masters, spec.nodes))
+            masters, nodes = (" ".join(addresses(each, "")) for each in (spec.masters, spec.nodes))
             words.append(f"on {masters} and {nodes} with {ssh.password()}")
         asked.append(" ".join(words))
         raise KeyboardInterrupt

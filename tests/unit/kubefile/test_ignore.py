@@ -75,6 +75,8 @@ def test_parse_patterns_that_are_not_valid_are_all_reported() -> None:
 def test_excluding_many_stars_ends() -> None:
     assert not excluded("/".join(["**"] * 200) + "/x", "a/" * 100 + "b")
     assert not excluded("**/a/" * 8 + "x", "a/" * 40 + "b")
+    with pytest.raises(InputError, match="within a name"):
+        excluded("a**" * 30 + "b", "a" * 100)
 
 
 def test_read_own_file_wins_and_a_mark_of_order_is_no_part_of_a_pattern(tmp_path: Path) -> None:

@@ -104,3 +104,9 @@ def test_with_releases_finds_the_chart_among_options(command: str, files: set[st
 )
 def test_with_releases_leaves_other_commands_alone(command: str) -> None:
     assert with_releases([command], {"charts/shop/Chart.yaml"}) == ((command,), ())
+
+
+def test_long_commands_take_time_in_proportion() -> None:
+    for text in (";" * 200_000, "helm install '" * 20_000, "/" * 200_000, "$(A)" * 50_000):
+        with_releases([text], ())
+        with_references(text, {"A"})

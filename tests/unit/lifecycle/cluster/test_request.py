@@ -177,6 +177,29 @@ def test_values_for_arg_that_nothing_names_are_faults(keys: dict[str, str], info
     assert fault.hint.startswith(hint)
 
 
+def test_secret_value_for_arg_that_was_not_kept_is_a_fault() -> None:
+    found = request.effective(spec(cmd_args="{Password: geheim1}"))
+    kept = parse(redacted(found), "Clusterfile", stored=True)
+    info = Info(launch=("x 1",), launch_template=("x $Password",), launch_arguments={"Password": "1"})
+    assert request.launch(found, info) == ("x geheim1",)
+    with pytest.raises(InputError, match="was not kept") as caught:
+        request.launch(kept, info)
+    assert "geheim" not in str(caught.value)
+
+
+def test_config_whose_file_is_new_says_so_with_the_most_similar_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "---\napiVersion: sealer.io/v1\nkind: Config\nmetadata: {name: mysql}\nspec: {path: etc/mysql-valus.yaml, data: 'a: 1'}\n"
+    change = request.edit(read(CLUSTER + text))
+    assert change is not None
+    for folder in ("one", "two"):
+        (tmp_path / folder / "etc").mkdir(parents=True)
+        (tmp_path / folder / "etc/mysql-config.yaml").write_text("a: 0\n")
+        assert list(change(tmp_path / folder)) == ["etc/mysql-valus.yaml"]
+    said = capsys.readouterr().err
+    assert said.count("the image has no etc/mysql-valus.yaml: the file is new") == 1
+    assert "did you mean etc/mysql-config.yaml?" in said
+
+
 def test_all_stands_for_every_application() -> None:
     apps = (ImageApp("web", "kube", commands=("start web",)), ImageApp("db", "kube", commands=("start db",)))
     info = Info(launch=("start web",), apps=apps)
