@@ -111,7 +111,7 @@ def test_every_fault_of_the_context_and_the_manifests(context: Path) -> None:
     write(
         context,
         {
-            "Kubefile": "FROM Base\nCOPY bad.yaml manifests/\nCOPY none manifests/\nAPP web local://mixed\nCOPY --from=a/B x y\nAPP db local://none\n",
+            "Kubefile": "FROM a//b\nCOPY bad.yaml manifests/\nCOPY none manifests/\nAPP web local://mixed\nCOPY --from=a/B x y\nAPP db local://none\n",
             "bad.yaml": "a: [\n",
             "mixed/a.sh": "",
             "mixed/b.yaml": "spec: {containers: [{image: Bad}]}",

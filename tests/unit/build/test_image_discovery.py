@@ -63,7 +63,7 @@ def test_missing_value_is_one_fault_without_a_warning(tmp_path: Path, capsys: py
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests/a.yaml").write_text("kind: ConfigMap\nport: {{ Undefined }}\n")
     discovery: Any = image_discovery.ImageDiscovery(
-        SimpleNamespace(image_list=None, discover=("declared",)),  # type: ignore[arg-type]
+        SimpleNamespace(image_list=None, discover=("declared",), context=tmp_path),  # type: ignore[arg-type]
         SimpleNamespace(  # type: ignore[arg-type]
             work=SimpleNamespace(tree=lambda: tmp_path, files=lambda: ["manifests/a.yaml"]),
             info=Info(),
