@@ -15,6 +15,7 @@ from typing import Any
 
 from harness import cloudimage, log
 from harness.build import cluster_base, dry_run, exercise, image_choice, image_lock, run_steps
+from harness.build.base_image import pull_bases
 from harness.build.image_choice import ImageChoice
 from harness.build.image_discovery import discover_images
 from harness.build.image_lists import ListedLogins, sections_in
@@ -63,13 +64,14 @@ def build(options: BuildOptions, store: Store) -> Built:
             "sockets; use it only for files that you trust"
         )
     with contextlib.ExitStack() as stack:
-        stack.enter_context(store.shared_lease())
-        stack.enter_context(scratch.cleaned())
         rules, permits = config.load(), Permits(options.allow_login)
         logins = ListedLogins(sections_in(options.context), CredentialStore())
         client, anonymous = Client(rules, logins), Client(rules, NoLogins())
         stack.callback(client.close)
         stack.callback(anonymous.close)
+        pull_bases(options, kubefiles.values(), store, client)
+        stack.enter_context(store.shared_lease())
+        stack.enter_context(scratch.cleaned())
         remote = GuardedSource(client, anonymous, permits, policy.gate(allow_older=options.allow_older).admit_remote)
         choice = ImageChoice(options.images_from, image_choice.probe(rules, NoLogins()))
         builder = PlatformBuilder(options, store, remote, choice, stack)

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from harness.build.charts import chart_folders
 from harness.build.declared_images import REPORT, DeclaredImage, RootfsFile, ScanResult, with_possible
 from harness.build.expected_values import ImageValues, TemplateFile
 from harness.build.image_archives import find_archives
-from harness.build.image_lists import images_with_auth
+from harness.build.image_lists import images_with_auth, with_shim_lists
 from harness.build.launch_commands import launch_commands
 from harness.build.yaml_documents import read_text
 from harness.cloudimage import ImageApp
@@ -28,6 +28,7 @@ from harness.kubefile import applications as apps
 from harness.kubefile import context as build_context
 from harness.kubefile.checks import context_faults
 from harness.kubefile.instructions import AppInstruction, Copy, Instruction, Run, local_sources
+from harness.kubefile.launch_commands import with_releases
 from harness.oci.reference import Reference
 from harness.templates.tree import SCHEMA, is_template
 
@@ -55,10 +56,11 @@ def plan(
     """
     faults = [*context_faults(kubefile.path, kubefile.instructions, context), *_references(kubefile)]
     applications: tuple[apps.KubefileApp, ...] = ()
-    launch: list[str] = []
+    launch: Sequence[str] = ()
+    lone: Sequence[str] = ()
     try:
         applications = apps.applications(kubefile, context)
-        launch = _launch(kubefile, applications)
+        launch, lone = with_releases(_launch(kubefile, applications), [file.path for file in rootfs_files(kubefile, context)])
     except InputError as wrong:
         faults += wrong.faults
     settings = discover.ScanSettings(helm=helm, kubectl=kubectl, image_list=image_list)
@@ -81,14 +83,15 @@ def plan(
         "labels": dict(kubefile.labels),
         "steps": [{"line": step.line, "instruction": step.name, "text": step.text} for step in kubefile.instructions],
         "apps": [_app(app) for app in applications],
-        "launch": launch,
+        "launch": list(launch),
         "images": images_json(discovery.images),
         "possibleImages": images_json(discovery.possible),
         "values": [value.to_json() for value in values.values],
         "fromBase": sorted({item.app for item in kubefile.deferred if item.app not in known}),
         "warnings": [
-            str(warning)
-            for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings, *_asked(values, shown), *values.warnings)
+            *(str(warning) for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings)),
+            *(str(warning) for warning in (*_asked(values, shown), *values.warnings)),
+            *(f"{kubefile.path}: {chart}" for chart in lone),
         ],
     }
 
@@ -117,9 +120,13 @@ def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[RootfsFile, ...]:
 def _placed(instruction: Instruction, context: Path, is_folder: Callable[[str], bool]) -> tuple[build_context.PlacedFile, ...]:
     if not isinstance(instruction, AppInstruction | Copy):
         return ()
-    destination = instruction.folder if isinstance(instruction, AppInstruction) else instruction.destination
     with contextlib.suppress(build_context.ContextError):
-        return build_context.place(context, local_sources(instruction), destination, is_folder=is_folder, extract=instruction.name == "ADD")
+        if isinstance(instruction, AppInstruction):
+            return build_context.place(context, local_sources(instruction), instruction.folder, is_folder=is_folder)
+        return build_context.place(
+            context, local_sources(instruction), instruction.destination, is_folder=is_folder, extract=instruction.add,
+            parents=instruction.parents, exclude=instruction.exclude,
+        )  # fmt: skip
     return ()
 
 
@@ -142,7 +149,7 @@ def scan(kubefile: Kubefile, context: Path, commands: Iterable[str], settings: d
         vendored_later=any(_VENDORS.search(str(item.command)) for item in kubefile.of(Run)),
     )
     placed = rootfs_files(kubefile, context)
-    result = discover.discover(placed, settings)
+    result = with_shim_lists(discover.discover(placed, settings), context)
     listed, faults = images_with_auth(context)
     archived = [image for archive in find_archives(context, placed) for image in archive.images]
     return dataclasses.replace(result, images=(*result.images, *listed, *archived), faults=(*result.faults, *faults))

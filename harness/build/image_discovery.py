@@ -16,7 +16,7 @@ from harness.build import cluster_base, cluster_run, container_images, discover,
 from harness.build.cluster_base import ClusterBase
 from harness.build.cluster_run import ClusterRun, RootfsRun, RunRecord
 from harness.build.declared_images import REFUSE, TAKE, DeclaredImage, ScanResult, unwanted, with_possible
-from harness.build.image_lists import images_with_auth
+from harness.build.image_lists import images_with_auth, shim_lists, with_shim_lists
 from harness.build.image_set import collect
 from harness.build.launch_commands import LaunchCommand, launch_commands
 from harness.build.layers import LayerBuilder, cache_key_files
@@ -150,7 +150,8 @@ class ImageDiscovery:
 
     def key(self) -> str:
         """Digest of everything that can change the outcome: files (not comments), launch, environment, list, kind of cluster; no README."""
-        listed = self.options.image_list.read_text() if self.options.image_list else ""
+        lists = [*([self.options.image_list] if self.options.image_list else []), *shim_lists(self.options.context)]
+        listed = "".join(path.read_text(errors="replace") for path in lists)
         inherited = self.embedded.to_json() if self.part.base else None
         described: list[Any] = [
             FORMAT, str(self.part.platform), cache_key_files(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
@@ -283,9 +284,9 @@ class ImageDiscovery:
             kubectl=tools.present_kubectl(),
         )
         with log.step("read the images that files declare") as shown:
-            scan = discover.declared(tree, settings)
+            scan = with_shim_lists(discover.discover(discover.files(tree), settings), self.options.context, tree)
             listed, faults = images_with_auth(self.options.context)
-            if faults:
+            if faults := (*scan.faults, *faults):
                 raise InputError(faults)
             shown.note = f"{len(scan.names)} found" + (f", {len(scan.possible)} possible" if scan.possible else "")
         archived = [image for archive in self.part.archives for image in archive.images]

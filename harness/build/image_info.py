@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from harness import untrusted
+from harness import log, untrusted
 from harness.build import expected_values, sandbox_plan
 from harness.build.base_image import base_digest
 from harness.build.expected_values import FORMAT, ImageValues, TemplateFile
@@ -16,6 +16,7 @@ from harness.cloudimage import ImageApp, Info, PlatformImage
 from harness.clusterfile import secrets
 from harness.errors import BuildError
 from harness.kubefile import Kubefile, applications, instructions, version_range
+from harness.kubefile.launch_commands import with_releases
 from harness.oci.model import canonical_json
 from harness.templates.tree import SCHEMA, is_template, templates
 
@@ -41,7 +42,13 @@ def image_info(parsed: Kubefile, apps: Sequence[applications.KubefileApp], base:
     names = {app.name for app in own}
     kept = tuple(_overridden(parsed, app) for app in inherited.apps if app.name not in names)
     every = (*kept, *own)
-    launch = applications.launch(parsed, {app.name: app.commands for app in every}, {app.name: dict(app.env) for app in every})
+    started = applications.launch(parsed, {app.name: app.commands for app in every}, {app.name: dict(app.env) for app in every})
+    launch, lone = with_releases(started, work.files())
+    own_launch = bool(parsed.launch or parsed.commands)
+    arguments = parsed.command_arguments if own_launch else inherited.launch_arguments
+    template = with_releases(parsed.written_commands, work.files())[0] if own_launch else inherited.launch_template
+    for chart in lone:
+        log.warning(f"{parsed.path}: {chart}")
     labels = {**inherited.labels, **parsed.labels, **{key: value for app in own for key, value in app.labels.items()}}
     cluster_apps = (*inherited.cluster_apps, *(app.name for app in own if app.labels and app.name not in inherited.cluster_apps))
     version = _kubernetes(work) or inherited.kubernetes
@@ -50,7 +57,8 @@ def image_info(parsed: Kubefile, apps: Sequence[applications.KubefileApp], base:
     reference = {"reference": parsed.base.image, "digest": base_digest(parsed, work.store, base)} if base else None
     return Info(
         type="kube" if version or inherited.type == "kube" else "app", kubernetes=version, env={**inherited.env, **parsed.environment},
-        launch=launch if parsed.launch or parsed.commands else inherited.launch,
+        launch=launch if own_launch else inherited.launch,
+        launch_template=template if arguments else (), launch_arguments=arguments,
         apps=every, labels=labels, base=reference, kube_version=parsed.kube_version or inherited.kube_version, cluster_apps=cluster_apps,
         converted_from=None if "etc/slipway.yaml" in work.files() else inherited.converted_from,
     )  # fmt: skip

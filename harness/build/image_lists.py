@@ -9,13 +9,15 @@ from pathlib import Path
 
 import yaml
 
-from harness.build.declared_images import DeclaredImage, parse_image
+from harness.build.declared_images import DeclaredImage, GatheredImages, ScanResult, parse_image
 from harness.build.yaml_documents import documents_of, line_of, place_of, read_text, reason_of, text_of, value_of
 from harness.errors import Fault, InputError
 from harness.kubefile.context import IMAGE_LIST_WITH_AUTH
 from harness.oci.registry.credentials import Credential, CredentialStore
 
 IMAGE_LIST = "manifests/imageList"
+SHIM = "images/shim"
+"""Folder of sealos's image lists, in the build context or in the rootfs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,24 @@ class ImageListCredentials:
     username: str
     password: str = dataclasses.field(repr=False)
     images: tuple[DeclaredImage, ...]
+
+
+def shim_lists(folder: Path) -> tuple[Path, ...]:
+    """Paths of sealos's image lists in a build context or an unpacked rootfs, sorted: every file in ``images/shim/``."""
+    shim = folder / SHIM
+    if not shim.is_dir() or shim.is_symlink():
+        return ()
+    return tuple(path for path in sorted(shim.iterdir()) if path.is_file() and not path.is_symlink() and not path.name.startswith("."))
+
+
+def with_shim_lists(scan: ScanResult, *folders: Path) -> ScanResult:
+    """The images of a scan and those of ``images/shim/*`` in some folders; a faulty list adds its faults."""
+    gathered = GatheredImages()
+    for folder in folders:
+        for path in shim_lists(folder):
+            gathered.take(listed_images(path, str(path)))
+    images = tuple(dict.fromkeys((*scan.images, *gathered.images)))
+    return dataclasses.replace(scan, images=images, faults=(*scan.faults, *gathered.faults))
 
 
 def read_image_list_with_auth(path: Path) -> tuple[ImageListCredentials, ...]:
@@ -72,8 +92,8 @@ class ListedLogins:
         self._own = {section.registry: Credential(section.username, section.password) for section in reversed(sections)}
         self._others = others
 
-    def find(self, domain: str) -> Credential | None:
-        return self._own.get(domain) or self._others.find(domain)
+    def find(self, domain: str, repository: str = "") -> Credential | None:
+        return self._own.get(domain) or self._others.find(domain, repository)
 
 
 def _section(node: yaml.Node, path: str, faults: list[Fault]) -> ImageListCredentials | None:

@@ -164,7 +164,8 @@ class LayerBuilder:
         with tempfile.TemporaryDirectory(prefix="copy-", dir=scratch.folder()) as work:
             local = [source for source in instruction.sources if source not in instruction.urls]
             placed = build_context.place(
-                self.context, local, instruction.destination, is_folder=self._is_folder, extract=instruction.add
+                self.context, local, instruction.destination, is_folder=self._is_folder, extract=instruction.add,
+                parents=instruction.parents, exclude=instruction.exclude,
             )  # fmt: skip
             for number, item in enumerate(placed):
                 if item.source.resolve() in self.left_out:
@@ -173,6 +174,9 @@ class LayerBuilder:
                     entries += _unpacked(item.source, Path(work, str(number)), item.path)
                 else:
                     entries.append(entry_of(item.source, item.path, instruction.chmod))
+            for name, content in instruction.documents.items():
+                target = build_context.destination_of(instruction.destination, name, self._is_folder)
+                entries.append(LayerEntry(target, "file", instruction.chmod or 0o644, content.encode()))
             for number, url in enumerate(instruction.urls):
                 target = build_context.destination_of(instruction.destination, build_context.url_name(url), self._is_folder)
                 entries.append(
@@ -197,7 +201,9 @@ class LayerBuilder:
 
     def _copy_from(self, kubefile: Kubefile, instruction: Copy, image: str) -> BuildStep:
         manifest = self.manifest(image, kubefile)
-        described = [list(instruction.sources), instruction.destination, instruction.chmod]
+        described: list[object] = [list(instruction.sources), instruction.destination, instruction.chmod]
+        if instruction.parents or instruction.exclude:
+            described.append([instruction.parents, list(instruction.exclude)])
         identity = self._identity("image", manifest.digest, *described, self._is_folder(instruction.destination))
         known = self.known(identity, instruction.text)
         if known:
@@ -205,7 +211,10 @@ class LayerBuilder:
         with tempfile.TemporaryDirectory(prefix="image-", dir=scratch.folder()) as work:
             tree = Path(work, "tree")
             layer.unpack(self.store, descriptors(self.store.read(manifest.digest))[1:], tree, links_out=True)
-            placed = build_context.place(tree, instruction.sources, instruction.destination, is_folder=self._is_folder, image=True)
+            placed = build_context.place(
+                tree, instruction.sources, instruction.destination, is_folder=self._is_folder, image=True,
+                parents=instruction.parents, exclude=instruction.exclude,
+            )  # fmt: skip
             entries = [entry_of(item.source, item.path, instruction.chmod) for item in placed]
             return self.remember(identity, instruction.text, layer.write_layer(with_folders(entries), self.store))
 

@@ -13,6 +13,10 @@ from harness.errors import Fault, InputError
 from harness.kubefile import Kubefile, applications
 from harness.oci.model import Platform
 
+MISSING, ALWAYS, NEVER = "missing", "always", "never"
+PULL = (MISSING, ALWAYS, NEVER)
+"""When the base image is fetched from its registry."""
+
 
 @dataclasses.dataclass(frozen=True)
 class BuildOptions:
@@ -48,6 +52,8 @@ class BuildOptions:
     """Workers of the throw-away cluster, beside its control-plane node."""
     allow_older: bool = False
     """Take images of registries that were signed earlier than those that their tags meant before."""
+    pull: str = MISSING
+    """When the base image is fetched from its registry: one of PULL."""
 
     @property
     def path(self) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.options import AllowOlder, Json, choice, existing, image_option, platform_of, seconds
+from harness.cli.options import AllowOlder, Json, choice, existing, image_option, in_lower_case, platform_of, seconds
 from harness.cli.output import app, local_store, one_of, pairs, print_json, say, wants_json
 from harness.cli.program import Old
 from harness.errors import UsageError
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 9
 """Workers of a throw-away cluster: each is a machine in a container."""
+
+
+_PULL = {"ifnewer": "always", "true": "always", "false": "missing"}
+"""Words of sealer for values of ``--pull``."""
 
 
 @app.command(short_help="Build a CloudImage from a Kubefile.")
@@ -85,6 +89,14 @@ def build(
             help="Sources of container images: pulled (by running), declared (by reading), or both.",
         ),
     ] = "pulled,declared",
+    pull: Annotated[
+        str,
+        choice(
+            "--pull",
+            values=("missing", "always", "never"),
+            help="Fetch the base image of FROM from its registry: missing, if the local store lacks it; always; never.",
+        ),
+    ] = "missing",
     sandbox: Annotated[
         str,
         choice("--sandbox", values=("kind", "container"), help="The throw-away cluster that runs the image."),
@@ -157,7 +169,7 @@ def build(
     from harness.build.declared_images import POSSIBLE_MODES
     from harness.build.image_choice import MODES
     from harness.build.image_discovery import CLUSTERS
-    from harness.build.options import BuildOptions
+    from harness.build.options import PULL, BuildOptions
     from harness.build.run_steps import NETWORKS
 
     as_json = wants_json(output)
@@ -170,13 +182,13 @@ def build(
             raise UsageError("no context is given", hint="slipway build FOLDER, or -f Kubefile")
         context = Path() if str(file) == "-" else file.parent
     options = BuildOptions(
-        context=existing(context), tag=tag or context.resolve().name, file=file, platforms=_platforms(platform),
+        context=existing(context), tag=in_lower_case(tag or context.resolve().name), file=file, platforms=_platforms(platform),
         build_args=pairs(build_arg or [], "--build-arg"), env=pairs(env or [], "--env"),
         image_list=existing(image_list) if image_list else None,
         cluster=sandbox, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
         network=one_of(network, NETWORKS, "--network"), images_from=one_of(images_from, MODES, "--images"),
         possible=one_of(possible, POSSIBLE_MODES, "--possible"), allow_login=tuple(allow_login or ()), allow_older=allow_older,
-        on=on or AUTO, workers=nodes,
+        on=on or AUTO, workers=nodes, pull=one_of(_PULL.get(pull, pull), PULL, "--pull"),
     )  # fmt: skip
     with _given(options) as options:
         if check:

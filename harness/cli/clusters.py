@@ -260,7 +260,7 @@ def _of_site(external: ExternalRegistry) -> OfSite:
     password = secret(external.password, "registry.externalRegistry.password", faults)
     if faults:
         raise InputError(faults)
-    credential = Credential(external.username or "", password) if password is not None else CredentialStore().find(site.host)
+    credential = Credential(external.username or "", password) if password is not None else CredentialStore().find(site.host, site.path)
     return OfSite(site, external.plain_http, existing(Path(external.ca)).read_bytes() if external.ca else None, credential)
 
 

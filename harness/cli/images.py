@@ -212,9 +212,9 @@ def tag(
     as_json = wants_json(output)
     store = local_store()
     references = [reference(name, "NAME") for name in names]
-    for name in names:
-        tags.tag(store, source, name)
     digest, familiar = store.resolve(source).digest, [one.familiar for one in references]
+    for name in familiar:
+        tags.tag(store, source, name)
     if as_json:
         print_json({"names": familiar, "digest": digest})
         return

@@ -73,11 +73,22 @@ def _name_of_image(text: str | None) -> str | None:
     from harness.oci.reference import Reference
 
     if text is not None and not _DIGITS.fullmatch(text):
+        text = in_lower_case(text)
         try:
             Reference.parse(text)
         except ValueError as wrong:
             raise UsageError(f"IMAGE {text}: {wrong}") from wrong
     return text
+
+
+def in_lower_case(name: str) -> str:
+    """The name of an image without the capitals that a user typed, with a warning."""
+    from harness.oci.reference import lowered
+
+    lower = lowered(name)
+    if lower != name:
+        log.warning(f"{name}: names of images have no capitals; {lower} is taken")
+    return lower
 
 
 def stored_image(help: str) -> Any:
@@ -278,7 +289,7 @@ class RegistryOptions(SiteAccess):
 class ClusterFlags(Options):
     """A cluster as options describe it."""
 
-    image: Annotated[str | None, local_images("The CloudImage.", "IMAGE")] = None
+    image: Annotated[str | None, stored_image("The CloudImage.")] = None
     masters: Annotated[list[str] | None, machines("--masters", "--master", "-m", help="Addresses, or ranges as 10.0.0.1-10.0.0.3.")] = None
     nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Addresses of the workers.")] = None
     cluster: ClusterName = None

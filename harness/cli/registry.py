@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli.options import AllowOlder, Json, Platforms, RegistryOptions, SiteAccess, local_images, platform_of
+from harness.cli.options import AllowOlder, Json, Platforms, RegistryOptions, SiteAccess, in_lower_case, local_images, platform_of
 from harness.cli.output import app, local_store, plain, print_json, say, wants_json
 from harness.errors import Fault, InputError, UsageError
 
@@ -33,7 +33,7 @@ def reference(text: str, what: str) -> Reference:
     from harness.oci.reference import Reference
 
     try:
-        return Reference.parse(text)
+        return Reference.parse(in_lower_case(text))
     except ValueError as wrong:
         raise InputError([Fault(f"{what} {text}", str(wrong))]) from wrong
 

@@ -222,6 +222,10 @@ class Info:
     env: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     launch: tuple[str, ...] = ()
     """Shell commands, run in this order in the rootfs on the first master."""
+    launch_template: tuple[str, ...] = ()
+    """The same commands with ``$NAME`` for each of ``launch_arguments``; empty when there are none."""
+    launch_arguments: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    """Values of ARG that CMD names, as they are in ``launch``: a Clusterfile may give others (``cmd_args``)."""
     apps: tuple[ImageApp, ...] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     base: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)
@@ -240,10 +244,12 @@ class Info:
     """Fields written by a newer slipway that this one does not know; kept unchanged."""
 
     def to_json(self) -> dict[str, Any]:
-        converted = {"convertedFrom": dict(self.converted_from)} if self.converted_from else {}
+        optional: dict[str, Any] = {"convertedFrom": dict(self.converted_from)} if self.converted_from else {}
+        if self.launch_arguments:
+            optional |= {"launchTemplate": list(self.launch_template), "launchArguments": dict(self.launch_arguments)}
         return {
             **self.extra,
-            **converted,
+            **optional,
             **({"proven": self.proven.to_json()} if self.proven else {}),
             **({"values": [value.to_json() for value in self.values]} if self.values else {}),
             "schemaVersion": SCHEMA_VERSION,
@@ -262,13 +268,15 @@ class Info:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Info:
         """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an Info."""
-        known = {*cls().to_json(), "convertedFrom", "proven", "values"}
+        known = {*cls().to_json(), "convertedFrom", "proven", "values", "launchTemplate", "launchArguments"}
         return cls(
             type=_text(value["type"]),
             kubernetes=_text(value["kubernetes"]) if value.get("kubernetes") else None,
             runtime=str(value.get("runtime") or "kubeadm"),
             env=_pairs(value.get("env")),
             launch=text_list(value.get("launch")),
+            launch_template=text_list(value.get("launchTemplate")),
+            launch_arguments=_pairs(value.get("launchArguments")),
             apps=each_of(ImageApp.from_json, value.get("apps")),
             labels=_pairs(value.get("labels")),
             base=_pairs(value["base"]) if value.get("base") else None,

@@ -18,6 +18,8 @@ from harness.errors import Fault
 API_VERSION = "slipway.dev/v1"
 """apiVersion of slipway's documents. sealer's are read too."""
 
+ALL = "ALL"
+"""In place of the name of an application: all that the image has."""
 MASTER, NODE, MASTER0 = "master", "node", "master0"
 PROFILES = ("cis",)
 """Profiles that a cluster can be made with: how its parts are hardened."""
@@ -130,16 +132,16 @@ class HostAlias:
 
 @dataclasses.dataclass(frozen=True)
 class LocalRegistry:
-    """Settings of the cluster's own registry. ``port`` and ``domain`` None: slipway's own."""
+    """Settings of the cluster's own registry. ``domain`` and ``port`` are one more name for it."""
 
     domain: str | None = None
     port: int | None = None
     username: str | None = None
     password: Password = Password()
     ha: bool = True
-    """On every control-plane node, not only on the first."""
+    """On up to three control-plane nodes, not only on the first."""
     insecure: bool = False
-    """Over plain HTTP."""
+    """Read only: nodes trust the certificate of the registry."""
     dns_names: tuple[str, ...] = ()
     ips: tuple[str, ...] = ()
 

@@ -32,6 +32,7 @@ def build(document: ParsedMapping, report: FaultReport) -> ClusterDocument | Non
     metadata, spec = document.get("metadata"), document.get("spec")
     if metadata is None or spec is None:
         return None
+    warn_of_capitals(spec, report)
     own = ssh(spec.get("ssh"), report)
     env = spec.get("env", {})
     hosts = _hosts(spec, own, report)
@@ -63,6 +64,13 @@ def build(document: ParsedMapping, report: FaultReport) -> ClusterDocument | Non
         certificate_validity=certificates.get("validity") if certificates else None,
         profile=spec.get("profile") or None,
     )
+
+
+def warn_of_capitals(spec: ParsedMapping, report: FaultReport) -> None:
+    """Warn when the image of a document was read without its capitals."""
+    written = spec.at("image").content
+    if "image" in spec and isinstance(written, str) and written != spec.get("image"):
+        report.warn(spec.at("image"), f"{written}: names of images have no capitals; {spec.get('image')} is taken")
 
 
 def apps(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -151,7 +159,10 @@ def _counted(mapping: ParsedMapping, host: Host, spec: ParsedMapping, report: Fa
     if host.count is None:
         return host
     if host.ips:
-        if host.count != len(host.ips):
+        if host.count == 0:
+            # What older tools of sealer's wrote beside addresses.
+            report.warn(mapping.at("count"), f"0 machines, and {len(host.ips)} addresses are given: the addresses count", "leave count out")
+        elif host.count != len(host.ips):
             report.fault(mapping.at("count"), f"{host.count} machines, and {len(host.ips)} addresses are given", "leave count out")
         return dataclasses.replace(host, count=None)
     # A fault of the provider is reported at its own key.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from harness.errors import Fault, InputError
 Tree = Callable[[str], bytes | None] | Mapping[str, bytes]
 """The files of a rootfs by path: a mapping, or a function that returns None for what is not there."""
 
+_TEMPLATES = (".tmpl", ".j2")
 _SUFFIXES = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON", ".toml": "TOML"}
 
 
@@ -77,6 +79,24 @@ def apply_configs(configs: Iterable[Config], tree: Tree) -> dict[str, bytes]:
     if faults:
         raise InputError(faults)
     return changed
+
+
+def new_files(configs: Iterable[Config], present: Iterable[str]) -> tuple[Fault, ...]:
+    """A message for each file that a Config makes and the image does not have; the hint is the most similar name that exists.
+
+    ``present`` are the paths of the image's files, relative to the rootfs.
+    """
+    known = set(present)
+    new: dict[str, Fault] = {}
+    for config in configs:
+        path = config.target
+        if path in known or path in new or any(f"{path}{ending}" in known for ending in _TEMPLATES):
+            continue
+        beside = [name for name in known if posixpath.dirname(name) == posixpath.dirname(path)]
+        near = difflib.get_close_matches(path, beside, n=1) or difflib.get_close_matches(path, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else None
+        new[path] = Fault(f"{config.where} Config {config.name}".strip(), f"the image has no {path}: the file is new", hint)
+    return tuple(new.values())
 
 
 def _written(config: Config, existing: bytes | None) -> str:

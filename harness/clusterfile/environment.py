@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from harness.clusterfile import Clusterfile, Host, is_redacted
+from harness.clusterfile import ALL, Clusterfile, Host, is_redacted
 from harness.clusterfile.kinds import RESERVED
 from harness.errors import Fault, InputError
 
@@ -67,4 +67,5 @@ def _networks(clusterfile: Clusterfile | None) -> dict[str, str]:
 
 def _of_application(clusterfile: Clusterfile | None, app: str | None) -> Mapping[str, str]:
     configs = clusterfile.application.configs if clusterfile and clusterfile.application else ()
-    return next((config.env for config in configs if config.name == app), {})
+    env = {config.name: config.env for config in configs}
+    return {**env.get(ALL, {}), **env.get(app, {})} if app is not None else {}

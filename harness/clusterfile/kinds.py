@@ -227,11 +227,11 @@ _LOGIN = {
 }
 _LOCAL_REGISTRY = RecordShape(
     {
-        "domain": Field(TextShape(validators.registry)),
-        "port": _PORT,
+        "domain": Field(TextShape(validators.registry), help="One more name, as sea.hub: DOMAIN:PORT/... then means every image"),
+        "port": Field(NumberShape(1, 65535), help="The port in that name: 5000 if it is left out"),
         **_LOGIN,
-        "ha": Field(FlagShape(), help="On every control-plane node; otherwise on the first alone"),
-        "insecure": Field(FlagShape(), help="Over plain HTTP"),
+        "ha": Field(FlagShape(), help="On up to three control-plane nodes; otherwise on the first alone"),
+        "insecure": Field(FlagShape(), help="Read and not needed: nodes trust the certificate of the registry"),
         "cert": Field(
             RecordShape(
                 {

@@ -16,6 +16,7 @@ from harness.clusterfile import (
     application,
     cluster,
     config,
+    foreign,
     hooks,
     secrets,
 )
@@ -38,6 +39,11 @@ def parse(text: str, path: str, *, env: Mapping[str, str] | None = None, stored:
     report = FaultReport(path, stored=stored)
     reader = _DocumentReader(report)
     nodes = documents(text, report)
+    other = foreign.tool_of(nodes)
+    if other is not None:
+        # Each of its keys would be a fault of its own.
+        tool, first = other
+        raise InputError([Fault(f"{path}:{first.line}", f"this is a file of {tool.name}, not a Clusterfile", f"write {tool.instead}")])
     for node in nodes:
         reader.read(node)
     if not nodes and not report.faults:

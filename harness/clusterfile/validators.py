@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from harness.clusterfile import JumpSettings, Taint
 from harness.errors import HintedError
-from harness.oci.reference import Reference
+from harness.oci.reference import Reference, lowered
 
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _MOST = 1024
@@ -127,12 +127,13 @@ def overlap(first: str, second: str) -> bool:
 
 
 def image(text: str) -> str:
-    """The name of an image, as it is written."""
+    """The name of an image, as it is written but for capitals, which no registry takes."""
+    name = lowered(text)
     try:
-        Reference.parse(text)
+        Reference.parse(name)
     except ValueError as wrong:
         raise FieldError(str(wrong)) from wrong
-    return text
+    return name
 
 
 def host_name(text: str) -> str:

@@ -61,6 +61,16 @@ class Kubefile:
         """Commands of EXERCISE, in order."""
         return tuple(command for item in self.of(Exercise) for command in item.commands)
 
+    @property
+    def written_commands(self) -> tuple[str, ...]:
+        """The same commands before the values of ARG were written into them."""
+        return tuple(command for item in self.instructions if isinstance(item, Cmd | Cmds) for command in item.written)
+
+    @property
+    def command_arguments(self) -> dict[str, str]:
+        """The values of the ARG that the commands name; the last counts."""
+        return {name: value for item in self.instructions if isinstance(item, Cmd | Cmds) for name, value in item.arguments.items()}
+
 
 def parse(
     text: str,
@@ -78,7 +88,8 @@ def parse(
     reader = KubefileReader(path, build_args or {}, platform, lines.escape)
     for line in lines.instructions:
         reader.read(line)
-    instructions, base = tuple(reader.instructions), reader.base
+    base = reader.base
+    instructions, skipped = checks.without_registry(path, reader.instructions, context)
     faults = [*lines.faults, *reader.faults]
     if context is not None:
         faults += checks.context_faults(path, instructions, context)
@@ -108,6 +119,7 @@ def parse(
         deferred=deferred,
         warnings=(
             *reader.warnings,
+            *skipped,
             *(Fault(path, f"--build-arg {name}: no ARG {name} is there", f"declare it: ARG {name}") for name in unused),
         ),
     )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from harness.errors import Fault
+from harness.errors import Fault, InputError
 from harness.kubefile import context as build_context
+from harness.kubefile import ignore
 from harness.kubefile.instructions import AppCmds, AppEnv, AppInstruction, Cmd, Cmds, Copy, Exercise, Instruction, Launch, local_sources
+
+_REGISTRY = "registry"
+_PREPARATION = "init.sh"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +75,44 @@ def context_faults(path: str, instructions: Iterable[Instruction], context: Path
     """Faults of sources of COPY, ADD and APP that the context does not have or must not give, in the order of the lines."""
     if not context.is_dir():
         return [Fault(str(context), "the build context is not a folder")]
+    try:
+        ignore.read(context)
+    except InputError as wrong:
+        return list(wrong.faults)
     return [
         Fault(f"{path}:{instruction.line}", wrong.message, wrong.hint)
         for instruction in instructions
         for wrong in _missing(instruction, context)
     ]
+
+
+def without_registry(
+    path: str, instructions: Sequence[Instruction], context: Path | None
+) -> tuple[tuple[Instruction, ...], tuple[Fault, ...]]:
+    """The instructions without the folder ``registry`` where the context has none, and a warning for each that named it.
+
+    Kubefiles for sealos copy that folder, which ``sealos build`` fills with the container images while it builds.
+    """
+    if context is None or (context / _REGISTRY).exists():
+        return tuple(instructions), ()
+    kept: list[Instruction] = []
+    warnings: list[Fault] = []
+    for instruction in instructions:
+        if isinstance(instruction, Copy) and not instruction.from_image and any(map(_is_registry, instruction.sources)):
+            message = f"{instruction.name} {_REGISTRY}: skipped, for the build context has no such folder"
+            hint = "sealos makes it while it builds; slipway finds the container images and embeds them without it"
+            warnings.append(Fault(f"{path}:{instruction.line}", message, hint))
+            sources = tuple(source for source in instruction.sources if not _is_registry(source))
+            if not sources and not instruction.documents:
+                continue
+            kept.append(dataclasses.replace(instruction, sources=sources))
+        else:
+            kept.append(instruction)
+    return tuple(kept), tuple(warnings)
+
+
+def _is_registry(source: str) -> bool:
+    return posixpath.normpath(source.lstrip("/") or ".") == _REGISTRY
 
 
 def _missing(instruction: Instruction, context: Path) -> list[build_context.ContextError]:
@@ -90,5 +128,8 @@ def _try_place(context: Path, sources: Sequence[str], destination: str, *, extra
     try:
         build_context.place(context, sources, destination, extract=extract)
     except build_context.ContextError as wrong:
+        if wrong.hint is None and (context / _PREPARATION).is_file():
+            hint = f"{_PREPARATION} of the context may make it: catalogues of sealos run it before they build"
+            return build_context.ContextError(wrong.message, hint)
         return wrong
     return None

@@ -63,7 +63,7 @@ class From(Instruction):
 @dataclasses.dataclass(frozen=True)
 class Copy(Instruction):
     sources: tuple[str, ...]
-    """Paths relative to the context, http(s) URLs, or with ``from_image`` paths in that image."""
+    """Paths relative to the context, http(s) URLs, or with ``from_image`` paths in that image; none with ``documents`` alone."""
     destination: str
     """Relative to the rootfs: '' its root, ``a/`` a folder, ``a`` a file, unless ``a`` is a folder already."""
     from_image: str | None = None
@@ -73,6 +73,12 @@ class Copy(Instruction):
     chmod: int | None = None
     checksum: str | None = None
     """ADD of one URL: the digest that its file must have."""
+    parents: bool = False
+    """Sources keep their folders."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of files that are left out."""
+    documents: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    """Here-documents: file name -> content."""
 
     @property
     def name(self) -> str:
@@ -163,12 +169,20 @@ class Launch(Instruction):
 class Cmds(Instruction):
     commands: tuple[str, ...]
     """Shell commands, run in the rootfs."""
+    written: tuple[str, ...] = ()
+    """The same commands before the values of ARG were written into them."""
+    arguments: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    """The values of the ARG that they name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cmd(Instruction):
     commands: tuple[str, ...]
     """Shell commands, run in the rootfs; several CMD accumulate."""
+    written: tuple[str, ...] = ()
+    """The same commands before the values of ARG were written into them."""
+    arguments: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    """The values of the ARG that they name."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.errors import Fault
 
@@ -15,13 +15,30 @@ _CHOICES = re.compile(r"#\s*one of:\s*(.+)", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
+class HereDocument:
+    """One here-document: its delimiter, its lines as they are written, and how its opening says to read them."""
+
+    name: str
+    body: str
+    quoted: bool = False
+    """``<<"EOF"``: variables in it stay as they are."""
+    tabs: bool = False
+    """``<<-EOF``: tabs at the beginning of its lines are removed."""
+
+    @property
+    def text(self) -> str:
+        """Its content as a file."""
+        return re.sub(r"^\t+", "", self.body, flags=re.MULTILINE) if self.tabs else self.body
+
+
+@dataclasses.dataclass(frozen=True)
 class InstructionLine:
-    """One instruction of the text: ``word`` in capitals, ``rest`` with continuation lines joined, then the body of a here-document."""
+    """One instruction of the text: ``word`` in capitals, ``rest`` with continuation lines joined, then its here-documents."""
 
     number: int
     word: str
     rest: str
-    body: str | None = None
+    documents: tuple[HereDocument, ...] = ()
     choices: tuple[str, ...] = ()
     """Allowed values, from the comment on the line before it."""
 
@@ -38,7 +55,13 @@ class KubefileText:
 def split_text(text: str, path: str) -> KubefileText:
     """The instructions of the text. ``path`` is its name in faults."""
     rows = [row.removesuffix("\r") for row in text.removeprefix("\ufeff").split("\n")]
-    faults: list[Fault] = []
+    faults = [
+        Fault(f"{path}:{number}", "a NUL character in the line", "remove it; an editor may hide it")
+        for number, row in enumerate(rows, start=1)
+        if "\0" in row
+    ]
+    # Read without it, to find the other faults too.
+    rows = [row.replace("\0", "") for row in rows]
     escape = _escape(rows, path, faults)
     return KubefileText(tuple(_lines(rows, escape, path, faults)), escape, tuple(faults))
 
@@ -49,17 +72,16 @@ def first_word(text: str) -> tuple[str, str]:
     return first, rest[0].rstrip() if rest else ""
 
 
-def heredoc(rest: str) -> re.Match[str] | None:
-    """The first word that opens a here-document."""
-    return next((match for word in rest.split() if (match := _HEREDOC.fullmatch(word))), None)
+def heredocs(rest: str) -> list[re.Match[str]]:
+    """The words that open here-documents, in order."""
+    return [match for word in rest.split() if (match := _HEREDOC.fullmatch(word))]
 
 
-def script(command: str, body: str) -> str:
-    """A RUN with a here-document. The document alone is the script; else the shell reads it, as everywhere."""
-    opening = heredoc(command)
-    if opening is None or opening[0] != command:
-        return f"{command}\n{body}{opening[3] if opening else ''}\n"
-    return re.sub(r"^\t+", "", body, flags=re.MULTILINE) if opening[1] else body
+def script(command: str, documents: Sequence[HereDocument]) -> str:
+    """A RUN with here-documents. One alone is the script; else the shell reads them, as everywhere."""
+    if len(documents) == 1 and heredocs(command)[0][0] == command:
+        return documents[0].text
+    return command + "\n" + "".join(f"{document.body}{document.name}\n" for document in documents)
 
 
 def _escape(rows: list[str], path: str, faults: list[Fault]) -> str:
@@ -93,11 +115,14 @@ def _lines(text_rows: list[str], escape: str, path: str, faults: list[Fault]) ->
         if not line:
             continue
         word, rest = first_word(line)
-        opening = heredoc(rest) if word.upper() in ("RUN", "COPY", "ADD") else None
-        body = _body(rows, opening) if opening else None
-        if opening and body is None:
-            faults.append(Fault(f"{path}:{number}", f"the here-document is not closed: no line {opening[3]}"))
-        yield InstructionLine(number, word.upper(), rest, body, choices)
+        documents = []
+        for opening in heredocs(rest) if word.upper() in ("RUN", "COPY", "ADD") else ():
+            body = _body(rows, opening)
+            if body is None:
+                faults.append(Fault(f"{path}:{number}", f"the here-document is not closed: no line {opening[3]}"))
+                break
+            documents.append(HereDocument(opening[3], body, quoted=bool(opening[2]), tabs=bool(opening[1])))
+        yield InstructionLine(number, word.upper(), rest, tuple(documents), choices)
         choices = ()
 
 

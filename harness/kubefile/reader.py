@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.errors import Fault, InputError
 from harness.kubefile import context as build_context
-from harness.kubefile import version_range, words
+from harness.kubefile import ignore, launch_commands, version_range, words
 from harness.kubefile.instructions import (
     LABEL_CNI,
     LABEL_CSI,
@@ -36,8 +36,9 @@ from harness.kubefile.instructions import (
     Maintainer,
     Run,
 )
-from harness.kubefile.lines import InstructionLine, first_word, heredoc, script
+from harness.kubefile.lines import InstructionLine, first_word, heredocs, script
 from harness.kubefile.variables import Variables
+from harness.oci.reference import lowered
 
 _ONLY_DOCKER = {
     "WORKDIR": "RUN starts in the rootfs; write RUN cd folder && ...",
@@ -52,6 +53,9 @@ _ONLY_DOCKER = {
 }
 _ENVIRONMENT = re.compile(r"[^\s=\0]+")
 _APP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SWITCHES = ("link", "parents")
+"""Flags of COPY and ADD that need no value."""
+_ROOT = re.compile(r"(root|0)(:(root|0))?")
 _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?")
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
 _CHMOD = re.compile(r"[0-7]{3,4}")
@@ -66,6 +70,8 @@ class KubefileReader:
         if not _PLATFORM.fullmatch(platform):
             raise InputError([Fault(path, f"{platform!r} is not a platform", "write os/architecture, as in linux/amd64")])
         self.path = path
+        self.platform = platform
+        self.escape = escape
         self.variables = Variables(build_args, platform, escape, self.warn)
         self.instructions: list[Instruction] = []
         self.faults: list[Fault] = []
@@ -122,9 +128,15 @@ class KubefileReader:
                 raise InstructionError(
                     f"unknown flag --{name}", f"did you mean --{near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
                 )
-            if not equals and name != "link":
+            if not equals and name not in _SWITCHES:
                 raise InstructionError(f"--{name} needs a value", f"--{name}=VALUE")
-            values[name] = self.variables.expand(value)
+            value = self.variables.expand(value)
+            if name in _SWITCHES and value.lower() not in ("", "true", "false"):
+                raise InstructionError(f"--{name}={value}: true or false is wanted", f"--{name}")
+            if name == "parents" and not equals:
+                value = "true"
+            # There may be several --exclude; what separates them is in no name of a Kubefile.
+            values[name] = f"{values[name]}\n{value}" if name == "exclude" and name in values else value
         return values, text
 
     def read_from(self, line: InstructionLine) -> Instruction:
@@ -137,9 +149,15 @@ class KubefileReader:
             raise InstructionError(
                 f"FROM {rest}: the image's name is empty", "give the variable a value: ARG NAME=VALUE before FROM, or --build-arg"
             )
+        image = lowered(operands[0])
+        if image != operands[0]:
+            self.warn(f"FROM {operands[0]}: names of images have no capitals; {image} is taken")
+            operands[0] = image
         platform = flags.get("platform")
         if platform is not None and not _PLATFORM.fullmatch(platform):
             raise InstructionError(f"{platform!r} is not a platform", "write os/architecture, as in linux/amd64")
+        if platform not in (None, self.platform):
+            self.warn(f"FROM --platform={platform}: the base is taken for {self.platform}, which the nodes run", "leave --platform out")
         text = " ".join(["FROM", *([f"--platform={platform}"] if platform else []), *operands])
         instruction = From(line.number, text, operands[0], platform, operands[2] if named else None)
         if self.base is None:
@@ -148,18 +166,22 @@ class KubefileReader:
         return instruction
 
     def read_copy(self, line: InstructionLine) -> Instruction:
-        if line.body is not None or heredoc(line.rest):
-            raise InstructionError(f"{line.word} cannot read a here-document", "put the text into a file of the build context")
-        flags, rest = self._flags(line.rest, ("from", "chown", "chmod", "checksum", "link"))
+        flags, rest = self._flags(line.rest, ("from", "chown", "chmod", "checksum", "link", "parents", "exclude"))
+        if line.documents:
+            openings = {opening[0] for opening in heredocs(rest)}
+            rest = " ".join(word for word in rest.split() if word not in openings)
         *sources, destination = self.variables.operands(rest) if rest else [""]
-        if not sources:
+        if not sources and not line.documents:
             raise InstructionError(f"{line.word} {rest}: a source and a destination are wanted", USAGE[line.word])
         if not all(sources):
             raise InstructionError(f"{line.word} {rest}: a source is empty", "give its variable a value: ARG NAME=VALUE, or --build-arg")
         image = flags.get("from")
         self._check_sources(line, sources, image)
         target = _destination(destination)
-        if len(sources) > 1 and not _is_folder(target):
+        parents = flags.get("parents", "false").lower() != "false"
+        if parents and not _is_folder(target):
+            target += "/"
+        if len(sources) + len(line.documents) > 1 and not _is_folder(target):
             message = f"several sources for the destination {destination}, which is not a folder"
             raise InstructionError(message, f"end it with a slash: {destination}/")
         for source in sources if image is None and _is_folder(target) else ():
@@ -167,10 +189,20 @@ class KubefileReader:
                 build_context.url_name(source)
         if flags.get("chmod") is not None and not _CHMOD.fullmatch(flags["chmod"]):
             raise InstructionError(f"--chmod={flags['chmod']}: octal digits are wanted", "--chmod=755")
+        if not _ROOT.fullmatch(flags.get("chown", "root")):
+            self.warn(f"--chown={flags['chown']} has no effect: everything in a rootfs belongs to root", "leave it out")
         _check_checksum(flags.get("checksum"), sources)
+        documents = {
+            document.name: document.text if document.quoted else self.variables.expand_document(document.text)
+            for document in line.documents
+        }
+        if image is not None and documents:
+            raise InstructionError("--from and a here-document exclude each other", "write two COPY")
+        exclude = tuple(flags["exclude"].split("\n")) if "exclude" in flags else ()
+        _check_exclude(exclude)
         return Copy(
             line.number,
-            " ".join([line.word, *(f"--{name}={value}" for name, value in flags.items() if value), *sources, target or "."]),
+            " ".join([line.word, *_flag_words(flags), *(f"<<{name}" for name in documents), *sources, target or "."]),
             tuple(sources),
             target,
             from_image=image,
@@ -178,9 +210,15 @@ class KubefileReader:
             chown=flags.get("chown"),
             chmod=int(flags["chmod"], 8) if "chmod" in flags else None,
             checksum=flags.get("checksum"),
+            parents=parents,
+            exclude=exclude,
+            documents=documents,
         )
 
     def _check_sources(self, line: InstructionLine, sources: Iterable[str], image: str | None) -> None:
+        for source in sources:
+            if not build_context.is_url(source):
+                build_context.check_name(source)
         if image is not None:
             if line.word == "ADD":
                 raise InstructionError("ADD cannot take files of an image", "COPY --from=IMAGE does")
@@ -200,8 +238,8 @@ class KubefileReader:
             flag = line.rest.partition("=")[0].partition(" ")[0]
             raise InstructionError(f"RUN {flag} is not supported", "RUN takes a command only; secrets and mounts are BuildKit's")
         environment = self.variables.of_run()
-        if line.body is not None:
-            return Run(line.number, f"RUN {line.rest}", script(line.rest, line.body), environment)
+        if line.documents:
+            return Run(line.number, f"RUN {line.rest}", script(line.rest, line.documents), environment)
         listed = words.json_list(line.rest)
         if listed is not None and not listed:
             raise InstructionError("RUN [] runs nothing", USAGE["RUN"])
@@ -271,14 +309,29 @@ class KubefileReader:
         listed = words.json_list(line.rest)
         if not listed:
             raise InstructionError("CMDS wants a JSON list of commands", USAGE["CMDS"])
-        return Cmds(line.number, f"CMDS {json.dumps(listed)}", tuple(self.variables.launch_command(command) for command in listed))
+        return Cmds(line.number, f"CMDS {json.dumps(listed)}", *self.variables.launch_commands(self._listed(line, listed)))
 
     def read_cmd(self, line: InstructionLine) -> Instruction:
         listed = words.json_list(line.rest)
         if listed is not None and not listed:
             raise InstructionError("CMD [] runs nothing", USAGE["CMD"])
-        commands = listed or _commands(line.rest)
-        return Cmd(line.number, f"CMD {line.rest}", tuple(self.variables.launch_command(command) for command in commands))
+        commands = self._listed(line, listed) if listed else self._commands(line.rest)
+        return Cmd(line.number, f"CMD {line.rest}", *self.variables.launch_commands(commands))
+
+    def _commands(self, text: str) -> list[str]:
+        plain = launch_commands.unquoted(text, self.escape)
+        return [plain] if plain != text else _commands(text)
+
+    def _listed(self, line: InstructionLine, listed: list[str]) -> list[str]:
+        """The commands of a JSON list: its elements, or one command that it spells word by word as in a Dockerfile."""
+        if not all(command.strip() for command in listed):
+            raise InstructionError(f"{line.word}: an element is empty", USAGE[line.word])
+        one = launch_commands.one_command(listed)
+        if one is not None:
+            self.warn(f"{line.word}: the elements are the words of one command", f"write one element: {json.dumps([one])}")
+        elif launch_commands.maybe_one_command(listed):
+            self.warn(f"{line.word}: each element is a command of its own", f"if they are words of one: {json.dumps([' '.join(listed)])}")
+        return [one] if one is not None else listed
 
     def read_exercise(self, line: InstructionLine) -> Instruction:
         listed = words.json_list(line.rest)
@@ -342,7 +395,19 @@ def _check_checksum(checksum: str | None, sources: Sequence[str]) -> None:
         raise InstructionError("--checksum goes with exactly one URL", "one ADD for each file")
 
 
+def _flag_words(flags: Mapping[str, str]) -> list[str]:
+    return [f"--{name}={value}" for name, values in flags.items() for value in values.split("\n") if value]
+
+
+def _check_exclude(patterns: Sequence[str]) -> None:
+    try:
+        ignore.parse(patterns, "--exclude")
+    except InputError as wrong:
+        raise InstructionError(f"--exclude: {wrong.faults[0].message}", wrong.faults[0].hint) from wrong
+
+
 def _destination(text: str) -> str:
+    build_context.check_name(text)
     clean = posixpath.normpath(text.lstrip("/") or ".")
     if clean == ".." or clean.startswith("../"):
         raise InstructionError(f"the destination {text} is outside the rootfs", "it is always relative to the rootfs")
@@ -358,8 +423,8 @@ def _assignments(values: Mapping[str, str]) -> str:
 
 
 def _check_app(name: str) -> None:
-    if not _APP.fullmatch(name):
-        raise InstructionError(f"{name!r} is not a name for an application", "letters, digits, '.', '_' and '-'; it becomes a folder")
+    if not _APP.fullmatch(name) or len(name) > build_context.LONGEST_NAME:
+        raise InstructionError(f"{name[:80]!r} is not a name for an application", "letters, digits, '.', '_' and '-'; it becomes a folder")
 
 
 def _app_and_rest(line: InstructionLine) -> tuple[str, str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from harness.host import site_network
 from harness.kubefile import words
 from harness.kubefile.instructions import InstructionError
+from harness.kubefile.launch_commands import with_references
+from harness.oci.model import Platform
 
 _MOST_EXPANDED = 16 << 20
 """Characters of all words of a Kubefile after expansion."""
@@ -32,16 +34,28 @@ class Variables:
         """Characters of all words so far, after expansion."""
 
     @property
+    def _named(self) -> frozenset[str]:
+        return frozenset((*self._declared, *self.environment))
+
+    @property
     def _values(self) -> dict[str, str]:
         return {**self._builtin, **self._args, **self.environment}
 
     def of_run(self) -> dict[str, str]:
         """The environment of a RUN: all values, and proxies of ``--build-arg``."""
-        return {name: value for name, value in self._build_args.items() if name in site_network.PROXIES} | self._values
+        proxies = {name: value for name, value in self._build_args.items() if name in site_network.PROXIES}
+        # As in a Dockerfile, where they need an ARG: a step that does not ask is the same step on every machine.
+        return proxies | {name: value for name, value in self._values.items() if not name.startswith("BUILD") or name in self._named}
 
     def expand(self, word: str) -> str:
         """The word with its variables replaced and its quotes removed. Raises InstructionError when all words together are too long."""
-        expansion = words.expand(word, self._values, self._escape)
+        return self._counted(words.expand(word, self._values, self._escape))
+
+    def expand_document(self, text: str) -> str:
+        """A here-document with its variables replaced. Raises InstructionError as ``expand``."""
+        return self._counted(words.expand_document(text, self._values, self._escape))
+
+    def _counted(self, expansion: words.Expansion) -> str:
         self._expanded += len(expansion.text)
         if self._expanded > _MOST_EXPANDED:
             raise InstructionError(
@@ -77,8 +91,29 @@ class Variables:
 
     def launch_command(self, command: str) -> str:
         """A launch command: ARG are known only now, so they are written into it; the environment is the shell's, at launch."""
+        return self.launch_commands([command])[0][0]
+
+    def launch_commands(self, commands: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]:
+        """Launch commands with the values of ARG, the same without them, and the values of those that they name."""
+        written = []
+        for command in commands:
+            text, unknown = with_references(command, self._values)
+            for name in unknown:
+                self._warn(
+                    f"$({name}) is taken for the value {name}, which no ENV here has", f"ENV {name}=VALUE; $( {name} ) runs a program"
+                )
+            written.append(text)
         values = {name: value for name, value in {**self._builtin, **self._args}.items() if name not in self.environment}
-        return words.substitute(command, values)
+        own = {**dict.fromkeys(self._declared, ""), **self._args}
+        candidates = own.keys() - self.environment.keys()
+        names = {name for text in written for name in words.referenced(text, candidates)}
+        named = {name: value for name, value in own.items() if name in names}
+        others = {name: value for name, value in values.items() if name not in named}
+        return (
+            tuple(words.substitute(text, values) for text in written),
+            tuple(words.substitute(text, others) for text in written),
+            named,
+        )
 
     def declare(self, text: str, choices: tuple[str, ...]) -> dict[str, str | None]:
         """Define the names of an ARG, and return their effective values. Raises InstructionError for a value that is not in ``choices``."""
@@ -112,8 +147,13 @@ class Variables:
 
 def _platform_variables(platform: str) -> dict[str, str]:
     system, architecture, variant = (*platform.split("/"), "")[:3]
+    build = Platform.host()
     return {
         "ARCH": architecture,
+        "BUILDARCH": build.architecture,
+        "BUILDOS": build.os,
+        "BUILDPLATFORM": str(build),
+        "BUILDVARIANT": build.variant or "",
         "TARGETARCH": architecture,
         "TARGETOS": system,
         "TARGETPLATFORM": platform,

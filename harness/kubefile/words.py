@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]")
 LONGEST = 128 << 10
@@ -62,6 +62,16 @@ def expand(word: str, values: Mapping[str, str], escape: str = "\\") -> Expansio
     return Expansion(text, tuple(dict.fromkeys(reader.undefined)))
 
 
+def expand_document(text: str, values: Mapping[str, str], escape: str = "\\") -> Expansion:
+    """Replace the variables of a here-document. Quotes and escapes stay; an escaped ``$`` is no variable.
+
+    Raises ValueError as ``expand``.
+    """
+    reader = _WordReader(text, values, escape)
+    expanded = reader.read_document()
+    return Expansion(expanded, tuple(dict.fromkeys(reader.undefined)))
+
+
 def _too_long(text: str) -> ValueError:
     return ValueError(f"{text[:80]}{'...' if len(text) > 80 else ''}: its variables stand for more than {LONGEST} characters")
 
@@ -101,6 +111,17 @@ class _WordReader:
         if end:
             raise ValueError(f"{self.text}: '{end}' is missing")
         return word
+
+    def read_document(self) -> str:
+        """All of the text, with quotes as characters like others."""
+        parts: list[str] = []
+        while self.position < len(self.text):
+            char = self._next()
+            if char == "$":
+                parts.append(self._variable())
+            else:
+                parts.append(char + self._next() if char == self.escape else char)
+        return "".join(parts)
 
     def _quoted(self) -> str:
         close = self.text.find("'", self.position)
@@ -195,6 +216,8 @@ def json_list(text: str) -> list[str] | None:
         raise ValueError("a JSON list must hold strings only") from wrong
     if not all(isinstance(item, str) for item in value):
         raise ValueError("a JSON list must hold strings only")
+    if any("\0" in item for item in value):
+        raise ValueError("a NUL character in a JSON list")
     return list(value)
 
 
@@ -232,6 +255,27 @@ def substitute(command: str, values: Mapping[str, str]) -> str:
         expanded += char
         position += 1
     return expanded
+
+
+def referenced(command: str, names: Collection[str]) -> frozenset[str]:
+    """Those of ``names`` that a shell command takes the value of, by the rules of ``substitute``."""
+    noted = _NotedNames(names)
+    substitute(command, noted)
+    return frozenset(noted.noted)
+
+
+class _NotedNames(dict[str, str]):
+    """Values of nothing, which note what they are asked for."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+        self.noted: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        if name in self.names:
+            self.noted.add(str(name))
+        return False
 
 
 def _closing_brace(text: str, position: int) -> int:

@@ -152,7 +152,7 @@ def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOp
     kept, lost = without_secrets(membership.with_members(record.clusterfile, *addresses, asked.hosts), env)
     elsewhere = registries.AsThere.of(found.first) if record.registry == "elsewhere" else None
     holding = membership.holders(found)
-    room = max(0, registry.MOST - len(holding))
+    room = max(0, registry.most(kept) - len(holding))
     joining = frozenset(node.address for node in (*new_masters, *new_nodes))
     registry_hosts = holding | {node.address for node in new_masters[:room]}
     needs_images = elsewhere is None and joining & registry_hosts

@@ -203,7 +203,7 @@ def cluster_steps(
         preparation.start_containerd(context),
         registries.start_registry(context),
     )
-    if spec.workers or len(spec.masters) > registry.MOST:
+    if spec.workers or len(spec.masters) > registry.most(spec.clusterfile):
         recipe.add(registries.start_balancers(context))
     recipe.add(
         bootstrap.start_kubelets(context),

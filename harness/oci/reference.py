@@ -86,6 +86,25 @@ class Reference:
         return str(self) < str(other)
 
 
+def lowered(text: str) -> str:
+    """The name with its repository in lower case, where nothing but capitals is wrong with it; else the text as it is.
+
+    For names that people type. No registry and no kubelet takes capitals, so a manifest that has them is faulty.
+    """
+    try:
+        name, digest = _split_digest(text)
+        repository, tag = _split_tag(name, text)
+        first, slash, rest = repository.partition("/")
+        # The first part of a name is a registry when it looks like one. Capitals alone do not make it one.
+        domain = slash and (first == "localhost" or "." in first or ":" in first)
+        small = f"{first}/{rest.lower()}" if domain else repository.lower()
+        changed = small + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
+        Reference.parse(changed)
+    except ValueError:
+        return text
+    return changed
+
+
 def normal_domain(domain: str) -> str:
     """The spelling of a registry's address that all its spellings share: lower case, no port of HTTPS, Docker Hub under one name."""
     host, colon, port = domain.lower().rpartition(":")

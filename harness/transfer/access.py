@@ -73,5 +73,5 @@ def require_answer(host: str, access: RegistryAccess) -> None:
 class _Only:
     credential: Credential | None
 
-    def find(self, domain: str) -> Credential | None:  # noqa: ARG002 -- the one that is being tried
+    def find(self, domain: str, repository: str = "") -> Credential | None:  # noqa: ARG002 -- the one that is being tried
         return self.credential

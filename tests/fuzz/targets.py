@@ -20,7 +20,7 @@ from harness.build import discover, image_lists
 from harness.clusterfile import parse as clusterfile
 from harness.clusterfile import secrets, serialize, write
 from harness.errors import InputError, SlipwayError
-from harness.kubefile import checks, version_range, words
+from harness.kubefile import checks, ignore, launch_commands, version_range, words
 from harness.lifecycle.checks.preflight import gather, probes
 from harness.lifecycle.cluster import redaction
 from harness.nodes import Node
@@ -74,7 +74,14 @@ def _files(*patterns: str) -> tuple[bytes, ...]:
 def read_kubefile(data: bytes, folder: Path) -> None:
     parsed = kubefile.parse(_text(data), "Kubefile", build_args={"A": "b"})
     checks.context_faults(parsed.path, parsed.instructions, folder)
-    _ = parsed.launch, parsed.commands
+    launch_commands.with_releases(parsed.commands, {"charts/a/Chart.yaml"})
+    _ = parsed.launch, parsed.command_arguments
+
+
+def read_ignore_file(data: bytes, _: Path) -> None:
+    rules = ignore.parse(_text(data).splitlines(), ".dockerignore")
+    for path in ("a", "a/b/c.key", "/".join("ab" * 50)):
+        rules.excluding(path)
 
 
 def read_words(data: bytes, _: Path) -> None:
@@ -468,6 +475,13 @@ ALL: tuple[Target, ...] = (
             "FROM COPY RUN ARG ENV LABEL APP CNI CSI APPCMDS APPENV KUBEVERSION "
             "LAUNCH CMDS CMD MAINTAINER --from= <<EOF \\ # escape=` ${A} $A ${A:-b}"
         ),
+    ),
+    Target(
+        "ignore-file",
+        "harness/kubefile/ignore.py",
+        read_ignore_file,
+        (b"secret\n!secret/public\n# comment\n**/*.key\n", b"a/**/b\n*\n!keep\na[^b]?\n"),
+        _tokens("** * ? ! # / [ ] [^ \\ a**b ./ .. **/"),
     ),
     Target(
         "words",

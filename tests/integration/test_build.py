@@ -352,3 +352,27 @@ def test_ctrl_c_in_a_run_step_leaves_no_container_and_no_tree(tmp_path: Path, ho
     assert containers() == before
     assert list((tmp_path / "cache/tmp").iterdir()) == []
     assert Store(home / "store").names() == {}
+
+
+def test_base_image_of_a_registry_is_pulled_by_the_build(
+    tmp_path: Path, home: Path, slipway: Slipway, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    base = context(tmp_path / "base", "FROM scratch\nCOPY a etc/\n", a="of the base\n")
+    app = context(tmp_path / "app", "ARG BASE\nFROM $BASE\nCOPY b etc/\n", b="of the app\n")
+    with registry(tmp_path / "registry") as found:
+        name = f"{found.host}/team/base:1"
+        slipway("build", "-t", name, base)
+        slipway("push", name, "--plain-http")
+        configuration = tmp_path / "registries.conf"
+        configuration.write_text(f'[[registry]]\nlocation = "{found.host}"\ninsecure = true\n')
+        monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(configuration))
+        monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "elsewhere"))
+        refused = slipway("build", "--pull", "never", "-t", "app", "--build-arg", f"BASE={name}", app, check=False)
+        assert (refused.returncode, "is not in the local store" in refused.stderr) == (3, True)
+        slipway("build", "-t", "app", "--build-arg", f"BASE={name}", app)
+    # The registry is gone: the second build takes what the first has pulled.
+    slipway("build", "-t", "app", "--build-arg", f"BASE={name}", app)
+    refused = slipway("build", "--pull", "always", "-t", "app", "--build-arg", f"BASE={name}", app, check=False)
+    assert refused.returncode == 3
+    root = unpacked(tmp_path / "elsewhere", "app", tmp_path / "root")
+    assert [(root / "etc" / file).read_text() for file in "ab"] == ["of the base\n", "of the app\n"]

@@ -19,6 +19,7 @@ from harness import cloudimage, log
 from harness.cloudimage import CloudImage, ImageSet, PlatformImage, unpacked
 from harness.clusterfile import ApplicationDocument, Clusterfile, Config, Hook, Phase, is_redacted
 from harness.clusterfile import hooks as hook_documents
+from harness.clusterfile.application import env_of
 from harness.clusterfile.parse import image_hooks
 from harness.errors import CheckError, Fault, InputError, SlipwayError, StoreError, UsageError
 from harness.kubefile import version_range
@@ -186,7 +187,7 @@ class AppInstall:
     def files(self) -> Files:
         """The files of its rootfs that differ from the image. Raises InputError."""
         own = cluster_request.app_env(self.request.effective)
-        app_env = {app.name: {**self.env, **app.env, **self.request.document.env, **own.get(app.name, {})} for app in self.main.info.apps}
+        app_env = {app.name: {**self.env, **app.env, **self.request.document.env, **env_of(own, app.name)} for app in self.main.info.apps}
         tree, declared = unpacked.unpacked_rootfs(self.store, self.main.layers), {value.name for value in self.main.info.values}
         return rootfs.rendered(tree, self.env, app_env, cluster_request.edit(self.request.effective), declared)
 

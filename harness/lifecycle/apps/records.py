@@ -15,7 +15,7 @@ from typing import Any
 
 from harness import cloudimage, untrusted
 from harness.cloudimage import ImageSet
-from harness.clusterfile import ApplicationDocument, Clusterfile, Config
+from harness.clusterfile import ALL, ApplicationDocument, Clusterfile, Config
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, Fault, InputError, StoreError, UsageError
 from harness.kubefile import version_range
@@ -237,7 +237,9 @@ def check_parts(image: cloudimage.CloudImage, chosen: Collection[str]) -> None:
     known = [app.name for app in image.platforms[0].info.apps]
     hint = f"it has {', '.join(known)}" if known else "it has none; use --cmds for launch commands"
     faults = [
-        Fault(f"--apps {name}", f"{image.name or image.digest} has no such application", hint) for name in chosen if name not in known
+        Fault(f"--apps {name}", f"{image.name or image.digest} has no such application", hint)
+        for name in chosen
+        if name not in known and not (name == ALL and known)
     ]
     if faults:
         raise InputError(faults)

@@ -223,7 +223,7 @@ def remember(cluster: Gathered, stored: ClusterRecord, *, kubeconfig_from: Node)
 
 def holders(cluster: Gathered) -> frozenset[str]:
     """Return the addresses of the control-plane nodes with a registry. An unreachable one counts when it is among the first ones."""
-    first = cluster.masters[: registry.MOST]
+    first = cluster.masters[: registry.most(cluster.record.clusterfile)]
     if cluster.record.registry != record.OWN:
         return frozenset(node.address for node in first)
     alive = cluster.alive(cluster.masters)

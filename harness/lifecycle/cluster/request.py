@@ -27,14 +27,17 @@ from harness.clusterfile import (
     LocalRegistry,
     Password,
     SshSettings,
+    is_redacted,
     validators,
 )
 from harness.clusterfile import environment as environments
-from harness.clusterfile.config import apply_configs
+from harness.clusterfile.application import for_all
+from harness.clusterfile.config import apply_configs, new_files
 from harness.clusterfile.parse import parse
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
 from harness.kubefile.applications import with_environment
+from harness.kubefile.words import substitute
 from harness.lifecycle.cluster.missing_secrets import PLACEHOLDERS
 from harness.nodes import JumpHost, Login, Machine
 from harness.nodes.files import STATE
@@ -229,11 +232,6 @@ def _unsupported(cluster: ClusterDocument, where: str) -> list[Fault]:
     if cluster.data_root and cluster.data_root.rstrip("/") not in _DATA_ROOTS:
         message = f"{cluster.data_root}: everything of slipway is in {STATE}"
         faults.append(Fault(f"{spec}.dataRoot", message, f"leave it out, and make {STATE} a link or a mount of the disk before"))
-    if cluster.command_args:
-        message = "values for ARG were written into the launch commands when the image was built"
-        faults.append(
-            Fault(f"{spec}.cmd_args", message, "env: values for what the image names $NAME or {{ NAME }}, or cmd: other commands")
-        )
     if any(host.count for host in cluster.hosts):
         message = "containers to try with are made by a command of their own"
         faults.append(Fault(f"{spec}.hosts", message, "slipway nodes up --masters 1 --nodes 1, then write their addresses or give them"))
@@ -243,23 +241,15 @@ def _unsupported(cluster: ClusterDocument, where: str) -> list[Fault]:
 
 
 def _local(registry: LocalRegistry, where: str) -> list[Fault]:
-    own = "the cluster's own registry keeps the original names of images and is read only, for its nodes"
-    faults = []
-    if registry.domain not in (None, "sea.hub"):
-        faults.append(Fault(f"{where}.domain", f"{registry.domain}: {own}", "leave it out"))
-    if registry.port not in (None, REGISTRY_PORT):
-        faults.append(Fault(f"{where}.port", f"{registry.port}: it listens on {REGISTRY_PORT}", "leave it out"))
-    if registry.username or registry.password:
-        faults.append(
-            Fault(f"{where}.username", f"{own}: they have a login, which is made with the cluster", "leave username and password out")
-        )
+    """Faults of what the cluster's own registry cannot do, and a word on what it need not do."""
     if registry.insecure:
-        faults.append(Fault(f"{where}.insecure", f"{own}: it speaks TLS with the cluster's own certificate", "leave it out"))
-    if not registry.ha:
-        faults.append(Fault(f"{where}.ha", "it is on every master, up to three", "leave it out"))
-    if registry.dns_names or registry.ips:
-        faults.append(Fault(f"{where}.cert", f"{own}, who know its certificate", "leave it out"))
-    return faults
+        log.info(f"{where}.insecure: not needed: the registry speaks TLS, and all nodes trust its certificate")
+    if registry.port not in (None, REGISTRY_PORT):
+        log.info(f"{where}.port: nodes find images under this port; the registry itself listens on {REGISTRY_PORT}")
+    if registry.username or registry.password:
+        message = "the registry of the cluster is for its nodes alone, which have a login that is made with the cluster"
+        return [Fault(f"{where}.username", message, "leave username and password out")]
+    return []
 
 
 def _jumps(cluster: ClusterDocument, where: str) -> list[Fault]:
@@ -343,9 +333,16 @@ def edit(clusterfile: Clusterfile) -> Callable[[Path], Sequence[str]] | None:
     files = clusterfile.files
     if not files:
         return None
+    # A rootfs is edited once for each platform.
+    shown: list[Fault] = []
 
     def change(root: Path) -> Sequence[str]:
+        present = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_symlink() or not path.is_dir()]
         changed = apply_configs(files, lambda path: _content(root, path))
+        for new in new_files(files, present):
+            if new not in shown:
+                shown.append(new)
+                (log.warning if new.hint else log.info)(str(new))
         for path, data in changed.items():
             _write(root, path, data)
         return sorted(changed)
@@ -384,12 +381,17 @@ def _write(root: Path, path: str, data: bytes) -> None:
 def launch(clusterfile: Clusterfile, info: Info) -> tuple[str, ...] | None:
     """Return the launch commands that the Clusterfile asks for; None when it leaves them to the image.
 
-    ``cmd`` and ``cmds`` replace everything; ``appNames`` and ``launchApps`` choose applications; commands and environment of a single
-    application replace those of the image. Raises InputError for applications that the image does not have.
+    ``cmd_args`` gives other values to ARG of the image's commands. ``cmd`` and ``cmds`` replace everything; ``appNames`` and
+    ``launchApps`` choose applications; commands and environment of a single application replace those of the image. Raises InputError for
+    applications that the image does not have.
     """
     apps = {app.name: app for app in info.apps}
+    clusterfile = for_all(clusterfile, list(apps))
     configs = {config.name: config for config in clusterfile.application.configs} if clusterfile.application else {}
     _check_apps([*(clusterfile.launch or ()), *configs], apps, clusterfile)
+    arguments = clusterfile.cluster.command_args if clusterfile.cluster else {}
+    if arguments:
+        return _with_arguments(arguments, clusterfile, info)
     if clusterfile.commands is not None:
         return clusterfile.commands
     if clusterfile.launch is not None:
@@ -400,6 +402,30 @@ def launch(clusterfile: Clusterfile, info: Info) -> tuple[str, ...] | None:
     for name, config in configs.items():
         commands = _replaced(commands, _commands(apps[name], None), _commands(apps[name], config))
     return commands
+
+
+def _with_arguments(arguments: Mapping[str, str], clusterfile: Clusterfile, info: Info) -> tuple[str, ...]:
+    """Return the image's launch commands with other values for the ARG that they name. Raises InputError for names that they do not."""
+    place = f"{clusterfile.path} .spec.cmd_args"
+    if clusterfile.commands is not None or clusterfile.launch is not None:
+        given = "cmd" if clusterfile.commands is not None else "appNames"
+        raise InputError([Fault(place, f"is for the commands of the image, and {given} replaces them", "leave one of both out")])
+    known = info.launch_arguments
+    other = "env: gives values to what the image names $NAME or {{ NAME }}"
+    faults = []
+    for name, value in arguments.items():
+        if is_redacted(value):
+            faults.append(Fault(f"{place}.{name}", "was not kept, since it is a secret", "give the Clusterfile again: -f"))
+        elif name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"they name {', '.join(known)}; {other}" if known else f"they name none; {other}"
+            faults.append(Fault(f"{place}.{name}", "the launch commands of the image name no such ARG", hint))
+    if faults:
+        raise InputError(faults)
+    try:
+        return tuple(substitute(command, {**known, **arguments}) for command in info.launch_template)
+    except ValueError as wrong:
+        raise InputError([Fault(place, str(wrong))]) from wrong
 
 
 def _check_apps(names: Iterable[str], apps: Mapping[str, ImageApp], clusterfile: Clusterfile) -> None:

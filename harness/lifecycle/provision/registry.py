@@ -23,6 +23,7 @@ from typing import BinaryIO, Protocol
 
 from harness import log, untrusted
 from harness.cloudimage import Blob, ImageSet
+from harness.clusterfile import Clusterfile
 from harness.errors import StoreError
 from harness.lifecycle.provision import distribution
 from harness.lifecycle.provision.distribution import Parcel
@@ -31,7 +32,7 @@ from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.files import STATE, Files, NodeFile, tar_stream, write_files
 from harness.oci import graph
 from harness.oci.model import INDEXES, MANIFESTS
-from harness.oci.reference import Reference
+from harness.oci.reference import DEFAULT_DOMAIN, Reference
 from harness.oci.registry.config import Site
 from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
@@ -47,6 +48,9 @@ CERTS_D = "/etc/containerd/certs.d"
 _HOSTS_PATH = re.compile(rf"{re.escape(CERTS_D)}/[\w\[][\w.:\[\]-]*/hosts\.toml", re.ASCII)
 MOST = 3
 """Control-plane nodes with a registry; more would only cost disk space."""
+
+SEALER = ("sea.hub", 5000)
+"""Name and port of the registry in clusters of sealer."""
 
 _V2 = "docker/registry/v2"
 LOCAL = f"https://127.0.0.1:{REGISTRY_PORT}"
@@ -158,6 +162,26 @@ def _parts(store: Store, blobs: Mapping[str, Blob], digest: str) -> Iterator[tup
             waiting += [child for child in children if child in blobs and child not in waiting]
         elif media_type in MANIFESTS:
             yield from (("_layers", part.digest) for part in graph.below_of(store.json(each), each) if part.digest in blobs)
+
+
+def most(clusterfile: Clusterfile) -> int:
+    """The number of control-plane nodes that hold images: MOST, or one where the Clusterfile wants it on the first alone."""
+    local = clusterfile.cluster.local_registry if clusterfile.cluster else None
+    return MOST if local is None or local.ha else 1
+
+
+def alias(clusterfile: Clusterfile) -> str | None:
+    """``sea.hub:5000``: one more name under which pods may ask for every image; None without a domain or port of localRegistry."""
+    local = clusterfile.cluster.local_registry if clusterfile.cluster else None
+    if local is None or (local.domain is None and local.port is None):
+        return None
+    return f"{local.domain or SEALER[0]}:{local.port or SEALER[1]}"
+
+
+def sans(clusterfile: Clusterfile) -> tuple[str, ...]:
+    """Names and addresses that a Clusterfile wants in the certificate of the registry."""
+    local = clusterfile.cluster.local_registry if clusterfile.cluster else None
+    return tuple(dict.fromkeys((*([local.domain] if local.domain else []), *local.dns_names, *local.ips))) if local else ()
 
 
 def domains(images: ImageSet) -> tuple[str, ...]:
@@ -272,15 +296,26 @@ def start(node: Node, certificate: bytes, key: bytes, files: Files | None = None
     )
 
 
-def client_files(names: Iterable[str], virtual_ip: str | None = None, credential: Credential | None = None) -> Files:
+def client_files(
+    names: Iterable[str], virtual_ip: str | None = None, credential: Credential | None = None, alias: str | None = None
+) -> Files:
     """Configuration of containerd: every named registry is the local one, under a path of its own; unknown ones are empty.
     It is on the loopback, or at the virtual address. containerd sends the login to this address only: not to the address of a redirect,
     nor to those that a manifest names for its layers.
 
     ``server`` is set too, so that no request ever leaves for the real registry: in a closed network it would only hang.
+
+    ``alias`` is a name that stands for every registry, as sea.hub:5000 in clusters of sealer, where images lost theirs: each is tried in
+    turn, Docker Hub first.
     """
     url = f"https://{f'[{virtual_ip}]' if ':' in virtual_ip else virtual_ip}:{REGISTRY_PORT}" if virtual_ip else LOCAL
-    texts = {name: _hosts(f"{url}/v2/{name}", "override_path = true\n", CA, credential) for name in names}
+    listed = list(names)
+    texts = {name: _hosts(f"{url}/v2/{name}", "override_path = true\n", CA, credential) for name in listed}
+    if alias is not None and listed:
+        # The last one is the server, which containerd asks when no other has the image.
+        *first, last = sorted(listed, key=lambda name: (name != alias, name != DEFAULT_DOMAIN, name))
+        own = [_host(f"{url}/v2/{name}", "override_path = true\n", CA, credential) for name in first]
+        texts[alias] = _hosts(f"{url}/v2/{last}", "override_path = true\n", CA, credential, before="".join(own))
     return _hosts_files(texts | {"_default": _hosts(url, "", CA, credential)})
 
 
@@ -337,12 +372,20 @@ class OfSite:
         return {**files, CA_OF_SITE: NodeFile(self.ca)} if self.ca else files
 
 
-def _hosts(url: str, path: str, ca: str | None, credential: Credential | None) -> str:
-    """One hosts.toml. The header signs in; containerd also requests tokens with it."""
-    trusted, authorization = f'ca = "{ca}"\n' if ca else "", credential.basic if credential else ""
-    options = f'capabilities = ["pull", "resolve"]\n{trusted}{path}'
+def _hosts(url: str, path: str, ca: str | None, credential: Credential | None, *, before: str = "") -> str:
+    """One hosts.toml. The header signs in; containerd also requests tokens with it. ``before`` are hosts that are asked first."""
+    authorization = credential.basic if credential else ""
+    own = f'\n[header]\nAuthorization = "{authorization}"\n' if authorization else ""
     # A table each, behind the keys that are in none.
-    own, of_host = (
-        f'\n[{table}]\nAuthorization = "{authorization}"\n' if authorization else "" for table in ("header", f'host."{url}".header')
-    )
-    return f'server = "{url}"\n{options}{own}\n[host."{url}"]\n{options}{of_host}'
+    return f'server = "{url}"\n{_options(path, ca)}{own}{before}{_host(url, path, ca, credential)}'
+
+
+def _host(url: str, path: str, ca: str | None, credential: Credential | None) -> str:
+    authorization = credential.basic if credential else ""
+    signed = f'\n[host."{url}".header]\nAuthorization = "{authorization}"\n' if authorization else ""
+    return f'\n[host."{url}"]\n{_options(path, ca)}{signed}'
+
+
+def _options(path: str, ca: str | None) -> str:
+    trusted = f'ca = "{ca}"\n' if ca else ""
+    return f'capabilities = ["pull", "resolve"]\n{trusted}{path}'

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.cloudimage import CloudImage, ImageApp, ImageSet, Info, PlatformImage
 from harness.clusterfile import Clusterfile, serialize
+from harness.clusterfile.application import env_of
 from harness.clusterfile.cluster import DUAL_STACK
 from harness.clusterfile.config import deep_merge
 from harness.clusterfile.kubeadm import modern
@@ -114,7 +115,7 @@ class ClusterSpec:
     def registries(self) -> tuple[SshNode, ...]:
         """The control-plane nodes that hold images."""
         if self.registry_hosts is None:
-            return self.masters[: registry.MOST]
+            return self.masters[: registry.most(self.clusterfile)]
         return tuple(node for node in self.masters if node.address in self.registry_hosts)
 
     @property
@@ -246,7 +247,7 @@ class ResolvedCluster:
         )
 
     def _app_environment(self, node: Node, app: ImageApp) -> dict[str, str]:
-        own = {**app.env, **self.spec.env, **self.spec.app_env.get(app.name, {}), **self.spec.host_env.get(node.address, {})}
+        own = {**app.env, **self.spec.env, **env_of(self.spec.app_env, app.name), **self.spec.host_env.get(node.address, {})}
         return {**self.environment(node), **own}
 
     def content(self, node: Node, path: str) -> str | None:

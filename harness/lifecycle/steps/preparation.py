@@ -173,10 +173,11 @@ def machine_files(resolved: ResolvedCluster, node: Node, domains: Sequence[str] 
     member = resolved.member(node)
     elsewhere = resolved.spec.elsewhere
     names = sorted({*registry.domains(resolved.images), *resolved.spec.app_domains, *domains})
+    alias = registry.alias(resolved.spec.clusterfile)
     config, plugins = resolved.containerd_config(member), node_files.cni_plugins(rootfs.beneath(resolved.tree(node)))
     found = {
         **node_files.files(resolved.cluster, member, config=config, networks=_networks(resolved, node), plugins=plugins),
-        **(registry.client_files(names, member.virtual_ip, resolved.login) if elsewhere is None else elsewhere.files(names)),
+        **(registry.client_files(names, member.virtual_ip, resolved.login, alias) if elsewhere is None else elsewhere.files(names)),
         **resolved.runtime.units,
     }
     if member.registry and elsewhere is None:

@@ -35,7 +35,8 @@ def start_registry(context: ClusterContext) -> Step:
 
     def hosts() -> tuple[str, ...]:
         virtual_ip = context.resolved.facts.balancing.virtual_ip
-        return ("127.0.0.1", *([virtual_ip] if virtual_ip else []), *(node.address for node in context.spec.registries))
+        return ("127.0.0.1", *([virtual_ip] if virtual_ip else []), *(node.address for node in context.spec.registries),
+                *registry.sans(context.spec.clusterfile))  # fmt: skip
 
     def action(node: Node) -> None:
         resolved = context.resolved

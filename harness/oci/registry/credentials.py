@@ -1,5 +1,8 @@
 """Credentials for registries: Docker's ``config.json`` and its helpers, read at every use so that a login takes effect at once.
 
+Files of podman, skopeo and buildah are read after it: ``$REGISTRY_AUTH_FILE``, or else ``containers/auth.json`` of the user. As there, a
+key may hold a path (``host/team/web``): of those that a repository lies in, the longest counts.
+
 ``docker.auth`` and ``docker.credentials`` read the same file, but they know no ``registrytoken``, give a helper no time limit, take a
 broken file for one without logins, and cannot write it.
 """
@@ -11,7 +14,7 @@ import binascii
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,30 +52,39 @@ class Credential:
 
 
 class CredentialStore:
-    """The user's Docker configuration in ``folder``, by default ``$DOCKER_CONFIG`` or ``~/.docker``."""
+    """The user's Docker configuration in ``folder``, by default ``$DOCKER_CONFIG`` or ``~/.docker``, which logins are written to.
 
-    def __init__(self, folder: Path | None = None) -> None:
+    ``others`` are files that are only read, after it: by default those of podman. With a ``folder`` there are none.
+    """
+
+    def __init__(self, folder: Path | None = None, others: Sequence[Path] | None = None) -> None:
         default = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
         self.path = (folder or default) / "config.json"
+        self.others = tuple(others if others is not None else () if folder else podman_files())
 
-    def find(self, domain: str) -> Credential | None:
+    def find(self, domain: str, repository: str = "") -> Credential | None:
         """Credential for ``domain`` (``host[:port]`` or ``docker.io``): from its own helper, the default helper, or the file.
 
-        Raises UsageError for a broken file and StoreError for a helper that fails.
+        With a ``repository`` (``team/web``), a login for it or for a path above it wins over the login for the domain. The first file that
+        has one counts. Raises UsageError for a broken file and StoreError for a helper that fails.
         """
-        config = self._read()
-        helper = self._helper(config, domain)
-        found = _ask(helper, _key(domain)) if helper else None
-        if found is None:
-            found = self._from_file(config, domain)
-        if found is not None:
-            log.hide(found.password, found.identity_token, found.registry_token)
-        return found
+        for path in (self.path, *self.others):
+            config = _read(path)
+            found = self._from_file(config, path, domain, repository, paths=True)
+            if found is None:
+                helper = _helper(config, path, domain)
+                found = _ask(helper, _key(domain)) if helper else None
+            if found is None:
+                found = self._from_file(config, path, domain, repository, paths=False)
+            if found is not None:
+                log.hide(found.password, found.identity_token, found.registry_token)
+                return found
+        return None
 
     def store(self, domain: str, username: str, password: str) -> str:
         """Keep a login, in the helper when one is configured. Returns where it went, for a message."""
-        config = self._read()
-        helper = self._helper(config, domain)
+        config = _read(self.path)
+        helper = _helper(config, self.path, domain)
         if helper:
             secret = json.dumps({"ServerURL": _key(domain), "Username": username, "Secret": password})
             _run(helper, "store", secret)
@@ -84,52 +96,69 @@ class CredentialStore:
 
     def erase(self, domain: str) -> bool:
         """Forget a login; False when there was none."""
-        config = self._read()
-        helper = self._helper(config, domain)
+        config = _read(self.path)
+        helper = _helper(config, self.path, domain)
         erased = False
         if helper and _ask(helper, _key(domain)) is not None:
             _run(helper, "erase", _key(domain))
             erased = True
         auths = _mapping(config, "auths", self.path)
-        kept = {key: value for key, value in auths.items() if _host(key) != _host(_key(domain))}
+        kept = {key: value for key, value in auths.items() if _host(key) != _host(_key(domain)) or _place(key)}
         if len(kept) < len(auths):
             self._write({**config, "auths": kept})
             erased = True
         return erased
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            value = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as broken:
-            raise UsageError(
-                f"{self.path}: cannot be read: {broken}", hint="repair it, or name another folder in DOCKER_CONFIG"
-            ) from broken
-        if not isinstance(value, dict):
-            raise UsageError(f"{self.path}: must hold a JSON object", hint="repair it, or name another folder in DOCKER_CONFIG")
-        return value
-
     def _write(self, config: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         durable.write(self.path, json.dumps(config, indent="\t") + "\n")
 
-    def _helper(self, config: Mapping[str, Any], domain: str) -> str | None:
-        helpers = _mapping(config, "credHelpers", self.path)
-        chosen = next((name for key, name in helpers.items() if _host(key) == _host(_key(domain))), config.get("credsStore"))
-        return chosen if isinstance(chosen, str) and chosen else None
-
-    def _from_file(self, config: Mapping[str, Any], domain: str) -> Credential | None:
-        auths = _mapping(config, "auths", self.path)
-        # The plain name first; then keys of old clients, which are URLs.
-        keys = [key for key in auths if key == _key(domain)] or [key for key in auths if _host(key) == _host(_key(domain))]
+    def _from_file(self, config: Mapping[str, Any], path: Path, domain: str, repository: str, *, paths: bool) -> Credential | None:
+        """A login of a file: of a path that the repository lies in, the longest first, or (``paths`` is False) of the domain."""
+        auths = _mapping(config, "auths", path)
+        if paths:
+            keys = [key for key in auths if (place := _place(key)) and _host(key) == _host(_key(domain)) and _lies_in(repository, place)]
+            keys.sort(key=lambda key: -len(_place(key)))
+        else:
+            # The plain name first; then keys of old clients, which are URLs.
+            plain = [key for key in auths if key == _key(domain)]
+            keys = plain or [key for key in auths if _host(key) == _host(_key(domain)) and not _place(key)]
         for key in keys:
             entry = auths[key]
             if isinstance(entry, dict):
-                found = _entry(entry, f"{self.path} .auths[{key!r}]")
+                found = _entry(entry, f"{path} .auths[{key!r}]")
                 if found is not None:
                     return found
         return None
+
+
+def podman_files() -> tuple[Path, ...]:
+    """Files in which podman, skopeo and buildah keep logins, the first first: the one that the environment names, or their defaults."""
+    named = os.environ.get("REGISTRY_AUTH_FILE")
+    if named:
+        return (Path(named),)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return (*([Path(runtime) / "containers/auth.json"] if runtime else []), config / "containers/auth.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    hint = f"repair it, or name another {'folder in DOCKER_CONFIG' if path.name == 'config.json' else 'file in REGISTRY_AUTH_FILE'}"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, RecursionError) as broken:
+        raise UsageError(f"{path}: cannot be read: {broken}", hint=hint) from broken
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: must hold a JSON object", hint=hint)
+    return value
+
+
+def _helper(config: Mapping[str, Any], path: Path, domain: str) -> str | None:
+    helpers = _mapping(config, "credHelpers", path)
+    chosen = next((name for key, name in helpers.items() if _host(key) == _host(_key(domain))), config.get("credsStore"))
+    return chosen if isinstance(chosen, str) and chosen else None
 
 
 def _entry(entry: Mapping[str, Any], where: str) -> Credential | None:
@@ -181,6 +210,15 @@ def _host(key: str) -> str:
     """``https://host:5000/v2/`` and ``host:5000`` are the same registry."""
     host = key.split("://", 1)[-1].split("/", 1)[0]
     return "docker.io" if host in _HUB_NAMES else host
+
+
+def _place(key: str) -> str:
+    """The path of podman's ``host/team/web``. URLs of old clients have one that means nothing (``https://host/v1/``)."""
+    return "" if "://" in key or key == DOCKER_HUB_KEY else key.partition("/")[2].strip("/")
+
+
+def _lies_in(repository: str, place: str) -> bool:
+    return repository == place or repository.startswith(f"{place}/")
 
 
 def _mapping(config: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:

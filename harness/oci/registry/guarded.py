@@ -93,7 +93,7 @@ class GuardedSource:
 class NoLogins:
     """A credential source without credentials."""
 
-    def find(self, domain: str) -> Credential | None:  # noqa: ARG002 -- whatever it is
+    def find(self, domain: str, repository: str = "") -> Credential | None:  # noqa: ARG002 -- whatever it is
         return None
 
 

@@ -42,7 +42,7 @@ _TOKEN_LIFE = 60.0
 class CredentialSource(Protocol):
     """Source of credentials; harness.oci.registry.credentials.CredentialStore is one."""
 
-    def find(self, domain: str) -> Credential | None: ...
+    def find(self, domain: str, repository: str = "") -> Credential | None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Session:
             current = self._authorization(base, endpoint)
             if current is not None and current != used:
                 return current  # another thread has just signed in
-            credential = self.credentials.find(endpoint.domain)
+            credential = self.credentials.find(endpoint.domain, endpoint.repository)
             found = self._authorize(base, endpoint, challenges, credential, scope)
             if found is None or found.header == used:
                 return None

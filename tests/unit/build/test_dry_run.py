@@ -120,7 +120,7 @@ def test_every_fault_of_the_context_and_the_manifests(context: Path) -> None:
     write(
         context,
         {
-            "Kubefile": "FROM Base\nCOPY bad.yaml manifests/\nCOPY none manifests/\nAPP web local://mixed\nCOPY --from=a/B x y\nAPP db local://none\n",
+            "Kubefile": "FROM a//b\nCOPY bad.yaml manifests/\nCOPY none manifests/\nAPP web local://mixed\nCOPY --from=a/B x y\nAPP db local://none\n",
             "bad.yaml": "a: [\n",
             "mixed/a.sh": "",
             "mixed/b.yaml": "spec: {containers: [{image: Bad}]}",
@@ -323,3 +323,31 @@ def test_schema_with_faults_is_told_with_all_others(context: Path) -> None:
     with pytest.raises(InputError) as caught:
         plan(context)
     assert [fault.where for fault in caught.value.faults] == [f"{context}/a.yaml:3", f"{context}/etc/values.schema.json:2"]
+
+
+def test_kubefile_of_sealos_declares_its_lists_and_names_its_release(context: Path) -> None:
+    write(
+        context,
+        {
+            "Kubefile": "FROM scratch\nCOPY charts charts\nCMD helm install shop -f etc/shop.yaml\n",
+            "charts/shop/Chart.yaml": "name: shop\nversion: 1.0.0\n",
+            "images/shim/shopImages": "nginx:alpine\n",
+        },
+    )
+    found = plan(context)
+    assert images(found) == {NGINX: ["listed"]}
+    assert found["launch"] == ["helm upgrade --install shop charts/shop -f etc/shop.yaml"]
+    assert f"{context}/Kubefile: helm installs shop, and no release is named: it is called shop" in found["warnings"]
+
+
+def test_ignored_files_are_not_in_the_outline(context: Path) -> None:
+    write(
+        context,
+        {
+            "Kubefile": "FROM scratch\nCOPY . .\n",
+            ".dockerignore": "manifests/secret*\n",
+            "manifests/a.yaml": "spec: {containers: [{image: nginx:alpine}]}\n",
+            "manifests/secret.yaml": "spec: {containers: [{image: busybox}]}\n",
+        },
+    )
+    assert images(plan(context)) == {NGINX: ["declared"]}

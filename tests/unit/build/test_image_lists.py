@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.build import discover, image_lists
-from harness.build.declared_images import DeclaredImage
+from harness.build.declared_images import DeclaredImage, ScanResult
 from harness.errors import InputError
 from harness.oci.registry.credentials import Credential, CredentialStore
 from tests.unit.build.rootfs_files import DIGEST, NGINX, write
@@ -83,3 +83,16 @@ def test_logins_of_a_list_come_before_those_of_the_user(tmp_path: Path) -> None:
     assert logins.find("docker.io") is None
     assert image_lists.sections_in(tmp_path / "docker") == ()
     assert [image.name for image in image_lists.images_with_auth(tmp_path)[0]] == ["r.io/c:1"]
+
+
+def test_lists_of_sealos_are_read_from_the_context(tmp_path: Path) -> None:
+    write(
+        tmp_path, {"images/shim/webImages": "# all\nnginx:1\n", "images/shim/b": "a/b:2\n", "images/shim/.keep": "", "images/x/c": "c:1\n"}
+    )
+    scan = image_lists.with_shim_lists(ScanResult(), tmp_path, tmp_path / "none")
+    assert [(image.name, image.where, image.found_by) for image in scan.images] == [
+        ("docker.io/a/b:2", f"{tmp_path}/images/shim/b:1", "listed"),
+        (NGINX, f"{tmp_path}/images/shim/webImages:2", "listed"),
+    ]
+    write(tmp_path, {"images/shim/b": "A B\n"})
+    assert [fault.where for fault in image_lists.with_shim_lists(ScanResult(), tmp_path).faults] == [f"{tmp_path}/images/shim/b:1"]

@@ -249,3 +249,53 @@ def test_archives_of_images_are_not_in_the_layer_of_a_copy(tmp_path: Path) -> No
         work.left_out = frozenset([(tmp_path / "web.tar").resolve()])
         work.perform(parsed, parsed.of(Copy)[0])
         assert sorted(work.files()) == ["images", "images/notes.txt"]
+
+
+def built(tmp_path: Path, text: str) -> LayerBuilder:
+    """The layers of a Kubefile whose context is ``tmp_path / "context"``, and that runs nothing."""
+    store = Store(tmp_path / "store")
+    parsed = kubefile.parse(text, "K", context=tmp_path / "context")
+    work = LayerBuilder(
+        store, container_images.Builder(store, ()), Fetcher([], store), tmp_path / "context", base=[], parent="",
+        choice=ImageChoice(image_choice.BUILT, lambda _: True),
+    )  # fmt: skip
+    for instruction in parsed.instructions:
+        work.perform(parsed, instruction)
+    return work
+
+
+@pytest.mark.parametrize("name", [".dockerignore", ".slipwayignore"])
+def test_secret_that_is_ignored_is_in_no_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    context = tmp_path / "context"
+    for path in ("secret/id", "manifests/id.key", "manifests/a.yaml", "app/id.key", "app/run.sh", "public"):
+        (context / path).parent.mkdir(parents=True, exist_ok=True)
+        (context / path).write_text("geheim" if "id" in path else "open")
+    (context / "alias").symlink_to("secret")
+    (context / name).write_text("secret\n**/*.key\n.*ignore\nalias\n")
+    work = built(tmp_path, "FROM scratch\nCOPY . .\nCOPY manifests other\nADD m*/* x/\nAPP app local://app\n")
+    with work:
+        files = work.files()
+        assert {"manifests/a.yaml", "other/a.yaml", "x/a.yaml", "application/apps/app/run.sh", "public"} <= files.keys()
+        assert not [path for path in files if path.endswith(("id", ".key", "ignore", "alias")) or "secret" in path]
+        tree = work.tree()
+        assert not [path for path in tree.rglob("*") if path.is_file() and "geheim" in path.read_text()]
+
+
+def test_here_documents_are_files_of_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "context").mkdir()
+    text = "FROM scratch\nENV V=1\nCOPY <<A <<'B' etc/\nv: $V\nA\nv: $V\nB\nCOPY --chmod=755 <<EOF bin/start\necho\nEOF\n"
+    with built(tmp_path, text) as work:
+        tree = work.tree()
+        assert [(tree / path).read_text() for path in ("etc/A", "etc/B", "bin/start")] == ["v: 1\n", "v: $V\n", "echo\n"]
+        assert work.files()["bin/start"][1] == "755"
+
+
+def test_parents_and_excluded_files_of_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    for path in ("a/b/x.yaml", "a/b/x.md", "c/y.yaml"):
+        (tmp_path / "context" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "context" / path).write_text("x")
+    with built(tmp_path, "FROM scratch\nCOPY --parents --exclude=*.md a/b c/*.yaml etc/\n") as work:
+        assert [path for path, facts in work.files().items() if facts[0] == "file"] == ["etc/a/b/x.yaml", "etc/c/y.yaml"]

@@ -70,3 +70,10 @@ def test_the_run_that_found_the_images_is_kept_and_an_image_without_one_is_as_be
 def test_a_run_that_says_something_else_is_refused(changed: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError, AttributeError, StoreError)):
         ProvingRun.from_json({**PROVEN, **changed})
+
+
+def test_values_of_launch_commands_are_kept_and_cost_nothing_where_there_are_none() -> None:
+    info = Info(launch=("echo 1",), launch_template=("echo $A",), launch_arguments={"A": "1"})
+    assert Info.from_json(info.to_json()) == info
+    assert Info.from_json(info.to_json()).extra == {}
+    assert not {"launchTemplate", "launchArguments"} & Info().to_json().keys()

@@ -125,3 +125,9 @@ def test_an_application_with_an_image_is_kept_without_secrets_and_compared_behin
         "~ Application shop.spec.env.DbPassword",
     ]
     assert [str(change) for change in difference(kept, Clusterfile(""))] == ["- Application shop: shop:1"]
+
+
+def test_all_takes_environment_only() -> None:
+    text = document("Application", "configs: [{name: ALL, env: [A=1], launch: {cmds: [ls]}}]", version="sealer.io/v2")
+    assert [message for _, message in faults(text)] == ["ALL takes env only"]
+    read(document("Application", "configs: [{name: ALL, env: [A=1]}]", version="sealer.io/v2"))

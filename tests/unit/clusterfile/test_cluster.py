@@ -266,9 +266,9 @@ def test_what_must_be_there() -> None:
         ("3 .metadata", "is missing"),
         ("4 .spec.image", "is missing"),
     ]
-    assert faults("apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {name: A b}\nspec: {image: 'A:b'}\n") == [
+    assert faults("apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {name: A b}\nspec: {image: 'A//b'}\n") == [
         ("3 .metadata.name", "A b is not allowed here"),
-        ("4 .spec.image", "'A:b' is not an image name: 'A' must be lower case"),
+        ("4 .spec.image", "'A//b' is not an image name: two slashes with nothing between, or one at an end"),
     ]
 
 
@@ -324,3 +324,14 @@ def test_networks_that_differ_from_kubeadms_are_reported() -> None:
         "---\napiVersion: kubeadm.k8s.io/v1beta3\nkind: ClusterConfiguration\nnetworking: {podSubnet: 10.2.0.0/16}\n"
     )
     assert faults(text) == [("8 .networking.podSubnet", "10.2.0.0/16 is not what the Cluster says: 10.1.0.0/16")]
+
+
+def test_count_of_zero_beside_addresses_is_a_warning() -> None:
+    text = spec_text("masters: {count: '0', ipList: [10.0.0.1]}\nnodes: {count: '0'}", version="sealer.aliyun.com/v1alpha1")
+    found = read(text)
+    assert found.cluster is not None
+    assert [(host.ips, host.count) for host in found.cluster.hosts] == [(("10.0.0.1",), None)]
+    assert [(warning.where, warning.message) for warning in found.warnings] == [
+        ("Clusterfile:6 .spec.masters.count", "0 machines, and 1 addresses are given: the addresses count")
+    ]
+    assert faults(spec_text("masters: {count: '2', ipList: [10.0.0.1]}"))[0][1] == "2 machines, and 1 addresses are given"

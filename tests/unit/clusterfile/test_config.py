@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from harness.clusterfile import Config
-from harness.clusterfile.config import apply_configs, deep_merge
+from harness.clusterfile.config import apply_configs, deep_merge, new_files
 from harness.errors import InputError
 
 from .reading import document, faults, hints, read
@@ -279,3 +279,13 @@ def test_deep_merge_changes_neither_side() -> None:
 def test_data_is_in_no_repr() -> None:
     (found,) = configs("path: a\ndata: {password: geheim}")
     assert "geheim" not in repr(found)
+
+
+def test_new_files_are_reported_with_the_most_similar_name() -> None:
+    found = configs("path: etc/mysql-valus.yaml\ndata: 'a: 1'", "path: etc/there.yaml\ndata: x", "path: etc/made.conf\ndata: x")
+    present = ["etc/mysql-config.yaml", "manifests/x.yaml", "etc/there.yaml.tmpl"]
+    assert [(fault.where, fault.message, fault.hint) for fault in new_files([*found, *found], present)] == [
+        ("Clusterfile:1 Config c0", "the image has no etc/mysql-valus.yaml: the file is new", "did you mean etc/mysql-config.yaml?"),
+        ("Clusterfile:15 Config c2", "the image has no etc/made.conf: the file is new", None),
+    ]
+    assert new_files(found, [*present, "etc/mysql-valus.yaml", "etc/made.conf"]) == ()

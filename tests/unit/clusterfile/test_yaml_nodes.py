@@ -225,3 +225,10 @@ def test_placeholders_are_replaced_by_what_is_given_and_others_stay() -> None:
     with pytest.raises(InputError) as caught:
         parse(text, "Clusterfile")
     assert caught.value.faults[0].hint == "give the name a value: -e NAME=VALUE"
+
+
+@pytest.mark.parametrize("text", ["[" * 990, "{a: " * 990, "a:\n" + "- " * 990])
+def test_brackets_without_end_are_a_fault_with_a_line(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(text)
+    assert caught.value.faults[0].where.startswith("Clusterfile:")

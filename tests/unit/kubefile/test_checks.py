@@ -9,6 +9,7 @@ import pytest
 from harness import kubefile
 from harness.errors import InputError
 from harness.kubefile.checks import context_faults
+from harness.kubefile.instructions import Copy
 from tests.unit.kubefile.reading import faults as faults_of
 from tests.unit.kubefile.reading import parse
 
@@ -60,3 +61,31 @@ def test_context_faults(tmp_path: Path) -> None:
     assert [fault.message for fault in context_faults(found.path, found.instructions, tmp_path / "none")] == [
         "the build context is not a folder"
     ]
+
+
+def test_absent_registry_folder_is_skipped_with_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "charts").mkdir()
+    text = "FROM scratch\nCOPY registry registry\nCOPY ./registry/ charts ./\n"
+    found = kubefile.parse(text, "K", context=tmp_path)
+    assert [item.sources for item in found.of(Copy)] == [("charts",)]
+    assert [(warning.where, warning.message) for warning in found.warnings] == [
+        ("K:2", "COPY registry: skipped, for the build context has no such folder"),
+        ("K:3", "COPY registry: skipped, for the build context has no such folder"),
+    ]
+    (tmp_path / "registry").mkdir()
+    found = kubefile.parse(text, "K", context=tmp_path)
+    assert ([item.sources for item in found.of(Copy)], found.warnings) == ([("registry",), ("./registry/", "charts")], ())
+
+
+def test_folder_that_a_script_of_sealos_makes_has_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "init.sh").write_text("")
+    with pytest.raises(InputError) as caught:
+        kubefile.parse("FROM scratch\nCOPY opt opt", "K", context=tmp_path)
+    assert caught.value.faults[0].hint == "init.sh of the context may make it: catalogues of sealos run it before they build"
+
+
+def test_faults_of_an_ignore_file_are_reported_once(tmp_path: Path) -> None:
+    (tmp_path / ".dockerignore").write_text("ok\n!\na[b\n")
+    with pytest.raises(InputError) as caught:
+        kubefile.parse("FROM scratch\nCOPY a x\nCOPY b y", "K", context=tmp_path)
+    assert [fault.where for fault in caught.value.faults] == [f"{tmp_path}/.dockerignore:2", f"{tmp_path}/.dockerignore:3"]

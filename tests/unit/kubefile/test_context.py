@@ -187,3 +187,69 @@ def test_url_name(url: str, name: str | None) -> None:
 @pytest.mark.parametrize(("path", "expected"), [("", "f"), ("d/", "d/f"), ("d", "d"), ("manifests", "manifests/f"), ("d/e", "d/e")])
 def test_destination_of_a_file(path: str, expected: str) -> None:
     assert build_context.destination_of(path, "f") == expected
+
+
+def test_ignored_files_are_never_placed(context: Path) -> None:
+    (context / "secret").mkdir()
+    (context / "secret/id").write_text("private")
+    (context / "secret/public").write_text("public")
+    (context / "link").symlink_to("secret")
+    (context / "link-to-file").symlink_to("secret/id")
+    (context / ".dockerignore").write_text("secret\n!secret/public\n**/*.yaml\n.hidden\n")
+    taken = paths(place(context, ["."], ""))
+    assert "secret/public" in taken
+    assert not {"secret/id", ".hidden", "dir/x.yaml", "dir/sub/y.yaml"} & set(taken)
+    assert {"dir", "dir/sub", "a.txt"} <= set(taken)
+    assert paths(place(context, ["secret/"], "s")) == ["s/public"]
+    for source in ("secret/id", "link-to-file", ".hidden", "dir/*.yaml", "link/id"):
+        with pytest.raises(ContextError, match=r"is excluded by .*\.dockerignore:"):
+            place(context, [source], "x/")
+
+
+def test_ignore_file_without_exceptions_leaves_nothing_of_a_folder(context: Path) -> None:
+    (context / ".dockerignore").write_text("b.txt\n")
+    (context / ".slipwayignore").write_text("dir\n.*ignore\n")
+    taken = paths(place(context, ["."], ""))
+    assert "b.txt" in taken
+    assert not [path for path in taken if path.startswith(("dir", ".docker", ".slipway"))]
+    with pytest.raises(ContextError) as caught:
+        place(context, ["dir"], "x")
+    assert caught.value.message == f"dir is excluded by {context}/.slipwayignore:1"
+    assert caught.value.hint == "take it back there: !dir"
+
+
+def test_ignore_file_does_not_concern_a_container_image(context: Path) -> None:
+    (context / ".dockerignore").write_text("*\n")
+    assert paths(place(context, ["/a.txt"], "x", image=True)) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "destination", "expected"),
+    [
+        (["dir/sub/y.yaml"], "x/", ["x/dir/sub/y.yaml"]),
+        (["./dir/./sub/y.yaml"], "x/", ["x/sub/y.yaml"]),
+        (["dir/sub"], "x/", ["x/dir/sub", "x/dir/sub/y.yaml"]),
+        (["dir/*.yaml", "a.txt"], "", ["dir/x.yaml", "a.txt"]),
+        (["*/./sub/*"], "", ["sub/y.yaml"]),
+    ],
+)
+def test_parents_are_kept(context: Path, sources: list[str], destination: str, expected: list[str]) -> None:
+    assert paths(place(context, sources, destination, parents=True)) == expected
+
+
+def test_excluded_patterns_are_left_out(context: Path) -> None:
+    assert paths(place(context, ["dir"], "d", exclude=["sub"])) == ["d", "d/empty", "d/x.yaml"]
+    assert paths(place(context, ["dir"], "d", exclude=["**/*.yaml", "empty"])) == ["d", "d/sub"]
+    assert paths(place(context, ["*.txt"], "d/", exclude=["b.txt", "[[]*"])) == ["d/a.txt"]
+    assert paths(place(context, ["dir"], "d", exclude=["dir/x.yaml"])) == ["d", "d/empty", "d/sub", "d/sub/y.yaml"]
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000 + "b", "\u00e9" * 200])
+def test_names_that_are_too_long_are_refused(context: Path, name: str) -> None:
+    with pytest.raises(ContextError, match="too long"):
+        place(context, [name], "x")
+
+
+def test_name_with_nul_is_refused(context: Path) -> None:
+    with pytest.raises(ContextError, match="NUL"):
+        place(context, ["a\0b"], "x")

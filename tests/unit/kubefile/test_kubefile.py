@@ -87,3 +87,18 @@ def test_config_overwrite_launches_both_charts() -> None:
         "helm install mysql charts/mysql -f etc/mysql-values.yaml",
         "helm install redis charts/redis -f etc/redis-values.yaml",
     )
+
+
+def test_values_of_arg_in_launch_commands_are_known_apart_from_them() -> None:
+    text = """FROM scratch
+    ARG V=1
+    ARG Unset
+    ARG Unused=2
+    ENV E=3
+    CMD helm install web web-$(V)-$ARCH.tgz --set e=$E
+    CMD echo ${V} $Unset '$V'
+    """
+    found = parse(text)
+    assert found.commands == ("helm install web web-1-amd64.tgz --set e=$E", "echo 1 $Unset '$V'")
+    assert found.written_commands == ("helm install web web-${V}-amd64.tgz --set e=$E", "echo ${V} $Unset '$V'")
+    assert found.command_arguments == {"V": "1", "Unset": ""}

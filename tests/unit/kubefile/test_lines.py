@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness import kubefile
-from harness.kubefile.instructions import Run
-from tests.unit.kubefile.reading import fault, parse
+from harness.kubefile.instructions import Copy, Run
+from tests.unit.kubefile.reading import fault, faults, parse
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,29 @@ def test_here_documents_of_run() -> None:
 
 def test_a_here_document_must_end() -> None:
     assert fault("FROM scratch\nRUN <<EOF\na\nb").message == "the here-document is not closed: no line EOF"
-    assert fault("FROM scratch\nCOPY <<EOF file\na\nEOF").message == "COPY cannot read a here-document"
+
+
+def test_several_here_documents_of_one_run_are_read_in_order() -> None:
+    run = parse('FROM scratch\nRUN cat <<A - <<-"B" > x\none\nA\n\ttwo\n\tB\nENV A=1').of(Run)[0]
+    assert run.command == 'cat <<A - <<-"B" > x\none\nA\n\ttwo\nB\n'
+    assert fault("FROM scratch\nRUN cat <<A - <<B\none\nA\ntwo").message == "the here-document is not closed: no line B"
+
+
+def test_here_documents_of_copy_are_files() -> None:
+    text = 'FROM scratch\nENV V=1\nCOPY <<A <<"B" etc/\nv: "$V" \\$V\nA\nv: $V\nB\nADD --chmod=755 <<-EOF bin/start\n\techo $V\n\tEOF'
+    several, one = parse(text).of(Copy)
+    assert dict(several.documents) == {"A": 'v: "1" \\$V\n', "B": "v: $V\n"}
+    assert (several.sources, several.destination, several.text) == ((), "etc/", "COPY <<A <<B etc/")
+    assert (dict(one.documents), one.destination, one.chmod) == ({"EOF": "echo 1\n"}, "bin/start", 0o755)
+    wrong = fault("FROM scratch\nCOPY <<A <<B etc/x\nA\nB")
+    assert wrong.hint == "end it with a slash: etc/x/"
+    assert fault("FROM scratch\nCOPY --from=a <<A etc/x\nA").message == "--from and a here-document exclude each other"
+
+
+def test_a_nul_character_is_a_fault_of_its_line() -> None:
+    assert faults("FROM scratch\nCOPY mani\0fests manifests\nRUN a\0b") == [
+        "2: a NUL character in the line",
+        "3: a NUL character in the line",
+    ]
+    assert faults('FROM scratch\nRUN ["a\\u0000b"]') == ["2: a NUL character in a JSON list"]
+    assert faults('FROM scratch\nCOPY ["a\\u0000b", "x"]') == ["2: a NUL character in a JSON list"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.errors import InputError
 from harness.kubefile import instructions
 from harness.kubefile.instructions import (
     AppCmds,
@@ -356,3 +357,79 @@ def test_appcmds_of_several_commands_is_reported() -> None:
 def test_faults(text: str, where: str, message: str, hint: str | None) -> None:
     found = fault(text)
     assert (found.where, found.message, found.hint) == (f"web/Kubefile:{where}", message, hint)
+
+
+@pytest.mark.parametrize(
+    ("rest", "commands"),
+    [
+        ('"helm upgrade -i web charts/web"', ("helm upgrade -i web charts/web",)),
+        ("'kubectl apply -f a, b'", ("kubectl apply -f a, b",)),
+        ("helm upgrade -i $(NAME) charts/$(NAME) -n $(NS)", ("helm upgrade -i ${NAME} charts/${NAME} -n ${NS}",)),
+        ('["helm upgrade -i $(NAME) $(TAG)"]', ("helm upgrade -i ${NAME} 1",)),
+        ("echo $(date)", ("echo $(date)",)),
+    ],
+)
+def test_cmd_of_sealos_means_what_sealos_reads(rest: str, commands: tuple[str, ...]) -> None:
+    found = parse(f"FROM scratch\nARG TAG=1\nENV NAME=web NS=web\nCMD {rest}")
+    assert (found.commands, found.warnings) == (commands, ())
+
+
+def test_reference_to_a_name_that_no_env_has_is_warned_of() -> None:
+    found = parse("FROM scratch\nCMD helm install $(NAME) charts/web")
+    assert found.commands == ("helm install ${NAME} charts/web",)
+    assert [(warning.message, warning.hint) for warning in found.warnings] == [
+        ("$(NAME) is taken for the value NAME, which no ENV here has", "ENV NAME=VALUE; $( NAME ) runs a program")
+    ]
+
+
+@pytest.mark.parametrize("word", ["CMD", "CMDS"])
+def test_exec_form_is_one_command_with_a_warning(word: str) -> None:
+    found = parse(f'FROM scratch\n{word} ["kubectl", "apply", "-f", "manifests/a b.yaml"]')
+    assert found.commands == ("kubectl apply -f 'manifests/a b.yaml'",)
+    assert [warning.hint for warning in found.warnings] == ["write one element: [\"kubectl apply -f 'manifests/a b.yaml'\"]"]
+
+
+def test_list_of_single_words_stays_a_list_with_a_warning() -> None:
+    found = parse('FROM scratch\nCMD ["./a.sh", "./b.sh"]')
+    assert found.commands == ("./a.sh", "./b.sh")
+    assert [warning.message for warning in found.warnings] == ["CMD: each element is a command of its own"]
+
+
+def test_copy_parents_and_exclude() -> None:
+    found = copy("--parents --exclude=*.md --exclude=**/test a/b x")
+    assert (found.parents, found.exclude, found.destination) == (True, ("*.md", "**/test"), "x/")
+    assert found.text == "COPY --parents=true --exclude=*.md --exclude=**/test a/b x/"
+    assert not copy("--parents=false a b").parents
+    assert fault("FROM scratch\nCOPY --parents=maybe a b").message == "--parents=maybe: true or false is wanted"
+    assert fault("FROM scratch\nCOPY --exclude=a[b a b").message == "--exclude: a[b is not a pattern: a [ is not closed"
+
+
+def test_chown_other_than_root_is_warned_of() -> None:
+    assert parse("FROM scratch\nCOPY --chown=0:0 a b").warnings == ()
+    (warning,) = parse("FROM scratch\nCOPY --chown=1000:1000 a b").warnings
+    assert warning.message == "--chown=1000:1000 has no effect: everything in a rootfs belongs to root"
+
+
+def test_platform_of_the_build_machine_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert parse("FROM --platform=$BUILDPLATFORM kubernetes").base.platform == "linux/amd64"
+    run = parse("FROM scratch\nARG BUILDARCH\nRUN x").of(Run)[0]
+    assert (run.environment["BUILDARCH"], "BUILDOS" in run.environment) == ("amd64", False)
+
+
+def test_platform_of_another_machine_is_warned_of() -> None:
+    (warning,) = parse("FROM --platform=linux/arm64 kubernetes").warnings
+    assert warning.message == "FROM --platform=linux/arm64: the base is taken for linux/amd64, which the nodes run"
+
+
+def test_names_that_no_file_system_takes_are_faults() -> None:
+    for text in (f"COPY {'a' * 300} x", f"COPY a {'a' * 300}", f"COPY a {'a/' * 3000}b"):
+        assert fault(f"FROM scratch\n{text}").message.endswith("the name is too long")
+    assert fault(f"FROM scratch\nAPP {'a' * 300} local://x").message.endswith("is not a name for an application")
+
+
+def test_variables_nested_too_deeply_are_a_fault() -> None:
+    nested = "${A:-" * 400 + "x" + "}" * 400
+    for text in (f"COPY {nested} x", f"ARG A=1\nCMD echo {nested}", f"ENV A={nested}", f"FROM {nested}"):
+        with pytest.raises(InputError):
+            parse(f"FROM scratch\n{text}" if not text.startswith("FROM") else text)

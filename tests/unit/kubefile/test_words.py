@@ -173,3 +173,8 @@ def test_a_text_without_variables_may_be_long() -> None:
 def test_a_list_in_lists_in_lists_is_no_list_of_strings() -> None:
     with pytest.raises(ValueError, match="strings only"):
         words.json_list("[" * 100_000)
+
+
+def test_referenced_names_are_those_whose_value_is_taken() -> None:
+    command = """echo $A ${B:-$C} '$D' \\$E "$F" $G$Other"""
+    assert words.referenced(command, set("ABCDEFGH")) == frozenset("ABCFG")

@@ -186,7 +186,7 @@ class Waits:
 
 
 class Nobody:
-    def find(self, domain: str) -> None:
+    def find(self, domain: str, repository: str = "") -> None:
         return None
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from harness.oci.reference import Reference, is_digest
+from harness.oci.reference import Reference, is_digest, lowered
 
 DIGEST = "sha256:" + "0a" * 32
 
@@ -83,3 +83,21 @@ def test_only_whole_digests_are_digests() -> None:
     assert is_digest(DIGEST)
     assert not is_digest(DIGEST[:-1])
     assert not is_digest(DIGEST.upper())
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("xxxSaaS", "xxxsaas"),
+        ("Team/Web:V1", "team/web:V1"),
+        ("Registry.example.com:5000/Team/Web", "Registry.example.com:5000/team/web"),
+        ("localhost/A", "localhost/a"),
+        (f"A@sha256:{'0' * 64}", f"a@sha256:{'0' * 64}"),
+        ("web:1", "web:1"),
+        ("A//b", "A//b"),
+        ("A:", "A:"),
+        ("", ""),
+    ],
+)
+def test_lowered_capitals_of_a_repository_are_gone(text: str, name: str) -> None:
+    assert lowered(text) == name

@@ -54,6 +54,7 @@ MAKE_USABLE = {
 
 WAYS_IN = {
     "harness.build.base_image:base_image": "FROM",
+    "harness.build.base_image:pull_bases": "FROM of an image that the store lacks",
     "harness.build:build": "COPY --from, images that a cluster pulls, images that files declare",
     "harness.cli.archive:load": "slipway load",
     "harness.transfer.mirror:expand": "slipway push --expand",
@@ -67,11 +68,12 @@ WAYS_IN = {
     "harness.oci.archive.load:load": "asks whom it is given",
     "harness.sealer.convert:convert": "slipway convert, FROM an image of sealer",
     "harness.testkit.cluster:boot": "pytest --image",
-    "harness.transfer.pull:pull": "slipway pull, run and apply of an image elsewhere, manifest create --pull",
+    "harness.transfer.pull:pull": "slipway pull, run, apply and FROM of an image elsewhere, manifest create --pull",
 }
 """Functions that make an image usable, and ask policy themselves."""
 
 EXCUSED = {
+    "harness.build.base_image:_bases": "names those that there are, in a hint",
     "harness.build.base_image:_converted": "base_image has asked",
     "harness.build.base_image:base_digest": "of a base that base_image has asked about",
     "harness.cli.clusters:_check_site": "run.prepare asks; this looks which of its images the registry of the site lacks",

@@ -10,6 +10,7 @@ import pytest
 
 from harness.cloudimage import ImageApp, Info
 from harness.clusterfile import ClusterDocument, Clusterfile, ExternalRegistry, Host, SshSettings
+from harness.clusterfile.application import env_of
 from harness.clusterfile.parse import parse
 from harness.clusterfile.write import redacted
 from harness.errors import InputError, UsageError
@@ -124,10 +125,6 @@ def test_a_machine_in_between_is_part_of_the_way() -> None:
     ("keys", "where"),
     [
         ({"dataRoot": "/data/slipway"}, "dataRoot"),
-        ({"cmd_args": "{Name: x}"}, "cmd_args"),
-        ({"registry": "{localRegistry: {domain: hub.site}}"}, "registry.localRegistry.domain"),
-        ({"registry": "{localRegistry: {port: 5001}}"}, "registry.localRegistry.port"),
-        ({"registry": "{localRegistry: {ha: false}}"}, "registry.localRegistry.ha"),
         ({"registry": "{localRegistry: {username: u, password: p}}"}, "registry.localRegistry.username"),
         ({"provider": "CONTAINER", "hosts": "[{count: 1, roles: [master]}]"}, "hosts"),
     ],
@@ -141,6 +138,82 @@ def test_what_cannot_be_had_is_refused_with_its_place_and_not_passed_over(keys: 
 
 def test_what_sealer_writes_by_itself_is_accepted() -> None:
     request.effective(spec(dataRoot="/var/lib/sealer/data", registry="{localRegistry: {domain: sea.hub, port: 5000, ha: true}}"))
+
+
+def test_settings_of_the_local_registry_are_accepted() -> None:
+    text = "{localRegistry: {domain: hub.site, port: 5001, ha: false, insecure: true, cert: {subjectAltName: {ips: [10.0.0.9]}}}}"
+    request.effective(spec(registry=text))
+
+
+ARGUED = Info(
+    launch=("helm install web web-1.tgz", "echo a"),
+    launch_template=("helm install web web-$Version.tgz", "echo ${Word}"),
+    launch_arguments={"Version": "1", "Word": "a"},
+)
+
+
+def test_values_for_arg_of_the_launch_commands_are_written_into_them() -> None:
+    found = request.launch(request.effective(spec(cmd_args="[Version=2, Word=a b; rm -rf /]")), ARGUED)
+    assert found == ("helm install web web-2.tgz", "echo a 'b;' rm -rf /")
+    assert request.launch(request.effective(spec(cmd_args="{Version: 2}")), ARGUED) == ("helm install web web-2.tgz", "echo a")
+
+
+@pytest.mark.parametrize(
+    ("keys", "info", "where", "hint"),
+    [
+        ({"cmd_args": "{Verson: x}"}, ARGUED, "cmd_args.Verson", "did you mean Version?"),
+        ({"cmd_args": "{Other: x}"}, ARGUED, "cmd_args.Other", "they name Version, Word; env: "),
+        ({"cmd_args": "{Version: x}"}, Info(), "cmd_args.Version", "they name none; env: "),
+        ({"cmd_args": "{Version: x}", "cmd": "[ls]"}, ARGUED, "cmd_args", "leave one of both out"),
+        ({"cmd_args": "{Version: x}", "appNames": "['']"}, ARGUED, "cmd_args", "leave one of both out"),
+    ],
+)
+def test_values_for_arg_that_nothing_names_are_faults(keys: dict[str, str], info: Info, where: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        request.launch(request.effective(spec(**keys)), info)
+    (fault,) = caught.value.faults
+    assert fault.where == f"Clusterfile .spec.{where}"
+    assert fault.hint
+    assert fault.hint.startswith(hint)
+
+
+def test_secret_value_for_arg_that_was_not_kept_is_a_fault() -> None:
+    found = request.effective(spec(cmd_args="{Password: geheim1}"))
+    kept = parse(redacted(found), "Clusterfile", stored=True)
+    info = Info(launch=("x 1",), launch_template=("x $Password",), launch_arguments={"Password": "1"})
+    assert request.launch(found, info) == ("x geheim1",)
+    with pytest.raises(InputError, match="was not kept") as caught:
+        request.launch(kept, info)
+    assert "geheim" not in str(caught.value)
+
+
+def test_config_whose_file_is_new_says_so_with_the_most_similar_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "---\napiVersion: sealer.io/v1\nkind: Config\nmetadata: {name: mysql}\nspec: {path: etc/mysql-valus.yaml, data: 'a: 1'}\n"
+    change = request.edit(read(CLUSTER + text))
+    assert change is not None
+    for folder in ("one", "two"):
+        (tmp_path / folder / "etc").mkdir(parents=True)
+        (tmp_path / folder / "etc/mysql-config.yaml").write_text("a: 0\n")
+        assert list(change(tmp_path / folder)) == ["etc/mysql-valus.yaml"]
+    said = capsys.readouterr().err
+    assert said.count("the image has no etc/mysql-valus.yaml: the file is new") == 1
+    assert "did you mean etc/mysql-config.yaml?" in said
+
+
+def test_all_stands_for_every_application() -> None:
+    apps = (ImageApp("web", "kube", commands=("start web",)), ImageApp("db", "kube", commands=("start db",)))
+    info = Info(launch=("start web",), apps=apps)
+    assert request.launch(request.effective(spec(appNames="[ALL]")), info) == ("start web", "start db")
+    assert request.launch(request.effective(spec(appNames="[db, ALL]")), info) == ("start db", "start web")
+    application = "---\napiVersion: sealer.io/v2\nkind: Application\nmetadata: {name: x}\nspec:\n"
+    application += "  launchApps: [ALL]\n  configs: [{name: ALL, env: {A: 1, B: 1}}, {name: db, env: {B: 2}}]\n"
+    found = request.effective(read(CLUSTER + application))
+    launched = request.launch(found, info)
+    assert launched == ("export A=1 B=1 && start web", "export A=1 B=2 && start db")
+    assert env_of(request.app_env(found), "db")["B"] == "2"
+    assert env_of(request.app_env(found), "web")["B"] == "1"
+    own = dataclasses.replace(info, apps=(ImageApp("ALL", "kube", commands=("start ALL",)), *apps))
+    assert request.launch(request.effective(spec(appNames="[ALL]")), own) == ("start ALL",)
 
 
 def test_the_environment_is_of_all_of_a_machine_and_of_an_application() -> None:

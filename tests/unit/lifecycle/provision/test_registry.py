@@ -15,6 +15,8 @@ import yaml
 
 from harness import log
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet
+from harness.clusterfile import Clusterfile
+from harness.clusterfile.parse import parse
 from harness.errors import StoreError
 from harness.lifecycle.provision import registry
 from harness.oci.model import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
@@ -253,3 +255,39 @@ def test_a_node_that_lists_other_files_than_hosts_toml_does_not_choose_what_othe
     said = capsys.readouterr().err
     assert all(repr(path) in said for path in ODD)
     assert "\x1b" not in said
+
+
+def local(text: str) -> Clusterfile:
+    head = "apiVersion: sealer.io/v2\nkind: Cluster\nmetadata: {name: a}\nspec:\n  image: web\n"
+    return parse(f"{head}  registry: {{localRegistry: {text}}}\n" if text else head, "Clusterfile")
+
+
+@pytest.mark.parametrize(
+    ("text", "alias", "most", "sans"),
+    [
+        ("", None, 3, ()),
+        ("{ha: true}", None, 3, ()),
+        ("{domain: sea.hub, port: 5000}", "sea.hub:5000", 3, ("sea.hub",)),
+        ("{port: 5001, ha: false}", "sea.hub:5001", 1, ()),
+        (
+            "{domain: hub.site, cert: {subjectAltName: {dnsNames: [hub.site, a.site], ips: [10.0.0.9]}}}",
+            "hub.site:5000", 3, ("hub.site", "a.site", "10.0.0.9"),
+        ),
+    ],
+)  # fmt: skip
+def test_settings_of_sealer_for_the_registry_have_their_meaning(text: str, alias: str | None, most: int, sans: tuple[str, ...]) -> None:
+    found = local(text)
+    assert (registry.alias(found), registry.most(found), registry.sans(found)) == (alias, most, sans)
+
+
+def test_one_more_name_of_the_registry_stands_for_all_registries() -> None:
+    files = registry.client_files(["registry.k8s.io", "docker.io", "ghcr.io"], None, LOGIN, "sea.hub:5000")
+    file = files["/etc/containerd/certs.d/sea.hub:5000/hosts.toml"]
+    hosts = tomllib.loads(file.data.decode())
+    url = "https://127.0.0.1:5000/v2"
+    assert list(hosts["host"]) == [f"{url}/docker.io", f"{url}/ghcr.io", f"{url}/registry.k8s.io"]
+    assert hosts["server"] == f"{url}/registry.k8s.io"
+    assert all(host["override_path"] and host["header"] == hosts["header"] for host in hosts["host"].values())
+    assert file.mode == 0o600
+    own = registry.client_files(["docker.io", "sea.hub:5000"], alias="sea.hub:5000")["/etc/containerd/certs.d/sea.hub:5000/hosts.toml"]
+    assert list(tomllib.loads(own.data.decode())["host"]) == [f"{url}/sea.hub:5000", f"{url}/docker.io"]

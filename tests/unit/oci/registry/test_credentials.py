@@ -133,3 +133,78 @@ def test_a_login_goes_to_the_helper_on_its_standard_input(tmp_path: Path, monkey
     ((argv, text),) = helper.calls
     assert argv == ["docker-credential-x", "store"]
     assert json.loads(str(text)) == {"ServerURL": "a.test", "Username": "alice", "Secret": "pw"}
+
+
+def test_longest_path_that_a_repository_lies_in_wins(tmp_path: Path) -> None:
+    keys = (
+        "r.test",
+        "r.test/team",
+        "r.test/team/web",
+        "r.test/team/we",
+        "r.test/other",
+        "docker.io/library",
+        "https://index.docker.io/v1/",
+    )
+    found = configured(tmp_path, {"auths": {key: {"auth": encoded(f"{key}:x")} for key in keys}})
+    for repository, key in {
+        "team/web": "r.test/team/web",
+        "team/web/sub": "r.test/team/web",
+        "team/webb": "r.test/team",
+        "else/web": "r.test",
+        "": "r.test",
+    }.items():
+        login = found.find("r.test", repository)
+        assert login
+        assert login.username == key
+    hub = [login.username.partition(":")[0] for path in ("library/nginx", "team/web") if (login := found.find("docker.io", path))]
+    assert hub == ["docker.io/library", "https"]
+
+
+def test_login_for_a_path_is_not_one_for_the_registry(tmp_path: Path) -> None:
+    found = configured(tmp_path, {"auths": {"r.test/team": {"auth": encoded("a:b")}}})
+    assert found.find("r.test") is None
+    assert found.find("r.test", "other/web") is None
+    assert not found.erase("r.test")
+
+
+def test_login_for_a_path_wins_over_a_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "run", Helper(0, json.dumps({"Username": "helper", "Secret": "pw"})).run)
+    found = configured(tmp_path, {"credsStore": "x", "auths": {"r.test/team": {"auth": encoded("a:b")}}})
+    assert found.find("r.test", "team/web") == Credential("a", "b")
+    assert found.find("r.test", "web") == Credential("helper", "pw")
+
+
+def test_name_and_password_in_place_of_auth(tmp_path: Path) -> None:
+    found = configured(tmp_path, {"auths": {"r.test": {"username": "alice", "password": "pw"}}}).find("r.test")
+    assert found == Credential("alice", "pw")
+
+
+def test_files_of_podman_are_read_after_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, **logins: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"auths": {f"{host}.test": {"auth": encoded(login)} for host, login in logins.items()}}))
+
+    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    write(tmp_path / "docker/config.json", a="docker:x")
+    write(tmp_path / "run/containers/auth.json", a="run:x", b="run:x")
+    write(tmp_path / "config/containers/auth.json", a="config:x", b="config:x", c="config:x")
+    write(tmp_path / "named.json", a="named:x", c="named:x")
+    assert [CredentialStore().find(f"{host}.test") for host in "abcd"] == [
+        Credential("docker", "x"), Credential("run", "x"), Credential("config", "x"), None,
+    ]  # fmt: skip
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "named.json"))
+    assert [CredentialStore().find(f"{host}.test") for host in "abc"] == [Credential("docker", "x"), None, Credential("named", "x")]
+    assert CredentialStore().erase("a.test")
+    assert json.loads((tmp_path / "named.json").read_text())["auths"].keys() == {"a.test", "c.test"}
+
+
+def test_broken_file_of_podman_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+    (tmp_path / "auth.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match=r"auth\.json: cannot be read") as raised:
+        CredentialStore().find("r.test")
+    assert raised.value.hint == "repair it, or name another file in REGISTRY_AUTH_FILE"

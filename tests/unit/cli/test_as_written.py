@@ -1,0 +1,135 @@
+"""The command lines and files that the idea was first explained with, typing errors included, as their users have them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import build, cloudimage, kubefile
+from harness.cli import app, clusters, registry
+from harness.cli.options import addresses
+from harness.cloudimage import ImageSet, Info, PlatformImage
+from harness.clusterfile import Clusterfile
+from harness.clusterfile.parse import parse
+from harness.oci.model import Platform
+from harness.oci.store import Store
+from harness.transfer import push
+
+LINES = {
+    "build -t kubernetes-with-dashobard:latest .": "build kubernetes-with-dashobard:latest",
+    "run kubernetes-with-dashobard:latest --master 192.168.0.2,192.168.0.3,192.168.0.4 --node 192.168.0.5,192.168.0.6 --passwd xxx":
+        "run kubernetes-with-dashobard:latest on 192.168.0.2 192.168.0.3 192.168.0.4 and 192.168.0.5 192.168.0.6 with xxx",
+    "tag kubernetes-with-dashobard:latest docker.io/fanux/dashobard:latest": "fanux/dashobard:latest",
+    "push docker.io/fanux/dashobard:latest": "push docker.io/fanux/dashobard:latest",
+    "build -t your-saas-application-with-mysql-redis-es:latest .": "build your-saas-application-with-mysql-redis-es:latest",
+    "run your-saas-application-with-mysql-redis-es:latest": "run your-saas-application-with-mysql-redis-es:latest",
+    "run prometheus:latest": "run prometheus:latest",
+    "run -e DashBoardPort=8443 mydashboard:latest": "run mydashboard:latest DashBoardPort=8443",
+    "run xxxSaaS": "run xxxsaas",
+    "run mysql-cluster": "run mysql-cluster",
+    "run kubernetes": "run kubernetes",
+}  # fmt: skip
+CLUSTERFILE = """\
+apiVersion: sealer.aliyun.com/v1alpha1
+kind: Cluster
+metadata:
+  name: my-cluster
+spec:
+  image: registry.cn-qingdao.aliyuncs.com/sealer-app/my-SAAS-all-inone:latest
+  provider: BAREMETAL
+---
+apiVersion: sealer.aliyun.com/v1alpha1
+kind: Config
+metadata:
+  name: mysql-config
+spec:
+  path: etc/mysql-valus.yaml
+  data: |
+    mysql-user: root
+    mysql-passwd: xxx
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
+    monkeypatch.delenv("SLIPWAY_SSH_PASSWORD", raising=False)
+    return Store(tmp_path / "store")
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_command_line_as_written_is_understood(
+    line: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    """Each line reaches the work that it asks for, which is not done here."""
+    asked: list[str] = []
+
+    def building(options: Any, _: Store) -> None:
+        asked.append(f"build {options.tag}")
+        raise KeyboardInterrupt
+
+    def pushing(_: Store, name: str, there: Any, __: Any) -> None:
+        asked.append(f"push {there}" if name else "")
+        raise KeyboardInterrupt
+
+    def wanted(spec: Any, ssh: Any, *_: object, **__: object) -> None:
+        words = [f"run {spec.image}", *(spec.env or [])]
+        if spec.masters:
+            masters, nodes = (" ".join(addresses(each, "")) for each in (spec.masters, spec.nodes))
+            words.append(f"on {masters} and {nodes} with {ssh.password()}")
+        asked.append(" ".join(words))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "build", building)
+    monkeypatch.setattr(push, "push", pushing)
+    monkeypatch.setattr(clusters, "wanted", wanted)
+    monkeypatch.chdir(tmp_path)
+    if line.startswith("tag"):
+        image = cloudimage.write(store, [PlatformImage(Platform.parse("linux/amd64"), (), (), (), Info(), ImageSet())])
+        store.tag("kubernetes-with-dashobard:latest", image)
+    code = app.execute(shlex.split(line))
+    shown = capsys.readouterr()
+    assert code == (0 if line.startswith("tag") else 130), shown.err
+    assert (asked or shown.out.split())[0] == LINES[line]
+    assert ("every user of this machine can read the password" in shown.err) is ("--passwd" in line)
+    assert ("names of images have no capitals; xxxsaas is taken" in shown.err) is ("SaaS" in line)
+
+
+def test_capitals_in_the_image_of_a_clusterfile_are_warned_of() -> None:
+    found: Clusterfile = parse(CLUSTERFILE, "Clusterfile")
+    assert found.cluster is not None
+    assert found.cluster.image == "registry.cn-qingdao.aliyuncs.com/sealer-app/my-saas-all-inone:latest"
+    assert [warning.where for warning in found.warnings] == ["Clusterfile:6 .spec.image"]
+    assert found.warnings[0].message.endswith("my-saas-all-inone:latest is taken")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        (
+            "FROM registry.cn-qingdao.aliyuncs.com/sealer-io/cloudrootfs:v1.16.9-alpha.7\n"
+            "RUN wget https://raw.githubusercontent.com/kubernetes/dashboard/v2.2.0/aio/deploy/recommended.yaml\n"
+            "CMD kubectl apply -f recommended.yaml\n"
+        ),
+        "FROM kubernetes:v1.18.3\nRUN curl -L https://istio.io/downloadIstio | sh -\n",
+        "FROM kuberentes:v1.19.9\nCMD helm install mysql -f etc/mysql-config.yaml\nCMD helm install mysql -f etc/redis-config.yaml\n",
+        "FROM kubernetes:1.16.9\nCOPY dashobard.yaml manifests/\nCMD kubectl apply -f manifests/dashobard.yaml\n",
+    ],
+)
+def test_kubefile_as_written_has_neither_faults_nor_warnings(text: str) -> None:
+    assert kubefile.parse(text, "Kubefile").warnings == ()
+
+
+def test_capitals_in_from_are_warned_of() -> None:
+    parsed = kubefile.parse("FROM registry.example.com/My-SaaS:V1\n", "Kubefile")
+    assert parsed.base.image == "registry.example.com/my-saas:V1"
+    assert len(parsed.warnings) == 1
+
+
+def test_name_that_is_wrong_otherwise_stays_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["run", "My//SaaS"]) == 2
+    assert "My//SaaS" in capsys.readouterr().err
+    assert registry.reference("Registry.example.com/a", "NAME").domain == "Registry.example.com"
