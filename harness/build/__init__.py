@@ -15,7 +15,7 @@ from typing import Any
 
 from harness import cloudimage, log
 from harness.build import cluster_base, dry_run, exercise, image_choice, image_lock, run_steps
-from harness.build.base_image import pull_bases
+from harness.build.base_pull import pull_bases
 from harness.build.image_choice import ImageChoice
 from harness.build.image_discovery import discover_images
 from harness.build.image_lists import ListedLogins, sections_in

@@ -28,7 +28,7 @@ from harness.kubefile import applications as apps
 from harness.kubefile import context as build_context
 from harness.kubefile.checks import context_faults
 from harness.kubefile.instructions import AppInstruction, Copy, Instruction, Run, local_sources
-from harness.kubefile.launch_commands import with_releases
+from harness.kubefile.launch_commands import LoneChart, with_releases
 from harness.oci.reference import Reference
 from harness.templates.tree import SCHEMA, is_template
 
@@ -57,7 +57,7 @@ def plan(
     faults = [*context_faults(kubefile.path, kubefile.instructions, context), *_references(kubefile)]
     applications: tuple[apps.KubefileApp, ...] = ()
     launch: Sequence[str] = ()
-    lone: Sequence[str] = ()
+    lone: Sequence[LoneChart] = ()
     try:
         applications = apps.applications(kubefile, context)
         launch, lone = with_releases(_launch(kubefile, applications), [file.path for file in rootfs_files(kubefile, context)])

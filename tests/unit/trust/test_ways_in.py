@@ -54,7 +54,7 @@ MAKE_USABLE = {
 
 WAYS_IN = {
     "harness.build.base_image:base_image": "FROM",
-    "harness.build.base_image:pull_bases": "FROM of an image that the store lacks",
+    "harness.build.base_pull:pull_bases": "FROM of an image that the store lacks",
     "harness.build:build": "COPY --from, images that a cluster pulls, images that files declare",
     "harness.cli.archive:load": "slipway load",
     "harness.transfer.mirror:expand": "slipway push --expand",
