@@ -128,7 +128,7 @@ def _put(
 ) -> None:
     """Put an application image into the cluster that options or a Clusterfile name."""
     from harness.host.cluster_cache import DEFAULT_NAME
-    from harness.lifecycle.apps.install import Request
+    from harness.lifecycle.apps.requests import Request
     from harness.lifecycle.apps.target import Where
     from harness.lifecycle.cluster import access
     from harness.lifecycle.cluster import request as requests

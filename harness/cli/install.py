@@ -9,7 +9,8 @@ from harness.cli.output import local_store, plain, print_json, say, steps_table
 from harness.errors import StoreError
 
 if TYPE_CHECKING:
-    from harness.lifecycle.apps.install import InstallResult, Request
+    from harness.lifecycle.apps.install import InstallResult
+    from harness.lifecycle.apps.requests import Request
     from harness.lifecycle.apps.target import Where
 
 

@@ -20,7 +20,7 @@ from harness.errors import CheckError, CommandError, InputError, StoreError, Usa
 from harness.lifecycle import plan as planning
 from harness.lifecycle.apps import images, install, launch, records, uninstall
 from harness.lifecycle.apps import target as targets
-from harness.lifecycle.apps.install import Request
+from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.target import AppTarget
 from harness.lifecycle.apps.tracking import TrackedObject
