@@ -81,6 +81,8 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
         say(f"type        {info.type}{brings}{wants}")
         if info.base:
             say(f"base        {info.base['reference']}  {short(info.base['digest'])}")
+        for source in info.merged_from:
+            say(f"merged      {source.get('reference', '-')}  {short(source.get('digest', '-'))}")
         if info.converted_from:
             origin = info.converted_from
             say(f"made from   an image of {origin['tool']} {origin['version']}  {short(origin['digest'])}")

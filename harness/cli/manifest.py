@@ -44,7 +44,7 @@ def create(
     from harness.transfer import multi_platform
 
     as_json = wants_json(output)
-    fetch = _fetch(to)
+    fetch = fetching(to)
     _show(multi_platform.create(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
 
 
@@ -54,7 +54,7 @@ def add(*, name: Name, images: Sources, replace: Replace = False, pull: Pull = F
     from harness.transfer import multi_platform
 
     as_json = wants_json(output)
-    fetch = _fetch(to)
+    fetch = fetching(to)
     _show(multi_platform.add(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
 
 

@@ -27,7 +27,7 @@ HELP = """Builds, tests, shares and runs cluster images: a whole distributed app
 """
 
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Images", ("build", "images", "inspect", "history", "diff", "tag", "rmi", "prune", "manifest", "convert")),
+    ("Images", ("build", "images", "inspect", "history", "diff", "tag", "rmi", "prune", "manifest", "merge", "convert")),
     ("Sharing", ("push", "pull", "login", "logout", "search", "save", "load")),
     ("Trust", ("keys", "sign", "verify", "sbom", "provenance")),
     (

@@ -207,14 +207,18 @@ class Info:
     """Names of the apps (CNI, CSI) that start with the cluster."""
     converted_from: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)
     """``{"tool": "sealer", "version": ..., "digest": ...}`` when another tool made its rootfs; slipway's own runtime is not in it then."""
+    merged_from: tuple[Mapping[str, str], ...] = dataclasses.field(default=(), hash=False)
+    """``{"reference": ..., "digest": ...}`` of each CloudImage that it was merged from, in order; the digests are of their indexes."""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """Fields written by a newer slipway that this one does not know; kept unchanged."""
 
     def to_json(self) -> dict[str, Any]:
         converted = {"convertedFrom": dict(self.converted_from)} if self.converted_from else {}
+        merged = {"mergedFrom": [dict(source) for source in self.merged_from]} if self.merged_from else {}
         return {
             **self.extra,
             **converted,
+            **merged,
             "schemaVersion": SCHEMA_VERSION,
             "type": self.type,
             "kubernetes": self.kubernetes,
@@ -231,7 +235,7 @@ class Info:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Info:
         """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an Info."""
-        known = {*cls().to_json(), "convertedFrom"}
+        known = {*cls().to_json(), "convertedFrom", "mergedFrom"}
         return cls(
             type=_text(value["type"]),
             kubernetes=_text(value["kubernetes"]) if value.get("kubernetes") else None,
@@ -244,6 +248,7 @@ class Info:
             kube_version=_text(value["kubeVersion"]) if value.get("kubeVersion") else None,
             cluster_apps=text_list(value.get("clusterApps")),
             converted_from=_pairs(value["convertedFrom"]) if value.get("convertedFrom") else None,
+            merged_from=each_of(_pairs, value.get("mergedFrom")),
             extra={key: text for key, text in value.items() if key not in known},
         )
 
