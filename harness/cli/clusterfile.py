@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from harness import log
 from harness.cli.clusters import Timeout, external_registry, known_profile, skipping, tell, wanted
-from harness.cli.options import Clusterfile, ClusterFlags, Json, SiteAccess, SkipCheck, Ssh, addresses, to_machines
+from harness.cli.options import Clusterfile, ClusterFlags, Json, SiteAccess, SkipCheck, Ssh, Yes, addresses, confirmed, to_machines
 from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, wants_json
 from harness.errors import UsageError
 
@@ -27,6 +28,7 @@ def apply(
     skip_check: SkipCheck = None,
     timeout: Timeout = 600,
     plan: Annotated[bool, typer.Option("--plan", help="Show differences and steps, and change nothing.")] = False,
+    yes: Yes = False,
     output: Json = "text",
 ) -> None:
     """Create or change a cluster as its Clusterfile says.
@@ -34,6 +36,8 @@ def apply(
     \b
       slipway apply -f Clusterfile --plan
       slipway apply -f Clusterfile
+
+    Applications that the Clusterfile does not list any more are removed, with their data, after a confirmation.
     """
     from harness.lifecycle import apply as applying
 
@@ -41,7 +45,8 @@ def apply(
     if file is None:
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
     clusterfile, options, bring = wanted(spec, ssh, site, file=file, timeout=timeout, skipped=skipping(skip_check))
-    found = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring)
+    confirm = _assume_yes if yes else _confirm_removal
+    found = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring, confirm=confirm)
     if as_json:
         print_json(_plain(found))
     elif found.made is not None:
@@ -50,10 +55,30 @@ def apply(
         _tell(found)
 
 
+def _assume_yes(_: object) -> None:
+    """Confirm without a question."""
+
+
+def _confirm_removal(gone: Mapping[str, Sequence[str]]) -> None:
+    _say_removed(gone)
+    confirmed(f"Remove {', '.join(gone)}, with all data?")
+
+
+def _say_removed(gone: Mapping[str, Sequence[str]]) -> None:
+    for name, objects in gone.items():
+        say(f"{name} leaves the cluster:")
+        for one in reversed(objects):
+            say(f"  - {one}")
+
+
 def _plain(found: Applied) -> dict[str, Any]:
     changes = [{**plain(change), "text": str(change)} for change in found.changes]
     made = plain(found.made) if found.made is not None else None
-    return {"name": found.name, "changes": changes, "steps": list(found.steps), "done": found.done, "seconds": found.seconds, "made": made}
+    removed = {name: list(objects) for name, objects in found.removed.items()}
+    return {
+        "name": found.name, "changes": changes, "steps": list(found.steps), "removed": removed, "done": found.done,
+        "seconds": found.seconds, "made": made,
+    }  # fmt: skip
 
 
 def _tell(found: Applied) -> None:
@@ -64,6 +89,7 @@ def _tell(found: Applied) -> None:
     elif not found.steps:
         say(f"{found.name} is what the Clusterfile says; nothing to do")
     else:
+        _say_removed(found.removed)
         if found.changes:
             say()
         steps_table(found.steps)
@@ -101,13 +127,14 @@ def generate(
 
 
 def _from_options(spec: ClusterFlags, ssh: Ssh, site: SiteAccess) -> str:
-    if spec.image is None:
+    if not spec.images:
         raise UsageError("no image is named", hint="slipway generate IMAGE --masters 10.0.0.1")
     from harness.clusterfile import write
     from harness.clusterfile.parse import parse
 
     text = write.generate(
-        image=spec.image,
+        image=spec.images[0],
+        images=spec.images[1:],
         masters=addresses(spec.masters, "--masters"),
         nodes=addresses(spec.nodes, "--nodes"),
         name=spec.cluster or "default",
@@ -139,7 +166,7 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
     with tempfile.TemporaryDirectory(prefix="slipway-take-") as folder:
         with Connections(Path(folder), first) as connections:
             (node,) = connections.connect()
-            taken = takeover.read(node, spec.cluster, way, spec.image)
+            taken = takeover.read(node, spec.cluster, way, spec.images[0] if spec.images else None)
         cluster = taken.clusterfile.cluster
         if adopt and cluster is not None:
             # The master that answered comes first: it is asked again.

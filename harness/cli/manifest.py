@@ -105,7 +105,9 @@ def remove(
     _show(multi_platform.remove(local_store(), name, wanted), as_json)
 
 
-def _fetch(to: RegistryOptions) -> Callable[[Reference], object]:
+def fetching(to: RegistryOptions) -> Callable[[Reference], object]:
+    """A function that pulls an image of a registry into the local store."""
+
     def fetch(reference: Reference) -> object:
         from harness.transfer import pull
 

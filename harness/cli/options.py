@@ -258,9 +258,13 @@ class RegistryOptions(SiteAccess):
 class ClusterFlags(Options):
     """A cluster as options describe it."""
 
-    image: Annotated[
-        str | None, typer.Argument(help="The CloudImage.", metavar="IMAGE", show_default=False, autocompletion=completion.images)
-    ] = None
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="The CloudImage; application images beside it, in the order of their installation.", metavar="IMAGE...",
+            show_default=False, autocompletion=completion.images,
+        ),
+    ] = None  # fmt: skip
     masters: Annotated[list[str] | None, machines("--masters", "--master", "-m", help="Addresses, or ranges as 10.0.0.1-10.0.0.3.")] = None
     nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Addresses of the workers.")] = None
     cluster: ClusterName = None

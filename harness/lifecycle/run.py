@@ -179,9 +179,7 @@ def check_networks(store: Store, image: cloudimage.CloudImage, name: str, apps: 
         raise InputError([Fault(other, f"brings a pod network, as {first} does", hint) for other in others])
 
 
-def plan(
-    context: ClusterContext, begin: Callable[[], object] = lambda: None, results: list[InstallResult] | None = None
-) -> list[Step]:
+def plan(context: ClusterContext, begin: Callable[[], object] = lambda: None, results: list[InstallResult] | None = None) -> list[Step]:
     """What will be done, in the order in which it is shown; much of it happens at the same time. ``begin``: see ``preparation.connect``.
 
     Applications with images of their own come last, but for the pod network; ``results`` receives the outcome of each.

@@ -17,7 +17,7 @@ from harness.cloudimage import History, ImageApp, ImageSet, Info, PlatformImage,
 from harness.cloudimage.reader import familiar
 from harness.errors import Fault, FaultCollector, StoreError, UsageError
 from harness.kubefile import version_range
-from harness.oci.model import Platform
+from harness.oci.model import Descriptor, Platform
 from harness.oci.store import Store
 from harness.transfer import multi_platform
 from harness.transfer.multi_platform import Fetch
@@ -102,7 +102,10 @@ def _common(sources: Sequence[MergeSource]) -> list[Platform]:
 def _left_out(sources: Sequence[MergeSource], platforms: Sequence[Platform]) -> list[str]:
     every = sorted({platform for source in sources for platform in source.parts} - set(platforms), key=str)
     lacking = {platform: [source.name for source in sources if platform not in source.parts] for platform in every}
-    return [f"{platform} is left out: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not made for it" for platform, names in lacking.items()]
+    return [
+        f"{platform} is left out: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not made for it"
+        for platform, names in lacking.items()
+    ]
 
 
 def _combined(
@@ -125,11 +128,16 @@ def _combined(
         collector.add(Fault(name, f"brings Kubernetes, as {kube[0][0]} does", "one image of a cluster, and application images"))
     _check_versions(named, kube[0][1].kubernetes if kube else None, collector)
     wins = "--replace takes the later one"
-    values = _united(((name, part.info.env) for name, part in named), "ENV {}", f"-e NAME=VALUE settles it, {wins}", collector, replace, env)
+    values = _united(
+        ((name, part.info.env) for name, part in named), "ENV {}", f"-e NAME=VALUE settles it, {wins}", collector, replace, env
+    )
     images = {name: {image.name: image.digest for image in part.images.images} for name, part in named}
     _united(images.items(), "the container image {}", wins, collector, replace)
     apps: dict[str, ImageApp] = _united(
-        ((name, {app.name: app for app in part.info.apps}) for name, part in named), "the application {}", "build one under another name", collector
+        ((name, {app.name: app for app in part.info.apps}) for name, part in named),
+        "the application {}",
+        "build one under another name",
+        collector,
     )
     info = Info(
         type="kube" if kube else "app",
@@ -171,7 +179,9 @@ def _check_versions(named: Sequence[tuple[str, PlatformImage]], kubernetes: str 
     for name, part in named:
         wanted = part.info.kube_version
         if wanted and kubernetes and not version_range.admits(kubernetes, wanted):
-            collector.add(Fault(name, f"is made for Kubernetes {wanted}, and the merged image brings {kubernetes}", "another version of it"))
+            collector.add(
+                Fault(name, f"is made for Kubernetes {wanted}, and the merged image brings {kubernetes}", "another version of it")
+            )
 
 
 def _range(ranges: Iterable[str | None]) -> str | None:
@@ -183,7 +193,7 @@ def _range(ranges: Iterable[str | None]) -> str | None:
 
 def _laid(store: Store, named: Sequence[tuple[str, PlatformImage]], info: Info) -> tuple[PlatformImage, tuple[str, ...]]:
     """The layers over each other. Layers that a source begins with, as another one does, are there once."""
-    layers, diff_ids, history = [], list[str](), list[History]()
+    layers, diff_ids, history = list[Descriptor](), list[str](), list[History]()
     warnings: list[str] = []
     tree: dict[str, rootfs.RootfsEntry] = {}
     owners: dict[str, str] = {}

@@ -22,7 +22,7 @@ from harness.clusterfile import hooks as hook_documents
 from harness.clusterfile.parse import image_hooks
 from harness.errors import CheckError, Fault, InputError, SlipwayError, StoreError
 from harness.kubefile import version_range
-from harness.lifecycle.apps import images, launch, records, tracking
+from harness.lifecycle.apps import images, launch, records, tracking, unused
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import IMPORT, REGISTRY, AppTarget, Where, opened
@@ -74,6 +74,8 @@ class AppInstall:
     exchanges: list[distribution.Exchange] = dataclasses.field(default_factory=list)
     waits: bool = True
     """The installation waits for its workloads; False where a later step of the caller does."""
+    replaces: bool = False
+    """It replaces another image of the same application."""
 
     @property
     def name(self) -> str:
@@ -155,8 +157,10 @@ def prepared(request: Request, where: Where, store: Store, *, home: Path | None 
 
 def make(target: AppTarget, request: Request, image: CloudImage, store: Store) -> AppInstall:
     """Prepare an installation in a cluster that is open. Raises as ``prepared`` does."""
-    before = records.find(target.kubectl, request.document.name) if not request.whole else None
+    before = records.find(target.kubectl, request.document.name)
     work = work_of(target, request.over(before) if before else request, image, store)
+    # One that was not finished may have replaced an image already.
+    work.replaces = before is not None and (before.digest, before.state) != (image.digest, records.INSTALLED)
     images.warn_of_platforms(target, work.record.image, image)
     images.warn_of_others(target, store, work.name, work.images)
     return work
@@ -270,6 +274,8 @@ def plan(work: AppInstall) -> list[Step]:
     recipe.add(*_launch(work, recipe.last))
     recipe.add(*_hooks(work, Phase.POST_LAUNCH, recipe.last))
     recipe.add(_drop(work, recipe.last), _wait(work), _record(work))
+    if work.replaces:
+        recipe.add(*unused.step(target, work.store, recipe.last))
     return recipe.steps
 
 

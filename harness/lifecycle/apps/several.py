@@ -18,7 +18,7 @@ from harness import cloudimage
 from harness.cloudimage import CloudImage
 from harness.clusterfile import ApplicationDocument, ClusterDocument, Clusterfile
 from harness.clusterfile.cluster import DUAL_STACK
-from harness.errors import Fault, FaultCollector, InputError, SlipwayError, UsageError
+from harness.errors import Fault, FaultCollector, InputError, SlipwayError
 from harness.lifecycle.apps import install, records
 from harness.lifecycle.apps.install import AppInstall, InstallResult
 from harness.lifecycle.apps.requests import Request
@@ -84,9 +84,7 @@ def settled(clusterfile: Clusterfile, store: Store) -> Clusterfile:
     listed = tuple(_document(clusterfile.apps, image, cluster) for image in chosen.apps)
     names = {app.name for app in listed}
     rest = tuple(app for app in clusterfile.apps if app.name not in names)
-    return dataclasses.replace(
-        clusterfile, cluster=dataclasses.replace(cluster, image=chosen.base, images=()), apps=(*listed, *rest)
-    )
+    return dataclasses.replace(clusterfile, cluster=dataclasses.replace(cluster, image=chosen.base, images=()), apps=(*listed, *rest))
 
 
 def _document(apps: Iterable[ApplicationDocument], image: str, cluster: ClusterDocument) -> ApplicationDocument:
@@ -157,9 +155,3 @@ def put(requests: Sequence[Request], where: Where, store: Store, *, home: Path |
                     error.hint = "; ".join(part for part in (error.hint, f"not begun: {', '.join(rest)}; the same command again") if part)
                 raise
     return tuple(done)
-
-
-def require_one_name(requests: Sequence[Request], called: str | None) -> None:
-    """Raises UsageError for ``--as`` with several applications."""
-    if called and len(requests) > 1:
-        raise UsageError(f"--as {called} names one application, and there are {len(requests)}", hint="documents Application in -f name each")

@@ -13,7 +13,7 @@ from harness.lifecycle.cluster import request
 
 
 def test_options_describe_a_cluster() -> None:
-    spec = ClusterFlags(image="web", masters=["10.0.0.1-10.0.0.3"], nodes=["10.0.0.9"], cluster="shop", env=["A=b"])
+    spec = ClusterFlags(images=["web"], masters=["10.0.0.1-10.0.0.3"], nodes=["10.0.0.9"], cluster="shop", env=["A=b"])
     found, options, _ = clusters.wanted(spec, Ssh(user="ops", port=2222), SiteAccess(), timeout=30)
     masters, nodes = request.machines(found)
     assert [machine.address for machine in masters] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]

@@ -25,7 +25,14 @@ APP = Info(type="app", env={"Port": "80"}, launch=("kubectl apply -f shop.yaml",
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "store")
-    put(store, "base", [file("etc/slipway.yaml", "kubernetes: v1.36.3")], info=BASE, embedded={"example.com/pause:1": b"p"}, history=("FROM scratch",))
+    put(
+        store,
+        "base",
+        [file("etc/slipway.yaml", "kubernetes: v1.36.3")],
+        info=BASE,
+        embedded={"example.com/pause:1": b"p"},
+        history=("FROM scratch",),
+    )
     put(store, "shop:1", [file("shop.yaml", "a")], info=APP, embedded={"example.com/shop:1": b"s"}, history=("COPY . .",))
     return store
 
@@ -77,7 +84,14 @@ def test_ranges_with_alternatives_admit_what_all_admit() -> None:
 def test_every_conflict_is_reported_at_once_with_both_images(store: Store) -> None:
     web = ImageApp("web", "kube", commands=("true",))
     app(store, "one:1", env={"Port": "80"}, embedded={"example.com/db:1": b"1"}, apps=(web,))
-    app(store, "two:1", env={"Port": "90"}, embedded={"example.com/db:1": b"2"}, apps=(dataclasses.replace(web, kind="shell"),), kube_version="<1.30")
+    app(
+        store,
+        "two:1",
+        env={"Port": "90"},
+        embedded={"example.com/db:1": b"2"},
+        apps=(dataclasses.replace(web, kind="shell"),),
+        kube_version="<1.30",
+    )
     put(store, "cluster:2", [file("a", "b")], info=dataclasses.replace(BASE, env={}))
     with pytest.raises(InputError) as refused:
         merge.merge(store, "stack", ["base", "one:1", "two:1", "cluster:2"])
