@@ -117,8 +117,9 @@ class FaultCollector:
         try:
             yield
         except InputError as error:
-            self._errors.append(error)
-            self._faults += error.faults
+            faults = [dataclasses.replace(fault, where=f"{where}: {fault.where}") for fault in error.faults]
+            self._errors.append(InputError(faults))
+            self._faults += faults
         except SlipwayError as error:
             self._errors.append(error)
             self._faults.append(Fault(where, error.message.removeprefix(f"{where} "), error.hint))

@@ -209,8 +209,8 @@ def wanted(
     skipped: frozenset[str] = frozenset(),
     apps: Sequence[str] | None = None,
 ) -> tuple[Written, RunOptions, Callable[[], None]]:
-    """The request that a Clusterfile and options make, and a function that pulls its images and looks for images within them in the registry
-    of the site.
+    """The request that a Clusterfile and options make, and a function that pulls its images and looks for what is within them in the
+    registry of the site.
     """
     from harness.clusterfile import ClusterDocument
     from harness.lifecycle.cluster import request

@@ -274,8 +274,7 @@ _CLUSTER = RecordShape(
         "image": Field(
             ListShape(TextShape(validators.image), one=True, distinct=True),
             required=True,
-            help="The CloudImage: image: registry.example.com/shop:1.0; or a list: that of the cluster, and application images in the order "
-            "in which they are installed",
+            help="The CloudImage: image: shop:1.0; or a list: it, and application images in the order of their installation",
         ),
         "env": Field(Environment(), help="Wins over the image's; -e wins over it"),
         "cmd": Field(ListShape(TextShape()), help="Launch commands in place of the image's"),

@@ -102,7 +102,8 @@ def apply(
 ) -> Applied:
     """Make the cluster what a Clusterfile says; with ``plan`` only tell. ``fetch`` brings the images when something is to be done.
 
-    ``confirm`` is called before applications are removed, with their objects; it raises where the user does not want that. Raises InputError for changes that are not possible, before anything is changed; UsageError while another one changes the cluster.
+    ``confirm`` is called before applications are removed, with their objects; it raises where the user does not want that. Raises
+    InputError for changes that are not possible, before anything is changed; UsageError while another one changes the cluster.
     """
     started = time.monotonic()
     options, wanted = options or run.RunOptions(), clusterfile.cluster

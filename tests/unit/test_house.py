@@ -73,7 +73,6 @@ UNTESTED: set[str] = {
     "harness.cli.convert",
     "harness.cli.diff",
     "harness.cli.images",
-    "harness.cli.install",
     "harness.cli.manifest",
     "harness.cli.search",
     "harness.cli.trust",
