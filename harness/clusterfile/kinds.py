@@ -274,7 +274,7 @@ _CLUSTER = RecordShape(
         "image": Field(
             ListShape(TextShape(validators.image), one=True, distinct=True),
             required=True,
-            help="The CloudImage: image: shop:1.0; or a list: it, and application images in the order of their installation",
+            help="The CloudImage; or a list: it, and application images in the order of their installation. image: shop:1.0",
         ),
         "env": Field(Environment(), help="Wins over the image's; -e wins over it"),
         "cmd": Field(ListShape(TextShape()), help="Launch commands in place of the image's"),
