@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness import cloudimage, log
-from harness.cloudimage import CloudImage, ImageSet, PlatformImage, unpacked
+from harness.cloudimage import CloudImage, ImageSet, Info, PlatformImage, unpacked
 from harness.clusterfile import Hook, Phase
 from harness.clusterfile import hooks as hook_documents
 from harness.clusterfile.parse import image_hooks
@@ -30,7 +30,7 @@ from harness.lifecycle.cluster import request as cluster_request
 from harness.lifecycle.kube import readiness, wait
 from harness.lifecycle.plan import Journal, Plan, Step, digest, execute
 from harness.lifecycle.provision import distribution, registry, rootfs
-from harness.lifecycle.steps.launch import launch_title
+from harness.lifecycle.steps.launch import launch_title, network_commands
 from harness.nodes import Node
 from harness.nodes.files import Files, install_files
 from harness.oci.model import Platform
@@ -185,10 +185,16 @@ def work_of(target: AppTarget, request: Request, image: CloudImage, store: Store
     work = AppInstall(target, request, image, store, record, (), ())
     with log.step("unpack and render the application"):
         work.hooks = hooks_of(unpacked.unpacked_rootfs(store, work.main.layers))
-        work.commands = work.main.info.launch if commands is None else commands
+        work.commands = _launched(work.main.info) if commands is None else commands
         _ = work.files
     work.record = dataclasses.replace(record, domains=registry.domains(work.images), unknown=_unknown(work.commands))
     return work
+
+
+def _launched(info: Info) -> tuple[str, ...]:
+    """The launch commands of an image: those of its CNI and CSI applications, which start by themselves, come first."""
+    started = (command for command in network_commands(info) if command not in info.launch)
+    return (*started, *info.launch)
 
 
 def check_version(image: CloudImage, kubernetes: str) -> None:

@@ -17,10 +17,10 @@ from harness.clusterfile.write import redacted
 from harness.errors import InputError, UsageError
 from harness.lifecycle import apply, run, upgrade
 from harness.lifecycle.apply import ApplyWork, There
-from harness.lifecycle.apps import several
+from harness.lifecycle.apps import install, several, uninstall
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.tracking import TrackedObject
-from harness.lifecycle.cluster import lease
+from harness.lifecycle.cluster import lease, membership
 from harness.lifecycle.cluster.request import effective
 from harness.lifecycle.plan import check
 from harness.nodes import Login, Machine
@@ -294,12 +294,12 @@ class OneCluster:
         master.machine = Machine("10.0.0.1", Login())
         monkeypatch.setattr(apply, "SshConnections", lambda *_: contextlib.nullcontext())
         monkeypatch.setattr(apply, "find", lambda *_: There(master, stored, digest, apps))
-        monkeypatch.setattr(apply.lease, "held", lambda *_: contextlib.nullcontext())
-        monkeypatch.setattr(apply.uninstall, "remove", lambda name, *_, **__: self.said.append(f"remove {name}"))
-        monkeypatch.setattr(apply.install, "install", lambda request, *_, **__: self.said.append(f"install {request.document.name}"))
-        monkeypatch.setattr(apply.several, "judge", lambda apps, *_: self.said.append(f"judge {[app.name for app in apps]}"))
+        monkeypatch.setattr(lease, "held", lambda *_: contextlib.nullcontext())
+        monkeypatch.setattr(uninstall, "remove", lambda name, *_, **__: self.said.append(f"remove {name}"))
+        monkeypatch.setattr(install, "install", lambda request, *_, **__: self.said.append(f"install {request.document.name}"))
+        monkeypatch.setattr(several, "judge", lambda apps, *_: self.said.append(f"judge {[app.name for app in apps]}"))
         monkeypatch.setattr(apply, "seen_from", lambda *_: None)
-        monkeypatch.setattr(apply.membership, "set_apps", lambda _, apps: self.said.append(f"note {[app.name for app in apps]}"))
+        monkeypatch.setattr(membership, "set_apps", lambda _, apps: self.said.append(f"note {[app.name for app in apps]}"))
 
 
 def of_list(*images: str) -> str:

@@ -168,7 +168,7 @@ def test_all_are_installed_in_one_go_and_what_was_not_begun_is_said(
         return work.name
 
     monkeypatch.setattr(install, "carry_out", carry_out)
-    assert several.put(asked(*names), Where("lab"), store) == ("one", "two", "three")
+    assert list(map(str, several.put(asked(*names), Where("lab"), store))) == ["one", "two", "three"]
     assert opened == ["open", "begin", "one", "two", "three", "end"]
     opened[:] = ["fail"]
     with pytest.raises(CheckError) as failed:

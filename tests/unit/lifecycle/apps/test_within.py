@@ -12,9 +12,11 @@ from harness.errors import InputError, StoreError
 from harness.lifecycle import plan as planning
 from harness.lifecycle import run
 from harness.lifecycle.apps import install, within
+from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import REGISTRY, SITE
 from harness.lifecycle.provision import registry
 from harness.oci.store import Store
+from tests.unit.lifecycle.apps.test_records import Kube, target
 from tests.unit.lifecycle.apps.test_records import build as build_app
 from tests.unit.lifecycle.test_run import asked, build, changed, prepared, store
 
@@ -28,7 +30,7 @@ def app(store: Store, name: str, **info: Any) -> None:
 
 
 def network(store: Store, name: str = "calico:1") -> None:
-    app(store, name, apps=(CALICO,), launch=CALICO.commands, cluster_apps=("calico",))
+    app(store, name, apps=(CALICO,), launch=("kubectl get nodes",), cluster_apps=("calico",))
 
 
 def request(*images: str, **changes: Any) -> Clusterfile:
@@ -67,6 +69,14 @@ def test_a_pod_network_is_installed_before_nodes_are_waited_for(store: Store) ->
     with pytest.raises(StoreError, match="web brings no pod network") as refused:
         run.prepare(request("web", "shop:1"), store)
     assert "name an application image with CNI beside it" in (refused.value.hint or "")
+
+
+def test_a_network_of_an_application_image_starts_by_itself_and_once(store: Store) -> None:
+    network(store)
+    app(store, "listed:1", apps=(CALICO,), launch=CALICO.commands, cluster_apps=("calico",))
+    for name, commands in (("calico:1", (*CALICO.commands, "kubectl get nodes")), ("listed:1", CALICO.commands)):
+        wanted = Request.of(name)
+        assert install.make(target(Kube()), wanted, install.read(wanted, store), store).commands == commands
 
 
 def test_two_pod_networks_are_refused(store: Store) -> None:
