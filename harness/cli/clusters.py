@@ -124,7 +124,11 @@ def _require_running(spec: ClusterFlags, images: Sequence[str], called: str | No
     if spec.profile:
         faults.append(Fault("--profile", f"is for a cluster that is made, and {what}", "name an image with Kubernetes too"))
     if spec.nodes:
-        faults.append(Fault("--nodes", f"{what}: they make no nodes", "--cluster says which cluster it goes into"))
+        faults.append(
+            Fault(
+                "--nodes", f"{what}: {'it makes' if len(images) == 1 else 'they make'} no nodes", "--cluster says which cluster it is for"
+            )
+        )
     if len(images) > 1:
         alone = (("--as", called), ("--cmds", spec.cmds))
         hint = "a command for each image, or documents Application in a Clusterfile"
