@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class SlipwayError(Exception):
@@ -106,3 +107,35 @@ class InputError(UsageError):
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class FaultCollector:
+    """Collects the errors of several parts of one input, so that all of them are reported at once."""
+
+    def __init__(self) -> None:
+        self._errors: list[SlipwayError] = []
+        self._faults: list[Fault] = []
+
+    @contextmanager
+    def of(self, where: str) -> Iterator[None]:
+        """Keep an error that the block raises; ``where`` is the part that it is about."""
+        try:
+            yield
+        except InputError as error:
+            faults = [dataclasses.replace(fault, where=f"{where}: {fault.where}") for fault in error.faults]
+            self._errors.append(InputError(faults))
+            self._faults += faults
+        except SlipwayError as error:
+            self._errors.append(error)
+            self._faults.append(Fault(where, error.message.removeprefix(f"{where} "), error.hint))
+
+    def add(self, fault: Fault) -> None:
+        self._errors.append(InputError([fault]))
+        self._faults.append(fault)
+
+    def finish(self) -> None:
+        """Raise what was collected: a single error as it is, with its exit code, several as one InputError."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise InputError(dict.fromkeys(self._faults))

@@ -80,7 +80,7 @@ def check(
     from harness.lifecycle.checks import findings
 
     if pre:
-        report = _pre(ClusterFlags(image, masters, nodes, name, env), file, ssh, skip_check)
+        report = _pre(ClusterFlags([image] if image else None, masters, nodes, name, env), file, ssh, skip_check)
         what = "the machines are not fit"
     else:
         if file or image or env:
@@ -119,7 +119,7 @@ def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | N
     from harness.lifecycle import check as checking
     from harness.lifecycle import run as running
 
-    if not file and not spec.image:
+    if not file and not spec.images:
         if not spec.masters and not spec.nodes:
             raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
         return checking.pre(*_members(spec.masters, spec.nodes, ssh), name=spec.cluster or "default", skip=skip or ())

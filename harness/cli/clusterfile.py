@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from harness import log
 from harness.cli.clusters import ClusterOptions, external_registry, known_profile, tell, wanted
-from harness.cli.options import ClusterFlags, Json, SiteAccess, Ssh, addresses, to_machines
+from harness.cli.options import ClusterFlags, Json, SiteAccess, Ssh, Yes, addresses, confirmed, to_machines
 from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, wants_json
 from harness.errors import UsageError
 
@@ -22,6 +23,7 @@ def apply(
     *,
     asked: ClusterOptions,
     plan: Annotated[bool, typer.Option("--plan", help="Show differences and steps, and change nothing.")] = False,
+    yes: Yes = False,
     output: Json = "text",
 ) -> None:
     """Create or change a cluster as its Clusterfile says.
@@ -29,6 +31,8 @@ def apply(
     \b
       slipway apply -f Clusterfile --plan
       slipway apply -f Clusterfile
+
+    Applications that the Clusterfile does not list any more are removed, with their data, after a confirmation.
     """
     from harness.lifecycle import apply as applying
 
@@ -36,7 +40,8 @@ def apply(
     if asked.file is None:
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
     clusterfile, options, bring = wanted(asked)
-    found = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring)
+    confirm = _assume_yes if yes else _confirm_removal
+    found = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring, confirm=confirm)
     if as_json:
         print_json(_plain(found))
     elif found.made is not None:
@@ -45,10 +50,30 @@ def apply(
         _tell(found)
 
 
+def _assume_yes(_: object) -> None:
+    """Confirm without a question."""
+
+
+def _confirm_removal(gone: Mapping[str, Sequence[str]]) -> None:
+    _say_removed(gone)
+    confirmed(f"Remove {', '.join(gone)}, with all data?")
+
+
+def _say_removed(gone: Mapping[str, Sequence[str]]) -> None:
+    for name, objects in gone.items():
+        say(f"{name} leaves the cluster:")
+        for one in reversed(objects):
+            say(f"  - {one}")
+
+
 def _plain(found: Applied) -> dict[str, Any]:
     changes = [{**plain(change), "text": str(change)} for change in found.changes]
     made = plain(found.made) if found.made is not None else None
-    return {"name": found.name, "changes": changes, "steps": list(found.steps), "done": found.done, "seconds": found.seconds, "made": made}
+    removed = {name: list(objects) for name, objects in found.removed.items()}
+    return {
+        "name": found.name, "changes": changes, "steps": list(found.steps), "removed": removed, "done": found.done,
+        "seconds": found.seconds, "made": made,
+    }  # fmt: skip
 
 
 def _tell(found: Applied) -> None:
@@ -59,6 +84,7 @@ def _tell(found: Applied) -> None:
     elif not found.steps:
         say(f"{found.name} is what the Clusterfile says; nothing to do")
     else:
+        _say_removed(found.removed)
         if found.changes:
             say()
         steps_table(found.steps)
@@ -96,13 +122,14 @@ def generate(
 
 
 def _from_options(spec: ClusterFlags, ssh: Ssh, site: SiteAccess) -> str:
-    if spec.image is None:
+    if not spec.images:
         raise UsageError("no image is named", hint="slipway generate IMAGE --masters 10.0.0.1")
     from harness.clusterfile import write
     from harness.clusterfile.parse import parse
 
     text = write.generate(
-        image=spec.image,
+        image=spec.images[0],
+        images=spec.images[1:],
         masters=addresses(spec.masters, "--masters"),
         nodes=addresses(spec.nodes, "--nodes"),
         name=spec.cluster or "default",
@@ -134,7 +161,7 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
     with tempfile.TemporaryDirectory(prefix="slipway-take-") as folder:
         with Connections(Path(folder), first) as connections:
             (node,) = connections.connect()
-            taken = takeover.read(node, spec.cluster, way, spec.image)
+            taken = takeover.read(node, spec.cluster, way, spec.images[0] if spec.images else None)
         cluster = taken.clusterfile.cluster
         if adopt and cluster is not None:
             # The master that answered comes first: it is asked again.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.install import is_application, put
+from harness.cli.install import only_applications, put, tell_installed
 from harness.cli.options import (
     Clusterfile,
     ClusterFlags,
@@ -31,7 +31,7 @@ from harness.cli.options import (
 from harness.cli.output import app, local_store, pairs, plain, print_json, say, short, steps_table, table, wants_json
 from harness.cli.program import Options
 from harness.cli.registry import connect, fetch
-from harness.errors import Fault, InputError, StoreError, UsageError
+from harness.errors import Fault, FaultCollector, InputError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from harness.clusterfile import Clusterfile as Written
@@ -83,12 +83,18 @@ def run(
     plan: Plan = False,
     output: Json = "text",
 ) -> None:
-    """Create a cluster that runs the image on the given machines. The same command again finishes an interrupted run.
+    """Create a cluster that runs the images on the given machines. The same command again finishes an interrupted run.
 
-    A Clusterfile has more settings than there are options; an option wins over the file.
+    \b
+      slipway run web --masters 10.0.0.1
+      slipway run kubernetes calico shop:1 --masters 10.0.0.1-10.0.0.3 --nodes 10.0.0.4
+      slipway run shop:2 --cluster prod
 
-    An application image is installed into a running cluster, or updated there: --cluster says which one; --masters or --kubeconfig name one
-    that is not known on this machine. `slipway apps` lists and removes applications.
+    One image brings Kubernetes; application images beside it are installed in their order once the cluster is ready. A Clusterfile has
+    more settings than there are options; an option wins over the file.
+
+    Application images alone are installed into a running cluster, or updated there: --cluster says which one; --masters or --kubeconfig
+    name one that is not known on this machine. `slipway apps` lists and removes applications.
     """
     from harness.lifecycle import plan as planning
     from harness.lifecycle import run as running
@@ -96,25 +102,21 @@ def run(
     as_json = wants_json(output)
     clusterfile, options, bring = wanted(asked, apps)
     bring()
-    image = clusterfile.cluster.image if clusterfile.cluster else ""
-    if is_application(image):
-        if asked.spec.profile:
-            raise UsageError(f"--profile is for a cluster that is made, and {image} is an application image")
-        if asked.spec.nodes:
-            raise UsageError(f"{image} is an application image: it makes no nodes", hint="--cluster says which cluster it goes into")
+    cluster = clusterfile.cluster
+    assert cluster is not None
+    images = (cluster.image, *cluster.images)
+    if only_applications(images):
+        _require_running(asked.spec, images, called)
         named = asked.spec.cluster is not None or asked.file is not None
         _put(clusterfile, options, called, kubeconfig, not no_images, named=named, plan=plan, as_json=as_json)
         return
     if called or kubeconfig or no_images:
         option = "--as" if called else "--kubeconfig" if kubeconfig else "--no-images"
         hint = "it makes machines a cluster: --masters IP"
-        raise UsageError(f"{option} is for application images, and {image} brings Kubernetes", hint=hint)
+        kube = images[0] if len(images) == 1 else "one of the images"
+        raise UsageError(f"{option} is for application images alone, and {kube} brings Kubernetes", hint=hint)
     if plan:
         described = planning.describe(running.plan(running.prepare(clusterfile, local_store(), options)))
-        described += [
-            {"id": f"app-{one.name}", "title": f"put {one.image} in as {one.name}", "nodes": [], "after": ["record"]}
-            for one in clusterfile.apps
-        ]
         if as_json:
             print_json(described)
         else:
@@ -122,6 +124,26 @@ def run(
         return
     summary = running.run(clusterfile, local_store(), options)
     print_json(plain(summary)) if as_json else tell(summary)
+
+
+def _require_running(spec: ClusterFlags, images: Sequence[str], called: str | None) -> None:
+    """Raises InputError for options that application images without a cluster image cannot have."""
+    what = f"{images[0]} is an application image" if len(images) == 1 else f"{', '.join(images)} are application images"
+    faults = []
+    if spec.profile:
+        faults.append(Fault("--profile", f"is for a cluster that is made, and {what}", "name an image with Kubernetes too"))
+    if spec.nodes:
+        faults.append(
+            Fault(
+                "--nodes", f"{what}: {'it makes' if len(images) == 1 else 'they make'} no nodes", "--cluster says which cluster it is for"
+            )
+        )
+    if len(images) > 1:
+        alone = (("--as", called), ("--cmds", spec.cmds))
+        hint = "a command for each image, or documents Application in a Clusterfile"
+        faults += [Fault(option, f"is for one application, and there are {len(images)}", hint) for option, value in alone if value]
+    if faults:
+        raise InputError(faults)
 
 
 def _put(
@@ -135,9 +157,9 @@ def _put(
     plan: bool,
     as_json: bool,
 ) -> None:
-    """Put an application image into the cluster that options or a Clusterfile name."""
+    """Put application images into the cluster that options or a Clusterfile name."""
     from harness.host.cluster_cache import DEFAULT_NAME
-    from harness.lifecycle.apps.install import Request
+    from harness.lifecycle.apps.requests import Request
     from harness.lifecycle.apps.target import Where
     from harness.lifecycle.cluster import access
     from harness.lifecycle.cluster import request as requests
@@ -147,21 +169,24 @@ def _put(
     masters, _ = requests.machines(clusterfile, options.password)
     if masters and kubeconfig:
         raise UsageError("--masters and --kubeconfig name two clusters", hint="one of both")
-    request = Request.of(
-        cluster.image,
-        called,
-        env=requests.env(clusterfile),
-        commands=cluster.commands,
-        parts=cluster.app_names,
-        found=clusterfile,
-        elsewhere=options.elsewhere,
-        timeout=options.timeout,
-    )
+    wanted = [
+        Request.of(
+            image,
+            called,
+            env=requests.env(clusterfile),
+            commands=cluster.commands,
+            parts=cluster.app_names,
+            found=clusterfile,
+            elsewhere=options.elsewhere,
+            timeout=options.timeout,
+        )
+        for image in (cluster.image, *cluster.images)
+    ]
     if not masters and not kubeconfig:
         access.known(cluster.name if named else DEFAULT_NAME, option="--masters")
     login = masters[0].login if masters else requests.login(clusterfile, options.password)
     where = Where(cluster.name if named else None, masters, existing(kubeconfig) if kubeconfig else None, login, bring)
-    put(request, where, plan=plan, as_json=as_json)
+    put(wanted, where, plan=plan, as_json=as_json)
 
 
 def tell(summary: running.Summary) -> None:
@@ -172,6 +197,8 @@ def tell(summary: running.Summary) -> None:
     say(f"  made in {log.duration(summary.seconds)}, {log.size(summary.sent)} sent from here; the longest steps:")
     for step in sorted((one for one in log.finished if one.seconds), key=lambda one: -(one.seconds or 0))[:5]:
         say(f"    {log.duration(step.seconds or 0):>10}  {step.title}")
+    for application in summary.applications:
+        tell_installed(application)
     say(f"  kubectl --kubeconfig {summary.kubeconfig} get pods -A")
     say("  slipway status" + (f" {summary.name}" if summary.name != "default" else ""))
 
@@ -186,8 +213,8 @@ def skipping(ids: Sequence[str] | None) -> frozenset[str]:
 
 
 def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Written, RunOptions, Callable[[], None]]:
-    """The request that a Clusterfile and options make, and a function that pulls its image and looks for images within it in the registry
-    of the site.
+    """The request that a Clusterfile and options make, and a function that pulls its images and looks for what is within them in the
+    registry of the site.
     """
     from harness.clusterfile import ClusterDocument
     from harness.lifecycle.cluster import request
@@ -198,7 +225,8 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
     values = pairs(spec.env or [], "--env")
     flags = ClusterDocument(
         name=spec.cluster or "",
-        image=spec.image or "",
+        image=spec.images[0] if spec.images else "",
+        images=tuple(spec.images[1:]) if spec.images else (),
         hosts=hosts(addresses(spec.masters, "--masters"), addresses(spec.nodes, "--nodes"), ssh.settings()),
         ssh=ssh.settings(),
         env=values,
@@ -219,10 +247,13 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
         request.warn_of_passwords(found)
 
     def bring() -> None:
-        for one in (cluster.image, *(other.image or "" for other in found.apps)):
-            fetch(one, asked.site)
-            if site is not None:
-                _check_site(site, one, Path(external.ca) if external and external.ca else None)
+        collector = FaultCollector()
+        for one in dict.fromkeys((cluster.image, *cluster.images, *(other.image or "" for other in found.apps))):
+            with collector.of(one):
+                fetch(one, asked.site)
+                if site is not None:
+                    _check_site(site, one, Path(external.ca) if external and external.ca else None)
+        collector.finish()
 
     return found, options, bring
 

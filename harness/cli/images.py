@@ -102,6 +102,8 @@ def _say_info(info: Info) -> None:
         say(f"proven on   {info.proven.on['reference']}  {short(info.proven.on['digest'])}")
     if info.proven and info.proven.exercise:
         say(f"exercised   {short(info.proven.exercise)}")
+    for source in info.merged_from:
+        say(f"merged      {source.get('reference', '-')}  {short(source.get('digest', '-'))}")
     if info.converted_from:
         origin = info.converted_from
         say(f"made from   an image of {origin['tool']} {origin['version']}  {short(origin['digest'])}")

@@ -1,7 +1,8 @@
-"""``slipway run APPIMAGE``: an application image goes into a cluster that runs."""
+"""``slipway run APPIMAGE...``: application images go into a cluster that runs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness import log
@@ -9,40 +10,51 @@ from harness.cli.output import local_store, plain, print_json, say, steps_table
 from harness.errors import StoreError
 
 if TYPE_CHECKING:
-    from harness.lifecycle.apps.install import InstallResult, Request
+    from harness.lifecycle.apps.install import InstallResult
+    from harness.lifecycle.apps.requests import Request
     from harness.lifecycle.apps.target import Where
 
 
-def is_application(image: str) -> bool:
-    """Whether an image in the store is one of applications, for a cluster that is there. Of one that is not here nothing is known."""
+def only_applications(images: Sequence[str]) -> bool:
+    """Return True when none of the images brings Kubernetes. Of a single one that is not in the store nothing is known.
+
+    Raises all faults of several images at once.
+    """
     from harness import cloudimage
 
+    if len(images) > 1:
+        from harness.lifecycle.apps import several
+
+        return several.sort(images, local_store()).base is None
     try:
-        return cloudimage.read(local_store(), image).platforms[0].info.type == "app"
+        return cloudimage.read(local_store(), images[0]).platforms[0].info.type == "app"
     except StoreError:
         return False
 
 
-def put(request: Request, where: Where, *, plan: bool, as_json: bool) -> None:
-    """Put an application into a cluster, or with ``plan`` show what that would be."""
-    from harness.lifecycle import plan as planning
-    from harness.lifecycle.apps import install
+def put(requests: Sequence[Request], where: Where, *, plan: bool, as_json: bool) -> None:
+    """Put applications into a cluster, or with ``plan`` show what that would be."""
+    from harness.lifecycle.apps import several
 
     store = local_store()
     if plan:
-        with install.prepared(request, where, store) as work:
-            described = planning.describe(install.plan(work))
+        with several.prepared(requests, where, store) as works:
+            described = several.described(works)
         if as_json:
             print_json(described)
         else:
             steps_table(described)
         return
-    done = install.install(request, where, store)
-    print_json(plain(done)) if as_json else tell(done)
+    done = several.put(requests, where, store)
+    if as_json:
+        print_json(plain(done[0]) if len(done) == 1 else [plain(one) for one in done])
+        return
+    for one in done:
+        tell_installed(one)
 
 
-def tell(done: InstallResult) -> None:
-    """What has come into a cluster."""
+def tell_installed(done: InstallResult) -> None:
+    """Print what was installed in a cluster."""
     say(f"{done.name} ({done.image}) runs in {done.cluster}: {len(done.objects)} objects, in {log.duration(done.seconds)}")
     for one in done.dropped:
         say(f"  removed, since this version does not have it any more: {one}")

@@ -35,7 +35,7 @@ def create(
     from harness.transfer import multi_platform
 
     as_json = wants_json(output)
-    fetch = _fetch(to)
+    fetch = fetching(to)
     _show(multi_platform.create(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
 
 
@@ -45,7 +45,7 @@ def add(*, name: Name, images: Sources, replace: Replace = False, pull: Pull = F
     from harness.transfer import multi_platform
 
     as_json = wants_json(output)
-    fetch = _fetch(to)
+    fetch = fetching(to)
     _show(multi_platform.add(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
 
 
@@ -96,7 +96,9 @@ def remove(
     _show(multi_platform.remove(local_store(), name, wanted), as_json)
 
 
-def _fetch(to: RegistryOptions) -> Callable[[Reference], object]:
+def fetching(to: RegistryOptions) -> Callable[[Reference], object]:
+    """A function that pulls an image of a registry into the local store."""
+
     def fetch(reference: Reference) -> object:
         from harness.transfer import pull
 

@@ -81,6 +81,11 @@ def _name_of_image(text: str | None) -> str | None:
     return text
 
 
+def _names_of_images(names: list[str] | None) -> list[str] | None:
+    """As ``_name_of_image``, of several."""
+    return [str(_name_of_image(name)) for name in names] if names else names
+
+
 def in_lower_case(name: str) -> str:
     """The name of an image without the capitals that a user typed, with a warning."""
     from harness.oci.reference import lowered
@@ -289,7 +294,13 @@ class RegistryOptions(SiteAccess):
 class ClusterFlags(Options):
     """A cluster as options describe it."""
 
-    image: Annotated[str | None, stored_image("The CloudImage.")] = None
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="The CloudImage; application images beside it, in the order of their installation.", metavar="IMAGE...",
+            show_default=False, autocompletion=completion.images, callback=_names_of_images,
+        ),
+    ] = None  # fmt: skip
     masters: Annotated[list[str] | None, machines("--masters", "--master", "-m", help="Addresses, or ranges as 10.0.0.1-10.0.0.3.")] = None
     nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Addresses of the workers.")] = None
     cluster: ClusterName = None

@@ -26,7 +26,10 @@ HELP = """Builds, tests, shares and runs cluster images: a whole distributed app
 """
 
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Images", ("build", "find-images", "outdated", "images", "inspect", "history", "diff", "tag", "rmi", "prune", "manifest", "convert")),
+    (
+        "Images",
+        ("build", "find-images", "outdated", "images", "inspect", "history", "diff", "tag", "rmi", "prune", "manifest", "merge", "convert"),
+    ),
     ("Sharing", ("push", "pull", "login", "logout", "search", "save", "load")),
     ("Trust", ("keys", "sign", "verify", "sbom", "provenance")),
     (

@@ -240,6 +240,8 @@ class Info:
     """The run that found its images, as far as the rest does not tell it."""
     values: tuple[ExpectedValue, ...] = ()
     """Values that its files and its author expect, by name."""
+    merged_from: tuple[Mapping[str, str], ...] = dataclasses.field(default=(), hash=False)
+    """``{"reference": ..., "digest": ...}`` of each CloudImage that it was merged from, in order; the digests are of their indexes."""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """Fields written by a newer slipway that this one does not know; kept unchanged."""
 
@@ -247,11 +249,13 @@ class Info:
         optional: dict[str, Any] = {"convertedFrom": dict(self.converted_from)} if self.converted_from else {}
         if self.launch_arguments:
             optional |= {"launchTemplate": list(self.launch_template), "launchArguments": dict(self.launch_arguments)}
+        merged = {"mergedFrom": [dict(source) for source in self.merged_from]} if self.merged_from else {}
         return {
             **self.extra,
             **optional,
             **({"proven": self.proven.to_json()} if self.proven else {}),
             **({"values": [value.to_json() for value in self.values]} if self.values else {}),
+            **merged,
             "schemaVersion": SCHEMA_VERSION,
             "type": self.type,
             "kubernetes": self.kubernetes,
@@ -268,7 +272,7 @@ class Info:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Info:
         """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an Info."""
-        known = {*cls().to_json(), "convertedFrom", "proven", "values", "launchTemplate", "launchArguments"}
+        known = {*cls().to_json(), "convertedFrom", "mergedFrom", "proven", "values", "launchTemplate", "launchArguments"}
         return cls(
             type=_text(value["type"]),
             kubernetes=_text(value["kubernetes"]) if value.get("kubernetes") else None,
@@ -285,6 +289,7 @@ class Info:
             converted_from=_pairs(value["convertedFrom"]) if value.get("convertedFrom") else None,
             proven=ProvingRun.from_json(value["proven"]) if value.get("proven") else None,
             values=each_of(ExpectedValue.from_json, value.get("values")),
+            merged_from=each_of(_pairs, value.get("mergedFrom")),
             extra={key: text for key, text in value.items() if key not in known},
         )
 

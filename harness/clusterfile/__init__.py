@@ -173,6 +173,7 @@ class ClusterDocument:
 
     name: str
     image: str
+    """The image of the cluster; with ``images``, the first of the list."""
     hosts: tuple[Host, ...] = ()
     """Empty when the command line is to name the machines."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
@@ -199,6 +200,8 @@ class ClusterDocument:
     certificate_validity: datetime.timedelta | None = None
     profile: str | None = None
     """One of ``PROFILES``; None: kubeadm's own defaults."""
+    images: tuple[str, ...] = ()
+    """Images beside ``image``. One of them all brings Kubernetes, the others are applications: only the store knows which."""
 
     @property
     def masters(self) -> tuple[str, ...]:

@@ -41,9 +41,11 @@ def build(document: ParsedMapping, report: FaultReport) -> ClusterDocument | Non
     pods, services = _networks(spec, env, report)
     runtime, certificates = spec.get("containerRuntime"), spec.get("certificates")
     local, external = _registries(spec.get("registry"), report)
+    first, *others = spec.get("image") or ("",)
     return ClusterDocument(
         name=metadata.get("name", ""),
-        image=spec.get("image", ""),
+        image=first,
+        images=tuple(others),
         # A group without machines says nothing, and a Clusterfile that holds one could not be written and read back.
         hosts=tuple(host for _, host in hosts if host.ips or host.count),
         env=env,

@@ -151,7 +151,7 @@ def _cluster(clusterfile: Clusterfile) -> Iterator[_Thing]:
         return
     spec = ".spec"
     yield _setting("name", ".metadata.name", cluster.name)
-    yield _setting("image", f"{spec}.image", cluster.image)
+    yield _setting("image", f"{spec}.image", ", ".join((cluster.image, *cluster.images)))
     for name, value in cluster.env.items():
         yield _env("env", name, f"{spec}.env.{name}", value, "Cluster")
     for name, value in cluster.command_args.items():

@@ -271,7 +271,11 @@ _CIDR = TextShape(validators.networks, placed=True)
 
 _CLUSTER = RecordShape(
     {
-        "image": Field(TextShape(validators.image), required=True, help="The CloudImage: image: registry.example.com/shop:1.0"),
+        "image": Field(
+            ListShape(TextShape(validators.image), one=True, distinct=True),
+            required=True,
+            help="The CloudImage; or a list: it, and application images in the order of their installation. image: shop:1.0",
+        ),
         "env": Field(Environment(), help="Wins over the image's; -e wins over it"),
         "cmd": Field(ListShape(TextShape()), help="Launch commands in place of the image's"),
         "cmd_args": Field(Environment(), help="NAME=VALUE for what ARG declares in the image's CMD"),

@@ -165,6 +165,8 @@ class ListShape:
 
     item: Shape
     one: bool = False
+    distinct: bool = False
+    """The list is not empty, and has each value once."""
 
     def read(self, node: YamlNode, report: FaultReport) -> tuple[Any, ...] | None:
         if node.is_null:
@@ -179,11 +181,15 @@ class ListShape:
             if item.is_null:
                 report.fault(item, "is empty", "remove it")
             elif (value := self.item.read(item, report)) is not None:
+                if self.distinct and value in values:
+                    report.fault(item, f"{value} is listed twice", "list it once")
                 values.append(value)
+        if self.distinct and not node.content:
+            report.fault(node, "is an empty list")
         return tuple(values)
 
     def schema(self) -> dict[str, Any]:
-        array = {"type": "array", "items": self.item.schema()}
+        array = {"type": "array", "items": self.item.schema(), **({"minItems": 1, "uniqueItems": True} if self.distinct else {})}
         return {"anyOf": [self.item.schema(), array]} if self.one else array
 
 

@@ -38,6 +38,7 @@ _NO_PASSWORDS = (
 def generate(
     *,
     image: str,
+    images: Sequence[str] = (),
     masters: Sequence[str] = (),
     nodes: Sequence[str] = (),
     hosts: Sequence[Host] = (),
@@ -65,6 +66,7 @@ def generate(
     cluster = ClusterDocument(
         name=name,
         image=image,
+        images=tuple(images),
         hosts=(*groups, *(dataclasses.replace(host, ssh=host.ssh.over(ssh)) for host in hosts)),
         env=dict(env or {}),
         commands=tuple(commands) if commands else None,
@@ -193,7 +195,7 @@ def _cluster(cluster: ClusterDocument, keep: _Values) -> dict[str, Any]:
     commands = keep.commands(cluster.commands, commands_place("Cluster")) if cluster.commands else None
     spec = _filled(
         {
-            "image": cluster.image,
+            "image": [cluster.image, *cluster.images] if cluster.images else cluster.image,
             "provider": cluster.provider,
             "env": keep.env(cluster.env, env_place("Cluster")),
             "cmd": commands,

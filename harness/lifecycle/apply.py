@@ -6,18 +6,19 @@ import contextlib
 import dataclasses
 import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import cloudimage
 from harness.clusterfile import MASTER, NODE, ApplicationDocument, Clusterfile, Host, is_redacted
 from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, ClusterfileChange, difference
-from harness.errors import CheckError, Fault, InputError, StoreError
+from harness.errors import CheckError, Fault, FaultCollector, InputError, StoreError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import join, remove, run, upgrade
-from harness.lifecycle.apps import install, records, uninstall
+from harness.lifecycle.apps import install, records, several, uninstall
 from harness.lifecycle.apps.records import Installed, familiar
+from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import Where, seen_from
 from harness.lifecycle.cluster import access, lease, membership, request
 from harness.lifecycle.cluster.record import GET, ClusterRecord
@@ -28,6 +29,7 @@ from harness.lifecycle.steps import hooks, labels, preparation, waits
 from harness.lifecycle.steps.context import CONTAINERD_CONFIG, KUBEADM_CONFIG, ClusterContext, ClusterFacts, ResolvedCluster
 from harness.nodes import Machine
 from harness.nodes.ssh import SshConnections, SshNode
+from harness.oci.model import Platform
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import KUBECTL
 
@@ -52,6 +54,8 @@ class Applied:
     done: bool
     seconds: float
     made: run.Summary | None = None
+    removed: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    """Objects of applications that leave the cluster, by the name of the application."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +99,22 @@ def apply(
     *,
     plan: bool = False,
     fetch: Callable[[], object] = lambda: None,
+    confirm: Callable[[Mapping[str, tuple[str, ...]]], object] = lambda _: None,
     home: Path | None = None,
 ) -> Applied:
-    """Make the cluster what a Clusterfile says; with ``plan`` only tell. ``fetch`` brings the image when something is to be done.
+    """Make the cluster what a Clusterfile says; with ``plan`` only tell. ``fetch`` brings the images when something is to be done.
 
-    Raises InputError for changes that are not possible, before anything is changed; UsageError while another one changes the cluster.
+    ``confirm`` is called before applications are removed, with their objects; it raises where the user does not want that. Raises
+    InputError for changes that are not possible, before anything is changed; UsageError while another one changes the cluster.
     """
     started = time.monotonic()
     options, wanted = options or run.RunOptions(), clusterfile.cluster
     if wanted is None:
         raise ValueError("apply needs a Clusterfile")
+    if wanted.images:
+        # Only the images say which of them is that of the cluster.
+        fetch()
+        clusterfile = several.settled(clusterfile, store)
     state = ClusterState.of(wanted.name, home)
     with SshConnections(state.folder, _machines(clusterfile, options, state)) as ssh:
         there = find(ssh, wanted.name)
@@ -119,24 +129,29 @@ def apply(
         if not changes:
             return Applied(wanted.name, (), (), not plan, time.monotonic() - started)
         fetch()
+        gone = {app.name: tuple(str(each) for each in app.objects if each.ours) for app in there.apps if app.name in work.apps_gone}
         if work.only_apps:
-            for document in work.apps:
-                asked = install.Request(document)
-                brought = install.read(asked, store)
-                install.work_of(seen_from(wanted.name, there.master, brought.platforms[0].platform), asked, brought, store)
+            if work.apps:
+                collector = FaultCollector()
+                several.judge(work.apps, seen_from(wanted.name, there.master, Platform.host()), store, collector)
+                collector.finish()
             if not plan:
+                if gone:
+                    confirm(gone)
                 with lease.held(there.master, wanted.name):
                     _carry_out_apps(work, clusterfile, options, there, store, state, home)
-            return Applied(wanted.name, changes, tuple(_described(work)), not plan, time.monotonic() - started)
+            return Applied(wanted.name, changes, tuple(_described(work)), not plan, time.monotonic() - started, removed=gone)
         context = run.prepare(clusterfile, store, options, home=home, previous=there.stored)
         recipe = here(context) if work.here else []
         described = (*_described(work), *describe(recipe))
         if plan:
-            return Applied(wanted.name, changes, described, False, time.monotonic() - started)
+            return Applied(wanted.name, changes, described, False, time.monotonic() - started, removed=gone)
+        if gone:
+            confirm(gone)
         with lease.held(there.master, wanted.name):
             _carry_out(work, clusterfile, options, there, context, recipe)
             _carry_out_apps(work, clusterfile, options, there, store, state, home)
-    return Applied(wanted.name, changes, described, True, time.monotonic() - started)
+    return Applied(wanted.name, changes, described, True, time.monotonic() - started, removed=gone)
 
 
 def _make(
@@ -375,7 +390,7 @@ def _carry_out_apps(
     for name in work.apps_gone:
         uninstall.remove(name, where, store, home=home)
     for document in work.apps:
-        wanted = install.Request(document, by_file=True, elsewhere=options.elsewhere, timeout=options.timeout)
+        wanted = Request(document, by_file=True, elsewhere=options.elsewhere, timeout=options.timeout)
         install.install(wanted, where, store, home=home)
     if work.apps_noted and not work.here:
         membership.set_apps(there.master, clusterfile.apps)

@@ -83,7 +83,7 @@ def _wanted(name: str, spec: ClusterSpec | None, targets: Sequence[Target]) -> W
     if not masters:
         # Nothing is known of the networks without one, for which the image would be looked into.
         available = tuple(image.platform for image in spec.image.platforms)
-        return Wanted(name, available, spec.image.size, ClusterNetwork(POD_CIDR, SVC_CIDR))
+        return Wanted(name, available, spec.image.size + spec.apps_size, ClusterNetwork(POD_CIDR, SVC_CIDR))
     reached = dataclasses.replace(spec, masters=masters, workers=workers)
     facts = ClusterFacts({target.address: target.machine for target in targets})
     return preparation.wanted_of_machines(ResolvedCluster(reached, facts), targets)

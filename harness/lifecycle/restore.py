@@ -350,9 +350,10 @@ def plan(context: ClusterContext, source: _Source) -> list[Step]:
         inputs=lambda _: str(source.contents.front["files"]["etcd/snapshot.db"]["sha256"])[:16],
     )
     others = Step("forget-others", "forget the machines that are no more", forget, (first,), after_all=("wait-for-api",))
-    insertions = ((keys, "make-keys"), (etcd, "start-masters"), (others, "finish-cluster"))
+    # The network may be one of the applications: addons and nodes wait for it.
+    apps = images.bring_back(context, "welcome-masters")
+    insertions = ((keys, "make-keys"), (etcd, "start-masters"), (others, "finish-cluster"), (apps, "start-addons"))
     recipe = run.cluster_steps(context, *(Insertion((step,), (before,)) for step, before in insertions))
-    recipe.add(images.bring_back(context, recipe.last))
     recipe.add(waits.wait_for_workloads(context, recipe.last, launched=False))
     recipe.add(Step("record", "record the cluster", record_it, after=(recipe.last,)))
     return recipe.steps

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import assets, cloudimage, log
+from harness import cloudimage, log
 from harness.clusterfile import Phase
 from harness.errors import SlipwayError, StoreError
 from harness.lifecycle import backup
-from harness.lifecycle.apps import obsolete, records
+from harness.lifecycle.apps import obsolete, unused
 from harness.lifecycle.cluster.change import DONE, UPGRADE, write
 from harness.lifecycle.kube import drain
 from harness.lifecycle.plan import Plan, Step
-from harness.lifecycle.provision import node_files, registry
+from harness.lifecycle.provision import node_files
 from harness.lifecycle.rollout import BACKUP, RolloutWork, checks, node_update, staging
 from harness.lifecycle.steps import bootstrap, hooks, launch, record, registries, waits
 from harness.lifecycle.steps.context import ResolvedCluster
 from harness.nodes import Node, each
-from harness.nodes.files import STATE
 from harness.nodes.ssh import SshNode
 
 
@@ -198,22 +197,8 @@ def _tidy(work: RolloutWork) -> str:
     """Take out of the registries what neither this image, nor the one before it, nor an application has."""
     if work.spec.elsewhere is not None:
         return ""
-    try:
-        former = cloudimage.read(work.spec.store, work.move.before.digest)
-        sets = [work.resolved.images, *(image.images for image in former.platforms), records.union(work.apps, work.spec.store)]
-        wanted = [registry.layout(work.spec.store, images) for images in sets]
-    except StoreError as error:
-        # What cannot be known to be of no use stays.
-        log.debug(f"the registries are left as they are: {error.message}")
-        return ""
-    paths = {path for layout in wanted for path in (*layout.blobs, *layout.links)}
-    gone = each(work.spec.registries, lambda node: _remove_others(node, paths))
-    return f"{max(gone, default=0)} files of older images removed"
-
-
-def _remove_others(node: Node, paths: Iterable[str]) -> int:
-    script = assets.script("registry_prune", state=STATE, storage=registry.STORAGE)
-    return len(node.run(script, input="".join(f"{path}\n" for path in sorted(paths)), timeout=600).stdout.splitlines())
+    images = (work.move.after.digest, work.move.before.digest)
+    return unused.remove_others(work.kubectl, work.spec.registries, images, work.apps, work.spec.store)
 
 
 def described(work: RolloutWork) -> Iterator[dict[str, Any]]:

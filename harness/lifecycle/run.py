@@ -6,16 +6,17 @@ import contextlib
 import dataclasses
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness import cloudimage
 from harness.clusterfile import Clusterfile, Hook, Phase
-from harness.errors import StoreError, UsageError
+from harness.errors import Fault, FaultCollector, InputError, StoreError, UsageError
 from harness.host.cluster_cache import ClusterState
 from harness.kubefile import version_range
-from harness.lifecycle.apps import install, obsolete
-from harness.lifecycle.apps.target import AppTarget, Where
+from harness.lifecycle.apps import obsolete, several, within
+from harness.lifecycle.apps.install import InstallResult
+from harness.lifecycle.apps.target import AppTarget
 from harness.lifecycle.cluster import lease, request
 from harness.lifecycle.cluster.record import GET, ClusterRecord
 from harness.lifecycle.plan import Insertion, Plan, Step, execute
@@ -56,6 +57,8 @@ class Summary:
     seconds: float
     sent: int
     """Bytes that went from here to the machines, together."""
+    applications: tuple[InstallResult, ...] = ()
+    """Those with images of their own, in the order of their installation."""
 
 
 def prepare(
@@ -68,11 +71,12 @@ def prepare(
 ) -> ClusterContext:
     """Read and check the request; nothing is touched. ``previous`` is the one before it, of a cluster that exists.
 
-    Raises UsageError, InputError or StoreError.
+    Raises UsageError, InputError or StoreError; what is wrong with several images is raised at once.
     """
     from harness.trust import policy  # here: its cryptography is slow to load, and all verbs of clusters come past this file
 
     options = options or RunOptions()
+    clusterfile = several.settled(clusterfile, store)
     cluster = clusterfile.cluster
     if cluster is None:
         raise UsageError(f"{clusterfile.path} has no document Cluster", hint="name image and machines in one, or on the command line")
@@ -87,7 +91,8 @@ def prepare(
     image = cloudimage.read(store, cluster.image)
     policy.admit(store, cluster.image, image.digest)
     check_image(image, cluster.image)
-    check_network(store, image, cluster.image)
+    apps = [document.image or "" for document in clusterfile.apps]
+    check_network(store, image, cluster.image, known_networks(store, apps))
     info = image.platforms[0].info
     state = ClusterState.of(cluster.name, home)
     ssh = SshConnections(state.folder, (*masters, *nodes))
@@ -111,12 +116,13 @@ def prepare(
         skip_checks=options.skip_checks,
     )
     resolved = validation.check(spec)
-    networks = {"PodCIDR": resolved.network.pods, "SvcCIDR": resolved.network.services}
-    for document in clusterfile.apps:
-        asked = install.Request(document)
-        brought = install.read(asked, store)
-        target = AppTarget.planned(spec.name, spec.first, resolved.kubernetes.kubernetes, networks, brought.platforms[0].platform)
-        install.work_of(target, asked, brought, store)
+    collector = FaultCollector()
+    target = AppTarget.planned(spec.name, spec.first, resolved.kubernetes.kubernetes, within.facts(resolved), image.platforms[0].platform)
+    images = several.judge(clusterfile.apps, target, store, collector)
+    collector.finish()
+    if networks := within.networks(images):
+        check_networks(store, image, cluster.image, networks)
+    spec = dataclasses.replace(spec, apps_size=sum({each.digest: each.size for each in images}.values()))
     return ClusterContext(spec)
 
 
@@ -141,24 +147,60 @@ def check_image(image: cloudimage.CloudImage, name: str) -> None:
         raise StoreError(f"{name} wants the runtime {image.platforms[0].info.runtime}", hint="a newer slipway may know it")
 
 
-def check_network(store: Store, image: cloudimage.CloudImage, name: str) -> None:
-    """Raises StoreError for an image without a pod network: no node of it would ever become Ready."""
-    if not preparation.brings_network(store, image.platforms[0]):
+def known_networks(store: Store, images: Iterable[str]) -> tuple[str, ...]:
+    """Those of the application images that bring the pod network. An image that cannot be read is not one of them."""
+    found: list[cloudimage.CloudImage] = []
+    for name in images:
+        with contextlib.suppress(StoreError):
+            found.append(cloudimage.read(store, name))
+    return within.networks(found)
+
+
+def check_network(store: Store, image: cloudimage.CloudImage, name: str, apps: Collection[str] = ()) -> None:
+    """Raises StoreError for an image without a pod network: no node of it would ever become Ready.
+
+    ``apps``: application images that bring one.
+    """
+    if not apps and not preparation.brings_network(store, image.platforms[0]):
         raise StoreError(
             f"{name} brings no pod network: its nodes would never be Ready",
-            hint=f"build an image FROM it with {NETWORK_MANIFEST} or CNI, or its base with NETWORK=flannel",
+            hint=f"name an application image with CNI beside it, build an image FROM it with {NETWORK_MANIFEST} or CNI, "
+            "or its base with NETWORK=flannel",
         )
 
 
-def plan(context: ClusterContext, begin: Callable[[], object] = lambda: None) -> list[Step]:
-    """What will be done, in the order in which it is shown; much of it happens at the same time. ``begin``: see ``preparation.connect``."""
+def check_networks(store: Store, image: cloudimage.CloudImage, name: str, apps: Sequence[str]) -> None:
+    """Raises InputError for more than one pod network: of the image of the cluster, and of application images ``apps``."""
+    own = [name] if preparation.has_network(store, image.platforms[0]) else []
+    first, *others = *own, *apps
+    if others:
+        hint = "one of them: build the image of the cluster with NETWORK=none, or leave the application out"
+        raise InputError([Fault(other, f"brings a pod network, as {first} does", hint) for other in others])
+
+
+def plan(context: ClusterContext, begin: Callable[[], object] = lambda: None, results: list[InstallResult] | None = None) -> list[Step]:
+    """What will be done, in the order in which it is shown; much of it happens at the same time. ``begin``: see ``preparation.connect``.
+
+    Applications with images of their own come last, but for the pod network; ``results`` receives the outcome of each.
+    """
+    results = [] if results is None else results
+    images = {app.name: cloudimage.read(context.spec.store, app.image or "") for app in context.spec.clusterfile.apps}
+    networks = [app for app in context.spec.clusterfile.apps if within.networks([images[app.name]])]
     found = hooks.of(context.spec)
     names = hooks.host_names(found, hooks.NAMING)
-    recipe = cluster_steps(context, *hook_steps(context, found, names, hooks.BEFORE_NODES), names=names, begin=begin)
+    insertions = (
+        within.check(context, tuple(images.values())),
+        *hook_steps(context, found, names, hooks.BEFORE_NODES),
+        within.network_steps(context, networks, results),
+    )
+    recipe = cluster_steps(context, *insertions, names=names, begin=begin)
     recipe.add(*labels.step(context, recipe.last))
     for phase in hooks.AFTER_NODES:
         recipe.add(*hooks.at(context, found, phase, (recipe.last,)))
     add_launch(context, found, recipe)
+    for app in context.spec.clusterfile.apps:
+        if app not in networks:
+            recipe.add(within.step(context, app, results, (recipe.last,)))
     return recipe.steps
 
 
@@ -225,12 +267,9 @@ def run(clusterfile: Clusterfile, store: Store, options: RunOptions | None = Non
     started = time.monotonic()
     context = prepare(clusterfile, store, options, home=home)
     spec = context.spec
+    results: list[InstallResult] = []
     with spec.state.lock(), spec.ssh, store.shared_lease(), contextlib.ExitStack() as stack:
-        execute(plan(context, lambda: _begin(context, stack)))
-    # Of the file's own; what is there already is found to be there.
-    for document in clusterfile.apps:
-        wanted = install.Request(document, by_file=True, elsewhere=spec.elsewhere, timeout=spec.timeout)
-        install.install(wanted, Where(spec.name), store, home=home)
+        execute(plan(context, lambda: _begin(context, stack), results))
     return Summary(
         name=spec.name,
         image=spec.image.name or spec.image.digest,
@@ -241,6 +280,7 @@ def run(clusterfile: Clusterfile, store: Store, options: RunOptions | None = Non
         kubeconfig=spec.state.kubeconfig,
         seconds=time.monotonic() - started,
         sent=spec.ssh.sent,
+        applications=tuple(results),
     )
 
 

@@ -174,7 +174,6 @@ def readable(store: Store, name: str) -> CloudImage:
     image = cloudimage.read(store, name)
     policy.admit(store, name, image.digest)
     run.check_image(image, name)
-    run.check_network(store, image, name)
     return image
 
 
@@ -261,6 +260,7 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: RolloutOpti
     kubectl = NodeKubectl(found.first, tuple(node for node in found.masters if node is not found.first))
     configuration = rollout.kubernetes(kubectl)
     apps = records.listed(kubectl)
+    run.check_network(store, image, image.name or image.digest, run.known_networks(store, [app.digest for app in apps]))
     context = _context(found, image, known, configuration, options, store, apps)
     main = context.resolved.main
     tree, info = rootfs.tree(store, main), main.info

@@ -59,7 +59,7 @@ def create(
     With ``fresh`` a registry is asked even for what is in the store. Two different images for one platform are refused; with ``replace``
     the later one counts. Raises InputError or StoreError; then no name has changed.
     """
-    target = _target(name)
+    target = target_name(name)
     if not sources:
         raise UsageError("a manifest is made from images", hint=f"slipway manifest create {name} IMAGE IMAGE")
     with store.shared_lease():
@@ -70,7 +70,7 @@ def add(
     store: Store, name: str, sources: Sequence[str], *, replace: bool = False, fetch: Fetch | None = None, fresh: bool = False
 ) -> Assembled:
     """Add the platforms of ``sources`` to the image ``name``, which is in the store. Raises as create() does."""
-    target = _target(name)
+    target = target_name(name)
     own = _own_name(store, name)
     with store.shared_lease():
         added = [piece for source in sources for piece in pieces(store, source, fetch, fresh=fresh)]
@@ -79,7 +79,7 @@ def add(
 
 def remove(store: Store, name: str, platform: Platform) -> Assembled:
     """Take a platform out of the image ``name``. Raises StoreError when it does not have it, or no other."""
-    target = _target(name)
+    target = target_name(name)
     with store.shared_lease():
         every = pieces(store, _own_name(store, name), None)
         kept = [piece for piece in every if not piece.platform.matches(platform)]
@@ -198,7 +198,7 @@ def _told(value: object, piece: Piece) -> str:
     return f"{piece.platform}{shown} ({piece.source})"
 
 
-def _target(name: str) -> Reference:
+def target_name(name: str) -> Reference:
     try:
         reference = Reference.parse(name)
     except ValueError as wrong:
@@ -210,6 +210,6 @@ def _target(name: str) -> Reference:
 
 def _own_name(store: Store, name: str) -> str:
     """The name, when the store has it as a name. Raises StoreError."""
-    known = _target(name).familiar
+    known = target_name(name).familiar
     store.resolve(known)
     return known

@@ -18,6 +18,8 @@ from harness.trust.sbom.package_url import image_purl
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "https://slipway.dev/kubefile/v1"
 """A Kubefile, built instruction by instruction; externalParameters are those that ``slipway build`` takes."""
+MERGE_TYPE = "https://slipway.dev/merge/v1"
+"""CloudImages laid over each other by ``slipway merge``; externalParameters are its sources."""
 BUILDER = "https://slipway.dev/slipway"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -30,11 +32,13 @@ def make(image: CloudImage, reference: Reference) -> dict[str, Any]:
         for one in _dependencies(part):
             dependencies.setdefault(one["uri"] + str(one["digest"]), one)
     runs = {str(part.platform): part.info.proven.to_json() for part in image.platforms if part.info.proven}
-    own = {str(part.platform): _own(part.history) for part in image.platforms}
+    merged = image.platforms[0].info.merged_from
+    own = {str(part.platform): () if merged else _own(part.history) for part in image.platforms}
     predicate = {
         "buildDefinition": {
-            "buildType": BUILD_TYPE,
+            "buildType": MERGE_TYPE if merged else BUILD_TYPE,
             "externalParameters": {
+                **({"sources": [source.get("reference", "") for source in merged]} if merged else {}),
                 "kubefile": {platform: [_shown(step.created_by) for step in steps] for platform, steps in own.items()},
                 "buildArgs": sorted({name for steps in own.values() for step in steps for name in _arguments(step.created_by)}),
                 "platforms": list(own),
@@ -71,6 +75,13 @@ def _dependencies(part: PlatformImage) -> Iterable[dict[str, Any]]:
             "digest": _digest_set(on["digest"]),
             "annotations": {"meaning": "the application ran on it and pulled its container images; its rootfs is not in the image"},
         }
+    for source in part.info.merged_from:
+        if source.get("digest"):
+            uri = image_purl(source["reference"], source["digest"])
+            yield {"name": "merged CloudImage", "uri": uri, "digest": _digest_set(source["digest"])}
+    if part.info.merged_from:
+        yield from (_embedded(image) for image in part.images.images)
+        return
     # A step's id is the hash of all that went into it and into those before it, so the last stands for every file of the context.
     last = next((step.step for step in reversed(part.history) if _SHA256.fullmatch(step.step)), None)
     if last:

@@ -258,13 +258,44 @@ def test_an_application_of_the_clusterfile_comes_changes_and_goes_with_it(
     assert sorted(listed(lab)) == ["shop", "tool"]
     assert "nothing to do" in lab.slipway("apply", "-f", file).stdout
     # Taken out: also what it did with other programs, since its image says how; what was there before stays.
-    said = lab.slipway("apply", "-f", clusterfile(lab, tmp_path))
+    said = lab.slipway("apply", "-f", clusterfile(lab, tmp_path), "--yes")
     assert said.stdout.splitlines()[0] == "- Application tool: tool:1"
     assert sorted(listed(lab)) == ["shop"]
     assert not there(lab, "configmap", "tool")
     assert there(lab, "configmap", "site")
     assert lab.first.run("ls /root/of-the-tool", check=False).stdout == ""
     lab.kubectl("delete", "configmap", "site")
+
+
+REPOSITORIES = "/var/lib/slipway/registry/docker/registry/v2/repositories"
+
+
+def test_images_of_a_list_come_with_it_and_leave_the_registry_with_it_after_a_confirmation(
+    lab: Lab, images: Images, shop: process.ProcessResult, tmp_path: Path
+) -> None:
+    assert shop.ok
+    own = clusterfile(lab, tmp_path)
+    more = tmp_path / "more"
+    (document,) = yaml.safe_load_all(own.read_text())
+    document["spec"]["image"] = [images.abroad, document["spec"]["image"]]
+    more.write_text(yaml.safe_dump(document))
+    lab.slipway("apply", "-f", more, timeout=HANG)
+    assert (listed(lab)["abroad"]["state"], listed(lab)["abroad"]["byFile"]) == ("installed", True)
+    held = f"{REPOSITORIES}/registry.example.com/shop"
+    assert lab.first.run(f"ls {held}").stdout.split() == ["abroad", "cache"]
+    assert "nothing to do" in lab.slipway("apply", "-f", more).stdout
+    planned = json.loads(lab.slipway("apply", "-f", own, "--plan", "--output", "json").stdout)
+    assert planned["removed"] == {"abroad": ["Namespace abroad", "Deployment abroad/store"]}
+    refused = lab.slipway("apply", "-f", own, check=False)
+    assert (refused.returncode, "needs a confirmation" in refused.stderr) == (2, True)
+    assert there(lab, "namespace", "abroad")
+    lab.slipway("apply", "-f", own, "--yes", timeout=HANG)
+    assert not there(lab, "namespace", "abroad")
+    # The images of the other application, which nobody has listed, stay, and so do those of the cluster.
+    assert lab.first.run(f"ls {held}").stdout.split() == ["cache"]
+    lab.kubectl("delete", "pods", "--namespace=shop", "--selector=app=store")
+    until(lambda: all(pod["status"]["phase"] == "Running" for pod in lab.json("get", "pods", "--namespace=shop")["items"]))
+    assert lab.status()["healthy"]
 
 
 def test_commands_take_the_place_of_the_images_and_what_they_do_besides_is_reported(lab: Lab, images: Images) -> None:

@@ -6,6 +6,7 @@ kube-router is compiled from its module where its registry does not answer, and 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import PROJECT, alone
-from tests.cluster.lab import Lab, until
+from tests.cluster.lab import Lab, kill_at, repeated, until
 from tests.cluster.workload import pods_of
 from tests.conftest import Slipway
 
 pytestmark = pytest.mark.long
 
 BARE, ROUTED, QUEUED = "kubernetes:bare", "routed:1", "queued:1"
+NET, PAGES = "net:1", "pages:1"
+"""Application images: the pod network, and pages."""
 LEFT_OUT = ("NETWORK=none", "STORAGE=none", "METRICS=none")
 
 _KUBEFILE = """FROM {base}
@@ -76,6 +79,12 @@ def images(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> None:
         slipway("build", "-t", "kubernetes:policies", "--discover", "declared", *queue, base)
         application(slipway, tmp_path_factory.mktemp("routed"), ROUTED, "kube-router:latest")
         application(slipway, tmp_path_factory.mktemp("queued"), QUEUED, "kubernetes:policies")
+        application(slipway, tmp_path_factory.mktemp("pages"), PAGES, "scratch")
+        net = tmp_path_factory.mktemp("net")
+        shutil.copytree(PROJECT / "tests/cluster/kube-router/images", net / "images")
+        shutil.copy(PROJECT / "tests/cluster/kube-router/etc/addons/network.yaml", net / "network.yaml.tmpl")
+        (net / "Kubefile").write_text("FROM scratch\nCNI kube-router local://network.yaml.tmpl\n")
+        slipway("build", "-t", NET, "--discover", "declared", net)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +122,26 @@ def test_an_image_without_a_network_is_refused_before_a_machine_is_touched(lab: 
     said = lab.run(BARE, check=False)
     assert (said.returncode, "brings no pod network" in said.stderr) == (4, True)
     assert not any(machine.run("[ -e /var/lib/slipway ]", check=False).ok for machine in lab.machines)
+
+
+def test_kubernetes_network_and_application_come_with_one_command_that_repeats_nothing(lab: Lab) -> None:
+    images = (PAGES, NET, BARE)
+    planned = json.loads(lab.run(*images, "--plan", "--output", "json").stdout)
+    steps = [step["id"] for step in planned]
+    assert steps.index("app-net") < steps.index("wait-for-nodes") < steps.index("app-pages")
+    kill_at(lab.words(*images), "- launch: kubectl apply -f manifests")
+    said = lab.run(*images)
+    assert "pages (pages:1) runs in" in said.stdout
+    journals = lab.journals()
+    assert all(repeated(lines) == [] for lines in journals.values())
+    lab.run(*images)
+    assert lab.journals() == journals
+    assert all(lab.nodes().values())
+    applications = json.loads(lab.slipway("apps", "--cluster", lab.name, "--output", "json").stdout)
+    assert {one["name"]: (one["state"], one["byFile"]) for one in applications} == dict.fromkeys(("net", "pages"), ("installed", True))
+    pods = Pods(lab)
+    until(lambda: pods.reached() == [[True, True], [True, True]])
+    lab.slipway("delete", lab.name, "--yes")
 
 
 class Pods:

@@ -320,5 +320,5 @@ def test_broken_links_of_a_built_site_are_found(tmp_path: Path) -> None:
 def test_types_of_a_schema_are_words() -> None:
     shown = "\n".join(generated.clusterfile())
     assert "`spec.hosts[].ips`\n: *text or list of text.* Addresses" in shown
-    assert "`spec.image`\n: *text, required.*" in shown
+    assert "`spec.image`\n: *text or list of text, required.*" in shown
     assert "or .*" not in shown

@@ -65,7 +65,6 @@ UNTESTED: set[str] = {
     "harness.cli.convert",
     "harness.cli.diff",
     "harness.cli.images",
-    "harness.cli.install",
     "harness.cli.manifest",
     "harness.cli.search",
     "harness.cli.trust",

@@ -11,26 +11,27 @@ import dataclasses
 import functools
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness import cloudimage, log
-from harness.cloudimage import CloudImage, ImageSet, PlatformImage, unpacked
-from harness.clusterfile import ApplicationDocument, Clusterfile, Config, Hook, Phase, is_redacted
+from harness.cloudimage import CloudImage, ImageSet, Info, PlatformImage, unpacked
+from harness.clusterfile import Hook, Phase
 from harness.clusterfile import hooks as hook_documents
 from harness.clusterfile.application import env_of
 from harness.clusterfile.parse import image_hooks
-from harness.errors import CheckError, Fault, InputError, SlipwayError, StoreError, UsageError
+from harness.errors import CheckError, Fault, InputError, SlipwayError, StoreError
 from harness.kubefile import version_range
-from harness.lifecycle.apps import images, launch, records, tracking
+from harness.lifecycle.apps import images, launch, records, tracking, unused
 from harness.lifecycle.apps.records import Installed
+from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import IMPORT, REGISTRY, AppTarget, Where, opened
 from harness.lifecycle.cluster import request as cluster_request
 from harness.lifecycle.kube import readiness, wait
 from harness.lifecycle.plan import Journal, Plan, Step, digest, execute
 from harness.lifecycle.provision import distribution, registry, rootfs
-from harness.lifecycle.steps.launch import launch_title
+from harness.lifecycle.steps.launch import launch_title, network_commands
 from harness.nodes import Node
 from harness.nodes.files import Files, install_files
 from harness.oci.model import Platform
@@ -39,82 +40,6 @@ from harness.runtimes import ClusterNetwork
 
 PHASES = (Phase.PRE_LAUNCH, Phase.POST_LAUNCH, Phase.PRE_UNINSTALL, Phase.PRE_CLEAN_HOST, Phase.POST_CLEAN_HOST, Phase.POST_UNINSTALL)
 """Phases of the hooks of an application image; all run where its commands are launched."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """A request to install one application image under a name, with its settings."""
-
-    document: ApplicationDocument
-    """Has an image."""
-    configs: tuple[Config, ...] = ()
-    by_file: bool = False
-    """It is listed in the Clusterfile of the cluster."""
-    elsewhere: registry.Elsewhere | None = None
-    """Registry of the site, for a cluster that uses it."""
-    timeout: float = 600
-    whole: bool = True
-    """The request is complete; otherwise the settings of the last one count where this one has none."""
-
-    @classmethod
-    def of(
-        cls,
-        image: str,
-        name: str | None = None,
-        *,
-        env: Mapping[str, str] | None = None,
-        commands: Sequence[str] | None = None,
-        parts: Sequence[str] | None = None,
-        found: Clusterfile | None = None,
-        elsewhere: registry.Elsewhere | None = None,
-        timeout: float = 600,
-    ) -> Request:
-        """The request of a command line. Of the Clusterfile ``found``, its Config documents count and the Application document that
-        names the image, or the one without an image; options win over it. Raises UsageError for a name that is not valid.
-        """
-        own, image = found or Clusterfile(""), records.familiar(image)
-        named = next((app for app in own.apps if records.familiar(app.image or "") == image and name in (None, app.name)), None)
-        written = named or own.application or ApplicationDocument("")
-        document = dataclasses.replace(
-            written,
-            name=records.check_name(name) if name else named.name if named else records.name_of(image),
-            image=image,
-            env={**written.env, **(env or {})},
-            commands=written.commands if commands is None else tuple(commands),
-            launch=written.launch if parts is None else tuple(parts),
-        )
-        if document.commands is not None and parts is not None:
-            raise UsageError("--apps and launch commands are both given", hint="commands replace the launch of applications")
-        whole = bool(own.apps or own.application or own.configs)
-        return cls(document, own.configs, by_file=named is not None, elsewhere=elsewhere, timeout=timeout, whole=whole)
-
-    def over(self, before: Installed) -> Request:
-        """Add the settings of the last request. Raises InputError for settings that the cluster does not store, as they are secret."""
-        recorded, mine = before.application, self.document
-        if recorded is None or self.whole:
-            return self
-        launch = mine.launch if mine.launch is not None or mine.commands is not None else recorded.launch
-        commands = mine.commands if mine.launch is not None or mine.commands is not None else recorded.commands
-        env, configs = {**recorded.env, **mine.env}, before.configs
-        faults = [Fault(f"-e {name}", "was not kept, since it is a secret", f"-e {name}=VALUE") for name in env if is_redacted(env[name])]
-        texts = (*(commands or ()), *(config.data for config in configs), *(file.data for part in recorded.configs for file in part.files))
-        values = [value for part in recorded.configs for value in (*part.env.values(), *(part.commands or ()))]
-        if any(is_redacted(text) for text in (*texts, *values)):
-            faults.append(Fault(f"the application {before.name}", "has settings that may be secret, which are not stored", "-f, or --cmds"))
-        if faults:
-            raise InputError(faults)
-        document = dataclasses.replace(mine, env=env, launch=launch, commands=commands, configs=recorded.configs)
-        return dataclasses.replace(self, document=document, configs=configs)
-
-    @property
-    def clusterfile(self) -> Clusterfile:
-        """As the cluster stores it."""
-        return Clusterfile("", apps=(self.document,), configs=self.configs)
-
-    @property
-    def effective(self) -> Clusterfile:
-        """As the image is launched with."""
-        return Clusterfile("", application=dataclasses.replace(self.document, image=None, env={}), configs=self.configs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +73,10 @@ class AppInstall:
     hooks: tuple[Hook, ...]
     dropped: list[tracking.TrackedObject] = dataclasses.field(default_factory=list)
     exchanges: list[distribution.Exchange] = dataclasses.field(default_factory=list)
+    waits: bool = True
+    """The installation waits for its workloads; False where a later step of the caller does."""
+    replaces: bool = False
+    """It replaces another image of the same application."""
 
     @property
     def name(self) -> str:
@@ -228,8 +157,10 @@ def prepared(request: Request, where: Where, store: Store, *, home: Path | None 
 
 def make(target: AppTarget, request: Request, image: CloudImage, store: Store) -> AppInstall:
     """Prepare an installation in a cluster that is open. Raises as ``prepared`` does."""
-    before = records.find(target.kubectl, request.document.name) if not request.whole else None
+    before = records.find(target.kubectl, request.document.name)
     work = work_of(target, request.over(before) if before else request, image, store)
+    # One that was not finished may have replaced an image already.
+    work.replaces = before is not None and (before.digest, before.state) != (image.digest, records.INSTALLED)
     images.warn_of_platforms(target, work.record.image, image)
     images.warn_of_others(target, store, work.name, work.images)
     return work
@@ -255,10 +186,16 @@ def work_of(target: AppTarget, request: Request, image: CloudImage, store: Store
     cluster_request.require_values(work.main.info, [work.env], request.effective)
     with log.step("unpack and render the application"):
         work.hooks = hooks_of(unpacked.unpacked_rootfs(store, work.main.layers))
-        work.commands = work.main.info.launch if commands is None else commands
+        work.commands = _launched(work.main.info) if commands is None else commands
         _ = work.files
     work.record = dataclasses.replace(record, domains=registry.domains(work.images), unknown=_unknown(work.commands))
     return work
+
+
+def _launched(info: Info) -> tuple[str, ...]:
+    """The launch commands of an image: those of its CNI and CSI applications, which start by themselves, come first."""
+    started = (command for command in network_commands(info) if command not in info.launch)
+    return (*started, *info.launch)
 
 
 def check_version(image: CloudImage, kubernetes: str) -> None:
@@ -344,6 +281,8 @@ def plan(work: AppInstall) -> list[Step]:
     recipe.add(*_launch(work, recipe.last))
     recipe.add(*_hooks(work, Phase.POST_LAUNCH, recipe.last))
     recipe.add(_drop(work, recipe.last), _wait(work), _record(work))
+    if work.replaces:
+        recipe.add(*unused.step(target, work.store, recipe.last))
     return recipe.steps
 
 
@@ -485,6 +424,8 @@ def _drop(work: AppInstall, after: str) -> Step:
 
 def _wait(work: AppInstall) -> Step:
     def action() -> str:
+        if not work.waits:
+            return "later"
         owned = launch.OwnedObjects(work.target.kubectl, work.record.objects)
         items = wait.settle(owned, timeout=work.request.timeout, quiet=1 if work.commands else 0)
         return f"{len(readiness.of_kind(items, 'Pod'))} pods"

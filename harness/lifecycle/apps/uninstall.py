@@ -16,7 +16,7 @@ from harness.clusterfile import environment as environments
 from harness.clusterfile import hooks as hook_documents
 from harness.clusterfile.parse import image_hooks
 from harness.errors import InputError, StoreError, UsageError
-from harness.lifecycle.apps import install, launch, records
+from harness.lifecycle.apps import install, launch, records, unused
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.target import AppTarget, Where, opened
 from harness.lifecycle.apps.tracking import TrackedObject
@@ -120,7 +120,8 @@ def plan(work: AppRemoval) -> list[Step]:
     recipe.append(_remove_objects(work, recipe[-1].id))
     for phase in _AFTER:
         recipe += _hooks(work, phase, recipe[-1].id)
-    return [*recipe, _clean(work, recipe[-1].id), _forget(work)]
+    recipe += [_clean(work, recipe[-1].id), _forget(work)]
+    return [*recipe, *unused.step(work.target, work.store, recipe[-1].id)]
 
 
 def _begin(work: AppRemoval) -> Step:

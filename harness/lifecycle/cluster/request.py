@@ -81,6 +81,7 @@ def effective(written: Clusterfile | None, flags: ClusterDocument = NO_FLAGS) ->
         own,
         name=flags.name or own.name,
         image=image,
+        images=flags.images if flags.image else own.images,
         hosts=_hosts(own, flags),
         ssh=flags.ssh.over(own.ssh),
         env={**own.env, **flags.env},

@@ -97,6 +97,8 @@ class ClusterSpec:
     """Images of installed applications: registries hold them too."""
     app_domains: tuple[str, ...] = ()
     """The registries that these are named after."""
+    apps_size: int = 0
+    """Bytes of the images of applications that are installed with the cluster."""
 
     @property
     def name(self) -> str:

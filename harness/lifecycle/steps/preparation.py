@@ -78,7 +78,7 @@ def wanted_of_machines(resolved: ResolvedCluster, targets: Sequence[gather.Targe
     return gather.Wanted(
         cluster=resolved.spec.name,
         platforms=available,
-        size=resolved.spec.image.size,
+        size=resolved.spec.image.size + resolved.spec.apps_size,
         network=resolved.network if fits else ClusterNetwork(POD_CIDR, SVC_CIDR),
         ours=gather.ours(targets, resolved.spec.name),
         proxy_mode=modes[-1] if modes else resolved.spec.proxy_mode,
@@ -91,15 +91,23 @@ def wanted_of_machines(resolved: ResolvedCluster, targets: Sequence[gather.Targe
 
 
 def brings_network(store: Store, image: PlatformImage) -> bool:
-    """Whether nodes of an image can become Ready: a pod network is its own or an application's, or hooks may bring one.
+    """Return True when nodes of an image can become Ready: a pod network is its own or an application's, or hooks may bring one.
 
     True of an image without Kubernetes: that is another fault.
     """
-    if own_network(image.info) or rootfs.read_file(store, image, NETWORK_MANIFEST) is not None:
+    if has_network(store, image):
         return True
     tree = rootfs.beneath(rootfs.tree(store, image))
     hooks = any(name.endswith((".yaml", ".yml")) for name in tree.list("plugins"))
-    return tree.is_file(NETWORK_MANIFEST) or bool(node_files.cni_configs(tree)) or hooks or not tree.is_file(FACTS)
+    return hooks or not tree.is_file(FACTS)
+
+
+def has_network(store: Store, image: PlatformImage) -> bool:
+    """Return True when an image certainly has a pod network."""
+    if own_network(image.info) or rootfs.read_file(store, image, NETWORK_MANIFEST) is not None:
+        return True
+    tree = rootfs.beneath(rootfs.tree(store, image))
+    return tree.is_file(NETWORK_MANIFEST) or bool(node_files.cni_configs(tree))
 
 
 def brings_flannel(store: Store, image: PlatformImage) -> bool:

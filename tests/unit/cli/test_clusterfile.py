@@ -31,6 +31,20 @@ def test_generate_writes_a_clusterfile_of_what_options_say(capsys: pytest.Captur
     assert (cluster.external_registry.host, cluster.external_registry.path) == ("harbor.site:8443", "apps")
 
 
+def test_generate_writes_several_images_as_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["generate", "kubernetes", "calico", "shop:1", "-m", "10.0.0.1"]) == 0
+    cluster = parse(capsys.readouterr().out, "Clusterfile").cluster
+    assert cluster is not None
+    assert (cluster.image, cluster.images) == ("kubernetes", ("calico", "shop:1"))
+
+
+@pytest.mark.parametrize(("images", "says"), [("[]", "is an empty list"), ("[a, b, a]", "a is listed twice"), ("[a, 'B:x:y']", "is not")])
+def test_a_list_of_images_has_each_once(images: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("Clusterfile").write_text((CLUSTER % "10.0.0.1").replace("image: shop", f"image: {images}"))
+    assert app.execute(["apply", "-f", "Clusterfile"]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_generate_prints_the_schema_for_editors(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["generate", "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import pytest
 
-from harness.cli import clusters
+from harness.cli import app, clusterfile, clusters, install
 from harness.cli.options import ClusterFlags, SiteAccess, Ssh
 from harness.errors import UsageError
+from harness.lifecycle.apps.install import InstallResult
 from harness.lifecycle.cluster import request
+from harness.lifecycle.run import Summary
+from harness.oci.store import Store
+from tests.unit.lifecycle.test_run import build
 
 
 def test_options_describe_a_cluster() -> None:
-    spec = ClusterFlags(image="web", masters=["10.0.0.1-10.0.0.3"], nodes=["10.0.0.9"], cluster="shop", env=["A=b"])
+    spec = ClusterFlags(images=["web"], masters=["10.0.0.1-10.0.0.3"], nodes=["10.0.0.9"], cluster="shop", env=["A=b"])
     found, options, _ = clusters.wanted(clusters.ClusterOptions(spec=spec, ssh=Ssh(user="ops", port=2222), site=SiteAccess(), timeout=30))
     masters, nodes = request.machines(found)
     assert [machine.address for machine in masters] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
@@ -37,3 +43,86 @@ def test_registry_of_the_site_takes_its_port_and_its_authority() -> None:
 def test_unknown_profile_names_those_that_exist() -> None:
     with pytest.raises(UsageError, match="--profile stig: there is no such profile"):
         clusters.known_profile("stig")
+
+
+# ---- several images --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Has web, which brings Kubernetes, and the applications shop:1 and more:1."""
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    store = Store.default()
+    build(store)
+    for name in ("shop:1", "more:1"):
+        build(store, name, {"a.yaml": "kind: A"}, network=False, type="app", launch=("kubectl apply -f a.yaml",))
+    return store
+
+
+def steps(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    assert app.execute(["run", *words, "--plan", "--output", "json"]) == 0
+    return [step["id"] for step in json.loads(capsys.readouterr().out)]
+
+
+def test_one_command_plans_a_cluster_and_its_applications(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert store.names()
+    found = steps(capsys, "more:1", "web", "shop:1", "--masters", "10.0.0.1", "-e", "Port=80")
+    assert found[0] == "connect"
+    assert found[-3:] == ["record", "app-more", "app-shop"]
+    Path("Clusterfile").write_text(
+        "apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {name: a}\n"
+        "spec: {image: [more:1, web, shop:1], hosts: [{ips: [10.0.0.1], roles: [master]}]}\n"
+    )
+    assert steps(capsys, "-f", "Clusterfile") == found
+    assert steps(capsys, "web", "-f", "Clusterfile") == [name for name in found if "app" not in name]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("web", "web2", "nosuch:1"), 2, ("web2: brings Kubernetes, as web does", "nosuch:1", "2 faults")),
+        (("shop:1", "more:1"), 2, ("nothing is known of a cluster default",)),
+        (
+            ("shop:1", "more:1", "--as", "a", "--cmds", "true", "--nodes", "10.0.0.2", "--profile", "cis"),
+            2,
+            (
+                "--as: is for one application, and there are 2",
+                "--cmds: is for",
+                "--nodes: shop:1, more:1 are",
+                "--profile: is for",
+                "4 faults",
+            ),
+        ),
+        (("web", "shop:1", "--masters", "10.0.0.1", "--as", "x"), 2, ("--as is for application images alone",)),
+    ],
+)
+def test_images_that_do_not_go_together_are_refused_with_all_faults(
+    store: Store, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: int, says: tuple[str, ...]
+) -> None:
+    build(store, "web2")
+    assert app.execute(["run", *words]) == code
+    err = capsys.readouterr().err
+    assert [text for text in says if text not in err] == []
+
+
+def test_the_summary_lists_the_applications(capsys: pytest.CaptureFixture[str]) -> None:
+    done = InstallResult("shop", "shop:1", "sha256:1", "lab", ("Pod a",), (), (), 2.0)
+    clusters.tell(Summary("lab", "web", "sha256:2", "v1.36.3", ("a",), (), Path("kubeconfig"), 60.0, 1, (done,)))
+    assert "shop (shop:1) runs in lab: 1 objects" in capsys.readouterr().out
+
+
+def test_a_plan_names_the_applications_only_when_no_image_brings_kubernetes(store: Store) -> None:
+    assert store.names()
+    assert install.only_applications(["shop:1", "more:1"])
+    assert not install.only_applications(["shop:1", "web"])
+    assert not install.only_applications(["elsewhere"])
+
+
+def test_removal_of_applications_is_shown_and_confirmed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(UsageError, match="needs a confirmation"):
+        clusterfile._confirm_removal({"shop": ("Namespace shop", "Pod shop/a")})
+    assert capsys.readouterr().out.splitlines()[:3] == ["shop leaves the cluster:", "  - Pod shop/a", "  - Namespace shop"]
+    clusterfile._assume_yes({})

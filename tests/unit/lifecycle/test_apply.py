@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -16,10 +17,13 @@ from harness.clusterfile.write import redacted
 from harness.errors import InputError, UsageError
 from harness.lifecycle import apply, run, upgrade
 from harness.lifecycle.apply import ApplyWork, There
+from harness.lifecycle.apps import install, several, uninstall
 from harness.lifecycle.apps.records import Installed
-from harness.lifecycle.cluster import lease
+from harness.lifecycle.apps.tracking import TrackedObject
+from harness.lifecycle.cluster import lease, membership
 from harness.lifecycle.cluster.request import effective
 from harness.lifecycle.plan import check
+from harness.nodes import Login, Machine
 from harness.oci.store import Store
 from harness.process import ProcessResult
 from tests.unit.lifecycle.standin import StandIn
@@ -279,3 +283,73 @@ def test_applications_come_change_and_go_with_the_file(store: Store) -> None:
 def test_an_application_is_no_reason_to_touch_the_clusters_own_image() -> None:
     found = work(CLUSTER, CLUSTER + APPLICATION.format("shop", "b"))
     assert (found.here, found.apps_noted, found.only_apps) == (False, True, True)
+
+
+class OneCluster:
+    """Stands in for what `apply` finds and does; ``said`` is what it did."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stored: Clusterfile, digest: str, apps: tuple[Installed, ...] = ()) -> None:
+        self.said: list[str] = []
+        master: Any = StandIn()
+        master.machine = Machine("10.0.0.1", Login())
+        monkeypatch.setattr(apply, "SshConnections", lambda *_: contextlib.nullcontext())
+        monkeypatch.setattr(apply, "find", lambda *_: There(master, stored, digest, apps))
+        monkeypatch.setattr(lease, "held", lambda *_: contextlib.nullcontext())
+        monkeypatch.setattr(uninstall, "remove", lambda name, *_, **__: self.said.append(f"remove {name}"))
+        monkeypatch.setattr(install, "install", lambda request, *_, **__: self.said.append(f"install {request.document.name}"))
+        monkeypatch.setattr(several, "judge", lambda apps, *_: self.said.append(f"judge {[app.name for app in apps]}"))
+        monkeypatch.setattr(apply, "seen_from", lambda *_: None)
+        monkeypatch.setattr(membership, "set_apps", lambda _, apps: self.said.append(f"note {[app.name for app in apps]}"))
+
+
+def of_list(*images: str) -> str:
+    return CLUSTER.replace("image: web:latest", f"image: [{', '.join(images)}]")
+
+
+def test_images_that_leave_the_list_are_removed_after_a_confirmation(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(store)
+    for name in ("shop:1", "more:1"):
+        build(store, name, type="app")
+    wanted = several.settled(effective(parse(of_list("web:latest", "shop:1", "more:1"), "Clusterfile")), store)
+    digests = {name: store.resolve(name).digest for name in ("web:latest", "shop:1", "more:1")}
+    objects = (TrackedObject("v1", "ConfigMap", "default", "a"), TrackedObject("v1", "ConfigMap", "default", "b", ours=False))
+    apps = tuple(
+        Installed(app.name, app.image or "", digests[app.image or ""], "installed", Clusterfile("", apps=(app,)), objects, by_file=True)
+        for app in wanted.apps
+    )
+    stored = parse(redacted(wanted), "stored")
+    cluster = OneCluster(monkeypatch, stored, digests["web:latest"], apps)
+    asked: list[Any] = []
+
+    def applied(text: str, **options: Any) -> apply.Applied:
+        return apply.apply(effective(parse(text, "Clusterfile")), store, confirm=asked.append, **options)
+
+    assert applied(of_list("web:latest", "shop:1", "more:1")).changes == ()
+    planned = applied(of_list("web:latest", "more:1"), plan=True)
+    assert [step["title"] for step in planned.steps] == ["remove the application shop"]
+    assert planned.removed == {"shop": ("ConfigMap default/a",)}
+    assert (asked, cluster.said) == ([], [])
+    done = applied(of_list("web:latest", "more:1"))
+    assert (done.done, asked) == (True, [{"shop": ("ConfigMap default/a",)}])
+    assert cluster.said == ["remove shop", "note ['more']"]
+
+    def refuse(_: object) -> None:
+        raise UsageError("no")
+
+    cluster.said.clear()
+    with pytest.raises(UsageError, match=r"^no"):
+        apply.apply(effective(parse(CLUSTER, "Clusterfile")), store, confirm=refuse)
+    assert cluster.said == []
+
+
+def test_what_comes_with_the_list_is_judged_together_before_it_is_installed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(store)
+    for name in ("shop:1", "more:1"):
+        build(store, name, type="app")
+    stored = parse(redacted(effective(parse(CLUSTER, "Clusterfile"))), "stored")
+    cluster = OneCluster(monkeypatch, stored, store.resolve("web").digest)
+    fetched: list[str] = []
+    text = of_list("more:1", "web:latest", "shop:1")
+    apply.apply(effective(parse(text, "Clusterfile")), store, fetch=lambda: fetched.append("all"))
+    assert cluster.said == ["judge ['more', 'shop']", "install more", "install shop", "note ['more', 'shop']"]
+    assert fetched

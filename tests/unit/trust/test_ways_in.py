@@ -18,7 +18,8 @@ from harness.cloudimage import CloudImage
 from harness.clusterfile import ApplicationDocument
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.lifecycle import join, run, upgrade
-from harness.lifecycle.apps import install, records
+from harness.lifecycle.apps import install, records, several
+from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.cluster.request import of_machines
 from harness.nodes import Login, Machine
 from harness.oci.archive.save import save
@@ -34,7 +35,7 @@ from harness.oci.store import Store
 from harness.sealer import convert as conversion
 from harness.testkit import cluster as testkit
 from harness.testkit.cluster import ClusterRequest
-from harness.transfer import mirror, multi_platform, pull
+from harness.transfer import merge, mirror, multi_platform, pull
 from harness.trust import policy
 from tests.integration import sealer
 from tests.unit.test_house import SOURCES
@@ -61,6 +62,7 @@ WAYS_IN = {
     "harness.build.container_images:_admit_base": "FROM in a Dockerfile of images/",
     "harness.lifecycle.apps.records:union": "applications of a cluster, for nodes that join it",
     "harness.lifecycle.apps.install:read": "slipway install, applications of a Clusterfile",
+    "harness.lifecycle.apps.several:sort": "slipway run and apply with several images",
     "harness.lifecycle.join:_image": "slipway join",
     "harness.lifecycle.run:prepare": "slipway run, apply, restore",
     "harness.lifecycle.upgrade:readable": "slipway upgrade, rollback",
@@ -81,8 +83,8 @@ EXCUSED = {
     "harness.cli.images:_inspect_sealer": "shows",
     "harness.cli.images:history": "shows",
     "harness.cli.images:inspect": "shows",
-    "harness.cli.install:is_application": "only decides which verb was meant",
-    "harness.cli.manifest:_fetch": "pull.pull asks",
+    "harness.cli.install:only_applications": "only decides which verb was meant",
+    "harness.cli.manifest:fetching": "pull.pull asks",
     "harness.cli.registry:_expand": "mirror.expand asks",
     "harness.cli.registry:fetch": "pull.pull asks",
     "harness.cli.registry:pull": "pull.pull asks",
@@ -94,9 +96,13 @@ EXCUSED = {
     "harness.lifecycle.apps.images:warn_of_others": "compares names",
     "harness.lifecycle.checks.postflight.gather:_images": "compares names and digests with what runs",
     "harness.lifecycle.rolling_update:_former_addons": "finds what may be removed",
-    "harness.lifecycle.rolling_update:_tidy": "finds what may be removed",
+    "harness.lifecycle.apps.unused:remove_others": "finds what may be removed",
+    "harness.lifecycle.run:known_networks": "looks for a pod network; run.prepare and records.union ask",
+    "harness.lifecycle.run:plan": "of applications that run.prepare has asked about",
     "harness.lifecycle.apps.uninstall:_bring_files": "removes what was admitted when it was installed",
     "harness.lifecycle.apps.uninstall:_hooks_of": "removes what was admitted when it was installed",
+    "harness.transfer.merge:merge": "names what it made of pieces, which were asked about",
+    "harness.transfer.merge:_source": "pieces asks",
     "harness.transfer.multi_platform:_tag": "names what it made of pieces, which were asked about",
     "harness.transfer.multi_platform:add": "pieces asks",
     "harness.transfer.multi_platform:create": "pieces asks",
@@ -309,7 +315,9 @@ TRIED: dict[str, Callable[[Store], object]] = {
     "pull": pulled,
     "load": load,
     "run": lambda store: run.prepare(of_machines("default", "web", [Machine("10.0.0.1", Login())]), store),
-    "install": lambda store: install.read(install.Request(ApplicationDocument(name="web", image="web")), store),
+    "install": lambda store: install.read(Request(ApplicationDocument(name="web", image="web")), store),
+    "run several": lambda store: several.sort(["web"], store),
+    "merge": lambda store: merge.merge(store, "new", ["web", "web"]),
     "upgrade": lambda store: upgrade.readable(store, "web"),
     "rollback": lambda store: upgrade.readable(store, digest_in(store, "web")),
     "join": lambda store: join._image(store, "web", digest_in(store, "web")),

@@ -20,8 +20,8 @@ from harness.errors import CheckError, CommandError, InputError, StoreError, Usa
 from harness.lifecycle import plan as planning
 from harness.lifecycle.apps import images, install, launch, records, uninstall
 from harness.lifecycle.apps import target as targets
-from harness.lifecycle.apps.install import Request
 from harness.lifecycle.apps.records import Installed
+from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import AppTarget
 from harness.lifecycle.apps.tracking import TrackedObject
 from harness.oci.layer import scan, write_layer
@@ -61,7 +61,7 @@ def build(
     store: Store, name: str = "shop", files: dict[str, str] | None = None, images: tuple[str, ...] = ("docker.io/library/a:1",), **info: Any
 ) -> str:
     """A small application image in the store; its digest."""
-    root = store.root.parent / f"root-{name}-{len(list(store.root.parent.iterdir()))}"
+    root = store.root.parent / f"root-{name.replace('/', '-')}-{len(list(store.root.parent.iterdir()))}"
     root.mkdir()
     for path, text in (FILES if files is None else files).items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,50 @@
+"""One image out of several: a cluster with its applications, or applications alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from harness import log
+from harness.cli.manifest import Pull, Sources, fetching
+from harness.cli.options import Env, Json, RegistryOptions
+from harness.cli.output import app, local_store, pairs, plain, print_json, say, wants_json
+
+
+@app.command(short_help="Make one image out of several.")
+def merge(
+    *,
+    images: Sources,
+    tag: Annotated[str, typer.Option("--tag", "-t", help="The name of the new image.", metavar="NAME", show_default=False)],
+    env: Env = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="For a value or a container image that differs, take that of the later image.")
+    ] = False,
+    pull: Pull = False,
+    to: RegistryOptions,
+    output: Json = "text",
+) -> None:
+    """Make one image out of an image with Kubernetes and application images, or out of application images alone.
+
+    \b
+      slipway merge kubernetes calico shop:1 -t stack:1
+      slipway run stack:1 --masters 10.0.0.1
+
+    Nothing is built. Layers lie over each other and launch commands run in the order of the IMAGEs. A later file replaces an earlier one,
+    with a warning. A value or a container image that two IMAGEs have differently is an error: --env settles a value, --replace all.
+    """
+    from harness.lifecycle.cluster import request
+    from harness.transfer import merge as merging
+
+    as_json = wants_json(output)
+    values = pairs(env or [], "--env")
+    request.check_env(values)
+    made = merging.merge(local_store(), tag, images, env=values, replace=replace, fetch=fetching(to), fresh=pull)
+    for warning in made.warnings:
+        log.warning(warning)
+    if as_json:
+        print_json(plain(made))
+        return
+    say(f"{made.name}  {made.digest}")
+    say(f"  {', '.join(made.sources)}; {', '.join(made.platforms)}")
