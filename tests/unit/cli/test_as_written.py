@@ -75,8 +75,9 @@ def test_command_line_as_written_is_understood(
         asked.append(f"push {there}" if name else "")
         raise KeyboardInterrupt
 
-    def wanted(spec: Any, ssh: Any, *_: object, **__: object) -> None:
-        words = [f"run {spec.image}", *(spec.env or [])]
+    def wanted(options: clusters.ClusterOptions, *_: object) -> None:
+        spec, ssh = options.spec, options.ssh
+        words = [f"run {' '.join(spec.images or [])}", *(spec.env or [])]
         if spec.masters:
             masters, nodes = (" ".join(addresses(each, "")) for each in (spec.masters, spec.nodes))
             words.append(f"on {masters} and {nodes} with {ssh.password()}")
