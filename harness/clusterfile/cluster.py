@@ -69,10 +69,14 @@ def build(document: ParsedMapping, report: FaultReport) -> ClusterDocument | Non
 
 
 def warn_of_capitals(spec: ParsedMapping, report: FaultReport) -> None:
-    """Warn when the image of a document was read without its capitals."""
-    written = spec.at("image").content
-    if "image" in spec and isinstance(written, str) and written != spec.get("image"):
-        report.warn(spec.at("image"), f"{written}: names of images have no capitals; {spec.get('image')} is taken")
+    """Warn when an image of a document was read without its capitals."""
+    if "image" not in spec:
+        return
+    node, value = spec.at("image"), spec.get("image")
+    written = node.content if isinstance(node.content, tuple) else (node,)
+    for each, taken in zip(written, (value,) if isinstance(value, str) else value, strict=False):
+        if isinstance(each, YamlNode) and isinstance(each.content, str) and each.content != taken:
+            report.warn(each, f"{each.content}: names of images have no capitals; {taken} is taken")
 
 
 def apps(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
