@@ -22,7 +22,7 @@ from harness.clusterfile.kinds import RESERVED
 from harness.errors import Fault, InputError
 from harness.templates import render_all
 from harness.templates.job import GO, JINJA, Job, StandIn
-from harness.templates.plain import Placeholder, placeholders
+from harness.templates.plain import YAML_ENDINGS, Placeholder, placeholders
 from harness.templates.tree import SCHEMA, env_of
 
 FORMAT = 1
@@ -268,7 +268,9 @@ class _Finder:
         self._warn(file, left, {*env, *self.names})
 
     def _warn(self, file: TemplateFile, left: Mapping[str, Placeholder], declared: Iterable[str]) -> None:
-        """Warn of text that stays although it may be meant: a name close to a declared one, or a whole value with a dot."""
+        """Warn of text that stays although it may be meant: a name close to a declared one, a capital outside of YAML, a whole value with a
+        dot.
+        """
         names = [*declared]
         for name, placeholder in list(left.items())[:_MOST_LEFT]:
             where = f"{file.shown}:{file.text.count(chr(10), 0, placeholder.start) + 1}"
@@ -276,6 +278,9 @@ class _Finder:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
             if near:
                 self.warnings.append(Fault(where, f"{written} is left as text, since nothing declares {name}", f"did you mean {near[0]}?"))
+            elif not placeholder.dot and name[0].isupper() and not file.path.lower().endswith(YAML_ENDINGS):
+                hint = f"if it is a value of the image, declare it: ENV {name}=..., or in {SCHEMA}"
+                self.warnings.append(Fault(where, f"{written} is left as text, since nothing declares {name}", hint))
             elif placeholder.whole and placeholder.dot and file.path.startswith("manifests/"):
                 hint = f"if it is a value of the image, write {{{{ {name} }}}}, or declare it: ENV {name}=..."
                 self.warnings.append(Fault(where, f"{written} is left as text, since nothing declares {name}", hint))

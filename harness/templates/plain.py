@@ -24,7 +24,7 @@ from harness.templates.output import MOST_FAULTS, LimitedOutput, LineNumbers, To
 
 # `{{{ Name }}` is another engine's; `{a: {{ Name }}}` is ours and then a brace of YAML.
 _PLACEHOLDER = re.compile(r"(?<!\{)\{\{[ \t]*(\.?)([A-Za-z_][A-Za-z0-9_-]*)[ \t]*\}\}")
-_YAML = (".yaml", ".yml", ".json")
+YAML_ENDINGS = (".yaml", ".yml", ".json")
 _KEYWORDS = frozenset({"break", "continue", "else", "end", "endfor", "endif"})
 """Actions of other template languages that look like a name."""
 _FILLER = "\ue000"
@@ -50,7 +50,7 @@ class Placeholder(NamedTuple):
 def placeholders(text: str, path: str, declared: Container[str] = ()) -> list[Placeholder]:
     """The placeholders of a file, in order. Their places are read only when one of them is not declared."""
     found = [Placeholder(*match.span(), match[2], bool(match[1])) for match in _PLACEHOLDER.finditer(text)]
-    if path.lower().endswith(_YAML) and any(placeholder.name not in declared for placeholder in found):
+    if path.lower().endswith(YAML_ENDINGS) and any(placeholder.name not in declared for placeholder in found):
         return list(_placed(found, text, path))
     return found
 

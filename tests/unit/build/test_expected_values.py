@@ -164,3 +164,10 @@ def test_text_that_may_be_meant_is_a_warning(text: str, message: str, hint: str)
     (warning,) = find([file("manifests/a.yaml", f"b: 1\n{text}\n")], {"Port": "1"}).warnings
     assert (warning.where, warning.message) == ("manifests/a.yaml:2", message)
     assert hint in str(warning.hint)
+
+
+def test_a_name_with_a_capital_in_a_file_that_is_not_yaml_is_a_warning() -> None:
+    found = find([file("etc/app.conf", "a={{ DbHost }}\nb={{ host }} {{ .Tag }}\n")], {})
+    assert [(warning.where, warning.hint) for warning in found.warnings] == [
+        ("etc/app.conf:1", "if it is a value of the image, declare it: ENV DbHost=..., or in etc/values.schema.json")
+    ]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from harness import cloudimage, log
-from harness.cloudimage import Blob, EmbeddedImage, ImageApp, ImageSet, Info, PlatformImage
+from harness.cloudimage import Blob, EmbeddedImage, ExpectedValue, ImageApp, ImageSet, Info, PlatformImage
 from harness.clusterfile import AppConfig, ApplicationDocument, is_redacted
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, CommandError, InputError, StoreError, UsageError
@@ -205,8 +205,8 @@ def test_values_reach_the_files_and_are_kept_without_secrets(store: Store) -> No
 
 
 def test_value_that_is_not_given_is_reported_with_its_file(store: Store) -> None:
-    build(store)
-    with pytest.raises(InputError, match="DbPassword is not defined"):
+    build(store, values=(ExpectedValue("DbPassword", ("etc/page:1",), required=True, secret=True),))
+    with pytest.raises(InputError, match="DbPassword: has no value, and etc/page:1 needs one"):
         work(store, Request.of("shop"))
 
 
