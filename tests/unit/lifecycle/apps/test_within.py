@@ -94,10 +94,10 @@ def test_all_applications_are_judged_against_the_image_of_the_cluster_at_once(st
     build(store)
     app(store, "old:1", kube_version="<1.30")
     app(store, "future:1", kube_version=">=1.40")
-    app(store, "bad:1", files={"etc/page": "{{ Nothing }}"})
+    app(store, "bad:1", files={"etc/page.yaml": "a: {{ Nothing }}"})
     with pytest.raises(InputError) as refused:
         run.prepare(request("web", "old:1", "future:1", "bad:1"), store)
-    assert [fault.where for fault in refused.value.faults] == ["old:1", "future:1", "bad:1: etc/page:1"]
+    assert [fault.where for fault in refused.value.faults] == ["old:1", "future:1", "bad:1: etc/page.yaml:1"]
 
 
 def test_preflight_asks_for_the_space_of_all_images(store: Store) -> None:

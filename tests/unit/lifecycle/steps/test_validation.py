@@ -256,5 +256,5 @@ def test_an_application_asks_for_the_values_that_its_image_expects(verb: Verb, s
     application(store, {"manifests/shop.yaml": "port: {{ Port }}\nrealm: {{ Realm }}\n"}, values=VALUES[:2])
     with pytest.raises(InputError) as caught:
         verb(request.effective(parse(APPLICATION % "", "Clusterfile")), store)
-    assert [fault.where for fault in caught.value.faults] == ["Port", "Realm"]
+    assert [fault.where for fault in caught.value.faults] == ["shop: Port", "shop: Realm"]
     assert planned(request.effective(parse(APPLICATION % "Port=80, Realm=x", "Clusterfile")), store)
