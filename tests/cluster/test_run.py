@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import re
 
 import pytest
 import yaml
@@ -33,6 +34,33 @@ def test_a_run_that_was_killed_at_every_step_came_to_its_end_and_did_nothing_twi
 def test_the_image_runs_with_the_values_it_was_given(lab: Lab) -> None:
     for machine in lab.machines:
         assert machine.run(f"curl -s --max-time 60 http://{machine.address}:30080/").stdout.strip() == f"<h1>{GREETING}</h1>"
+
+
+def test_services_answer_after_each_restart_of_kube_proxy(lab: Lab) -> None:
+    worker = lab.worker
+    name = next(node["metadata"]["name"] for node in lab.json("get", "nodes", "--selector=!node-role.kubernetes.io/control-plane")["items"])
+
+    def pod() -> str:
+        words = ("--namespace=kube-system", "--selector=k8s-app=kube-proxy", f"--field-selector=spec.nodeName={name}")
+        found = lab.json("get", "pods", *words)["items"]
+        return next((one["metadata"]["name"] for one in found if "deletionTimestamp" not in one["metadata"]), "")
+
+    def replaced(former: str) -> bool:
+        return pod() not in ("", former)
+
+    def programmed() -> bool:
+        metrics = worker.run("curl -s --max-time 60 http://127.0.0.1:10249/metrics", check=False).stdout
+        done = r'^kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"} [1-9]'
+        return re.search(done, metrics, re.MULTILINE) is not None
+
+    # A proxy reads what the one before it has left. Twice: what one of them removes the next one adds.
+    for _ in range(2):
+        before = pod()
+        lab.kubectl("delete", "pod", before, "--namespace=kube-system")
+        until(functools.partial(replaced, before))
+        until(programmed)
+        done = worker.run(f"curl -sS --max-time 60 http://{worker.address}:30080/", check=False)
+        assert done.stdout.strip() == f"<h1>{GREETING}</h1>", done.output
 
 
 def test_the_cluster_is_healthy_and_says_what_it_runs(lab: Lab, web: str) -> None:
