@@ -33,6 +33,9 @@ class NodeFile:
         return cls(text.encode(), mode)
 
 
+_STAGED = ".slipway-new"
+"""The folder beside files in which new ones arrive."""
+
 Files = Mapping[str, NodeFile]
 """Absolute paths on a machine and their desired content."""
 
@@ -101,8 +104,20 @@ def restore_files(node: Node) -> None:
 
 
 def write_files(node: Node, files: Files) -> None:
-    """Write files into folders that slipway owns, without saving replaced ones. Modes are as given."""
-    node.run("umask 022; exec tar -C / -xopf -", input=archive(files), timeout=LONG_TIMEOUT)
+    """Write files without saving replaced ones. Modes are as given.
+
+    A file changes at once: whoever reads it meanwhile, as an API server its certificates, finds the former or the new one.
+    """
+    names: dict[str, list[str]] = {}
+    for path in sorted(files):
+        names.setdefault(posixpath.dirname(path), []).append(posixpath.basename(path))
+    lines = ["umask 022; set -e; tar -C / -xopf -"]
+    for folder, own in names.items():
+        staged = shlex.quote(posixpath.join(folder, _STAGED))
+        moved = " ".join(shlex.quote(f"./{name}") for name in own)
+        lines.append(f"cd {staged}; mv -f {moved} ..; cd /; rm -rf {staged}")
+    beside = {posixpath.join(posixpath.dirname(path), _STAGED, posixpath.basename(path)): file for path, file in files.items()}
+    node.run("\n".join(lines), input=archive(beside), timeout=LONG_TIMEOUT)
 
 
 def read_files(node: Node, paths: Sequence[str]) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ from harness.lifecycle.rotation import PATH, Keys, _plan, give, pair, read, requ
 from harness.process import ProcessResult
 from harness.runtimes import static_pods
 from harness.runtimes.encryption import SecretsKey, configuration, keys
+from tests.unit.runtimes.machines import final_path
 
 OLD, NEW = SecretsKey.make(1), SecretsKey.make(2)
 
@@ -37,7 +38,7 @@ class Master:
         if isinstance(input, bytes):
             with tarfile.open(fileobj=io.BytesIO(input)) as tar:
                 (member,) = tar
-                assert (f"/{member.name}", member.mode) == (PATH, 0o600)
+                assert (final_path(member), member.mode) == (PATH, 0o600)
                 self.keys = keys(tar.extractfile(member).read(), "the file")  # type: ignore[union-attr]
         if "get secrets" in command:
             self.before()

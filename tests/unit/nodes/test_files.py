@@ -8,8 +8,9 @@ import tarfile
 import pytest
 
 from harness.errors import NodeError
-from harness.nodes.files import NodeFile, archive, read_files, tar_stream
+from harness.nodes.files import NodeFile, archive, read_files, tar_stream, write_files
 from tests.unit.lifecycle.standin import StandIn
+from tests.unit.runtimes.machines import Machine
 
 
 def test_an_archive_keeps_modes_and_links_and_belongs_to_root() -> None:
@@ -60,3 +61,14 @@ def test_of_what_a_machine_sends_only_what_was_asked_for_is_taken() -> None:
         node.answers = {"base64": odd}
         with pytest.raises(NodeError, match="/etc/a did not arrive whole"):
             read_files(node, ["/etc/a"])
+
+
+def test_write_files_changes_each_file_at_once() -> None:
+    node = Machine("master-1", "10.0.0.1")
+    write_files(node, {"/etc/a/x": NodeFile(b"1"), "/etc/a/it's": NodeFile(b"2", 0o600), "/etc/b": NodeFile(link="a")})
+    assert node.files == {"/etc/a/x": (b"1", 0o644, ""), "/etc/a/it's": (b"2", 0o600, ""), "/etc/b": (b"", 0o644, "a")}
+    assert node.commands[0].splitlines() == [
+        "umask 022; set -e; tar -C / -xopf -",
+        """cd /etc/a/.slipway-new; mv -f './it'"'"'s' ./x ..; cd /; rm -rf /etc/a/.slipway-new""",
+        "cd /etc/.slipway-new; mv -f ./b ..; cd /; rm -rf /etc/.slipway-new",
+    ]

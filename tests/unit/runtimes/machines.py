@@ -15,6 +15,11 @@ from harness.runtimes import ClusterNetwork, Facts, Member, RuntimeCluster, prof
 from harness.runtimes.configuration import master_config
 
 
+def final_path(member: tarfile.TarInfo) -> str:
+    """The path of a file that ``write_files`` sends, which arrives in a folder beside it."""
+    return f"/{member.name}".replace("/.slipway-new/", "/")
+
+
 class Machine:
     """A node that keeps the files it is sent, and does no command."""
 
@@ -30,7 +35,7 @@ class Machine:
             with tarfile.open(fileobj=io.BytesIO(input)) as tar:
                 for member in tar:
                     content = tar.extractfile(member) if member.isreg() else None
-                    self.files[f"/{member.name}"] = (content.read() if content else b"", member.mode, member.linkname)
+                    self.files[final_path(member)] = (content.read() if content else b"", member.mode, member.linkname)
         if "base64 <" in command:
             lines = [f"{path} {base64.b64encode(data).decode()}" for path, (data, _, _) in self.files.items()]
             return ProcessResult((), 0, "\n".join([*lines, "end"]), "")

@@ -29,6 +29,7 @@ from harness.runtimes.kubeadm import CLIENT_PEM, serving_pair
 from harness.runtimes.kubeconfig import kubeconfig
 from harness.runtimes.pki import ENCRYPTION, FOLDER, Authority, Pki, alternative_names, general_name, master_certificates
 from tests.unit.lifecycle.standin import StandIn
+from tests.unit.runtimes.machines import final_path
 
 PKI = Pki.make()
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
@@ -220,7 +221,7 @@ def placed(node: StandIn) -> dict[str, bytes]:
     def taking(command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Any:
         if isinstance(input, bytes):
             with tarfile.open(fileobj=io.BytesIO(input)) as tar:
-                found.update({f"/{member.name}": tar.extractfile(member).read() for member in tar if member.isreg()})  # type: ignore[union-attr]
+                found.update({final_path(member): tar.extractfile(member).read() for member in tar if member.isreg()})  # type: ignore[union-attr]
         return run(command, input=input, check=check, timeout=timeout)
 
     node.run = taking  # type: ignore[method-assign]
