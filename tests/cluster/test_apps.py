@@ -355,6 +355,9 @@ def test_with_nothing_but_a_kubeconfig_images_are_imported_on_every_node(
     config = tmp_path / "kubeconfig"
     lab.slipway("kubeconfig", lab.name, "--file", config)
     name = "registry.example.com/shop/abroad:1"
+    for machine in lab.machines:
+        # From when it was an application of the Clusterfile.
+        machine.run(f"ctr -n k8s.io images rm {name}", check=False)
     assert has(lab, name) == [False, False]
     where = ["--kubeconfig", str(config), "--key", str(lab.key)]
     said = lab.slipway("run", images.abroad, *where, env=programs, timeout=HANG)
