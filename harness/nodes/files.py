@@ -106,7 +106,7 @@ def restore_files(node: Node) -> None:
 def write_files(node: Node, files: Files) -> None:
     """Write files without saving replaced ones. Modes are as given.
 
-    A file changes at once: whoever reads it meanwhile, as an API server its certificates, finds the former or the new one.
+    A file changes at once: a program that reads it meanwhile, as an API server its certificates, finds the former or the new one.
     """
     names: dict[str, list[str]] = {}
     for path in sorted(files):
