@@ -10,7 +10,7 @@ from harness.build.options import ALWAYS, MISSING, NEVER, BuildOptions
 from harness.errors import BuildError, StoreError
 from harness.kubefile import Kubefile
 from harness.oci.model import Platform
-from harness.oci.reference import Reference
+from harness.oci.reference import Reference, names_registry
 from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
 from harness.oci.store import Store
@@ -39,7 +39,7 @@ def pull_bases(options: BuildOptions, kubefiles: Iterable[Kubefile], store: Stor
         except ValueError as error:
             raise BuildError(f"{where}: FROM: {error}") from error
         except StoreError as error:
-            if isinstance(error, RemoteError) and options.pull == MISSING and not _names_registry(name):
+            if isinstance(error, RemoteError) and options.pull == MISSING and not names_registry(name):
                 # A mirror of Docker Hub need not have what is made here; ``base_image`` says what is missing.
                 log.info(f"{where}: {error.message}")
                 continue
@@ -54,7 +54,7 @@ def _is_wanted(name: str, when: str, store: Store, client: Client) -> bool:
         return False  # reported with its line when it is looked for
     if when in (ALWAYS, NEVER):
         return when == ALWAYS
-    known = _names_registry(name) or client.registries.rule(reference) is not None
+    known = names_registry(name) or client.registries.rule(reference) is not None
     return known and other_runtime(name) is None and not _is_stored(store, name)
 
 
@@ -64,8 +64,3 @@ def _is_stored(store: Store, name: str) -> bool:
     except StoreError:
         return False
     return True
-
-
-def _names_registry(name: str) -> bool:
-    head, slash, _ = name.partition("/")
-    return bool(slash) and (head == "localhost" or "." in head or ":" in head)

@@ -13,6 +13,7 @@ from harness.build.declared_images import DeclaredImage, GatheredImages, ScanRes
 from harness.build.yaml_documents import documents_of, line_of, place_of, read_text, reason_of, text_of, value_of
 from harness.errors import Fault, InputError
 from harness.kubefile.context import IMAGE_LIST_WITH_AUTH
+from harness.oci.reference import names_registry
 from harness.oci.registry.credentials import Credential, CredentialStore
 
 IMAGE_LIST = "manifests/imageList"
@@ -109,9 +110,7 @@ def _section(node: yaml.Node, path: str, faults: list[Fault]) -> ImageListCreden
     listed = []
     for item in images.value:
         text = text_of(item) or ""
-        first, slash, _ = text.partition("/")
-        has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
-        listed.append(parse_image(text if has_registry else f"{registry}/{text}", f"{path}:{line_of(item)}", "listed", faults))
+        listed.append(parse_image(text if names_registry(text) else f"{registry}/{text}", f"{path}:{line_of(item)}", "listed", faults))
     return ImageListCredentials(registry, values["username"], values["password"], tuple(image for image in listed if image))
 
 

@@ -40,13 +40,12 @@ def reference(text: str, what: str) -> Reference:
 
 def fetch(name: str, to: SiteAccess) -> None:
     """Pull an image that is not in the store, when its name says which registry has it."""
+    from harness.oci.reference import names_registry
     from harness.transfer import pull
 
     store = local_store()
     there = reference(name, "IMAGE")
-    head = name.partition("/")[0]
-    named = "/" in name and ("." in head or ":" in head or head == "localhost")
-    if not named or there.familiar in store.names() or (there.digest and store.has(there.digest)):
+    if not names_registry(name) or there.familiar in store.names() or (there.digest and store.has(there.digest)):
         return
     with connect(to) as client:
         pull.pull(store, there, client)

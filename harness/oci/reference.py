@@ -96,13 +96,18 @@ def lowered(text: str) -> str:
         repository, tag = _split_tag(name, text)
         first, slash, rest = repository.partition("/")
         # The first part of a name is a registry when it looks like one. Capitals alone do not make it one.
-        domain = slash and (first == "localhost" or "." in first or ":" in first)
-        small = f"{first}/{rest.lower()}" if domain else repository.lower()
+        small = f"{first}/{rest.lower()}" if slash and _is_address(first) else repository.lower()
         changed = small + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
         Reference.parse(changed)
     except ValueError:
         return text
     return changed
+
+
+def names_registry(text: str) -> bool:
+    """Return True for a name whose first part is the address of a registry: it has a dot or a port, or is localhost."""
+    first, slash, _ = text.partition("/")
+    return bool(slash) and _is_address(first)
 
 
 def normal_domain(domain: str) -> str:
@@ -136,8 +141,12 @@ def _split_tag(name: str, text: str) -> tuple[str, str | None]:
     return head, tag
 
 
+def _is_address(text: str) -> bool:
+    return text == "localhost" or "." in text or ":" in text
+
+
 def _is_domain(text: str) -> bool:
-    return text == "localhost" or "." in text or ":" in text or text.lower() != text
+    return _is_address(text) or text.lower() != text
 
 
 def _split_domain(name: str) -> tuple[str, str]:
