@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +17,7 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from harness.oci.reference import Reference
     from harness.transfer import multi_platform
+    from harness.transfer.merge import MergedImage
 
 manifest_app = Program(cls=Group, help="Combine images of single platforms into one image.", no_args_is_help=True)
 app.add_typer(manifest_app, name="manifest")
@@ -36,7 +37,7 @@ def create(
 
     as_json = wants_json(output)
     fetch = fetching(to)
-    _show(multi_platform.create(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
+    show_made(multi_platform.create(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
 
 
 @manifest_app.command("add")
@@ -46,7 +47,7 @@ def add(*, name: Name, images: Sources, replace: Replace = False, pull: Pull = F
 
     as_json = wants_json(output)
     fetch = fetching(to)
-    _show(multi_platform.add(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
+    show_made(multi_platform.add(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
 
 
 @manifest_app.command("inspect", short_help="Show its platforms.")
@@ -93,7 +94,7 @@ def remove(
         wanted = Platform.parse(platform)
     except ValueError as error:
         raise UsageError(f"PLATFORM {platform}: {error}") from error
-    _show(multi_platform.remove(local_store(), name, wanted), as_json)
+    show_made(multi_platform.remove(local_store(), name, wanted), as_json)
 
 
 def fetching(to: RegistryOptions) -> Callable[[Reference], object]:
@@ -108,11 +109,12 @@ def fetching(to: RegistryOptions) -> Callable[[Reference], object]:
     return fetch
 
 
-def _show(made: multi_platform.Assembled, as_json: bool) -> None:
+def show_made(made: multi_platform.Assembled | MergedImage, as_json: bool, sources: Sequence[str] = ()) -> None:
+    """Print an image that was put together, its sources and its platforms."""
     for warning in made.warnings:
         log.warning(warning)
     if as_json:
         print_json(plain(made))
         return
     say(f"{made.name}  {made.digest}")
-    say(f"  {', '.join(made.platforms)}")
+    say(f"  {'; '.join(', '.join(names) for names in (sources, made.platforms) if names)}")

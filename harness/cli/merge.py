@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from harness import log
-from harness.cli.manifest import Pull, Sources, fetching
+from harness.cli.manifest import Pull, Sources, fetching, show_made
 from harness.cli.options import Env, Json, RegistryOptions
-from harness.cli.output import app, local_store, pairs, plain, print_json, say, wants_json
+from harness.cli.output import app, local_store, pairs, wants_json
 
 
 @app.command(short_help="Make one image out of several.")
@@ -41,10 +40,4 @@ def merge(
     values = pairs(env or [], "--env")
     request.check_env(values)
     made = merging.merge(local_store(), tag, images, env=values, replace=replace, fetch=fetching(to), fresh=pull)
-    for warning in made.warnings:
-        log.warning(warning)
-    if as_json:
-        print_json(plain(made))
-        return
-    say(f"{made.name}  {made.digest}")
-    say(f"  {', '.join(made.sources)}; {', '.join(made.platforms)}")
+    show_made(made, as_json, made.sources)
