@@ -58,23 +58,24 @@ def plan(
     applications: tuple[apps.KubefileApp, ...] = ()
     launch: Sequence[str] = ()
     lone: Sequence[LoneChart] = ()
+    placed = rootfs_files(kubefile, context)
     try:
         applications = apps.applications(kubefile, context)
-        launch, lone = with_releases(_launch(kubefile, applications), [file.path for file in rootfs_files(kubefile, context)])
+        launch, lone = with_releases(_launch(kubefile, applications), [file.path for file in placed])
     except InputError as wrong:
         faults += wrong.faults
     settings = discover.ScanSettings(helm=helm, kubectl=kubectl, image_list=image_list)
-    discovery = with_possible(scan(kubefile, context, [*launch, *_idle(kubefile, applications)], settings), possible)
+    discovery = with_possible(scan(kubefile, context, placed, [*launch, *_idle(kubefile, applications)], settings), possible)
     faults += discovery.faults
     values = ImageValues()
     try:
-        values = _values(kubefile, context)
+        values = _values(kubefile, placed)
     except InputError as wrong:
         faults += wrong.faults
     if faults:
         raise InputError(dict.fromkeys(faults))
     known = [app.name for app in applications]
-    shown = {file.path: file.shown for file in rootfs_files(kubefile, context)}
+    shown = {file.path: file.shown for file in placed}
     return {
         "base": kubefile.base.image,
         "platform": kubefile.platform,
@@ -137,7 +138,9 @@ def _made_folders(instruction: Run) -> Iterator[str]:
         yield from (word.strip("'\"").removeprefix("./").rstrip("/") for word in words.split() if not word.startswith("-"))
 
 
-def scan(kubefile: Kubefile, context: Path, commands: Iterable[str], settings: discover.ScanSettings) -> ScanResult:
+def scan(
+    kubefile: Kubefile, context: Path, placed: Sequence[RootfsFile], commands: Iterable[str], settings: discover.ScanSettings
+) -> ScanResult:
     """The images that files of the context name, as the Kubefile places them and ``commands`` launch them; faults are returned."""
     lowest = version_range.lowest(kubefile.kube_version) if kubefile.kube_version else None
     settings = dataclasses.replace(
@@ -148,7 +151,6 @@ def scan(kubefile: Kubefile, context: Path, commands: Iterable[str], settings: d
         kube_version=lowest,
         vendored_later=any(_VENDORS.search(str(item.command)) for item in kubefile.of(Run)),
     )
-    placed = rootfs_files(kubefile, context)
     result = with_shim_lists(discover.discover(placed, settings), context)
     listed, faults = images_with_auth(context)
     archived = [image for archive in find_archives(context, placed) for image in archive.images]
@@ -161,10 +163,10 @@ def _idle(kubefile: Kubefile, applications: Iterable[apps.KubefileApp]) -> list[
     return [apps.with_environment(command, app.env) for app in idle for command in app.commands]
 
 
-def _values(kubefile: Kubefile, context: Path) -> ImageValues:
+def _values(kubefile: Kubefile, placed: Sequence[RootfsFile]) -> ImageValues:
     """The values that files of the context expect; those of the base image are not known. Raises InputError."""
-    rendered = [file for file in rootfs_files(kubefile, context) if is_template(file.path) or file.path == SCHEMA]
-    charts = chart_folders(rootfs_files(kubefile, context))
+    rendered = [file for file in placed if is_template(file.path) or file.path == SCHEMA]
+    charts = chart_folders(placed)
     schema: tuple[str, str] | None = None
     files: list[TemplateFile] = []
     for file in rendered:

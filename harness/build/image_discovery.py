@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import re
 import tempfile
@@ -26,7 +27,7 @@ from harness.build.pull_record import PulledImage
 from harness.build.sandbox_plan import SandboxApplication, SandboxPlan
 from harness.cloudimage import ImageSet, Info, PlatformImage, ProvingRun
 from harness.clusterfile import secrets
-from harness.errors import BuildError, InputError, UsageError
+from harness.errors import BuildError, Fault, InputError, UsageError
 from harness.host import scratch, tools
 from harness.kubefile import applications, version_range
 from harness.lifecycle.apps import records
@@ -148,6 +149,11 @@ class ImageDiscovery:
         names = {image.name: image.digest for image in self.base.image.images.images}
         return (LayoutSource(self.work.store, names, "cluster image"), *self.part.sources)
 
+    @functools.cached_property
+    def _listed_with_auth(self) -> tuple[tuple[DeclaredImage, ...], tuple[Fault, ...]]:
+        """Images of the ``imageListWithAuth.yaml`` of the context, and the faults in it."""
+        return images_with_auth(self.options.context)
+
     def key(self) -> str:
         """Digest of everything that can change the outcome: files (not comments), launch, environment, list, kind of cluster; no README."""
         lists = [*([self.options.image_list] if self.options.image_list else []), *shim_lists(self.options.context)]
@@ -156,7 +162,7 @@ class ImageDiscovery:
         described: list[Any] = [
             FORMAT, str(self.part.platform), cache_key_files(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
             dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited, self.options.images_from,
-            self.options.possible, [image.name for image in images_with_auth(self.options.context)[0]], tools.present_kubectl() is not None,
+            self.options.possible, [image.name for image in self._listed_with_auth[0]], tools.present_kubectl() is not None,
             [dict(archive.listing.images) for archive in self.part.archives], dict(self.part.locked),
         ]  # fmt: skip
         if self.proven is not None:
@@ -285,7 +291,7 @@ class ImageDiscovery:
         )
         with log.step("read the images that files declare") as shown:
             scan = with_shim_lists(discover.discover(discover.files(tree), settings), self.options.context, tree)
-            listed, faults = images_with_auth(self.options.context)
+            listed, faults = self._listed_with_auth
             if faults := (*scan.faults, *faults):
                 raise InputError(faults)
             shown.note = f"{len(scan.names)} found" + (f", {len(scan.possible)} possible" if scan.possible else "")
