@@ -171,7 +171,7 @@ def _launch(box: sandbox.Sandbox, command: str) -> None:
 
 
 def application_commands(tree: Path, info: Info) -> tuple[str, ...]:
-    """What installing an application image runs in a cluster, in order: hooks before the launch, launch commands, hooks after it.
+    """The commands that the installation of an application image runs, in order: hooks before the launch, launch commands, hooks after it.
 
     Raises InputError for hooks that are for images of clusters.
     """

@@ -84,7 +84,7 @@ class ImageValues:
         return faults
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        """What the throw-away cluster gets on top of ENV; without one, files are rendered all the same, to find their faults."""
+        """Values of the throw-away cluster on top of ENV. Without a cluster, files are rendered with them to find their faults."""
         unknown = {value.name: f"{STAND_IN}{value.name}" for value in self.values if value.required}
         return {**self.cluster, **unknown, **self.stand_ins, **given}
 

@@ -65,7 +65,7 @@ class _Kustomization:
     others: list[RootfsFile] = dataclasses.field(default_factory=list)
     renames: list[_Rename] = dataclasses.field(default_factory=list)
     absent: list[str] = dataclasses.field(default_factory=list)
-    """What it names that is not a file of the image."""
+    """Names in it that are no file of the image."""
 
     def every(self) -> Iterator[_Kustomization]:
         yield self

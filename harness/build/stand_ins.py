@@ -18,11 +18,11 @@ _PORT = ValueType(INTEGER, minimum=1, maximum=65535)
 
 @dataclasses.dataclass(frozen=True)
 class StandInPlace:
-    """What stands at the place of a placeholder."""
+    """The kind of text that fits the place of a placeholder."""
 
     kind: str
     type: ValueType = ValueType()  # noqa: RUF009 - it is frozen
-    """What Kubernetes takes there, as far as the keys say it for certain."""
+    """The type that Kubernetes takes there, as far as the keys say it for certain."""
     first: int | None = None
     """Stand-ins are counted from this number, so that no two are equal: two ports of a Service may not be."""
     text: str | None = None

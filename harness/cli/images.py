@@ -95,7 +95,7 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
 
 
 def _say_info(info: Info) -> None:
-    """What an image is made from, was proven on, expects and launches."""
+    """Print the origin of an image, the run that proved it, its values and its launch commands."""
     if info.base:
         say(f"base        {info.base['reference']}  {short(info.base['digest'])}")
     if info.proven and info.proven.on:

@@ -28,7 +28,7 @@ _PLACES = 3
 
 @dataclasses.dataclass(frozen=True)
 class ValueType:
-    """What a value may be."""
+    """The type of a value, with its limits."""
 
     type: str = STRING
     """One of TYPES."""
@@ -174,7 +174,7 @@ def faults(
     replaced: Callable[[str], bool] = lambda _: False,
     unknown: Container[str] = (),
 ) -> list[Fault]:
-    """What is missing and what is wrong, all names at once.
+    """Faults of values that are missing or wrong, all names at once.
 
     ``environments`` are those of the nodes, without the defaults of the image; a value must be in each of them. ``app_env`` is what
     applications get besides, by their names. ``replaced`` says of the path of a file that a
