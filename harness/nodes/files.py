@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import posixpath
+import secrets
 import shlex
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,8 +34,8 @@ class NodeFile:
         return cls(text.encode(), mode)
 
 
-_STAGED = ".slipway-new"
-"""The folder beside files in which new ones arrive."""
+_STAGED = ".slipway-new-"
+"""Begins the name of a folder beside files in which new ones arrive."""
 
 Files = Mapping[str, NodeFile]
 """Absolute paths on a machine and their desired content."""
@@ -108,15 +109,17 @@ def write_files(node: Node, files: Files) -> None:
 
     A file changes at once: a program that reads it meanwhile, as an API server its certificates, finds the former or the new one.
     """
+    # The commands of a controller that was killed may still run on the machine: each call has folders of its own.
+    staged_name = f"{_STAGED}{secrets.token_hex(4)}"
     names: dict[str, list[str]] = {}
     for path in sorted(files):
         names.setdefault(posixpath.dirname(path), []).append(posixpath.basename(path))
-    lines = ["umask 022; set -e; tar -C / -xopf -"]
+    staged = {folder: posixpath.join(folder, staged_name) for folder in names}
+    lines = [f"umask 022; set -e; trap {shlex.quote(f'rm -rf {shlex.join(staged.values())}')} EXIT; tar -C / -xopf -"]
     for folder, own in names.items():
-        staged = shlex.quote(posixpath.join(folder, _STAGED))
         moved = " ".join(shlex.quote(f"./{name}") for name in own)
-        lines.append(f"cd {staged}; mv -f {moved} ..; cd /; rm -rf {staged}")
-    beside = {posixpath.join(posixpath.dirname(path), _STAGED, posixpath.basename(path)): file for path, file in files.items()}
+        lines.append(f"cd {shlex.quote(staged[folder])}; mv -f {moved} ..; cd /")
+    beside = {posixpath.join(staged[posixpath.dirname(path)], posixpath.basename(path)): file for path, file in files.items()}
     node.run("\n".join(lines), input=archive(beside), timeout=LONG_TIMEOUT)
 
 

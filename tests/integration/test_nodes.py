@@ -432,6 +432,31 @@ def test_two_steps_place_files_at_the_same_time(node: SshNode) -> None:
     assert not node.run("[ -e /etc/both ]", check=False).ok
 
 
+def test_the_same_files_written_at_the_same_time_arrive_whole(node: SshNode) -> None:
+    """As by a controller that was killed, whose command still runs, and the next one."""
+    names = [f"/etc/again/{index}" for index in range(20)]
+    errors: list[Exception] = []
+
+    def write(content: bytes) -> None:
+        try:
+            for _ in range(5):
+                write_files(node, {name: NodeFile(content) for name in names})
+                install_files(node, {name: NodeFile(content) for name in names})
+                node.put(content, "/etc/again/one")
+        except Exception as failed:
+            errors.append(failed)
+
+    threads = [threading.Thread(target=write, args=(bytes([letter]) * 100_000,)) for letter in b"abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert {len(set(content)) for content in read_files(node, names).values()} == {1}
+    assert sorted(node.run("ls -A /etc/again").stdout.split()) == sorted([*(str(index) for index in range(20)), "one"])
+    restore_files(node)
+
+
 def test_secrets_are_for_root_alone_at_every_moment(node: SshNode) -> None:
     write_files(node, {"/etc/secret/key": NodeFile(b"secret", 0o600)})
     assert node.run("stat -c %a /etc/secret/key").stdout.strip() == "600"

@@ -59,13 +59,16 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 
 @pytest.fixture(autouse=True)
 def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passwords of one test are ordinary words of the next, and what one does not want to be shown is shown in the next."""
+    """Passwords of one test are ordinary words of the next; verbosity and the format of the output are settings of one command."""
     from rich.console import Console
 
     from harness import log
 
     monkeypatch.setattr(log, "_hidden", {})
     monkeypatch.setattr(log, "_state", log._State(log.Plain(Console(stderr=True))))
+    # Only where it is loaded already: most tests of this ring need no command line.
+    if app := sys.modules.get("harness.cli.app"):
+        monkeypatch.setattr(app, "_state", app._State())
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,9 @@ umask 022
 state=$STATE
 mkdir -p "$state/saved"
 chmod 700 "$state/saved"
+# One at a time, so that none keeps for later what another has just put there.
+exec 9< "$state/saved"
+if command -v flock > /dev/null; then flock -w 600 9; fi
 stage=$(mktemp -d "$state/stage.XXXXXX")
 trap 'rm -rf "$stage"' EXIT
 tar -C "$stage" -xopf -
@@ -36,9 +39,11 @@ find . ! -type d | sed 's/^\.//' | while IFS= read -r path; do
   fi
   if ! same "$stage$path" "$path"; then
     folder "$(dirname "$path")"
-    rm -rf "$path.slipway-new"
-    cp -a "$stage$path" "$path.slipway-new"
-    mv -fT "$path.slipway-new" "$path"
+    # The process is in the name: the script of a controller that was killed may still run.
+    new=$(dirname "$path")/.slipway-new.$$
+    rm -rf "$new"
+    cp -a "$stage$path" "$new"
+    mv -fT "$new" "$path"
     echo "$path"
   fi
 done

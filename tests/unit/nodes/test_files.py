@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 
 import pytest
@@ -67,8 +68,17 @@ def test_write_files_changes_each_file_at_once() -> None:
     node = Machine("master-1", "10.0.0.1")
     write_files(node, {"/etc/a/x": NodeFile(b"1"), "/etc/a/it's": NodeFile(b"2", 0o600), "/etc/b": NodeFile(link="a")})
     assert node.files == {"/etc/a/x": (b"1", 0o644, ""), "/etc/a/it's": (b"2", 0o600, ""), "/etc/b": (b"", 0o644, "a")}
-    assert node.commands[0].splitlines() == [
-        "umask 022; set -e; tar -C / -xopf -",
-        """cd /etc/a/.slipway-new; mv -f './it'"'"'s' ./x ..; cd /; rm -rf /etc/a/.slipway-new""",
-        "cd /etc/.slipway-new; mv -f ./b ..; cd /; rm -rf /etc/.slipway-new",
+    assert re.sub(r"-[0-9a-f]{8}\b", "-ID", node.commands[0]).splitlines() == [
+        "umask 022; set -e; trap 'rm -rf /etc/a/.slipway-new-ID /etc/.slipway-new-ID' EXIT; tar -C / -xopf -",
+        """cd /etc/a/.slipway-new-ID; mv -f './it'"'"'s' ./x ..; cd /""",
+        "cd /etc/.slipway-new-ID; mv -f ./b ..; cd /",
     ]
+
+
+def test_files_written_twice_at_the_same_time_do_not_meet() -> None:
+    """The commands of a controller that was killed may still run on a machine when the next one writes the same files."""
+    node = Machine("master-1", "10.0.0.1")
+    for _ in range(2):
+        write_files(node, {"/etc/a/x": NodeFile(b"1")})
+    first, second = node.commands
+    assert first != second

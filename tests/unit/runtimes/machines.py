@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import tarfile
 from typing import Any
 
@@ -17,7 +18,7 @@ from harness.runtimes.configuration import master_config
 
 def final_path(member: tarfile.TarInfo) -> str:
     """The path of a file that ``write_files`` sends, which arrives in a folder beside it."""
-    return f"/{member.name}".replace("/.slipway-new/", "/")
+    return re.sub(r"/\.slipway-new-[0-9a-f]{8}/", "/", f"/{member.name}")
 
 
 class Machine:
