@@ -77,7 +77,7 @@ def test_put_replaces_the_file_in_one_move(shell: Shell) -> None:
     LocalNode().put(b"data", "/etc/a b", 0o600)
     assert (
         shell.argv[-1]
-        == "set -e; umask 077; mkdir -p /etc; cat > '/etc/a b.new'; chmod 600 '/etc/a b.new'; mv -f '/etc/a b.new' '/etc/a b'"
+        == "set -e; umask 077; mkdir -p /etc; cat > '/etc/a b.new'.$$; chmod 600 '/etc/a b.new'.$$; mv -f '/etc/a b.new'.$$ '/etc/a b'"
     )
     assert shell.read == b"data"
 
