@@ -243,7 +243,7 @@ def backup(
     The file holds the keys of the cluster and all of its secrets: only its owner may read it, and a password encrypts it.
     An encrypted file opens without slipway too: `age -d FILE | tar x`.
     """
-    from harness.lifecycle import backup as saving
+    from harness.lifecycle.cluster import backup as saving
 
     as_json = wants_json(output)
     secret = _password(password_env, password, twice=True)

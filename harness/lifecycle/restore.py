@@ -21,9 +21,9 @@ from harness.host import cluster_cache
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import run
 from harness.lifecycle.apps import images
-from harness.lifecycle.backup import Contents, open_backup
 from harness.lifecycle.cluster import access, kubeconfig, request
 from harness.lifecycle.cluster.access import Access, Known
+from harness.lifecycle.cluster.backup import Contents, open_backup
 from harness.lifecycle.kube import objects, wait
 from harness.lifecycle.kube.etcd import DATA as ETCD_DATA
 from harness.lifecycle.plan import Insertion, Step, execute

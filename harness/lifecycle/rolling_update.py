@@ -16,8 +16,8 @@ from typing import Any
 from harness import cloudimage, log
 from harness.clusterfile import Phase
 from harness.errors import SlipwayError, StoreError
-from harness.lifecycle import backup
 from harness.lifecycle.apps import obsolete, unused
+from harness.lifecycle.cluster import backup
 from harness.lifecycle.cluster.change import DONE, UPGRADE, write
 from harness.lifecycle.kube import drain
 from harness.lifecycle.plan import Plan, Step
