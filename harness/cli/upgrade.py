@@ -162,11 +162,11 @@ def _go(work: RolloutWork, plan: bool, yes: bool, as_json: bool) -> None:
 
 def _show_plan(work: RolloutWork, as_json: bool) -> None:
     from harness.lifecycle import plan as planning
-    from harness.lifecycle import rolling_update
+    from harness.lifecycle.rollout import plan as rollout_plan
 
-    described = planning.describe(rolling_update.plan(work))
+    described = planning.describe(rollout_plan.plan(work))
     if as_json:
-        nodes = list(rolling_update.described(work))
+        nodes = list(rollout_plan.described(work))
         move = plain(work.move)
         print_json({"kind": move["kind"], "resumed": work.resumed, "before": move["before"], "after": move["after"], "nodes": nodes,
                     "steps": described})  # fmt: skip
@@ -177,7 +177,7 @@ def _show_plan(work: RolloutWork, as_json: bool) -> None:
 
 
 def _show_turns(work: RolloutWork) -> None:
-    from harness.lifecycle import rolling_update
+    from harness.lifecycle.rollout import plan as rollout_plan
 
     again = " (goes on with what was begun)" if work.resumed else ""
     say(f"{work.move.kind} of {work.found.state.name}: {work.move.before} -> {work.move.after}{again}")
@@ -191,6 +191,6 @@ def _show_turns(work: RolloutWork) -> None:
                 one["role"],
                 one["from"] if one["from"] == one["to"] else f"{one['from']} -> {one['to']}",
             )
-            for one in rolling_update.described(work)
+            for one in rollout_plan.described(work)
         ],
     )

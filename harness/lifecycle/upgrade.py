@@ -17,7 +17,7 @@ from harness.clusterfile import hooks as values
 from harness.clusterfile.diff import difference
 from harness.errors import CheckError, InputError, NodeError, SlipwayError, StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
-from harness.lifecycle import rolling_update, rollout, run
+from harness.lifecycle import rollout, run
 from harness.lifecycle.apps import records
 from harness.lifecycle.cluster import access, lease, membership, missing_secrets, request
 from harness.lifecycle.cluster import change as moves
@@ -27,6 +27,7 @@ from harness.lifecycle.kube import drain, readiness
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import ipvs, rootfs
 from harness.lifecycle.rollout import RolloutWork
+from harness.lifecycle.rollout import plan as rollout_plan
 from harness.lifecycle.steps import hooks, preparation, registries, validation
 from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.nodes import Machine, each, together
@@ -104,7 +105,7 @@ def carry_out(work: RolloutWork) -> Changed:
     if not nothing:
         with found.state.lock(), lease.held(found.first, found.state.name), work.spec.store.shared_lease():
             try:
-                execute(rolling_update.plan(work), work.journal)
+                execute(rollout_plan.plan(work), work.journal)
             except SlipwayError as error:
                 raise _stopped(work, error) from error
     listed = readiness.of_kind(readiness.get(work.kubectl, "nodes"), "Node")

@@ -17,12 +17,13 @@ from harness.clusterfile import Clusterfile, Hook, Phase
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, InputError, StoreError, UsageError
 from harness.lifecycle import plan as planning
-from harness.lifecycle import rollback, rolling_update, rollout, upgrade
+from harness.lifecycle import rollback, rollout, upgrade
 from harness.lifecycle.apps import obsolete, records
 from harness.lifecycle.cluster.change import DONE, ROLLBACK, RUNNING, UPGRADE, Move, Version
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.rollout import RolloutWork
+from harness.lifecycle.rollout import plan as rollout_plan
 from harness.lifecycle.steps.context import ClusterSpec
 from harness.oci.store import Store
 from harness.runtimes import Facts
@@ -114,7 +115,7 @@ def test_a_batch_of_none_is_refused() -> None:
 
 
 def roles(work: RolloutWork) -> list[tuple[str, int]]:
-    return [(role, len(nodes)) for role, nodes in rolling_update.turns(work)]
+    return [(role, len(nodes)) for role, nodes in rollout_plan.turns(work)]
 
 
 def test_masters_have_their_turn_singly_then_workers_in_batches(store: Store, tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_to_a_lower_minor_version_the_workers_go_first(store: Store, tmp_path: P
 
 def test_the_plan_tells_versions_and_turns(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.36.4", "10.0.0.2": "v1.36.3"})
-    assert list(rolling_update.described(made)) == [
+    assert list(rollout_plan.described(made)) == [
         {"node": "host-1", "address": "10.0.0.1", "role": "master", "from": "v1.36.4", "to": "v1.36.4", "turn": 1},
         {"node": "host-2", "address": "10.0.0.2", "role": "node", "from": "v1.36.3", "to": "v1.36.4", "turn": 2},
     ]
@@ -140,7 +141,7 @@ def test_the_plan_tells_versions_and_turns(store: Store, tmp_path: Path) -> None
 
 
 def plan(made: RolloutWork) -> dict[str, planning.Step]:
-    recipe = rolling_update.plan(made)
+    recipe = rollout_plan.plan(made)
     planning.check(recipe)
     return {step.id: step for step in recipe}
 
@@ -345,7 +346,7 @@ def test_what_the_image_before_had_is_read_from_it_and_its_idle_tables_go_from_e
 
 
 def test_what_an_image_had_that_is_not_here_is_not_known(store: Store, tmp_path: Path) -> None:
-    assert rolling_update._former_addons(work(store, tmp_path)) == {}
+    assert rollout_plan._former_addons(work(store, tmp_path)) == {}
 
 
 # ---- a node's turn ----------------------------------------------------------------------------------------------------

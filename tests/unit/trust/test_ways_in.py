@@ -99,7 +99,7 @@ EXCUSED = {
     "harness.lifecycle.apps.images:warn_of_others": "compares names",
     "harness.lifecycle.apply:apply": "reads which values are secrets; run.prepare and upgrade.readable ask",
     "harness.lifecycle.checks.postflight.gather:_images": "compares names and digests with what runs",
-    "harness.lifecycle.rolling_update:_former_addons": "finds what may be removed",
+    "harness.lifecycle.rollout.plan:_former_addons": "finds what may be removed",
     "harness.lifecycle.apps.unused:remove_others": "finds what may be removed",
     "harness.lifecycle.run:known_networks": "looks for a pod network; run.prepare and records.union ask",
     "harness.lifecycle.run:plan": "of applications that run.prepare has asked about",
