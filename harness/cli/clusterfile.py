@@ -111,7 +111,7 @@ def generate(
     """
     as_json = wants_json(output)
     if schema:
-        from harness.clusterfile.json_schema import schema as of_clusterfile
+        from harness.clusterfile.json_schema_export import schema as of_clusterfile
 
         print_json(of_clusterfile())
         return
