@@ -113,8 +113,7 @@ def verify(
     output: Json = "text",
 ) -> None:
     """Verify that a CloudImage is signed by one of the keys and that no byte of it has changed: every blob is hashed."""
-    from harness.trust import signature
-    from harness.trust import verify as graph
+    from harness.trust import blob_check, signature
 
     as_json = wants_json(output)
     wanted = pairs(annotation or [], "--annotation")
@@ -124,9 +123,9 @@ def verify(
         checked = [signature.check(found.shelf, found.image.digest, one, name=found.reference.familiar) for one in asked]
         signed = list(dict.fromkeys(one for each in checked for one in each))
         if found.client:
-            whole = graph.check_remote(found.client, found.reference, found.image)
+            whole = blob_check.check_remote(found.client, found.reference, found.image)
         else:
-            whole = graph.check_stored(found.store, found.reference.familiar, found.image)
+            whole = blob_check.check_stored(found.store, found.reference.familiar, found.image)
     if as_json:
         print_json(
             {

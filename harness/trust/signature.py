@@ -197,7 +197,7 @@ class Demand:
 def check(shelf: ReferrerStore, digest: str, demand: Demand, *, name: str | None = None) -> tuple[Signed, ...]:
     """The signatures of ``digest`` that meet a demand: one at least.
 
-    Raises RefusedError with the reason when there is none. The content of the image is not verified here: verify.py does that.
+    Raises RefusedError with the reason when there is none. The content of the image is not verified here: blob_check.py does that.
     """
     name = name or shelf.repository
     layers = _layers(shelf, digest, name)
