@@ -117,7 +117,7 @@ def _name_and_image(words: list[str], cluster: str | None) -> tuple[str, str]:
 
 def _options(rollout: Rollout, access: JoinAccess) -> upgrading.RolloutOptions:
     from harness.lifecycle import upgrade as upgrading
-    from harness.lifecycle.apps import several
+    from harness.lifecycle.apps import multi_image
     from harness.lifecycle.cluster import request
 
     login = access.login()
@@ -125,7 +125,7 @@ def _options(rollout: Rollout, access: JoinAccess) -> upgrading.RolloutOptions:
     upgrading.batch_of(0, rollout.batch)
     return upgrading.RolloutOptions(
         via=to_machines(access.via, login, "--via"),
-        clusterfile=several.settled(request.read(rollout.file, values), local_store()) if rollout.file else None,
+        clusterfile=multi_image.settled(request.read(rollout.file, values), local_store()) if rollout.file else None,
         env=values,
         password=login.password,
         batch=rollout.batch,

@@ -16,7 +16,7 @@ from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, ClusterfileChange,
 from harness.errors import CheckError, Fault, FaultCollector, InputError, StoreError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import join, remove, run, upgrade
-from harness.lifecycle.apps import install, records, several, uninstall
+from harness.lifecycle.apps import install, multi_image, records, uninstall
 from harness.lifecycle.apps.records import Installed, familiar
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import Where, seen_from
@@ -114,7 +114,7 @@ def apply(
     if wanted.images:
         # Only the images say which of them is that of the cluster.
         fetch()
-        clusterfile = several.settled(clusterfile, store)
+        clusterfile = multi_image.settled(clusterfile, store)
     state = ClusterState.of(wanted.name, home)
     with SshConnections(state.folder, _machines(clusterfile, options, state)) as ssh:
         there = find(ssh, wanted.name)
@@ -133,7 +133,7 @@ def apply(
         if work.only_apps:
             if work.apps:
                 collector = FaultCollector()
-                several.judge(work.apps, seen_from(wanted.name, there.master, Platform.host()), store, collector)
+                multi_image.judge(work.apps, seen_from(wanted.name, there.master, Platform.host()), store, collector)
                 collector.finish()
             if not plan:
                 if gone:

@@ -14,7 +14,7 @@ from harness.clusterfile import Clusterfile, Hook, Phase
 from harness.errors import Fault, FaultCollector, InputError, StoreError, UsageError
 from harness.host.cluster_cache import ClusterState
 from harness.kubefile import version_range
-from harness.lifecycle.apps import cluster_apps, obsolete, several
+from harness.lifecycle.apps import cluster_apps, multi_image, obsolete
 from harness.lifecycle.apps.install import InstallResult
 from harness.lifecycle.apps.target import AppTarget
 from harness.lifecycle.cluster import lease, request
@@ -76,7 +76,7 @@ def prepare(
     from harness.trust import policy  # here: its cryptography is slow to load, and all verbs of clusters come past this file
 
     options = options or RunOptions()
-    clusterfile = several.settled(clusterfile, store)
+    clusterfile = multi_image.settled(clusterfile, store)
     cluster = clusterfile.cluster
     if cluster is None:
         raise UsageError(f"{clusterfile.path} has no document Cluster", hint="name image and machines in one, or on the command line")
@@ -120,7 +120,7 @@ def prepare(
     target = AppTarget.planned(
         spec.name, spec.first, resolved.kubernetes.kubernetes, cluster_apps.facts(resolved), image.platforms[0].platform
     )
-    images = several.judge(clusterfile.apps, target, store, collector)
+    images = multi_image.judge(clusterfile.apps, target, store, collector)
     collector.finish()
     if networks := cluster_apps.networks(images):
         check_networks(store, image, cluster.image, networks)
