@@ -17,7 +17,7 @@ from harness.cli.registry import connect
 
 if TYPE_CHECKING:
     from harness.cloudimage.diff import Difference, ImageChange
-    from harness.cloudimage.side import Side
+    from harness.cloudimage.diff_side import Side
     from harness.oci.registry.client import Client
 
 _MARKS = {"added": "+", "removed": "-", "changed": "~"}
@@ -45,7 +45,7 @@ def diff(
     layers are.
     """
     from harness.cloudimage import diff as compare
-    from harness.cloudimage.side import find
+    from harness.cloudimage.diff_side import find
 
     as_json = wants_json(output)
     wanted = platform_of(platform) if platform else None

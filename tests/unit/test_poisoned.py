@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness import cloudimage
-from harness.cloudimage import INFO, KIND, CloudImage, listing, prune, search, side, tags
+from harness.cloudimage import INFO, KIND, CloudImage, diff_side, listing, prune, search, tags
 from harness.errors import StoreError
 from harness.lifecycle.provision import registry
 from harness.oci.graph import below_of, closure, entries_of
@@ -148,7 +148,7 @@ def test_every_command_does_its_work_for_the_other_images(store: Store, good: Cl
     with pytest.raises(StoreError):
         cloudimage.read(store, "bad")
     with pytest.raises(StoreError):
-        side.find(store, "bad", lambda: pytest.fail("no registry is asked"))
+        diff_side.find(store, "bad", lambda: pytest.fail("no registry is asked"))
     assert [hit.name for hit in search.stored(store, "good")] == ["good:latest"]
     prune.prune(store)
     assert store.has(digest)

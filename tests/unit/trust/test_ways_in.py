@@ -93,7 +93,7 @@ EXCUSED = {
     "harness.cli.registry:pull": "pull.pull asks",
     "harness.cli.trust:_publish": "describes an image that is here",
     "harness.cloudimage.tags:tag": "one more name for what has one",
-    "harness.cloudimage.side:find": "shows",
+    "harness.cloudimage.diff_side:find": "shows",
     "harness.build.engine_images:_pull_foreign": "Builder._ensure asks",
     "harness.build.engine_images:ensure_base": "Builder._ensure asks",
     "harness.lifecycle.apps.images:warn_of_others": "compares names",
