@@ -23,8 +23,9 @@ from harness.nodes.files import NodeFile
 from harness.oci.store import Store
 from harness.process import ProcessResult
 from harness.runtimes import static_pods
+from tests.unit.lifecycle.rollout.test_plan import addon, plan
 from tests.unit.lifecycle.test_run import FACTS, build, changed, store
-from tests.unit.lifecycle.test_upgrade import addon, etcd_images, image, plan, work
+from tests.unit.lifecycle.test_upgrade import etcd_images, image, work
 
 __all__ = ["store"]  # a fixture
 
