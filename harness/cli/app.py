@@ -38,8 +38,9 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     upgrade,
 )
 from harness.cli.options import Json
-from harness.cli.output import app, print_error, print_json, say, wants_json
+from harness.cli.output import print_error, print_json, say, wants_json
 from harness.cli.program import CommandEnded, Common, VersionWanted, program
+from harness.cli.root import app
 from harness.errors import InputError, SlipwayError, UsageError
 from harness.log import timings
 

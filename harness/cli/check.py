@@ -23,7 +23,8 @@ from harness.cli.options import (
     machines,
     to_machines,
 )
-from harness.cli.output import app, local_store, print_json, say, table, wants_json
+from harness.cli.output import local_store, print_json, say, table, wants_json
+from harness.cli.root import app
 from harness.errors import UsageError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import typer
 from harness import log
 from harness.cli.clusters import ClusterOptions, external_registry, known_profile, tell, wanted
 from harness.cli.options import ClusterFlags, Json, SiteAccess, Ssh, Yes, addresses, confirmed, to_machines
-from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, wants_json
+from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table, wants_json
+from harness.cli.root import app
 from harness.errors import UsageError
 
 if TYPE_CHECKING:

@@ -28,9 +28,10 @@ from harness.cli.options import (
     hosts,
     seconds,
 )
-from harness.cli.output import app, local_store, pairs, plain, print_json, say, short, steps_table, table, wants_json
+from harness.cli.output import local_store, pairs, plain, print_json, say, short, steps_table, table, wants_json
 from harness.cli.program import Options
 from harness.cli.registry import connect, fetch
+from harness.cli.root import app
 from harness.errors import Fault, FaultCollector, InputError, StoreError, UsageError
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from harness import log, untrusted
 from harness.cli.options import Json, OnePlatform, RegistryOptions, local_images, platform_of
-from harness.cli.output import app, local_store, print_json, short, wants_json
+from harness.cli.output import local_store, print_json, short, wants_json
 from harness.cli.registry import connect
+from harness.cli.root import app
 
 if TYPE_CHECKING:
     from harness.cloudimage.diff import Difference, ImageChange

@@ -28,8 +28,9 @@ from harness.cli.options import (
     seconds,
     to_machines,
 )
-from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, wants_json
+from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table, wants_json
 from harness.cli.program import Old
+from harness.cli.root import app
 
 if TYPE_CHECKING:
     from harness.lifecycle.plan import Step

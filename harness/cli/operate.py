@@ -27,8 +27,9 @@ from harness.cli.options import (
     target,
     to_machines,
 )
-from harness.cli.output import app, pairs, plain, print_json, say, table, wants_json
+from harness.cli.output import pairs, plain, print_json, say, table, wants_json
 from harness.cli.program import ListGroup, Program, WithCommand, command_words
+from harness.cli.root import app
 from harness.errors import CheckError, UsageError
 
 

@@ -13,9 +13,10 @@ import typer
 
 from harness import log
 from harness.cli.options import FORMER_FILE, Image, Json, RegistryOptions, target
-from harness.cli.output import app, local_store, pairs, print_json, say, short, wants_json
+from harness.cli.output import local_store, pairs, print_json, say, short, wants_json
 from harness.cli.program import Group, Program
 from harness.cli.registry import connect, reference
+from harness.cli.root import app
 from harness.errors import StoreError, UsageError
 from harness.untrusted import json_object
 

@@ -22,9 +22,10 @@ from harness.cli.options import (
     seconds,
     to_machines,
 )
-from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, table, wants_json
+from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table, table, wants_json
 from harness.cli.program import Options
 from harness.cli.registry import fetch
+from harness.cli.root import app
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
