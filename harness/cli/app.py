@@ -201,7 +201,7 @@ _state = _State()
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
-    """Whether errors are wanted as JSON. It is asked before the command line is read, since that may fail."""
+    """Return True when errors are wanted as JSON. It is called before the command line is parsed, since that may fail."""
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     pairs = itertools.pairwise([*own, ""])
     return any(word in ("-ojson", "--output=json") or (word in ("-o", "--output") and value == "json") for word, value in pairs)
@@ -228,7 +228,7 @@ _FROM_SEALER = {
 
 
 def _wrong_usage(error: Any) -> int:
-    """What the parser refuses."""
+    """Report an error of the parser; the exit code."""
     unknown = getattr(error, "option_name", "") or (error.message.partition("'")[2].partition("'")[0])
     hint = _FROM_SEALER.get(unknown) or _explain_missing(error)
     if _state.as_json:

@@ -1,4 +1,4 @@
-"""Whether machines are fit for a cluster, and whether a cluster works."""
+"""Checks of machines before a run, and of clusters that run."""
 
 from __future__ import annotations
 

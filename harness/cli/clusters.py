@@ -191,7 +191,7 @@ def _put(
 
 
 def tell(summary: running.Summary) -> None:
-    """What was made, and what took longest."""
+    """Print the summary of a cluster that was made, with its longest steps."""
     say(
         f"cluster {summary.name} runs {summary.image} on {len(summary.masters) + len(summary.nodes)} nodes, Kubernetes {summary.kubernetes}"
     )

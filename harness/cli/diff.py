@@ -1,4 +1,4 @@
-"""What changed between CloudImages."""
+"""Differences between CloudImages."""
 
 from __future__ import annotations
 
@@ -179,4 +179,4 @@ _WORDS: Mapping[str, Callable[[ImageChange], str]] = {
     "layer": lambda change: f"{short(change.name)}  {_arrow(change, lambda layer: log.size(layer['size']))}",
     "base": lambda change: _arrow(change, lambda base: f"{base['reference']}@{short(base['digest'])}"),
 }
-"""What to say of a kind of change; of others their values."""
+"""The text for a kind of change; other kinds show their values."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class JoinAccess(Ssh):
-    """How a cluster is reached by a verb whose ``--masters`` are other machines."""
+    """Access to a cluster for a verb whose ``--masters`` are other machines."""
 
     via: Annotated[list[str] | None, machines("--via", help="Control-plane nodes of the cluster, if it is not known on this machine.")] = (
         None

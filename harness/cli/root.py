@@ -46,7 +46,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("Machines", ("nodes", "engine", "version")),
 )
-"""How ``slipway --help`` lists the verbs."""
+"""The sections of ``slipway --help``, each with its verbs in order."""
 
 
 class Verbs(QuickGroup):

@@ -33,7 +33,7 @@ keys_app = Program(cls=Group, help="Keys that sign CloudImages, in cosign's form
 app.add_typer(keys_app, name="keys")
 
 PASSWORDS = ("SLIPWAY_KEY_PASSWORD", "COSIGN_PASSWORD")
-"""Where the password of a key may stand, in this order; else it is asked for."""
+"""Environment variables that may hold the password of a key, in this order; else it is asked for."""
 
 SigningKey = Annotated[
     Path,
@@ -242,7 +242,7 @@ def _find(name: str, to: RegistryOptions, *, remote: bool = False) -> _Found:
 
 
 def _is_here(store: Store, name: str) -> bool:
-    """Whether there is such an image, whole or damaged: a damaged one must not be passed over for a good one elsewhere."""
+    """Return True when the store has such an image, whole or damaged: a damaged one must not be passed over for a good one elsewhere."""
     store.names()
     try:
         store.resolve(name)
@@ -303,7 +303,7 @@ def _in_registry(store: Store, there: Reference, to: RegistryOptions) -> _Found:
 
 
 def _demands(paths: list[Path], image: Reference) -> tuple[Demand, ...]:
-    """What the signatures must meet: to be by one of these keys, or what each policy wants when none is given."""
+    """The demands on the signatures: one of these keys, or what each policy wants when no key is given."""
     from harness.trust import policy
     from harness.trust.keys import read_public
     from harness.trust.signature import Demand

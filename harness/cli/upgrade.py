@@ -43,7 +43,7 @@ Secret = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class Rollout(Options):
-    """How nodes go to another image."""
+    """Options for moving nodes to another image."""
 
     file: Clusterfile = None
     env: Secret = None

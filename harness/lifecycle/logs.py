@@ -73,7 +73,7 @@ _OBJECTS: Mapping[str, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class Bundled:
-    """How it ended."""
+    """The outcome of a collection of logs."""
 
     name: str
     file: Path
@@ -82,7 +82,7 @@ class Bundled:
     unreachable: Mapping[str, str]
     """The reason by address."""
     missing: Mapping[str, str]
-    """What could not be had, and why, by the path that it would have had."""
+    """The reason for each part that is missing, by the path that it would have had."""
 
 
 def since_of(text: str) -> datetime.timedelta:
@@ -190,7 +190,7 @@ class Shelf:
 
 
 def _ask_api(cluster: Access, shelf: Shelf) -> tuple[str, ...]:
-    """What the API tells; the pods that are not ready, as ``namespace_name``."""
+    """Collect what the API reports; the pods that are not ready, as ``namespace_name``."""
     shelf.attempt("status.json", lambda: shelf.put_json("status.json", states.gather(cluster)))
     waiting: list[str] = []
 
@@ -217,7 +217,7 @@ def _ask_api(cluster: Access, shelf: Shelf) -> tuple[str, ...]:
 
 
 def not_ready(pods: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Those that have something to tell, as ``namespace_name``."""
+    """The pods that are not ready, as ``namespace_name``."""
     return tuple(f"{pod['metadata']['namespace']}_{pod['metadata']['name']}" for pod in pods if readiness.pod_problem(pod) is not None)
 
 

@@ -45,7 +45,7 @@ class RunOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """How it ended."""
+    """The outcome of a run."""
 
     name: str
     image: str
@@ -58,7 +58,7 @@ class Summary:
     sent: int
     """Bytes that went from here to the machines, together."""
     applications: tuple[InstallResult, ...] = ()
-    """Those with images of their own, in the order of their installation."""
+    """Applications with images of their own, in the order of their installation."""
 
 
 def prepare(
@@ -150,7 +150,7 @@ def check_image(image: cloudimage.CloudImage, name: str) -> None:
 
 
 def known_networks(store: Store, images: Iterable[str]) -> tuple[str, ...]:
-    """Those of the application images that bring the pod network. An image that cannot be read is not one of them."""
+    """The application images that bring the pod network. An image that cannot be read is not one of them."""
     found: list[cloudimage.CloudImage] = []
     for name in images:
         with contextlib.suppress(StoreError):
@@ -181,7 +181,7 @@ def check_networks(store: Store, image: cloudimage.CloudImage, name: str, apps: 
 
 
 def plan(context: ClusterContext, begin: Callable[[], object] = lambda: None, results: list[InstallResult] | None = None) -> list[Step]:
-    """What will be done, in the order in which it is shown; much of it happens at the same time. ``begin``: see ``preparation.connect``.
+    """List the steps in the order in which they are shown; many of them happen at the same time. ``begin``: see ``preparation.connect``.
 
     Applications with images of their own come last, but for the pod network; ``results`` receives the outcome of each.
     """

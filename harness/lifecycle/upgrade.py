@@ -43,7 +43,7 @@ _PARTS = re.compile(r"v(\d+)\.(\d+)\.(\d+)(-\S+)?")
 
 @dataclasses.dataclass(frozen=True)
 class Changed:
-    """How it ended."""
+    """The outcome of an upgrade or a rollback."""
 
     name: str
     kind: str
@@ -61,12 +61,12 @@ class Changed:
 
 @dataclasses.dataclass(frozen=True)
 class RolloutOptions:
-    """How a cluster is to go to another image."""
+    """The way in which a cluster goes to another image."""
 
     via: Sequence[Machine] = ()
     """Masters of a cluster of which this machine remembers nothing."""
     clusterfile: Clusterfile | None = None
-    """What was asked for, with the secrets that the cluster did not keep."""
+    """The Clusterfile of the request, with the secrets that the cluster did not keep."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """More values; those that the cluster did not keep, since they are secret, can be given again."""
     password: str | None = dataclasses.field(default=None, repr=False)
@@ -238,7 +238,7 @@ def _version(text: str) -> tuple[int, int, int, bool, str]:
 
 
 def batch_of(workers: int, asked: int | None) -> int:
-    """How many workers have their turn together. Raises UsageError for less than one."""
+    """The number of workers in a batch. Raises UsageError for less than one."""
     if asked is not None and asked < 1:
         raise UsageError(f"--batch {asked}: at least one worker has its turn", hint="leave it out: one in ten")
     return asked or max(1, workers // 10)
@@ -297,7 +297,7 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: RolloutOpti
 
 
 def _asked(found: Gathered, given: Clusterfile | None) -> Clusterfile:
-    """What the cluster is to be, with the machines that it has. Raises UsageError for a Clusterfile that asks for more than an image."""
+    """The wanted cluster, with the machines that it has. Raises UsageError for a Clusterfile that asks for more than an image."""
     recorded = found.record.clusterfile
     if given is None or given.cluster is None or recorded.cluster is None:
         return recorded if given is None or given.cluster is not None else dataclasses.replace(given, cluster=recorded.cluster)

@@ -191,8 +191,10 @@ class Gate:
         ]  # fmt: skip
 
     def _advance(self, reference: Reference, digest: str, signatures: Sequence[Signed]) -> None:
-        """What the tag meant before must not have been signed later. Of several signatures the latest counts: who leaves one out makes the
-        image look older, never newer."""
+        """Refuse an image that was signed before the one that the tag meant last.
+
+        Of several signatures the latest counts: to leave one out makes the image look older, never newer.
+        """
         if reference.tag is None or not signatures:
             return
         signed_at = max((one.claim.signed_at for one in signatures if one.claim.signed_at is not None), default=None)

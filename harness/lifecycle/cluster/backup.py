@@ -47,7 +47,7 @@ _LARGEST = 16 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """How it ended."""
+    """The outcome of a backup."""
 
     name: str
     file: Path

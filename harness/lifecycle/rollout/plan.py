@@ -30,7 +30,7 @@ from harness.nodes.ssh import SshNode
 
 
 def turns(work: RolloutWork) -> tuple[tuple[str, tuple[SshNode, ...]], ...]:
-    """Who has a turn, one after the other: masters singly, workers in batches.
+    """The nodes that are updated together, one batch after the other, each with its role: masters singly, workers in batches.
 
     No kubelet may be newer than an API server: to a lower minor version the workers go first.
     """
@@ -44,7 +44,7 @@ def turns(work: RolloutWork) -> tuple[tuple[str, tuple[SshNode, ...]], ...]:
 
 
 def plan(work: RolloutWork) -> list[Step]:
-    """What will be done. Until ``begin`` nothing is changed, until the first turn nothing that runs."""
+    """List the steps. Until ``begin`` nothing is changed, until the first turn nothing that runs."""
     upgrades, recipe = work.move.kind == UPGRADE, Plan()
     recipe.add(checks.check(work), checks.unpack(work), checks.find_keys(work), checks.compare(work), _begin(work), _keep_backup(work))
     if upgrades:
