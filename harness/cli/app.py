@@ -1,4 +1,7 @@
-"""The command line ``slipway``: one small function a verb, in one file a theme. The only place that prints results or ends the process."""
+"""The command line ``slipway``: one small function a verb. The only place that prints results or ends the process.
+
+``main`` runs it. A verb is in the module of its name or theme.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,28 @@ from harness import about, log, process
 from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     apps,
     archive,
+    backup,
     build,
+    certs,
     check,
     clusterfile,
-    clusters,
     convert,
     debug,
+    delete,
     diff,
+    exec,  # noqa: A004 -- the module of a verb
     find_images,
     images,
+    kubeconfig,
+    logs,
     machines,
     manifest,
     members,
     merge,
-    operate,
     registry,
+    run,
     search,
+    status,
     trust,
     upgrade,
 )

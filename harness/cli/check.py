@@ -9,7 +9,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.clusters import ClusterOptions, wanted
+from harness.cli.cluster_options import ClusterOptions, wanted
 from harness.cli.options import (
     Clusterfile,
     ClusterFlags,

@@ -10,7 +10,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.clusters import skipping
+from harness.cli.cluster_options import skipping
 from harness.cli.options import (
     ClusterAccess,
     ClusterOption,

@@ -81,7 +81,7 @@ EXCUSED = {
     "harness.build.base_image:_converted": "base_image has asked",
     "harness.build.base_image:base_digest": "of a base that base_image has asked about",
     "harness.build.find_images:find_in_image": "shows",
-    "harness.cli.clusters:_check_site": "run.prepare asks; this looks which of its images the registry of the site lacks",
+    "harness.cli.cluster_options:_check_site": "run.prepare asks; this looks which of its images the registry of the site lacks",
     "harness.cli.convert:convert": "conversion.convert asks before; names what was made of it",
     "harness.cli.images:_inspect_sealer": "shows",
     "harness.cli.images:history": "shows",
