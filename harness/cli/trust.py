@@ -88,7 +88,7 @@ def sign(
     with _find(name, to) as found:
         # Asked for when it is known that there is something to sign.
         pair = _private(key)
-        signature.sign(found.shelf, found.image.digest, pair, annotations, again=again)
+        signature.sign(found.attachments, found.image.digest, pair, annotations, again=again)
     if as_json:
         print_json(
             {"name": found.reference.familiar, "digest": found.image.digest, "key": pair.public.fingerprint, "annotations": annotations}
@@ -121,7 +121,7 @@ def verify(
     with _find(name, to, remote=remote) as found:
         demands = _demands(key or [], found.reference)
         asked = [dataclasses.replace(demand, annotations={**demand.annotations, **wanted}) for demand in demands]
-        checked = [signature.check(found.shelf, found.image.digest, one, name=found.reference.familiar) for one in asked]
+        checked = [signature.check(found.attachments, found.image.digest, one, name=found.reference.familiar) for one in asked]
         signed = list(dict.fromkeys(one for each in checked for one in each))
         if found.client:
             whole = blob_check.check_remote(found.client, found.reference, found.image)
@@ -196,13 +196,13 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
             )
         document: dict[str, Any] = make(image, found.store, found.reference)
         if attach:
-            referrers.referrer(found.shelf, found.image, media_type, canonical_json(document), {referrers.PREDICATE: predicate})
+            referrers.referrer(found.attachments, found.image, media_type, canonical_json(document), {referrers.PREDICATE: predicate})
             if pair:
                 is_statement = media_type == attestation.IN_TOTO
                 statement = (
                     document if is_statement else attestation.statement(found.reference.repository, found.image.digest, predicate, document)
                 )
-                attestation.attach(found.shelf, found.image.digest, statement, pair)
+                attestation.attach(found.attachments, found.image.digest, statement, pair)
     if file and str(file) != "-":
         file.write_text(json.dumps(document, indent=2) + "\n")
         log.info(f"wrote {file}")
@@ -218,11 +218,11 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
 class _Found:
     """An image in the store or in a registry, and where its attachments are. A ``with`` block ends the connection."""
 
-    def __init__(self, store: Store, there: Reference, image: Descriptor, shelf: ReferrerStore, client: Client | None = None) -> None:
+    def __init__(self, store: Store, there: Reference, image: Descriptor, attachments: ReferrerStore, client: Client | None = None) -> None:
         self.store = store
         self.reference = there
         self.image = image
-        self.shelf = shelf
+        self.attachments = attachments
         self.client = client
 
     def __enter__(self) -> Self:
