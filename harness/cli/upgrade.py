@@ -145,7 +145,7 @@ def _go(work: RolloutWork, plan: bool, yes: bool, as_json: bool) -> None:
         _show_plan(work, as_json)
         return
     if not yes and not nothing:
-        _show_turns(work)
+        _show_batches(work)
         confirmed(f"\nHave {work.found.state.name} run {move.after}?")
     done = upgrading.carry_out(work)
     if as_json:
@@ -172,12 +172,12 @@ def _show_plan(work: RolloutWork, as_json: bool) -> None:
         print_json({"kind": move["kind"], "resumed": work.resumed, "before": move["before"], "after": move["after"], "nodes": nodes,
                     "steps": described})  # fmt: skip
         return
-    _show_turns(work)
+    _show_batches(work)
     say()
     steps_table(described)
 
 
-def _show_turns(work: RolloutWork) -> None:
+def _show_batches(work: RolloutWork) -> None:
     from harness.lifecycle.rollout import plan as rollout_plan
 
     again = " (goes on with what was begun)" if work.resumed else ""

@@ -72,7 +72,7 @@ class RolloutOptions:
     password: str | None = dataclasses.field(default=None, repr=False)
     """For SSH."""
     batch: int | None = None
-    """Workers that have their turn together; None: one in ten."""
+    """Workers that are updated together; None: one in ten."""
     force: bool = False
     """Pods that nothing starts again, or that do not go in time, do not hold anything up."""
     drain_timeout: float = drain.TIMEOUT
@@ -240,7 +240,7 @@ def _version(text: str) -> tuple[int, int, int, bool, str]:
 def batch_of(workers: int, asked: int | None) -> int:
     """The number of workers in a batch. Raises UsageError for less than one."""
     if asked is not None and asked < 1:
-        raise UsageError(f"--batch {asked}: at least one worker has its turn", hint="leave it out: one in ten")
+        raise UsageError(f"--batch {asked}: a batch has at least one worker", hint="leave it out: one in ten")
     return asked or max(1, workers // 10)
 
 

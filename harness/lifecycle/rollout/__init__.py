@@ -54,8 +54,8 @@ class RolloutWork(MemberChange):
         return NodeKubectl(self.found.first, tuple(node for node in self.found.masters if node is not self.found.first))
 
     @property
-    def batches(self) -> tuple[tuple[SshNode, ...], ...]:
-        """The workers that have their turn together."""
+    def worker_batches(self) -> tuple[tuple[SshNode, ...], ...]:
+        """The workers in batches: those of one are changed together."""
         workers = self.context.spec.workers
         return tuple(workers[start : start + self.batch] for start in range(0, len(workers), self.batch))
 

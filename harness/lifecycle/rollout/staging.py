@@ -1,4 +1,4 @@
-"""Preparation of a rollout beside what runs: files and images that a node needs when its turn comes."""
+"""Preparation of a rollout beside what runs: files and images that a node needs when it is updated."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from harness.nodes.ssh import SshNode
 
 
 def tell_nodes(work: RolloutWork, after: str) -> Step:
-    """Give nodes the way to their images, which they may know early; everything else waits for the node's turn.
+    """Give nodes the way to their images, which they may know early; everything else waits for the update of the node.
 
-    This step is not journalled: a registry requires the login from the turn of its master on, and an earlier slipway, which began the
+    This step is not journalled: a registry requires the login from the update of its master on, and an earlier slipway, which began the
     change, gave it to no node.
     """
 
@@ -71,7 +71,7 @@ def _parts(work: RolloutWork, node: SshNode, delta: rootfs_update.Delta) -> froz
 
 
 def fetch(work: RolloutWork) -> Step:
-    """Fetch the images of Kubernetes that a node runs before its turn comes, so that a failure is reported while nothing has changed."""
+    """Fetch the images of Kubernetes that a node runs before it is updated, so that a failure is reported while nothing has changed."""
 
     def action(node: SshNode) -> str:
         names = registries.images_needed_to_be_ready(work.resolved, node)

@@ -99,11 +99,11 @@ def test_invalid_version_is_reported() -> None:
         upgrade.check_versions("v1.36.3", "latest")
 
 
-# ---- whose turn it is -------------------------------------------------------------------------------------------------
+# ---- the size of a batch -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("workers", "asked", "expected"), [(0, None, 1), (3, None, 1), (25, None, 2), (200, None, 20), (3, 2, 2)])
-def test_one_worker_in_ten_has_its_turn_at_a_time_unless_asked_otherwise(workers: int, asked: int | None, expected: int) -> None:
+def test_one_worker_in_ten_is_updated_at_a_time_unless_asked_otherwise(workers: int, asked: int | None, expected: int) -> None:
     assert upgrade.batch_of(workers, asked) == expected
 
 
@@ -210,7 +210,7 @@ def test_a_clusterfile_that_asks_for_more_than_the_image_is_for_apply() -> None:
     upgrade.require_same(recorded, parse(CLUSTERFILE.replace("web:1", "web:2"), "Clusterfile", stored=True))
 
 
-# ---- a node's turn ----------------------------------------------------------------------------------------------------
+# ---- a node in a batch ----------------------------------------------------------------------------------------------------
 
 
 def test_a_change_that_stopped_says_how_to_go_on_and_back(store: Store, tmp_path: Path) -> None:

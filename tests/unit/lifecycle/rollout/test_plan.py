@@ -1,4 +1,4 @@
-"""The steps of a rollout: the order in which nodes have their turn, and what comes before and after it."""
+"""The steps of a rollout: the order in which nodes are updated, and what comes before and after it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["store"]  # a fixture
 
 
 def roles(work: RolloutWork) -> list[tuple[str, int]]:
-    return [(role, len(nodes)) for role, nodes in rollout_plan.turns(work)]
+    return [(role, len(nodes)) for role, nodes in rollout_plan.batches(work)]
 
 
-def test_masters_have_their_turn_singly_then_workers_in_batches(store: Store, tmp_path: Path) -> None:
+def test_masters_are_updated_singly_then_workers_in_batches(store: Store, tmp_path: Path) -> None:
     assert roles(work(store, tmp_path, workers=5, batch=2)) == [("master", 1)] * 3 + [("node", 2), ("node", 2), ("node", 1)]
 
 
@@ -39,7 +39,7 @@ def test_to_a_lower_minor_version_the_workers_go_first(store: Store, tmp_path: P
     assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=same_minor))] == ["master", "node", "node"]
 
 
-def test_the_plan_tells_versions_and_turns(store: Store, tmp_path: Path) -> None:
+def test_the_plan_shows_versions_and_batches(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.36.4", "10.0.0.2": "v1.36.3"})
     assert list(rollout_plan.described(made)) == [
         {"node": "host-1", "address": "10.0.0.1", "role": "master", "from": "v1.36.4", "to": "v1.36.4", "turn": 1},
@@ -71,11 +71,11 @@ def test_nothing_is_changed_before_all_was_looked_at_and_a_backup_was_kept(store
         assert leads_to(found, name, "keep-backup"), name
 
 
-def test_the_first_turn_comes_when_every_node_has_everything_and_each_next_one_when_all_is_well(store: Store, tmp_path: Path) -> None:
+def test_the_first_batch_comes_when_every_node_has_everything_and_each_next_one_when_all_is_well(store: Store, tmp_path: Path) -> None:
     found = plan(work(store, tmp_path, 3, 2))
     assert found["turn-1"].after_all == ("fetch-images",)
     assert set(found["fetch-images"].needs) == {"stage", "send-images"}
-    # Registries ask for the login from their turn on; a change that is resumed looks again whether every node has it.
+    # Registries ask for the login from their update on; a change that is resumed looks again whether every node has it.
     assert "tell-nodes" in found["stage"].after
     assert (len(found["tell-nodes"].nodes), found["tell-nodes"].inputs) == (5, None)
     assert [len(found[f"turn-{number}"].nodes) for number in range(1, 6)] == [1] * 5
@@ -92,7 +92,7 @@ def test_the_first_turn_comes_when_every_node_has_everything_and_each_next_one_w
 def test_every_change_has_its_own_name_in_the_journal_so_that_one_after_it_repeats_all(store: Store, tmp_path: Path) -> None:
     there, back = (plan(work(store, tmp_path / name)) for name in ("a", "b"))
     node = there["turn-1"].nodes[0]
-    # When a turn was cut off its node is not well: it is gone on with, and what was well before is not asked again.
+    # When a batch was cut off its node is not well: it is gone on with, and what was well before is not asked again.
     for name in ("stage", "turn-1", "healthy-1", "fetch-images", "update-cluster"):
         first, second = there[name].inputs, back[name].inputs
         assert first
