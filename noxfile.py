@@ -111,7 +111,7 @@ def package(session: nox.Session) -> None:
     install(session, "build")
     shutil.rmtree(DIST, ignore_errors=True)
     session.run("python", "-m", "hatchling", "build", "--directory", shown(DIST))
-    session.run("python", "-m", "harness.trust.distribution", shown(DIST), shown(LOCK), *([wanted.key] if wanted.key else []))
+    session.run("python", "-m", "harness.trust.release_files", shown(DIST), shown(LOCK), *([wanted.key] if wanted.key else []))
 
 
 @nox.session(default=False)

@@ -13,9 +13,9 @@ from typing import Any
 import typer
 
 import harness.cli.app  # noqa: F401 - its modules add the verbs
-from harness.cli.output import app
 from harness.cli.program import help_record
-from harness.clusterfile.json_schema import schema
+from harness.cli.root import app
+from harness.clusterfile.json_schema_export import schema
 
 MARK = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
 

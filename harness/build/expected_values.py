@@ -18,7 +18,7 @@ from harness.build.stand_ins import StandInPlace, narrowest, place_of, stand_in
 from harness.build.values_schema import DescribedValue
 from harness.cloudimage import ExpectedValue, ImageApp, ValueType
 from harness.clusterfile import secrets
-from harness.clusterfile.kinds import RESERVED
+from harness.clusterfile.schema import RESERVED
 from harness.errors import Fault, InputError
 from harness.templates import render_all
 from harness.templates.job import GO, JINJA, Job, StandIn

@@ -16,7 +16,7 @@ from harness import untrusted
 from harness.cloudimage import ValueType
 from harness.cloudimage.values import BOOLEAN, INTEGER, NUMBER, STRING, TYPES
 from harness.clusterfile import validators
-from harness.clusterfile.kinds import RESERVED
+from harness.clusterfile.schema import RESERVED
 from harness.errors import Fault, InputError, UsageError
 from harness.templates.tree import SCHEMA
 from harness.untrusted import Pattern

@@ -1,4 +1,7 @@
-"""The command line ``slipway``: one small function a verb, in one file a theme. The only place that prints results or ends the process."""
+"""The command line ``slipway``: one small function a verb. The only place that prints results or ends the process.
+
+``main`` runs it. A verb is in the module of its name or theme.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +21,35 @@ from harness import about, log, process
 from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     apps,
     archive,
+    backup,
     build,
+    certs,
     check,
     clusterfile,
-    clusters,
     convert,
     debug,
+    delete,
     diff,
+    exec,  # noqa: A004 -- the module of a verb
     find_images,
     images,
+    kubeconfig,
+    logs,
     machines,
     manifest,
     members,
     merge,
-    operate,
     registry,
+    run,
     search,
+    status,
     trust,
     upgrade,
 )
 from harness.cli.options import Json
-from harness.cli.output import app, print_error, print_json, say, wants_json
+from harness.cli.output import print_error, print_json, say, wants_json
 from harness.cli.program import CommandEnded, Common, VersionWanted, program
+from harness.cli.root import app
 from harness.errors import InputError, SlipwayError, UsageError
 from harness.log import timings
 
@@ -200,7 +210,7 @@ _state = _State()
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
-    """Whether errors are wanted as JSON. It is asked before the command line is read, since that may fail."""
+    """Return True when errors are wanted as JSON. It is called before the command line is parsed, since that may fail."""
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     pairs = itertools.pairwise([*own, ""])
     return any(word in ("-ojson", "--output=json") or (word in ("-o", "--output") and value == "json") for word, value in pairs)
@@ -227,7 +237,7 @@ _FROM_SEALER = {
 
 
 def _wrong_usage(error: Any) -> int:
-    """What the parser refuses."""
+    """Report an error of the parser; the exit code."""
     unknown = getattr(error, "option_name", "") or (error.message.partition("'")[2].partition("'")[0])
     hint = _FROM_SEALER.get(unknown) or _explain_missing(error)
     if _state.as_json:

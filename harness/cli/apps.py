@@ -12,8 +12,9 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.options import ClusterAccess, ClusterName, Json, Yes, confirmed, existing, seconds, to_machines
-from harness.cli.output import app, local_store, plain, print_json, say, short, steps_table, table, wants_json
+from harness.cli.output import local_store, plain, print_json, say, short, steps_table, table, wants_json
 from harness.cli.program import ListGroup, Program
+from harness.cli.root import app
 from harness.errors import UsageError
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import typer
 
 from harness import log
 from harness.cli.options import FORMER_FILE, AllowOlder, Json, Platforms, choice, local_images, platform_of, target
-from harness.cli.output import app, local_store, one_of, print_json, say, wants_json
+from harness.cli.output import local_store, one_of, print_json, say, wants_json
+from harness.cli.root import app
 from harness.errors import UsageError
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ import typer
 
 from harness import log
 from harness.cli.options import AllowOlder, Json, choice, existing, image_option, in_lower_case, platform_of, seconds
-from harness.cli.output import app, local_store, one_of, pairs, print_json, say, wants_json
+from harness.cli.output import local_store, one_of, pairs, print_json, say, wants_json
 from harness.cli.program import Old
+from harness.cli.root import app
 from harness.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Whether machines are fit for a cluster, and whether a cluster works."""
+"""Checks of machines before a run, and of clusters that run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.clusters import ClusterOptions, wanted
+from harness.cli.cluster_options import ClusterOptions, wanted
 from harness.cli.options import (
     Clusterfile,
     ClusterFlags,
@@ -23,7 +23,8 @@ from harness.cli.options import (
     machines,
     to_machines,
 )
-from harness.cli.output import app, local_store, print_json, say, table, wants_json
+from harness.cli.output import local_store, print_json, say, table, wants_json
+from harness.cli.root import app
 from harness.errors import UsageError
 
 if TYPE_CHECKING:

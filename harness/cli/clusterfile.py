@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.clusters import ClusterOptions, external_registry, known_profile, tell, wanted
+from harness.cli.cluster_options import ClusterOptions, external_registry, known_profile, wanted
 from harness.cli.options import ClusterFlags, Json, SiteAccess, Ssh, Yes, addresses, confirmed, to_machines
-from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, wants_json
+from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table, wants_json
+from harness.cli.root import app
+from harness.cli.run import tell
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def generate(
     """
     as_json = wants_json(output)
     if schema:
-        from harness.clusterfile.json_schema import schema as of_clusterfile
+        from harness.clusterfile.json_schema_export import schema as of_clusterfile
 
         print_json(of_clusterfile())
         return

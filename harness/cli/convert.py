@@ -8,7 +8,8 @@ import typer
 
 from harness import log
 from harness.cli.options import Json, local_images
-from harness.cli.output import app, local_store, plain, print_json, say, table, wants_json
+from harness.cli.output import local_store, plain, print_json, say, table, wants_json
+from harness.cli.root import app
 from harness.errors import StoreError, UsageError
 
 

@@ -11,8 +11,9 @@ import typer
 
 from harness.cli import completion
 from harness.cli.options import ClusterAccess, ClusterName, Json
-from harness.cli.output import app, plain, print_json, wants_json
+from harness.cli.output import plain, print_json, wants_json
 from harness.cli.program import CommandEnded, Group, Program, WithOptionalCommand, command_words
+from harness.cli.root import app
 from harness.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What changed between CloudImages."""
+"""Differences between CloudImages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from rich.text import Text
 
 from harness import log, untrusted
 from harness.cli.options import Json, OnePlatform, RegistryOptions, local_images, platform_of
-from harness.cli.output import app, local_store, print_json, short, wants_json
+from harness.cli.output import local_store, print_json, short, wants_json
 from harness.cli.registry import connect
+from harness.cli.root import app
 
 if TYPE_CHECKING:
     from harness.cloudimage.diff import Difference, ImageChange
-    from harness.cloudimage.side import Side
+    from harness.cloudimage.diff_side import Side
     from harness.oci.registry.client import Client
 
 _MARKS = {"added": "+", "removed": "-", "changed": "~"}
@@ -45,7 +46,7 @@ def diff(
     layers are.
     """
     from harness.cloudimage import diff as compare
-    from harness.cloudimage.side import find
+    from harness.cloudimage.diff_side import find
 
     as_json = wants_json(output)
     wanted = platform_of(platform) if platform else None
@@ -178,4 +179,4 @@ _WORDS: Mapping[str, Callable[[ImageChange], str]] = {
     "layer": lambda change: f"{short(change.name)}  {_arrow(change, lambda layer: log.size(layer['size']))}",
     "base": lambda change: _arrow(change, lambda base: f"{base['reference']}@{short(base['digest'])}"),
 }
-"""What to say of a kind of change; of others their values."""
+"""The text for a kind of change; other kinds show their values."""

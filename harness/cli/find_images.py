@@ -11,8 +11,9 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.options import Json, RegistryOptions, existing
-from harness.cli.output import app, local_store, plain, print_json, say, table, wants_json
+from harness.cli.output import local_store, plain, print_json, say, table, wants_json
 from harness.cli.registry import connect
+from harness.cli.root import app
 from harness.errors import StoreError, UsageError
 
 if TYPE_CHECKING:

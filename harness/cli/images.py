@@ -9,8 +9,9 @@ import typer
 
 from harness import errors, log
 from harness.cli.options import AnyImage, Json, OnePlatform, local_images, platform_of
-from harness.cli.output import app, local_store, plain, print_json, say, short, table, wants_json
+from harness.cli.output import local_store, plain, print_json, say, short, table, wants_json
 from harness.cli.registry import reference
+from harness.cli.root import app
 
 if TYPE_CHECKING:
     from harness.oci.store import Store

@@ -23,9 +23,9 @@ def only_applications(images: Sequence[str]) -> bool:
     from harness import cloudimage
 
     if len(images) > 1:
-        from harness.lifecycle.apps import several
+        from harness.lifecycle.apps import multi_image
 
-        return several.sort(images, local_store()).base is None
+        return multi_image.sort(images, local_store()).base is None
     try:
         return cloudimage.read(local_store(), images[0]).platforms[0].info.type == "app"
     except StoreError:
@@ -34,18 +34,18 @@ def only_applications(images: Sequence[str]) -> bool:
 
 def put(requests: Sequence[Request], where: Where, *, plan: bool, as_json: bool) -> None:
     """Put applications into a cluster, or with ``plan`` show what that would be."""
-    from harness.lifecycle.apps import several
+    from harness.lifecycle.apps import multi_image
 
     store = local_store()
     if plan:
-        with several.prepared(requests, where, store) as works:
-            described = several.described(works)
+        with multi_image.prepared(requests, where, store) as works:
+            described = multi_image.described(works)
         if as_json:
             print_json(described)
         else:
             steps_table(described)
         return
-    done = several.put(requests, where, store)
+    done = multi_image.put(requests, where, store)
     if as_json:
         print_json(plain(done[0]) if len(done) == 1 else [plain(one) for one in done])
         return

@@ -8,7 +8,8 @@ import typer
 
 from harness.cli import completion
 from harness.cli.options import Json, Yes, confirmed
-from harness.cli.output import engine_app, nodes_app, one_of, print_json, say, table, wants_json
+from harness.cli.output import one_of, print_json, say, table, wants_json
+from harness.cli.root import engine_app, nodes_app
 
 if TYPE_CHECKING:
     from harness.nodes import NodeGroup

@@ -9,9 +9,10 @@ import typer
 
 from harness import log
 from harness.cli.options import Json, RegistryOptions, local_images
-from harness.cli.output import app, local_store, plain, print_json, say, short, table, wants_json
+from harness.cli.output import local_store, plain, print_json, say, short, table, wants_json
 from harness.cli.program import Group, Program
 from harness.cli.registry import connect
+from harness.cli.root import app
 from harness.errors import UsageError
 
 if TYPE_CHECKING:

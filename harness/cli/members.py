@@ -10,7 +10,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.clusters import skipping
+from harness.cli.cluster_options import skipping
 from harness.cli.options import (
     ClusterAccess,
     ClusterOption,
@@ -28,8 +28,9 @@ from harness.cli.options import (
     seconds,
     to_machines,
 )
-from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, wants_json
+from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table, wants_json
 from harness.cli.program import Old
+from harness.cli.root import app
 
 if TYPE_CHECKING:
     from harness.lifecycle.plan import Step
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class JoinAccess(Ssh):
-    """How a cluster is reached by a verb whose ``--masters`` are other machines."""
+    """Access to a cluster for a verb whose ``--masters`` are other machines."""
 
     via: Annotated[list[str] | None, machines("--via", help="Control-plane nodes of the cluster, if it is not known on this machine.")] = (
         None

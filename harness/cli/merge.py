@@ -8,7 +8,8 @@ import typer
 
 from harness.cli.manifest import Pull, Sources, fetching, show_made
 from harness.cli.options import Env, Json, RegistryOptions
-from harness.cli.output import app, local_store, pairs, wants_json
+from harness.cli.output import local_store, pairs, wants_json
+from harness.cli.root import app
 
 
 @app.command(short_help="Make one image out of several.")

@@ -175,7 +175,7 @@ class NamedCluster(Options):
 
 @dataclasses.dataclass(frozen=True)
 class Ssh(Options):
-    """How slipway logs in to machines."""
+    """The login of slipway to machines."""
 
     user: Annotated[
         str | None,
@@ -230,7 +230,7 @@ class Ssh(Options):
 
 @dataclasses.dataclass(frozen=True)
 class ClusterAccess(Ssh):
-    """How a cluster is reached: by what is known on this machine, or by addresses of its control-plane nodes."""
+    """Access to a cluster: by what is known on this machine, or by addresses of its control-plane nodes."""
 
     via: Annotated[
         list[str] | None,
@@ -256,7 +256,7 @@ class NodesAccess(ClusterAccess):
 
 @dataclasses.dataclass(frozen=True)
 class SiteAccess(Options):
-    """How a registry is reached by verbs that make clusters."""
+    """Access to a registry for verbs that make clusters."""
 
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Use plain HTTP without TLS for the registry.")] = False
     ca: Annotated[
@@ -273,7 +273,7 @@ class SiteAccess(Options):
 
 @dataclasses.dataclass(frozen=True)
 class RegistryOptions(SiteAccess):
-    """How a registry is reached."""
+    """Access to a registry."""
 
     insecure: Annotated[bool, typer.Option("--insecure", help="Do not verify the registry's TLS certificate.")] = False
     cert: Annotated[

@@ -10,7 +10,8 @@ import typer
 
 from harness import log
 from harness.cli.options import AllowOlder, Json, Platforms, RegistryOptions, SiteAccess, in_lower_case, local_images, platform_of
-from harness.cli.output import app, local_store, plain, print_json, say, wants_json
+from harness.cli.output import local_store, plain, print_json, say, wants_json
+from harness.cli.root import app
 from harness.errors import Fault, InputError, UsageError
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import typer
 
 from harness import errors, log
 from harness.cli.options import Json, RegistryOptions
-from harness.cli.output import app, local_store, print_json, say, table, wants_json
+from harness.cli.output import local_store, print_json, say, table, wants_json
 from harness.cli.registry import connect, reference
+from harness.cli.root import app
 from harness.errors import StoreError, UsageError
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ import typer
 
 from harness import log
 from harness.cli.options import FORMER_FILE, Image, Json, RegistryOptions, target
-from harness.cli.output import app, local_store, pairs, print_json, say, short, wants_json
+from harness.cli.output import local_store, pairs, print_json, say, short, wants_json
 from harness.cli.program import Group, Program
 from harness.cli.registry import connect, reference
+from harness.cli.root import app
 from harness.errors import StoreError, UsageError
 from harness.untrusted import json_object
 
@@ -32,7 +33,7 @@ keys_app = Program(cls=Group, help="Keys that sign CloudImages, in cosign's form
 app.add_typer(keys_app, name="keys")
 
 PASSWORDS = ("SLIPWAY_KEY_PASSWORD", "COSIGN_PASSWORD")
-"""Where the password of a key may stand, in this order; else it is asked for."""
+"""Environment variables that may hold the password of a key, in this order; else it is asked for."""
 
 SigningKey = Annotated[
     Path,
@@ -87,7 +88,7 @@ def sign(
     with _find(name, to) as found:
         # Asked for when it is known that there is something to sign.
         pair = _private(key)
-        signature.sign(found.shelf, found.image.digest, pair, annotations, again=again)
+        signature.sign(found.attachments, found.image.digest, pair, annotations, again=again)
     if as_json:
         print_json(
             {"name": found.reference.familiar, "digest": found.image.digest, "key": pair.public.fingerprint, "annotations": annotations}
@@ -113,20 +114,19 @@ def verify(
     output: Json = "text",
 ) -> None:
     """Verify that a CloudImage is signed by one of the keys and that no byte of it has changed: every blob is hashed."""
-    from harness.trust import signature
-    from harness.trust import verify as graph
+    from harness.trust import blob_check, signature
 
     as_json = wants_json(output)
     wanted = pairs(annotation or [], "--annotation")
     with _find(name, to, remote=remote) as found:
         demands = _demands(key or [], found.reference)
         asked = [dataclasses.replace(demand, annotations={**demand.annotations, **wanted}) for demand in demands]
-        checked = [signature.check(found.shelf, found.image.digest, one, name=found.reference.familiar) for one in asked]
+        checked = [signature.check(found.attachments, found.image.digest, one, name=found.reference.familiar) for one in asked]
         signed = list(dict.fromkeys(one for each in checked for one in each))
         if found.client:
-            whole = graph.check_remote(found.client, found.reference, found.image)
+            whole = blob_check.check_remote(found.client, found.reference, found.image)
         else:
-            whole = graph.check_stored(found.store, found.reference.familiar, found.image)
+            whole = blob_check.check_stored(found.store, found.reference.familiar, found.image)
     if as_json:
         print_json(
             {
@@ -196,13 +196,13 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
             )
         document: dict[str, Any] = make(image, found.store, found.reference)
         if attach:
-            referrers.referrer(found.shelf, found.image, media_type, canonical_json(document), {referrers.PREDICATE: predicate})
+            referrers.referrer(found.attachments, found.image, media_type, canonical_json(document), {referrers.PREDICATE: predicate})
             if pair:
                 is_statement = media_type == attestation.IN_TOTO
                 statement = (
                     document if is_statement else attestation.statement(found.reference.repository, found.image.digest, predicate, document)
                 )
-                attestation.attach(found.shelf, found.image.digest, statement, pair)
+                attestation.attach(found.attachments, found.image.digest, statement, pair)
     if file and str(file) != "-":
         file.write_text(json.dumps(document, indent=2) + "\n")
         log.info(f"wrote {file}")
@@ -218,11 +218,11 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
 class _Found:
     """An image in the store or in a registry, and where its attachments are. A ``with`` block ends the connection."""
 
-    def __init__(self, store: Store, there: Reference, image: Descriptor, shelf: ReferrerStore, client: Client | None = None) -> None:
+    def __init__(self, store: Store, there: Reference, image: Descriptor, attachments: ReferrerStore, client: Client | None = None) -> None:
         self.store = store
         self.reference = there
         self.image = image
-        self.shelf = shelf
+        self.attachments = attachments
         self.client = client
 
     def __enter__(self) -> Self:
@@ -242,7 +242,7 @@ def _find(name: str, to: RegistryOptions, *, remote: bool = False) -> _Found:
 
 
 def _is_here(store: Store, name: str) -> bool:
-    """Whether there is such an image, whole or damaged: a damaged one must not be passed over for a good one elsewhere."""
+    """Return True when the store has such an image, whole or damaged: a damaged one must not be passed over for a good one elsewhere."""
     store.names()
     try:
         store.resolve(name)
@@ -303,7 +303,7 @@ def _in_registry(store: Store, there: Reference, to: RegistryOptions) -> _Found:
 
 
 def _demands(paths: list[Path], image: Reference) -> tuple[Demand, ...]:
-    """What the signatures must meet: to be by one of these keys, or what each policy wants when none is given."""
+    """The demands on the signatures: one of these keys, or what each policy wants when no key is given."""
     from harness.trust import policy
     from harness.trust.keys import read_public
     from harness.trust.signature import Demand

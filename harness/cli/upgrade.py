@@ -22,9 +22,10 @@ from harness.cli.options import (
     seconds,
     to_machines,
 )
-from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, table, wants_json
+from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table, table, wants_json
 from harness.cli.program import Options
 from harness.cli.registry import fetch
+from harness.cli.root import app
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ Secret = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class Rollout(Options):
-    """How nodes go to another image."""
+    """Options for moving nodes to another image."""
 
     file: Clusterfile = None
     env: Secret = None
@@ -117,7 +118,7 @@ def _name_and_image(words: list[str], cluster: str | None) -> tuple[str, str]:
 
 def _options(rollout: Rollout, access: JoinAccess) -> upgrading.RolloutOptions:
     from harness.lifecycle import upgrade as upgrading
-    from harness.lifecycle.apps import several
+    from harness.lifecycle.apps import multi_image
     from harness.lifecycle.cluster import request
 
     login = access.login()
@@ -125,7 +126,7 @@ def _options(rollout: Rollout, access: JoinAccess) -> upgrading.RolloutOptions:
     upgrading.batch_of(0, rollout.batch)
     return upgrading.RolloutOptions(
         via=to_machines(access.via, login, "--via"),
-        clusterfile=several.settled(request.read(rollout.file, values), local_store()) if rollout.file else None,
+        clusterfile=multi_image.settled(request.read(rollout.file, values), local_store()) if rollout.file else None,
         env=values,
         password=login.password,
         batch=rollout.batch,
@@ -144,7 +145,7 @@ def _go(work: RolloutWork, plan: bool, yes: bool, as_json: bool) -> None:
         _show_plan(work, as_json)
         return
     if not yes and not nothing:
-        _show_turns(work)
+        _show_batches(work)
         confirmed(f"\nHave {work.found.state.name} run {move.after}?")
     done = upgrading.carry_out(work)
     if as_json:
@@ -162,22 +163,22 @@ def _go(work: RolloutWork, plan: bool, yes: bool, as_json: bool) -> None:
 
 def _show_plan(work: RolloutWork, as_json: bool) -> None:
     from harness.lifecycle import plan as planning
-    from harness.lifecycle import rolling_update
+    from harness.lifecycle.rollout import plan as rollout_plan
 
-    described = planning.describe(rolling_update.plan(work))
+    described = planning.describe(rollout_plan.plan(work))
     if as_json:
-        nodes = list(rolling_update.described(work))
+        nodes = list(rollout_plan.described(work))
         move = plain(work.move)
         print_json({"kind": move["kind"], "resumed": work.resumed, "before": move["before"], "after": move["after"], "nodes": nodes,
                     "steps": described})  # fmt: skip
         return
-    _show_turns(work)
+    _show_batches(work)
     say()
     steps_table(described)
 
 
-def _show_turns(work: RolloutWork) -> None:
-    from harness.lifecycle import rolling_update
+def _show_batches(work: RolloutWork) -> None:
+    from harness.lifecycle.rollout import plan as rollout_plan
 
     again = " (goes on with what was begun)" if work.resumed else ""
     say(f"{work.move.kind} of {work.found.state.name}: {work.move.before} -> {work.move.after}{again}")
@@ -191,6 +192,6 @@ def _show_turns(work: RolloutWork) -> None:
                 one["role"],
                 one["from"] if one["from"] == one["to"] else f"{one['from']} -> {one['to']}",
             )
-            for one in rolling_update.described(work)
+            for one in rollout_plan.described(work)
         ],
     )

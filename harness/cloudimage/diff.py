@@ -14,10 +14,10 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from harness.cloudimage.diff_side import Side
 from harness.cloudimage.listing import content_sizes
 from harness.cloudimage.model import EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.cloudimage.rootfs import RootfsEntry, merged
-from harness.cloudimage.side import Side
 from harness.oci.layer.extract import open_layer
 from harness.oci.model import Descriptor, Platform
 from harness.oci.reference import Reference

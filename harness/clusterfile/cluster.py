@@ -19,7 +19,7 @@ from harness.clusterfile import (
     SshSettings,
     validators,
 )
-from harness.clusterfile.kinds import password
+from harness.clusterfile.schema import password
 from harness.clusterfile.shapes import LocatedValue, ParsedMapping
 from harness.clusterfile.yaml_nodes import FaultReport, YamlNode
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from harness.clusterfile import ALL, Clusterfile, Host, is_redacted
-from harness.clusterfile.kinds import RESERVED
+from harness.clusterfile.schema import RESERVED
 from harness.errors import Fault, InputError
 
 

@@ -20,7 +20,7 @@ from harness.clusterfile import (
     hooks,
     secrets,
 )
-from harness.clusterfile.kinds import read_document
+from harness.clusterfile.schema import read_document
 from harness.clusterfile.yaml_nodes import FaultReport, YamlNode, documents
 from harness.errors import Fault, InputError
 from harness.templates.job import StandIn

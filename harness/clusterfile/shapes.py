@@ -1,4 +1,4 @@
-"""Shapes for the tables of ``kinds``: each describes the valid forms of a part of a document.
+"""Shapes for the tables of ``schema``: each describes the valid forms of a part of a document.
 
 A shape does two things, so that they cannot drift apart: it reads a node and reports its faults, and it gives the same rules as JSON
 schema (draft 2020-12).

@@ -258,7 +258,7 @@ def substitute(command: str, values: Mapping[str, str]) -> str:
 
 
 def referenced(command: str, names: Collection[str]) -> frozenset[str]:
-    """Those of ``names`` that a shell command takes the value of, by the rules of ``substitute``."""
+    """The subset of ``names`` that a shell command takes the value of, by the rules of ``substitute``."""
     noted = _NotedNames(names)
     substitute(command, noted)
     return frozenset(noted.noted)

@@ -16,7 +16,7 @@ from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, ClusterfileChange,
 from harness.errors import CheckError, Fault, FaultCollector, InputError, StoreError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import join, remove, run, upgrade
-from harness.lifecycle.apps import install, records, several, uninstall
+from harness.lifecycle.apps import install, multi_image, records, uninstall
 from harness.lifecycle.apps.records import Installed, familiar
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import Where, seen_from
@@ -46,7 +46,7 @@ _HERE = frozenset({"env", "config", "hook", "application", "launch"})
 
 @dataclasses.dataclass(frozen=True)
 class Applied:
-    """What was, or with a plan would be, done. ``made``: the cluster was not there, and is now."""
+    """The outcome, or with a plan the changes to come. ``made``: the cluster did not exist before."""
 
     name: str
     changes: tuple[ClusterfileChange, ...]
@@ -71,7 +71,7 @@ class There:
 
 @dataclasses.dataclass(frozen=True)
 class ApplyWork:
-    """What the changes come to."""
+    """The work that the changes need."""
 
     masters: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ class ApplyWork:
     """Applications that are put into the cluster, or brought up to date there."""
     apps_gone: tuple[str, ...] = ()
     apps_noted: bool = False
-    """What the cluster keeps says other applications than the file."""
+    """The record of the cluster lists other applications than the file."""
 
     @property
     def only_apps(self) -> bool:
@@ -114,7 +114,7 @@ def apply(
     if wanted.images:
         # Only the images say which of them is that of the cluster.
         fetch()
-        clusterfile = several.settled(clusterfile, store)
+        clusterfile = multi_image.settled(clusterfile, store)
     state = ClusterState.of(wanted.name, home)
     with SshConnections(state.folder, _machines(clusterfile, options, state)) as ssh:
         there = find(ssh, wanted.name)
@@ -133,7 +133,7 @@ def apply(
         if work.only_apps:
             if work.apps:
                 collector = FaultCollector()
-                several.judge(work.apps, seen_from(wanted.name, there.master, Platform.host()), store, collector)
+                multi_image.judge(work.apps, seen_from(wanted.name, there.master, Platform.host()), store, collector)
                 collector.finish()
             if not plan:
                 if gone:
@@ -210,7 +210,7 @@ def find(ssh: SshConnections, name: str) -> There | None:
 
 
 def _was_finished(name: str, ssh: SshConnections) -> bool:
-    """Whether this machine saw the end of a run; else a run that was cut short is to be finished."""
+    """Return True when this machine saw the end of a run; else a run that was cut short is to be finished."""
     return bool(ClusterState(name, ssh.folder).read().get("digest"))
 
 
@@ -234,7 +234,7 @@ def compare(there: There, wanted: Clusterfile, store: Store) -> tuple[Clusterfil
 
 
 def compare_apps(there: Sequence[Installed], wanted: Sequence[ApplicationDocument], store: Store) -> tuple[ClusterfileChange, ...]:
-    """How the applications of the file differ from those that came with it before. What was put there by hand is left alone."""
+    """Compare the applications of the file with those that came with it before. Applications that were installed by hand are left alone."""
     before = {one.name: one for one in there if one.by_file and one.application is not None}
     named = tuple(dataclasses.replace(one, image=familiar(one.image or "")) for one in wanted)
     changes = [*difference(Clusterfile("", apps=tuple(_document(one) for one in before.values())), Clusterfile("", apps=named))]
@@ -260,7 +260,7 @@ def _document(one: Installed) -> ApplicationDocument:
 
 
 def sort(changes: Iterable[ClusterfileChange], wanted: Clusterfile) -> ApplyWork:
-    """What the changes come to. Raises InputError for all that cannot be changed in a cluster that runs."""
+    """The work that the changes need. Raises InputError for all that cannot be changed in a cluster that runs."""
     faults: list[Fault] = []
     work = ApplyWork()
     masters = wanted.cluster.masters if wanted.cluster else ()
@@ -320,7 +320,7 @@ def _impossible(change: ClusterfileChange) -> Fault | None:
 
 
 def _of_kubelet(change: ClusterfileChange) -> bool:
-    """Whether a Config writes a file that counts only when containerd and kubelet are set up."""
+    """Return True when a Config writes a file that is read only when containerd and kubelet are set up."""
     return change.subject == "config" and change.name.split(" ")[-1] in (*KUBEADM_CONFIG, CONTAINERD_CONFIG)
 
 
@@ -385,7 +385,7 @@ def _joining(work: ApplyWork, clusterfile: Clusterfile, there: There) -> Cluster
 def _carry_out_apps(
     work: ApplyWork, clusterfile: Clusterfile, options: run.RunOptions, there: There, store: Store, state: ClusterState, home: Path | None
 ) -> None:
-    """What goes makes room for what comes. The record follows, so that a command that was killed leaves something to be seen."""
+    """Remove applications, then install others. The record follows, so that a command that was killed leaves something to be seen."""
     where = Where(state.name, () if _remembered(state) else (there.master.machine,), login=there.master.machine.login)
     for name in work.apps_gone:
         uninstall.remove(name, where, store, home=home)

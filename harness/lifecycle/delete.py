@@ -24,7 +24,7 @@ from harness.runtimes import kubeadm
 
 @dataclasses.dataclass(frozen=True)
 class Deleted:
-    """How it ended. ``unreachable`` gives the reason by address; those machines still hold what they held."""
+    """The outcome of a deletion. ``unreachable`` gives the reason by address; those machines still hold what they held."""
 
     name: str
     cleaned: tuple[str, ...]

@@ -37,7 +37,7 @@ Show = Callable[[str, str, str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How it went on one machine."""
+    """The outcome of a command on one machine."""
 
     name: str
     address: str

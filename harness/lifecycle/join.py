@@ -51,7 +51,7 @@ class JoinOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Joined:
-    """How it ended."""
+    """The outcome of a join."""
 
     name: str
     masters: tuple[str, ...]
@@ -228,7 +228,7 @@ def _check_masters(found: Gathered, new: Sequence[SshNode]) -> None:
 
 
 def plan(work: JoinWork) -> list[Step]:
-    """What will be done. The steps on the new machines are those of ``run``."""
+    """List the steps. Those on the new machines are those of ``run``."""
     context, holds_images = work.context, bool(work.context.selected(work.spec.registries)) and work.spec.elsewhere is None
     if not work.fresh:
         recipe = Plan()

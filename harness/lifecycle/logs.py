@@ -73,7 +73,7 @@ _OBJECTS: Mapping[str, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class Bundled:
-    """How it ended."""
+    """The outcome of a collection of logs."""
 
     name: str
     file: Path
@@ -82,7 +82,7 @@ class Bundled:
     unreachable: Mapping[str, str]
     """The reason by address."""
     missing: Mapping[str, str]
-    """What could not be had, and why, by the path that it would have had."""
+    """The reason for each part that is missing, by the path that it would have had."""
 
 
 def since_of(text: str) -> datetime.timedelta:
@@ -113,19 +113,19 @@ def bundle(
         reached = (*cluster.masters, *cluster.nodes)
         if not reached:
             raise NodeError("\n".join(error.message for error in cluster.unreachable.values()), hint="no machine of the cluster answers")
-        shelf = Shelf(Path(scratch))
+        bundle_files = BundleFiles(Path(scratch))
         with log.step("ask the API"):
-            waiting = _ask_api(cluster, shelf)
+            waiting = _ask_api(cluster, bundle_files)
         with log.step(f"ask {len(reached)} machines"):
-            each(reached, lambda node: _ask_node(node, shelf, since, waiting))
-        shelf.names = {node.address: node.name for node in reached}
+            each(reached, lambda node: _ask_node(node, bundle_files, since, waiting))
+        bundle_files.names = {node.address: node.name for node in reached}
         unreachable = {address: error.message for address, error in cluster.unreachable.items()}
-        index = shelf.index(name, since, unreachable)
+        index = bundle_files.index(name, since, unreachable)
         _pack(Path(scratch), index, file)
-    return Bundled(name, file, file.stat().st_size, len(index["files"]) + 1, unreachable, dict(sorted(shelf.missing.items())))
+    return Bundled(name, file, file.stat().st_size, len(index["files"]) + 1, unreachable, dict(sorted(bundle_files.missing.items())))
 
 
-class Shelf:
+class BundleFiles:
     """Files of the bundle while it is gathered; safe in threads. Secrets are taken out on the way in."""
 
     def __init__(self, folder: Path, most: int = MOST) -> None:
@@ -189,22 +189,22 @@ class Shelf:
 # ---- what the API tells -----------------------------------------------------------------------------------------------
 
 
-def _ask_api(cluster: Access, shelf: Shelf) -> tuple[str, ...]:
-    """What the API tells; the pods that are not ready, as ``namespace_name``."""
-    shelf.attempt("status.json", lambda: shelf.put_json("status.json", states.gather(cluster)))
+def _ask_api(cluster: Access, bundle_files: BundleFiles) -> tuple[str, ...]:
+    """Collect what the API reports; the pods that are not ready, as ``namespace_name``."""
+    bundle_files.attempt("status.json", lambda: bundle_files.put_json("status.json", states.gather(cluster)))
     waiting: list[str] = []
 
     def pods() -> None:
         found = readiness.get(cluster.kubectl, "pods")
-        shelf.put_json("cluster/pods.json", list(found))
+        bundle_files.put_json("cluster/pods.json", list(found))
         waiting.extend(not_ready(found))
 
     def objects(path: str, kinds: str) -> None:
-        shelf.put_json(path, list(readiness.get(cluster.kubectl, kinds)))
+        bundle_files.put_json(path, list(readiness.get(cluster.kubectl, kinds)))
 
     for title, kinds in _OBJECTS.items():
         path = f"cluster/{title}.json"
-        shelf.attempt(path, pods if title == "pods" else lambda path=path, kinds=kinds: objects(path, kinds))  # type: ignore[misc]
+        bundle_files.attempt(path, pods if title == "pods" else lambda path=path, kinds=kinds: objects(path, kinds))  # type: ignore[misc]
     for path, words in {
         "cluster/events.txt": ("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"),
         "cluster/nodes.txt": ("get", "nodes", "--output=wide"),
@@ -212,19 +212,19 @@ def _ask_api(cluster: Access, shelf: Shelf) -> tuple[str, ...]:
         "cluster/version.txt": ("version",),
         "cluster/readyz.txt": ("get", "--raw", "/readyz?verbose"),
     }.items():
-        shelf.attempt(path, lambda path=path, words=words: shelf.put(path, cluster.kubectl.run(*words)))  # type: ignore[misc]
+        bundle_files.attempt(path, lambda path=path, words=words: bundle_files.put(path, cluster.kubectl.run(*words)))  # type: ignore[misc]
     return tuple(waiting)
 
 
 def not_ready(pods: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Those that have something to tell, as ``namespace_name``."""
+    """The pods that are not ready, as ``namespace_name``."""
     return tuple(f"{pod['metadata']['namespace']}_{pod['metadata']['name']}" for pod in pods if readiness.pod_problem(pod) is not None)
 
 
 # ---- what a machine tells ---------------------------------------------------------------------------------------------
 
 
-def _ask_node(node: Node, shelf: Shelf, since: datetime.timedelta | None, waiting: Sequence[str]) -> None:
+def _ask_node(node: Node, bundle_files: BundleFiles, since: datetime.timedelta | None, waiting: Sequence[str]) -> None:
     place = _place(node)
     span = f" --since=-{int(since.total_seconds())}s" if since else ""
     questions = dict(_QUESTIONS)
@@ -232,10 +232,12 @@ def _ask_node(node: Node, shelf: Shelf, since: datetime.timedelta | None, waitin
         questions[f"journal-{unit}.log"] = f"journalctl --no-pager -o short-iso{span} -u {unit}"
     for name, command in questions.items():
         path = f"{place}/{name}"
-        shelf.attempt(path, lambda path=path, command=command: shelf.put(path, _tail(node, command)))  # type: ignore[misc]
+        bundle_files.attempt(path, lambda path=path, command=command: bundle_files.put(path, _tail(node, command)))  # type: ignore[misc]
     facts = f"{place}/facts.json"
-    shelf.attempt(facts, lambda: shelf.put_json(facts, json.loads(json.dumps(dataclasses.asdict(gather.ask(node)), default=str))))
-    shelf.attempt(f"{place}/pods", lambda: _pod_logs(node, shelf, since, waiting))
+    bundle_files.attempt(
+        facts, lambda: bundle_files.put_json(facts, json.loads(json.dumps(dataclasses.asdict(gather.ask(node)), default=str)))
+    )
+    bundle_files.attempt(f"{place}/pods", lambda: _pod_logs(node, bundle_files, since, waiting))
 
 
 def _place(node: Node) -> str:
@@ -248,26 +250,26 @@ def _tail(node: Node, command: str) -> str:
     return node.run(f"{{ {command}\n}} 2>&1 | tail -c {MOST + (64 << 10)}", check=False, timeout=_WAIT).stdout
 
 
-def _pod_logs(node: Node, shelf: Shelf, since: datetime.timedelta | None, waiting: Sequence[str]) -> None:
+def _pod_logs(node: Node, bundle_files: BundleFiles, since: datetime.timedelta | None, waiting: Sequence[str]) -> None:
     patterns = ["/var/log/pods/kube-system_*"] + [f"/var/log/pods/{shlex.quote(pod)}_*" for pod in waiting]
     newer = f"-mmin -{max(1, int(since.total_seconds() // 60) + 1)}" if since else ""
     listed = node.run(f"find {' '.join(patterns)} -name '*.log' -type f {newer} 2>/dev/null || true", timeout=_WAIT).stdout.splitlines()
     paths = sorted(set(listed))
     if len(paths) > _MOST_LOGS:
-        shelf.attempt(f"{_place(node)}/pods", lambda: _too_many(node, len(paths)))
+        bundle_files.attempt(f"{_place(node)}/pods", lambda: _too_many(node, len(paths)))
     for path in paths[:_MOST_LOGS]:
         target = f"{_place(node)}/pods/{path.removeprefix(_PODS)}"
         if not path.startswith(_PODS):
-            shelf.attempt(target, lambda path=path: _elsewhere(node, path))  # type: ignore[misc]
+            bundle_files.attempt(target, lambda path=path: _elsewhere(node, path))  # type: ignore[misc]
             continue
 
         def one(path: str = path, target: str = target) -> None:
             # Before it is asked for: what cannot be kept need not be sent.
             untrusted.relative_path(path.removeprefix(_PODS), what=node.address, error=NodeError)
             text = node.run(f"tail -c {MOST + (64 << 10)} -- {shlex.quote(path)}", check=False, timeout=_WAIT).stdout
-            shelf.put(target, recent(text, since))
+            bundle_files.put(target, recent(text, since))
 
-        shelf.attempt(target, one)
+        bundle_files.attempt(target, one)
 
 
 def _elsewhere(node: Node, path: str) -> None:

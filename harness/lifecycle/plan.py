@@ -44,7 +44,7 @@ class Step:
     after_all: tuple[str, ...] = ()
     """Steps that come first on all of their nodes."""
     inputs: Callable[[Node], str] | None = None
-    """What the result depends on. With it, a finished step is noted on its node and not repeated until its inputs change."""
+    """The inputs that the result depends on. With them, a finished step is noted on its node and not repeated until its inputs change."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ _SYNC = assets.script("synced", state=STATE)
 
 
 class Journal:
-    """What has been finished on each node: lines ``step-id hash`` in a file there. Safe in threads.
+    """Finished steps of each node: lines ``step-id hash`` in a file there. Safe in threads.
 
     A line is written once the disk has what the step has done, so that it holds after a power cut. Where the disk cannot be told to,
     the line ends with the id of the boot and holds until the next one.
@@ -164,7 +164,7 @@ class Journal:
         return self._of(node).get(step) == inputs
 
     def knows(self, node: Node, step: str) -> bool:
-        """Whether a step was ever finished there, whatever it was given."""
+        """Return True when a step was ever finished on the node, with any inputs."""
         return step in self._of(node)
 
     def add(self, node: Node, step: str, inputs: str) -> None:
@@ -174,7 +174,7 @@ class Journal:
         self._of(node)[step] = inputs
 
     def holds(self, node: Node, step: Step) -> bool:
-        """Whether a step is finished on a node with the inputs that it has now. False for a step that is never noted."""
+        """Return True when a step is finished on a node with its present inputs. False for a step that is never noted."""
         return step.inputs is not None and self.has(node, step.id, step.inputs(node))
 
     def note(self, node: Node, step: Step) -> None:

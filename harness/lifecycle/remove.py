@@ -29,13 +29,13 @@ from harness.runtimes.configuration import peer_url
 
 @dataclasses.dataclass(frozen=True)
 class Removed:
-    """How it ended."""
+    """The outcome of a removal."""
 
     name: str
     removed: tuple[str, ...]
     """Names of the nodes."""
     cleaned: tuple[str, ...]
-    """Those of them whose machines are as they were before."""
+    """The removed nodes whose machines are as they were before."""
     unreachable: Mapping[str, str]
     """Why the others could not be cleaned, by address."""
     seconds: float
@@ -57,7 +57,7 @@ class RemoveWork:
 
     @property
     def masters(self) -> tuple[SshNode, ...]:
-        """Those of the going that are masters."""
+        """The control-plane nodes that are removed."""
         return tuple(node for node in self.going if node in self.found.masters or node.address in self.strays)
 
     @property
@@ -173,7 +173,7 @@ def _going(found: Gathered, texts: Sequence[str]) -> tuple[SshNode, ...]:
 
 
 def _holds_ours(found: Gathered, node: SshNode) -> bool:
-    """Whether a machine that the cluster does not list has something of it: a join that was not finished, or one that came back."""
+    """Return True when a machine that the cluster does not list has something of it: a join was not finished, or it came back."""
     if node.address in found.record.left:
         return True
     return node.address not in found.errors and node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()[:1] == [found.state.name]
@@ -245,7 +245,7 @@ def _etcd_order(work: RemoveWork) -> tuple[etcd.EtcdMember, ...]:
 
 
 def _takes_pods(work: RemoveWork) -> bool:
-    """Whether a master that stays runs what anybody may run."""
+    """Return True when a control-plane node that stays accepts any pod."""
     api = drain.Api(work.first)
     nodes = [api.node(work.name(node)) for node in work.found.alive(work.staying)]
     return any(
@@ -257,7 +257,7 @@ def _takes_pods(work: RemoveWork) -> bool:
 
 
 def plan(work: RemoveWork) -> list[Step]:
-    """What will be done. First what can still be taken back, then what makes the others do without the node, and the machine last."""
+    """List the steps: first what can still be taken back, then what makes the others do without the node, and the machine last."""
     recipe = Plan()
     recipe.add(_drain(work))
     if any(work.parting.chosen(Phase.PRE_CLEAN_HOST, node) for node in work.alive):

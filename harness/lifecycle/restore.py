@@ -21,9 +21,9 @@ from harness.host import cluster_cache
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import run
 from harness.lifecycle.apps import images
-from harness.lifecycle.backup import Contents, open_backup
 from harness.lifecycle.cluster import access, kubeconfig, request
 from harness.lifecycle.cluster.access import Access, Known
+from harness.lifecycle.cluster.backup import Contents, open_backup
 from harness.lifecycle.kube import objects, wait
 from harness.lifecycle.kube.etcd import DATA as ETCD_DATA
 from harness.lifecycle.plan import Insertion, Step, execute
@@ -41,7 +41,7 @@ from harness.runtimes.kubeconfig import admin_identity
 from harness.runtimes.pki import Pki
 
 REPLACED = f"{ETCD_DATA}/replaced-by-restore"
-"""Where the data lies, on each master, in whose place that of the backup was put."""
+"""The folder, on each control-plane node, of the data that was replaced by that of the backup."""
 _WORK = f"{ETCD_DATA}/slipway-restore"
 _BEGUN = f"{STATE}/restore-begun"
 """Stands on the first master while a restore onto other machines is on its way."""
@@ -52,7 +52,7 @@ _BUMP = 1_000_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """How it ended."""
+    """The outcome of a restore."""
 
     name: str
     in_place: bool
@@ -67,7 +67,7 @@ class Restored:
 
 @dataclasses.dataclass
 class _Source:
-    """What all steps take from."""
+    """The state that all steps share."""
 
     contents: Contents
     snapshot: BinaryIO
@@ -149,7 +149,7 @@ def _machines(contents: Contents, masters: Sequence[Machine], nodes: Sequence[Ma
 
 
 def _holds_it(cluster: Access, contents: Contents) -> bool:
-    """Whether the masters are those of the backup's cluster. Raises CheckError when only some are, or another cluster's."""
+    """Return True when the masters are those of the backup's cluster. Raises CheckError when only some are, or another cluster's."""
     mine = f"{contents.name} {contents.front['identity']}"
     marks = {node.name: " ".join(node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()) for node in cluster.masters}
     if all(mark == mine for mark in marks.values()):
@@ -302,7 +302,7 @@ def wanted(found: Known, contents: Contents, image: str | None, env: Mapping[str
 
 
 def _moved(kept: ClusterDocument | None, here: ClusterDocument | None) -> ClusterDocument | None:
-    """What was asked for, of the machines that there are now."""
+    """The document of the backup, with the present machines."""
     if kept is None or here is None:
         return here
     # The names for certificates are in the environment, without those of the machines of before.
@@ -384,7 +384,7 @@ def forget_others(kubectl: NodeKubectl, names: Sequence[str]) -> str:
 
 
 def _record(context: ClusterContext, contents: Contents) -> None:
-    """What the cluster keeps about itself stays as it was, but for the machines that it is on."""
+    """Write the record of the cluster: as it was, but for the machines that it is on."""
     groups = [("master", context.spec.masters), ("node", context.spec.workers)]
     hosts = [{"ips": [node.address for node in those], "roles": [role]} for role, those in groups if those]
     record.write_record(context, on_hosts(contents.clusterfile, hosts) or write.redacted(context.spec.clusterfile))

@@ -35,7 +35,7 @@ _REWRITE = assets.script("rewrite_secrets", admin=ADMIN, rootfs=ROOTFS, state=ST
 
 @dataclasses.dataclass(frozen=True)
 class Rotated:
-    """How it ended."""
+    """The outcome of a rotation."""
 
     name: str
     key: str

@@ -14,7 +14,7 @@ from harness.clusterfile import Clusterfile, Hook, Phase
 from harness.errors import Fault, FaultCollector, InputError, StoreError, UsageError
 from harness.host.cluster_cache import ClusterState
 from harness.kubefile import version_range
-from harness.lifecycle.apps import obsolete, several, within
+from harness.lifecycle.apps import cluster_apps, multi_image, obsolete
 from harness.lifecycle.apps.install import InstallResult
 from harness.lifecycle.apps.target import AppTarget
 from harness.lifecycle.cluster import lease, request
@@ -45,7 +45,7 @@ class RunOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """How it ended."""
+    """The outcome of a run."""
 
     name: str
     image: str
@@ -58,7 +58,7 @@ class Summary:
     sent: int
     """Bytes that went from here to the machines, together."""
     applications: tuple[InstallResult, ...] = ()
-    """Those with images of their own, in the order of their installation."""
+    """Applications with images of their own, in the order of their installation."""
 
 
 def prepare(
@@ -76,7 +76,7 @@ def prepare(
     from harness.trust import policy  # here: its cryptography is slow to load, and all verbs of clusters come past this file
 
     options = options or RunOptions()
-    clusterfile = several.settled(clusterfile, store)
+    clusterfile = multi_image.settled(clusterfile, store)
     cluster = clusterfile.cluster
     if cluster is None:
         raise UsageError(f"{clusterfile.path} has no document Cluster", hint="name image and machines in one, or on the command line")
@@ -117,10 +117,12 @@ def prepare(
     )
     resolved = validation.check(spec)
     collector = FaultCollector()
-    target = AppTarget.planned(spec.name, spec.first, resolved.kubernetes.kubernetes, within.facts(resolved), image.platforms[0].platform)
-    images = several.judge(clusterfile.apps, target, store, collector)
+    target = AppTarget.planned(
+        spec.name, spec.first, resolved.kubernetes.kubernetes, cluster_apps.facts(resolved), image.platforms[0].platform
+    )
+    images = multi_image.judge(clusterfile.apps, target, store, collector)
     collector.finish()
-    if networks := within.networks(images):
+    if networks := cluster_apps.networks(images):
         check_networks(store, image, cluster.image, networks)
     spec = dataclasses.replace(spec, apps_size=sum({each.digest: each.size for each in images}.values()))
     return ClusterContext(spec)
@@ -148,12 +150,12 @@ def check_image(image: cloudimage.CloudImage, name: str) -> None:
 
 
 def known_networks(store: Store, images: Iterable[str]) -> tuple[str, ...]:
-    """Those of the application images that bring the pod network. An image that cannot be read is not one of them."""
+    """The application images that bring the pod network. An image that cannot be read is not one of them."""
     found: list[cloudimage.CloudImage] = []
     for name in images:
         with contextlib.suppress(StoreError):
             found.append(cloudimage.read(store, name))
-    return within.networks(found)
+    return cluster_apps.networks(found)
 
 
 def check_network(store: Store, image: cloudimage.CloudImage, name: str, apps: Collection[str] = ()) -> None:
@@ -179,19 +181,19 @@ def check_networks(store: Store, image: cloudimage.CloudImage, name: str, apps: 
 
 
 def plan(context: ClusterContext, begin: Callable[[], object] = lambda: None, results: list[InstallResult] | None = None) -> list[Step]:
-    """What will be done, in the order in which it is shown; much of it happens at the same time. ``begin``: see ``preparation.connect``.
+    """List the steps in the order in which they are shown; many of them happen at the same time. ``begin``: see ``preparation.connect``.
 
     Applications with images of their own come last, but for the pod network; ``results`` receives the outcome of each.
     """
     results = [] if results is None else results
     images = {app.name: cloudimage.read(context.spec.store, app.image or "") for app in context.spec.clusterfile.apps}
-    networks = [app for app in context.spec.clusterfile.apps if within.networks([images[app.name]])]
+    networks = [app for app in context.spec.clusterfile.apps if cluster_apps.networks([images[app.name]])]
     found = hooks.of(context.spec)
     names = hooks.host_names(found, hooks.NAMING)
     insertions = (
-        within.check(context, tuple(images.values())),
+        cluster_apps.check(context, tuple(images.values())),
         *hook_steps(context, found, names, hooks.BEFORE_NODES),
-        within.network_steps(context, networks, results),
+        cluster_apps.network_steps(context, networks, results),
     )
     recipe = cluster_steps(context, *insertions, names=names, begin=begin)
     recipe.add(*labels.step(context, recipe.last))
@@ -200,7 +202,7 @@ def plan(context: ClusterContext, begin: Callable[[], object] = lambda: None, re
     add_launch(context, found, recipe)
     for app in context.spec.clusterfile.apps:
         if app not in networks:
-            recipe.add(within.step(context, app, results, (recipe.last,)))
+            recipe.add(cluster_apps.step(context, app, results, (recipe.last,)))
     return recipe.steps
 
 

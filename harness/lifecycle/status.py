@@ -20,13 +20,13 @@ from harness.nodes import Machine, Node, each
 _WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 _ROLE = "node-role.kubernetes.io/"
 _CONTROL_PLANE = "control-plane"
-"""What Kubernetes calls the role of a master."""
+"""The role of a control-plane node in the words of Kubernetes."""
 
 
 def status(
     name: str = cluster_cache.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
 ) -> dict[str, Any]:
-    """How a cluster is; see ``gather`` for the shape. Raises UsageError when it is not known, NodeError when no master answers."""
+    """State of a cluster; see ``gather`` for the shape. Raises UsageError when it is not known, NodeError when no master answers."""
     with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
         return gather(cluster)
 

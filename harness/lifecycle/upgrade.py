@@ -17,7 +17,7 @@ from harness.clusterfile import hooks as values
 from harness.clusterfile.diff import difference
 from harness.errors import CheckError, InputError, NodeError, SlipwayError, StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
-from harness.lifecycle import rolling_update, rollout, run
+from harness.lifecycle import rollout, run
 from harness.lifecycle.apps import records
 from harness.lifecycle.cluster import access, lease, membership, missing_secrets, request
 from harness.lifecycle.cluster import change as moves
@@ -27,6 +27,7 @@ from harness.lifecycle.kube import drain, readiness
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import ipvs, rootfs
 from harness.lifecycle.rollout import RolloutWork
+from harness.lifecycle.rollout import plan as rollout_plan
 from harness.lifecycle.steps import hooks, preparation, registries, validation
 from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.nodes import Machine, each, together
@@ -42,7 +43,7 @@ _PARTS = re.compile(r"v(\d+)\.(\d+)\.(\d+)(-\S+)?")
 
 @dataclasses.dataclass(frozen=True)
 class Changed:
-    """How it ended."""
+    """The outcome of an upgrade or a rollback."""
 
     name: str
     kind: str
@@ -60,18 +61,18 @@ class Changed:
 
 @dataclasses.dataclass(frozen=True)
 class RolloutOptions:
-    """How a cluster is to go to another image."""
+    """The way in which a cluster goes to another image."""
 
     via: Sequence[Machine] = ()
     """Masters of a cluster of which this machine remembers nothing."""
     clusterfile: Clusterfile | None = None
-    """What was asked for, with the secrets that the cluster did not keep."""
+    """The Clusterfile of the request, with the secrets that the cluster did not keep."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """More values; those that the cluster did not keep, since they are secret, can be given again."""
     password: str | None = dataclasses.field(default=None, repr=False)
     """For SSH."""
     batch: int | None = None
-    """Workers that have their turn together; None: one in ten."""
+    """Workers that are updated together; None: one in ten."""
     force: bool = False
     """Pods that nothing starts again, or that do not go in time, do not hold anything up."""
     drain_timeout: float = drain.TIMEOUT
@@ -104,7 +105,7 @@ def carry_out(work: RolloutWork) -> Changed:
     if not nothing:
         with found.state.lock(), lease.held(found.first, found.state.name), work.spec.store.shared_lease():
             try:
-                execute(rolling_update.plan(work), work.journal)
+                execute(rollout_plan.plan(work), work.journal)
             except SlipwayError as error:
                 raise _stopped(work, error) from error
     listed = readiness.of_kind(readiness.get(work.kubectl, "nodes"), "Node")
@@ -237,9 +238,9 @@ def _version(text: str) -> tuple[int, int, int, bool, str]:
 
 
 def batch_of(workers: int, asked: int | None) -> int:
-    """How many workers have their turn together. Raises UsageError for less than one."""
+    """The number of workers in a batch. Raises UsageError for less than one."""
     if asked is not None and asked < 1:
-        raise UsageError(f"--batch {asked}: at least one worker has its turn", hint="leave it out: one in ten")
+        raise UsageError(f"--batch {asked}: a batch has at least one worker", hint="leave it out: one in ten")
     return asked or max(1, workers // 10)
 
 
@@ -296,7 +297,7 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: RolloutOpti
 
 
 def _asked(found: Gathered, given: Clusterfile | None) -> Clusterfile:
-    """What the cluster is to be, with the machines that it has. Raises UsageError for a Clusterfile that asks for more than an image."""
+    """The wanted cluster, with the machines that it has. Raises UsageError for a Clusterfile that asks for more than an image."""
     recorded = found.record.clusterfile
     if given is None or given.cluster is None or recorded.cluster is None:
         return recorded if given is None or given.cluster is not None else dataclasses.replace(given, cluster=recorded.cluster)

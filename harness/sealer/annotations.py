@@ -1,4 +1,4 @@
-"""What the annotations of sealer's images say (its ``pkg/define/image/v1``)."""
+"""The meaning of the annotations of sealer's images (its ``pkg/define/image/v1``)."""
 
 from __future__ import annotations
 

@@ -64,28 +64,28 @@ def _authenticated(payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
-def attach(shelf: ReferrerStore, digest: str, value: Mapping[str, Any], key: PrivateKey) -> Descriptor:
+def attach(attachments: ReferrerStore, digest: str, value: Mapping[str, Any], key: PrivateKey) -> Descriptor:
     """Sign a statement and put it beside the image, in place of the one of its kind that this key made before.
 
     Returns the descriptor of the image of all attestations. The same statement again changes nothing.
     """
     tag = tag_of(digest, ATTESTATIONS)
     kind = str(value["predicateType"])
-    with shelf.changing():
-        layers = merge(shelf.find(tag))
-        mine = {layer: inside for layer in layers if (inside := _mine(shelf, layer, kind, key.public)) is not None}
+    with attachments.changing():
+        layers = merge(attachments.find(tag))
+        mine = {layer: inside for layer in layers if (inside := _mine(attachments, layer, kind, key.public)) is not None}
         same = next((layer for layer, inside in mine.items() if inside == value), None)
         if same is None:
-            blob = shelf.keep(envelope(value, key), ENVELOPE)
+            blob = attachments.keep(envelope(value, key), ENVELOPE)
             same = dataclasses.replace(blob, annotations={SIGNATURE: "", PREDICATE_TYPE: kind})
-        return put_layers(shelf, tag, [*(layer for layer in layers if layer not in mine), same])
+        return put_layers(attachments, tag, [*(layer for layer in layers if layer not in mine), same])
 
 
-def _mine(shelf: ReferrerStore, layer: Descriptor, kind: str, key: PublicKey) -> dict[str, Any] | None:
+def _mine(attachments: ReferrerStore, layer: Descriptor, kind: str, key: PublicKey) -> dict[str, Any] | None:
     """The statement in a layer when it is of this kind and by this key."""
     if layer.media_type != ENVELOPE or layer.annotations.get(PREDICATE_TYPE) != kind or layer.size > LARGEST:
         return None
     try:
-        return open_envelope(shelf.read(layer), key)
+        return open_envelope(attachments.read(layer), key)
     except StoreError:
         return None

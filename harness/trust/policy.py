@@ -149,18 +149,18 @@ class Gate:
         """
         if not self.policies:
             return Admitted(name, digest)
-        shelf_of = functools.partial(LocalReferrers, store, arriving=arriving or {})
+        attachments_of = functools.partial(LocalReferrers, store, arriving=arriving or {})
         references = _references(store, name, digest)
         found: list[Signed] = []
         for reference in references:
-            signatures = self._each(shelf_of(reference), reference, digest)
+            signatures = self._each(attachments_of(reference), reference, digest)
             if arriving is not None:
                 self._advance(reference, digest, signatures)
             found += signatures
         if not references:
             # Its origin is not known: only the defaults apply.
-            shelf = shelf_of(Reference("localhost", "unnamed"))
-            found = [one for policy in self.policies for one in _apply(policy, policy.default, shelf, None, name, digest)]
+            attachments = attachments_of(Reference("localhost", "unnamed"))
+            found = [one for policy in self.policies for one in _apply(policy, policy.default, attachments, None, name, digest)]
         return Admitted(name, digest, tuple(dict.fromkeys(found)))
 
     def admit_remote(self, client: Client, pinned: Reference) -> Admitted:
@@ -183,16 +183,18 @@ class Gate:
         rules = (policy.rule(reference) for policy in self.policies)
         return tuple(rule.demand(reference) for rule in rules if rule.keys)
 
-    def _each(self, shelf: ReferrerStore, reference: Reference, digest: str) -> list[Signed]:
+    def _each(self, attachments: ReferrerStore, reference: Reference, digest: str) -> list[Signed]:
         # Without its digest, which the reason contains.
         name = dataclasses.replace(reference, digest=None).familiar if reference.tag else reference.repository
         return [
-            signed for policy in self.policies for signed in _apply(policy, policy.rule(reference), shelf, reference, name, digest)
+            signed for policy in self.policies for signed in _apply(policy, policy.rule(reference), attachments, reference, name, digest)
         ]  # fmt: skip
 
     def _advance(self, reference: Reference, digest: str, signatures: Sequence[Signed]) -> None:
-        """What the tag meant before must not have been signed later. Of several signatures the latest counts: who leaves one out makes the
-        image look older, never newer."""
+        """Refuse an image that was signed before the one that the tag meant last.
+
+        Of several signatures the latest counts: to leave one out makes the image look older, never newer.
+        """
         if reference.tag is None or not signatures:
             return
         signed_at = max((one.claim.signed_at for one in signatures if one.claim.signed_at is not None), default=None)
@@ -200,7 +202,7 @@ class Gate:
 
 
 def _apply(
-    policy: Policy, rule: PolicyRule, shelf: ReferrerStore, reference: Reference | None, name: str, digest: str
+    policy: Policy, rule: PolicyRule, attachments: ReferrerStore, reference: Reference | None, name: str, digest: str
 ) -> tuple[Signed, ...]:
     if rule.require == "none":
         return ()
@@ -209,7 +211,7 @@ def _apply(
         why = "no rule names it, and the default is deny" if rule is policy.default else f"nothing of {rule.pattern} may be used"
         raise RefusedError(f"{name} is refused by policy: {why}", hint=said)
     try:
-        return signature.check(shelf, digest, rule.demand(reference), name=name)
+        return signature.check(attachments, digest, rule.demand(reference), name=name)
     except RefusedError as refused:
         raise RefusedError(f"refused by policy: {refused.message}", hint=said, details=refused.details) from refused
 

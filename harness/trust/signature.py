@@ -138,7 +138,7 @@ class Signed:
 
 
 def sign(
-    shelf: ReferrerStore,
+    attachments: ReferrerStore,
     digest: str,
     key: PrivateKey,
     annotations: Mapping[str, str] | None = None,
@@ -146,22 +146,22 @@ def sign(
     at: int | None = None,
     again: bool = False,
 ) -> Descriptor:
-    """Sign ``digest`` in the name of the shelf's repository; the descriptor of the image that holds all its signatures.
+    """Sign ``digest`` in the name of the repository; the descriptor of the image that holds all its signatures.
 
     ``at`` is when, in seconds since 1970; now when it is not given. An earlier signature of this key is replaced, unless it says the same
     but for the time: then nothing changes, or with ``again`` the time. Those of others stay.
     """
-    claim = SignatureClaim(digest, shelf.repository, dict(annotations or {}), int(time.time()) if at is None else at)
+    claim = SignatureClaim(digest, attachments.repository, dict(annotations or {}), int(time.time()) if at is None else at)
     tag = tag_of(digest, SIGNATURES)
-    with shelf.changing():
-        layers = merge(shelf.find(tag))
-        mine = [layer for layer in layers if _is_by(shelf, layer, key.public)]
-        same = None if again else next((layer for layer in mine if _says_the_same(shelf.read(layer), claim)), None)
+    with attachments.changing():
+        layers = merge(attachments.find(tag))
+        mine = [layer for layer in layers if _is_by(attachments, layer, key.public)]
+        same = None if again else next((layer for layer in mine if _says_the_same(attachments.read(layer), claim)), None)
         if same is None:
             payload = claim.payload()
-            blob = shelf.keep(payload, PAYLOAD)
+            blob = attachments.keep(payload, PAYLOAD)
             same = dataclasses.replace(blob, annotations={SIGNATURE: base64.b64encode(key.sign(payload)).decode()})
-        return put_layers(shelf, tag, [*(layer for layer in layers if layer not in mine), same])
+        return put_layers(attachments, tag, [*(layer for layer in layers if layer not in mine), same])
 
 
 def _says_the_same(payload: bytes, claim: SignatureClaim) -> bool:
@@ -172,9 +172,9 @@ def _says_the_same(payload: bytes, claim: SignatureClaim) -> bool:
     return earlier.signed_at is not None and dataclasses.replace(earlier, signed_at=claim.signed_at) == claim
 
 
-def _is_by(shelf: ReferrerStore, layer: Descriptor, key: PublicKey) -> bool:
+def _is_by(attachments: ReferrerStore, layer: Descriptor, key: PublicKey) -> bool:
     try:
-        payload, signature = _payload(shelf, layer), _signature(layer)
+        payload, signature = _payload(attachments, layer), _signature(layer)
     except (StoreError, ValueError):
         return False
     return key.holds(signature, payload)
@@ -194,18 +194,18 @@ class Demand:
     minimum: Minimum | None = None
 
 
-def check(shelf: ReferrerStore, digest: str, demand: Demand, *, name: str | None = None) -> tuple[Signed, ...]:
+def check(attachments: ReferrerStore, digest: str, demand: Demand, *, name: str | None = None) -> tuple[Signed, ...]:
     """The signatures of ``digest`` that meet a demand: one at least.
 
-    Raises RefusedError with the reason when there is none. The content of the image is not verified here: verify.py does that.
+    Raises RefusedError with the reason when there is none. The content of the image is not verified here: blob_check.py does that.
     """
-    name = name or shelf.repository
-    layers = _layers(shelf, digest, name)
+    name = name or attachments.repository
+    layers = _layers(attachments, digest, name)
     good: list[Signed] = []
     troubles: list[_Trouble] = []
     for layer in layers:
         try:
-            good.append(_check_one(shelf, layer, digest, demand))
+            good.append(_check_one(attachments, layer, digest, demand))
         except _TroubleError as refused:
             troubles.append(refused.trouble)
     if good:
@@ -213,9 +213,9 @@ def check(shelf: ReferrerStore, digest: str, demand: Demand, *, name: str | None
     raise _refusal(name, digest, demand.keys, troubles)
 
 
-def _layers(shelf: ReferrerStore, digest: str, name: str) -> tuple[Descriptor, ...]:
+def _layers(attachments: ReferrerStore, digest: str, name: str) -> tuple[Descriptor, ...]:
     try:
-        found = shelf.find(tag_of(digest, SIGNATURES))
+        found = attachments.find(tag_of(digest, SIGNATURES))
         layers = tuple(layer for manifest in found for layer in layers_of(manifest))
     except RefusedError:
         raise
@@ -223,7 +223,7 @@ def _layers(shelf: ReferrerStore, digest: str, name: str) -> tuple[Descriptor, .
         raise RefusedError(f"{name}: its signatures cannot be read: {broken.message}", hint=broken.hint) from broken
     if not layers:
         raise RefusedError(
-            f"{name}: {digest} is not signed: there is no {tag_of(digest, SIGNATURES)} in {shelf.repository}",
+            f"{name}: {digest} is not signed: there is no {tag_of(digest, SIGNATURES)} in {attachments.repository}",
             hint="`slipway sign` signs it; slipway pull, push, save and load and cosign copy take signatures along, other tools may not",
         )
     return layers
@@ -243,11 +243,11 @@ class _TroubleError(Exception):
         self.trouble = _Trouble(weight, reason)
 
 
-def _check_one(shelf: ReferrerStore, layer: Descriptor, digest: str, demand: Demand) -> Signed:
+def _check_one(attachments: ReferrerStore, layer: Descriptor, digest: str, demand: Demand) -> Signed:
     if layer.media_type != PAYLOAD:
         raise _TroubleError(0, f"a layer of type {untrusted.shown(layer.media_type)}, which is not a signature")
     try:
-        payload = _payload(shelf, layer)
+        payload = _payload(attachments, layer)
     except StoreError as broken:
         raise _TroubleError(3, f"the signed payload cannot be read: {broken.message}") from broken
     try:
@@ -300,10 +300,10 @@ def _refusal(name: str, digest: str, keys: Iterable[PublicKey], troubles: Sequen
     return RefusedError(f"{name}: {digest} is refused: {reason}", hint="do not use it before you know why", details=details)
 
 
-def _payload(shelf: ReferrerStore, layer: Descriptor) -> bytes:
+def _payload(attachments: ReferrerStore, layer: Descriptor) -> bytes:
     if layer.size > _LARGEST_PAYLOAD:
         raise StoreError(f"{layer.digest} has {layer.size} bytes; no payload of a signature is so large")
-    return shelf.read(layer)
+    return attachments.read(layer)
 
 
 def _signature(layer: Descriptor) -> bytes:

@@ -303,8 +303,8 @@ def test_a_registry_that_serves_an_older_signed_image_under_a_tag_is_found_out(
     newer = make(store, tmp_path / "newer", "newer")
     private = keys.read_private(key[0], lambda _: PASSWORD)
     for at, name, digest in ((1000, "web", image.digest), (2000, "newer", newer.digest)):
-        shelf = LocalReferrers(store, Reference.parse(f"{there.host}/acme/web"))
-        signature.sign(shelf, digest, private, {"version": f"1.{at}.0"}, at=at)
+        attachments = LocalReferrers(store, Reference.parse(f"{there.host}/acme/web"))
+        signature.sign(attachments, digest, private, {"version": f"1.{at}.0"}, at=at)
         command("push", name, where, "--plain-http")
         assert cosign.verify(where, key[1]).ok
         assert digest in command("pull", where, "--plain-http").stdout

@@ -20,7 +20,7 @@ import typer
 import noxfile
 from docs import generated, links
 from harness import cloudimage, errors
-from harness.cli.output import app
+from harness.cli.root import app
 from harness.clusterfile import Phase
 from harness.kubefile.instructions import USAGE
 from harness.oci import model

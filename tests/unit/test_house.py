@@ -61,7 +61,6 @@ SHELL_LINES = 6
 """Of a script in a string: longer ones stand in assets/node, where shellcheck reads them."""
 UNTESTED: set[str] = {
     "harness.cli.build",
-    "harness.cli.check",
     "harness.cli.convert",
     "harness.cli.diff",
     "harness.cli.images",
@@ -448,7 +447,7 @@ def test_the_command_line_prints_by_doors_that_escape_what_others_say() -> None:
     """Names, annotations and errors come from images, registries and machines: ``say`` and ``table`` escape control characters."""
     allowed = {
         "harness.cli.output": 3,  # the doors themselves: say, JSON, plain tables
-        "harness.cli.operate": 1,  # exec into a pipe: as the machine printed it
+        "harness.cli.exec": 1,  # exec into a pipe: as the machine printed it
         "harness.templates.jinja": 1,  # a child's answer to its parent, which no person reads
     }
     for name, path in SOURCES.items():

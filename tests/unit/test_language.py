@@ -1,4 +1,4 @@
-"""The language of what users read: help texts and documents (docs/contributing/style.md)."""
+"""The language of what users and contributors read: help texts, documents and docstrings (docs/contributing/style.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.test_docs import PAGES, root
 PROJECT = Path(__file__).parents[2]
 
 OPENING = re.compile(r"^(What|Whether|Who|How|Where|Those)\b")
-"""A help text opens with a noun phrase or an imperative."""
+"""A help text or a docstring opens with a noun phrase or an imperative."""
 TELLING = re.compile(r"\b(?:is|are|was|were) told\b|\btells\b", re.IGNORECASE)
 """Programs report, warn, raise and print."""
 NAMELESS = re.compile(r"\bwhoever\b|\b(?:some|no|every|any)body\b|\b(?:ours|theirs|anew)\b", re.IGNORECASE)
@@ -44,6 +44,14 @@ def help_texts() -> Iterator[tuple[str, str]]:
         waiting += [(f"{name} {word}", child) for word, child in getattr(command, "commands", {}).items()]
 
 
+def docstrings() -> Iterator[tuple[str, str]]:
+    """Every docstring of the package, also those behind a field or a constant: where, text."""
+    for path in sorted((PROJECT / "harness").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+                yield f"{path.relative_to(PROJECT)}:{node.lineno}", node.value.value.strip()
+
+
 def prose(text: str) -> str:
     """A page without what programs print and without code."""
     return re.sub(r"`[^`]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
@@ -53,6 +61,12 @@ def test_help_texts_are_plain() -> None:
     texts = list(help_texts())
     assert len(texts) > 250
     assert [f"{where}: {wrong}: {text}" for where, text in texts for wrong in faults(text, opening=True)] == []
+
+
+def test_docstrings_open_with_a_noun_or_an_imperative() -> None:
+    texts = list(docstrings())
+    assert len(texts) > 2000
+    assert [f"{where}: {text.splitlines()[0]}" for where, text in texts if OPENING.search(text)] == []
 
 
 def test_documents_are_plain() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness import cloudimage
-from harness.cloudimage import INFO, KIND, CloudImage, listing, prune, search, side, tags
+from harness.cloudimage import INFO, KIND, CloudImage, diff_side, listing, prune, search, tags
 from harness.errors import StoreError
 from harness.lifecycle.provision import registry
 from harness.oci.graph import below_of, closure, entries_of
@@ -20,7 +20,7 @@ from harness.oci.registry.config import Site
 from harness.oci.store import Store
 from harness.sealer import listing as sealer_listing
 from harness.transfer import mirror
-from harness.trust import verify
+from harness.trust import blob_check
 from tests.unit.cloudimage.examples import platform_image, write
 
 Change = Callable[[dict[str, Any]], None]
@@ -148,7 +148,7 @@ def test_every_command_does_its_work_for_the_other_images(store: Store, good: Cl
     with pytest.raises(StoreError):
         cloudimage.read(store, "bad")
     with pytest.raises(StoreError):
-        side.find(store, "bad", lambda: pytest.fail("no registry is asked"))
+        diff_side.find(store, "bad", lambda: pytest.fail("no registry is asked"))
     assert [hit.name for hit in search.stored(store, "good")] == ["good:latest"]
     prune.prune(store)
     assert store.has(digest)
@@ -165,7 +165,7 @@ def test_what_follows_an_image_blob_by_blob_ends_in_a_store_error_or_well(
 ) -> None:
     poison(store, good, where, change)
     image = store.resolve("bad")
-    for follow in (lambda: closure(store, image), lambda: verify.check_stored(store, "bad", image)):
+    for follow in (lambda: closure(store, image), lambda: blob_check.check_stored(store, "bad", image)):
         try:
             follow()
         except StoreError:
@@ -206,5 +206,5 @@ def test_indexes_within_indexes_end(store: Store, good: CloudImage) -> None:
     chain = Descriptor(OCI_INDEX, digest, size)
     store.tag("chain", chain)
     with pytest.raises(StoreError, match="within each other"):
-        verify.check_stored(store, "chain", chain)
+        blob_check.check_stored(store, "chain", chain)
     tags.remove(store, ["nested", "chain"])

@@ -1,4 +1,4 @@
-"""How nodes go to another image, one after the other: what all parts of it share."""
+"""A rollout: nodes go to another image, one after the other. The state that all parts of it share."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class RolloutWork(MemberChange):
         return NodeKubectl(self.found.first, tuple(node for node in self.found.masters if node is not self.found.first))
 
     @property
-    def batches(self) -> tuple[tuple[SshNode, ...], ...]:
-        """The workers that have their turn together."""
+    def worker_batches(self) -> tuple[tuple[SshNode, ...], ...]:
+        """The workers in batches: those of one are changed together."""
         workers = self.context.spec.workers
         return tuple(workers[start : start + self.batch] for start in range(0, len(workers), self.batch))
 
@@ -68,12 +68,12 @@ class RolloutWork(MemberChange):
 
 
 def moves(work: RolloutWork, node: Node) -> bool:
-    """Whether the kubelet of a node still has another version than the one to come."""
+    """Return True when the kubelet of a node still has another version than the one to come."""
     return work.versions.get(node.address) != work.move.after.kubernetes
 
 
 def takes_pods(node: readiness.Resource) -> bool:
-    """Whether a Node object takes new pods without a toleration."""
+    """Return True when a Node object takes new pods without a toleration."""
     closed = any(taint["effect"] in ("NoSchedule", "NoExecute") for taint in node["spec"].get("taints") or ())
     return not closed and not node["spec"].get("unschedulable") and readiness.node_problem(node) is None
 

@@ -129,7 +129,7 @@ def find_keys(work: RolloutWork) -> Step:
 
 
 def compare(work: RolloutWork) -> Step:
-    """What each node lacks, and whether it has room for that."""
+    """Compare what each node has with what it needs, and check that it has room for the rest."""
 
     def action() -> str:
         lacking = _blobs(work)

@@ -1,4 +1,4 @@
-"""The turn of a node in a rollout: it is drained, goes to the other image, and takes part again."""
+"""The update of a node in a rollout: it is drained, goes to the other image, and takes part again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ _CORDONED = "cordoned"
 """Noted beside the parts: this rollout has cordoned the node."""
 
 
-def turn(work: RolloutWork, number: int, role: str, nodes: tuple[SshNode, ...], after: str) -> Step:
+def update_batch(work: RolloutWork, number: int, role: str, nodes: tuple[SshNode, ...], after: str) -> Step:
+    """Change the nodes of a batch. The id of the step is in journals of nodes, and stays."""
     names = ", ".join(work.name(node) for node in nodes)
 
     def action(node: SshNode) -> str:
@@ -114,7 +115,7 @@ def _start_kubelet(work: RolloutWork, node: SshNode) -> None:
     """Start the kubelet, and wait until its node is Ready.
 
     One of another version makes other pods of the same manifests, and starts all parts of a master again, as it likes. So they end in good
-    order before it starts, and the turn does not end before they are at work again: else no endpoint would follow when pods are moved.
+    order before it starts, and the step does not end before they are at work again: else no endpoint would follow when pods are moved.
     """
     member = work.resolved.member(node)
     again = member.is_master and moves(work, node)
@@ -241,13 +242,13 @@ def _note_all(work: RolloutWork, node: SshNode) -> None:
 
 
 def healthy(work: RolloutWork, what: str, after: str) -> Step:
-    """Between turns: every node is Ready, and everything of the cluster itself. ``what`` is what has been changed."""
+    """Between batches: every node is Ready, and everything of the cluster itself. ``what`` is what has been changed."""
 
     def action(_: Node) -> None:
         names = [work.name(node) for node in work.spec.nodes]
         watch = waits.watching(work.spec.nodes)
         wait.settle(work.kubectl, timeout=work.spec.timeout, quiet=0, namespaces=SYSTEM, nodes=names, progress=watch)
 
-    # Noted: when the next turn was cut off, its node is not well, and has to be finished rather than waited for.
+    # Noted: when the next batch was cut off, its node is not well, and has to be finished rather than waited for.
     where = (work.spec.first,)
     return Step(f"healthy-{what}", "see that the cluster is well", action, where, after_all=(after,), inputs=lambda _: work.move.id)

@@ -1,4 +1,4 @@
-"""What a rollout makes ready beside what runs: files and images that a node needs when its turn comes."""
+"""Preparation of a rollout beside what runs: files and images that a node needs when it is updated."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from harness.nodes.ssh import SshNode
 
 
 def tell_nodes(work: RolloutWork, after: str) -> Step:
-    """How images are found may be known before it is needed; everything else waits for the node's turn.
+    """Give nodes the way to their images, which they may know early; everything else waits for the update of the node.
 
-    This step is not journalled: a registry requires the login from the turn of its master on, and an earlier slipway, which began the
+    This step is not journalled: a registry requires the login from the update of its master on, and an earlier slipway, which began the
     change, gave it to no node.
     """
 
@@ -47,7 +47,7 @@ def stage(work: RolloutWork, after: str) -> Step:
 
 
 def _parts(work: RolloutWork, node: SshNode, delta: rootfs_update.Delta) -> frozenset[str]:
-    """What of a node is to be started anew."""
+    """The parts of a node that will be restarted."""
     member = work.resolved.member(node)
     placed = changed_files(node, preparation.machine_files(work.resolved, node))
     libraries = any(path.startswith("lib/") for path in delta.changed)
@@ -71,7 +71,7 @@ def _parts(work: RolloutWork, node: SshNode, delta: rootfs_update.Delta) -> froz
 
 
 def fetch(work: RolloutWork) -> Step:
-    """What a node runs of Kubernetes is there before its turn comes; that it cannot be had is told while nothing has changed."""
+    """Fetch the images of Kubernetes that a node runs before it is updated, so that a failure is reported while nothing has changed."""
 
     def action(node: SshNode) -> str:
         names = registries.images_needed_to_be_ready(work.resolved, node)

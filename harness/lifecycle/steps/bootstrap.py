@@ -80,7 +80,7 @@ def wait_for_api(context: ClusterContext) -> Step:
 
 
 def finish_cluster(context: ClusterContext) -> Step:
-    """What is done once: kubeadm's cluster-wide phases, and the pod network unless an application brings it."""
+    """Run once: kubeadm's cluster-wide phases, and the pod network unless an application brings it."""
 
     def inputs(node: Node) -> str:
         resolved = context.resolved

@@ -1,4 +1,4 @@
-"""What the steps of a verb share: the cluster as it is wanted, the facts of its machines, and everything that follows from both."""
+"""The context of the steps of a verb: the cluster as it is wanted, the facts of its machines, and everything that follows from both."""
 
 from __future__ import annotations
 
@@ -393,7 +393,7 @@ class ClusterContext:
         self._resolved = cluster
 
     def selected(self, nodes: Sequence[SshNode]) -> tuple[SshNode, ...]:
-        """Those of the nodes that are worked on."""
+        """The nodes that are worked on."""
         return tuple(node for node in nodes if self.joining is None or node.address in self.joining)
 
     @property
@@ -454,18 +454,18 @@ def _require_version(config: Mapping[str, Any]) -> None:
 
 
 def own_network(info: Info) -> bool:
-    """Whether an application of an image brings the pod network."""
+    """Return True when an application of an image brings the pod network."""
     apps = {app.name: app for app in info.apps}
     return any(is_network(apps[name].labels) for name in info.cluster_apps if name in apps)
 
 
 def is_network(labels: Mapping[str, str]) -> bool:
-    """Whether the labels of an application say that it is a pod network."""
+    """Return True when the labels of an application say that it is a pod network."""
     return any("cni" in name.lower() for name in labels)
 
 
 def command_reads(command: str, path: str) -> bool:
-    """Whether a launch command depends on a file of the rootfs: it names the file, or a folder of it. A script may read anything."""
+    """Return True when a launch command depends on a file of the rootfs: it names the file or its folder. A script may read anything."""
     if re.search(r"\.sh\b", command):
         return True
     words = (word.removeprefix(f"{ROOTFS}/") for word in re.split(r"[\s'\"=,;&|()<>]+", command))

@@ -104,7 +104,7 @@ def _step(
 
 
 def _nodes(context: ClusterContext, hook: Hook, phase: Phase, among: Collection[str] | None) -> tuple[Node, ...]:
-    """Where a hook runs. With labels in its selectors it is asked again when nodes have some."""
+    """The nodes that a hook runs on. With labels in its selectors they are chosen again when nodes have some."""
     if hook.type != "SHELL":
         return (context.spec.first,)
     if any(selector.labels for selector in hook.on):

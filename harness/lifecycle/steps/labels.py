@@ -25,7 +25,7 @@ def wanted(host: Host) -> dict[str, str]:
 
 
 def commands(member: Member, cluster: ClusterDocument, before: Clusterfile | None) -> list[str]:
-    """What is to be done to a node: what the Clusterfile says, and without what it said before and does not say any more."""
+    """The kubectl commands that give a node what the Clusterfile says, and remove what it said before and does not say any more."""
     host = cluster.host(member.address) or Host((), (member.role,))
     old = before.cluster.host(member.address) if before and before.cluster else None
     new_labels, old_labels = wanted(host), wanted(old) if old else {}

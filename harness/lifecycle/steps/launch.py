@@ -48,7 +48,7 @@ def network_commands(info: Info) -> tuple[str, ...]:
 
 
 def launch_title(command: str) -> str:
-    """How a launch command is shown."""
+    """The title of a launch command."""
     text = " ".join(command.split())
     return f"launch: {text if len(text) < 70 else f'{text[:67]}...'}"
 

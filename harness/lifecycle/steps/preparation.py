@@ -70,7 +70,7 @@ def target(resolved: ResolvedCluster, node: SshNode) -> gather.Target:
 
 
 def wanted_of_machines(resolved: ResolvedCluster, targets: Sequence[gather.Target]) -> gather.Wanted:
-    """What is asked of machines of which the facts are known."""
+    """The demands on machines of which the facts are known."""
     available = tuple(image.platform for image in resolved.spec.image.platforms)
     # What is asked of an image that is not there for the machine cannot be known; that it is not there is told.
     fits = all(any(target.machine.platform.matches(platform) for platform in available) for target in targets)
@@ -111,7 +111,7 @@ def has_network(store: Store, image: PlatformImage) -> bool:
 
 
 def brings_flannel(store: Store, image: PlatformImage) -> bool:
-    """Whether the pod network of an image is the one of the base, which nodes reach each other by over VXLAN."""
+    """Return True when the pod network of an image is the one of the base, which connects nodes over VXLAN."""
     manifest = rootfs.read_file(store, image, NETWORK_MANIFEST)
     return not own_network(image.info) and manifest is not None and b"flannel" in manifest
 

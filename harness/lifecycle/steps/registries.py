@@ -76,7 +76,7 @@ def start_balancers(context: ClusterContext) -> Step:
 
 
 def balancing_wish(resolved: ResolvedCluster) -> ipvs.Wish:
-    """How the way to the control plane is asked to be balanced, and for whom."""
+    """The balancing that is asked for on the way to the control plane, and for which nodes."""
     asked = resolved.spec.clusterfile.cluster.load_balancing if resolved.spec.clusterfile.cluster else "auto"
     balanced = tuple(node.address for node in resolved.spec.balanced)
 

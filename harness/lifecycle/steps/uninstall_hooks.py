@@ -32,11 +32,11 @@ class Parting:
     places: tuple[HookTarget, ...] = ()
     clusterfile: Clusterfile = dataclasses.field(default_factory=lambda: Clusterfile(""))
     labels: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
-    """Those that the nodes have in the cluster, by address."""
+    """The labels of the nodes in the cluster, by address."""
 
     @classmethod
     def read(cls, masters: Sequence[Node], nodes: Sequence[Node]) -> Parting:
-        """What the cluster keeps, by the first master that tells, and the hooks of its image. What cannot be read is warned of."""
+        """The record of the cluster, from a control-plane node that answers, and the hooks of its image. Warns of what cannot be read."""
         return cls.of(_kept(masters), masters, nodes)
 
     @classmethod
@@ -76,7 +76,7 @@ class Parting:
                     hooks.shell(one, hook, phase, self.environment(one))
 
     def environment(self, node: Node) -> Mapping[str, str]:
-        """What was kept of the environment; secrets were not."""
+        """The environment as it was kept, without secrets."""
         cluster = self.clusterfile.cluster
         host = cluster.host(node.address) if cluster else None
         known = {**(cluster.env if cluster else {}), **(host.env if host else {})}

@@ -229,20 +229,22 @@ def merge(manifests: Iterable[bytes]) -> tuple[Descriptor, ...]:
     return tuple(found.values())
 
 
-def put_layers(shelf: ReferrerStore, tag: str, layers: Iterable[Descriptor]) -> Descriptor:
+def put_layers(attachments: ReferrerStore, tag: str, layers: Iterable[Descriptor]) -> Descriptor:
     """Name an image manifest of these layers, with the config that cosign gives it."""
     layers = tuple(layers)
     config = attached.config_of([layer.digest for layer in layers])
     manifest = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
-        "config": shelf.keep(canonical_json(config), OCI_CONFIG).to_json(),
+        "config": attachments.keep(canonical_json(config), OCI_CONFIG).to_json(),
         "layers": [layer.to_json() for layer in layers],
     }
     data = canonical_json(manifest)
     if len(data) > MANIFEST_LIMIT:
-        raise StoreError(f"{shelf.repository}:{tag} would be larger than registries take", hint="remove signatures that are not needed")
-    return shelf.name(tag, data, OCI_MANIFEST)
+        raise StoreError(
+            f"{attachments.repository}:{tag} would be larger than registries take", hint="remove signatures that are not needed"
+        )
+    return attachments.name(tag, data, OCI_MANIFEST)
 
 
 # Referrers
@@ -273,16 +275,18 @@ PREDICATE = "in-toto.io/predicate-type"
 """The annotation that says which kind of statement a referrer holds, as BuildKit writes it."""
 
 
-def referrer(shelf: ReferrerStore, subject: Descriptor, artifact_type: str, data: bytes, annotations: Mapping[str, str]) -> Descriptor:
+def referrer(
+    attachments: ReferrerStore, subject: Descriptor, artifact_type: str, data: bytes, annotations: Mapping[str, str]
+) -> Descriptor:
     """Attach a file to an image as a referrer (OCI image specification 1.1, guidelines for artifacts)."""
-    layer = shelf.keep(data, artifact_type)
+    layer = attachments.keep(data, artifact_type)
     value = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
         "artifactType": artifact_type,
-        "config": {**shelf.keep(b"{}", EMPTY).to_json(), "data": "e30="},
+        "config": {**attachments.keep(b"{}", EMPTY).to_json(), "data": "e30="},
         "layers": [layer.to_json()],
         "subject": Descriptor(subject.media_type, subject.digest, subject.size).to_json(),
         "annotations": dict(annotations),
     }
-    return shelf.refer(canonical_json(value))
+    return attachments.refer(canonical_json(value))

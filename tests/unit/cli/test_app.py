@@ -16,18 +16,12 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from harness.cli import app, machines, operate, options, output
+from harness.cli import app, machines, options, output
 from harness.cli.output import pairs
 from harness.cloudimage import ExpectedValue, Info, ValueType
 from harness.errors import CommandError, Fault, InputError, UsageError
 from harness.oci.store import Store
 from tests.unit.cloudimage.examples import put
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
-    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -265,21 +259,6 @@ def test_a_table_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str],
         assert f"{SHOWN}  a\\nb" in said
         assert "[bold]x[/bold]" in said
     assert "\x1b" not in plain
-
-
-@pytest.mark.parametrize(("terminal_", "line"), [(True, f"{SHOWN}: {SHOWN}\n"), (False, f"{SHOWN}: {HOSTILE}\n")])
-def test_output_of_exec_is_escaped_on_a_terminal_and_as_it_was_elsewhere(
-    terminal_: bool, line: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Screen(io.StringIO):
-        def isatty(self) -> bool:
-            return terminal_
-
-    for name in ("stdout", "stderr"):
-        screen = Screen(newline="")
-        monkeypatch.setattr("sys." + name, screen)
-        operate._show_line(HOSTILE, name, HOSTILE)
-        assert screen.getvalue() == line
 
 
 def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from harness import build, cloudimage, kubefile
-from harness.cli import app, clusters, registry
+from harness.cli import app, registry, run
+from harness.cli.cluster_options import ClusterOptions
 from harness.cli.options import addresses
 from harness.cloudimage import ImageSet, Info, PlatformImage
 from harness.clusterfile import Clusterfile
@@ -75,7 +76,7 @@ def test_command_line_as_written_is_understood(
         asked.append(f"push {there}" if name else "")
         raise KeyboardInterrupt
 
-    def wanted(options: clusters.ClusterOptions, *_: object) -> None:
+    def wanted(options: ClusterOptions, *_: object) -> None:
         spec, ssh = options.spec, options.ssh
         words = [f"run {' '.join(spec.images or [])}", *(spec.env or [])]
         if spec.masters:
@@ -86,7 +87,7 @@ def test_command_line_as_written_is_understood(
 
     monkeypatch.setattr(build, "build", building)
     monkeypatch.setattr(push, "push", pushing)
-    monkeypatch.setattr(clusters, "wanted", wanted)
+    monkeypatch.setattr(run, "wanted", wanted)
     monkeypatch.chdir(tmp_path)
     if line.startswith("tag"):
         image = cloudimage.write(store, [PlatformImage(Platform.parse("linux/amd64"), (), (), (), Info(), ImageSet())])

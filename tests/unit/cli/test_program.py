@@ -14,8 +14,8 @@ import typer
 
 from harness import about, log
 from harness.cli import app, program
-from harness.cli.output import app as program_
 from harness.cli.program import Old, Verb, help_record
+from harness.cli.root import app as program_
 from tests.unit.test_docs import root
 
 

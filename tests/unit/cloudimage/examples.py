@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness import cloudimage
-from harness.cloudimage import Blob, CloudImage, EmbeddedImage, History, ImageApp, ImageSet, Info, PlatformImage, diff, side
+from harness.cloudimage import Blob, CloudImage, EmbeddedImage, History, ImageApp, ImageSet, Info, PlatformImage, diff, diff_side
 from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.store import Store
@@ -75,7 +75,7 @@ def no_client() -> Any:
 
 
 def changes(store: Store, old: str, new: str, **options: Any) -> list[diff.ImageChange]:
-    sides = [side.find(store, name, no_client) for name in (old, new)]
+    sides = [diff_side.find(store, name, no_client) for name in (old, new)]
     return [change for part in diff.compare(store, *sides, **options).platforms for change in part.changes]
 
 

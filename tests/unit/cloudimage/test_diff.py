@@ -11,7 +11,7 @@ import pytest
 
 from harness import cloudimage
 from harness.cli import app as cli
-from harness.cloudimage import ExpectedValue, ImageApp, Info, diff, side, tags
+from harness.cloudimage import ExpectedValue, ImageApp, Info, diff, diff_side, tags
 from harness.errors import StoreError
 from harness.oci.layer import LayerEntry
 from harness.oci.model import OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
@@ -56,7 +56,7 @@ def test_files_added_removed_and_changed_are_reported_with_size_and_mode(store: 
 def test_the_same_files_in_other_layers_are_no_change_but_have_to_travel(store: Store) -> None:
     old = put(store, "old", [file("a", "1"), file("b", "2")])
     put(store, "new", [file("a", "1")], [file("b", "2")])
-    sides = [side.find(store, name, no_client) for name in ("old", "new")]
+    sides = [diff_side.find(store, name, no_client) for name in ("old", "new")]
     found = diff.compare(store, *sides)
     assert (found.platforms[0].changes, found.equal) == ((), False)
     there = {blob.digest for blob in old.blobs}
@@ -154,7 +154,7 @@ def test_embedded_images_come_go_and_get_other_versions(store: Store) -> None:
 def test_platforms_are_compared_one_by_one_or_one_alone(store: Store) -> None:
     put(store, "old", [file("a")], platforms=(AMD64,))
     put(store, "new", [file("b")], platforms=(AMD64, ARM64))
-    old, new = (side.find(store, name, no_client) for name in ("old", "new"))
+    old, new = (diff_side.find(store, name, no_client) for name in ("old", "new"))
     both = diff.compare(store, old, new)
     assert [(part.platform, part.only, len(part.changes)) for part in both.platforms] == [
         ("linux/amd64", None, 2),
@@ -172,15 +172,15 @@ def test_platform_that_was_not_pulled_is_a_difference_only_when_it_differs(store
     put(store, "new", [file("b")], platforms=(AMD64, ARM64))
     partial = Store(tmp_path / "partial")
     assert image.absent == ()
-    for blob in side.find(store, "old", no_client).blobs((AMD64,)):
+    for blob in diff_side.find(store, "old", no_client).blobs((AMD64,)):
         partial.put(store.read(blob))
     partial.tag("old", store.resolve("old"))
-    found = side.find(partial, "old", no_client)
+    found = diff_side.find(partial, "old", no_client)
     assert [str(platform) for platform in found.image.absent] == ["linux/arm64"]
-    same = diff.compare(store, found, side.find(store, "old", no_client))
+    same = diff.compare(store, found, diff_side.find(store, "old", no_client))
     assert (same.equal, [part.only for part in same.platforms]) == (True, [None, None])
     assert same.transfer.bytes > 0
-    other = diff.compare(store, found, side.find(store, "new", no_client))
+    other = diff.compare(store, found, diff_side.find(store, "new", no_client))
     assert [(part.only, part.absent) for part in other.platforms] == [(None, False), ("new", True)]
 
 

@@ -1,6 +1,6 @@
 """A Clusterfile that is accepted can be written, stored in a cluster and read back, whatever it holds.
 
-The inputs are made from the tables in ``kinds``, so that a new key of a document is tried as soon as it exists.
+The inputs are made from the tables in ``schema``, so that a new key of a document is tried as soon as it exists.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.clusterfile import (
     LocalRegistry,
     Password,
     SshSettings,
-    kinds,
+    schema,
     serialize,
     validators,
 )
@@ -51,7 +51,7 @@ LIMITS = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
-CLUSTER = kinds.KINDS["Cluster"].spec
+CLUSTER = schema.KINDS["Cluster"].spec
 assert CLUSTER is not None
 HOST = CLUSTER.fields["hosts"].shape.item  # type: ignore[attr-defined]
 ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.0.3-10.0.0.5", "10.0.0.6,10.0.0.7", "fd00::1", "10.0.0.9")
@@ -107,7 +107,7 @@ EXAMPLES: dict[Any, st.SearchStrategy[Any]] = {
     validators.taint: st.sampled_from(("a=b:NoSchedule", "a:NoExecute", "a-", "a=b:NoSchedule-")),
     validators.inside: st.sampled_from(("etc/a.yaml", "/etc/b", " c ")),
     validators.application: st.sampled_from(("web", "a.b")),
-    kinds.process: st.sampled_from(("value|toJson", "toBase64", "", " value | toSecret ")),
+    schema.process: st.sampled_from(("value|toJson", "toBase64", "", " value | toSecret ")),
 }
 """Values for each check that a scalar can have."""
 
@@ -134,7 +134,7 @@ def values(shape: Shape) -> st.SearchStrategy[Any]:  # noqa: PLR0911 -- one for 
             if shape.check is not None:
                 return EXAMPLES.get(shape.check, st.sampled_from(("a", "b-c")))
             return st.sampled_from(("a", "b", "NAME")) if shape.pattern is not None else TEXTS
-        case kinds.Environment():
+        case schema.Environment():
             return st.one_of(
                 st.dictionaries(
                     st.sampled_from(("A", "DB_PASSWORD", "PodCIDR", "x.y")), st.one_of(TEXTS, st.integers(0, 9), st.none()), max_size=3
@@ -160,7 +160,7 @@ def record(shape: RecordShape) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def document(kind: str) -> st.SearchStrategy[dict[str, Any]]:
-    spec = kinds.KINDS[kind].spec
+    spec = schema.KINDS[kind].spec
     assert spec is not None
     return st.builds(
         lambda name, content: {"apiVersion": "slipway.dev/v1", "kind": kind, "metadata": {"name": name}, "spec": content},

@@ -17,7 +17,7 @@ from harness.clusterfile.write import redacted
 from harness.errors import InputError, UsageError
 from harness.lifecycle import apply, run, upgrade
 from harness.lifecycle.apply import ApplyWork, There
-from harness.lifecycle.apps import install, several, uninstall
+from harness.lifecycle.apps import install, multi_image, uninstall
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.tracking import TrackedObject
 from harness.lifecycle.cluster import lease, membership
@@ -297,7 +297,7 @@ class OneCluster:
         monkeypatch.setattr(lease, "held", lambda *_: contextlib.nullcontext())
         monkeypatch.setattr(uninstall, "remove", lambda name, *_, **__: self.said.append(f"remove {name}"))
         monkeypatch.setattr(install, "install", lambda request, *_, **__: self.said.append(f"install {request.document.name}"))
-        monkeypatch.setattr(several, "judge", lambda apps, *_: self.said.append(f"judge {[app.name for app in apps]}"))
+        monkeypatch.setattr(multi_image, "judge", lambda apps, *_: self.said.append(f"judge {[app.name for app in apps]}"))
         monkeypatch.setattr(apply, "seen_from", lambda *_: None)
         monkeypatch.setattr(membership, "set_apps", lambda _, apps: self.said.append(f"note {[app.name for app in apps]}"))
 
@@ -310,7 +310,7 @@ def test_images_that_leave_the_list_are_removed_after_a_confirmation(store: Stor
     build(store)
     for name in ("shop:1", "more:1"):
         build(store, name, type="app")
-    wanted = several.settled(effective(parse(of_list("web:latest", "shop:1", "more:1"), "Clusterfile")), store)
+    wanted = multi_image.settled(effective(parse(of_list("web:latest", "shop:1", "more:1"), "Clusterfile")), store)
     digests = {name: store.resolve(name).digest for name in ("web:latest", "shop:1", "more:1")}
     objects = (TrackedObject("v1", "ConfigMap", "default", "a"), TrackedObject("v1", "ConfigMap", "default", "b", ours=False))
     apps = tuple(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InputError, NodeError
-from harness.lifecycle.logs import Shelf, _ask_node, not_ready, recent, since_of
+from harness.lifecycle.logs import BundleFiles, _ask_node, not_ready, recent, since_of
 from tests.unit.lifecycle.standin import StandIn
 
 NOW = datetime.datetime(2026, 1, 2, 12, 0, tzinfo=datetime.UTC)
@@ -37,35 +37,35 @@ def test_of_a_container_s_log_only_what_is_young_enough() -> None:
 
 
 def test_end_of_a_long_file_is_kept_and_the_cut_is_reported(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path, most=100)
-    shelf.put("nodes/one/a.log", "".join(f"line {number}\n" for number in range(100)))
-    shelf.put("nodes/one/b.log", "short\n")
+    bundle_files = BundleFiles(tmp_path, most=100)
+    bundle_files.put("nodes/one/a.log", "".join(f"line {number}\n" for number in range(100)))
+    bundle_files.put("nodes/one/b.log", "short\n")
     kept = (tmp_path / "nodes/one/a.log").read_text()
     assert kept.startswith("line ")
     assert kept.endswith("line 99\n")
     assert len(kept) <= 100
-    index = shelf.index("lab", None, {})
+    index = bundle_files.index("lab", None, {})
     assert [entry["path"] for entry in index["files"]] == ["nodes/one/a.log", "nodes/one/b.log"]
     assert index["files"][0]["cutAtTheBeginning"] + len(kept) == 790
     assert "cutAtTheBeginning" not in index["files"][1]
 
 
 def test_secrets_are_taken_out_on_the_way_in(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
-    shelf.put("a.log", "password=hunter2\n")
-    shelf.put_json("b.json", {"env": [{"name": "TOKEN", "value": "hunter2"}]})
+    bundle_files = BundleFiles(tmp_path)
+    bundle_files.put("a.log", "password=hunter2\n")
+    bundle_files.put_json("b.json", {"env": [{"name": "TOKEN", "value": "hunter2"}]})
     assert "hunter2" not in "".join(path.read_text() for path in tmp_path.iterdir())
 
 
 def test_what_cannot_be_had_is_reported_and_nothing_else_is_lost(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
+    bundle_files = BundleFiles(tmp_path)
 
     def fails() -> None:
         raise NodeError("10.0.0.1: the connection\nwas lost, password=hunter2")
 
-    shelf.attempt("cluster/pods.json", fails)
-    shelf.attempt("cluster/nodes.txt", lambda: shelf.put("cluster/nodes.txt", "one"))
-    index = shelf.index("lab", datetime.timedelta(hours=1), {"10.0.0.9": "no answer"})
+    bundle_files.attempt("cluster/pods.json", fails)
+    bundle_files.attempt("cluster/nodes.txt", lambda: bundle_files.put("cluster/nodes.txt", "one"))
+    index = bundle_files.index("lab", datetime.timedelta(hours=1), {"10.0.0.9": "no answer"})
     assert index["missing"] == {"cluster/pods.json": "10.0.0.1: the connection was lost, password=***"}
     assert [entry["path"] for entry in index["files"]] == ["cluster/nodes.txt"]
     assert (index["sinceSeconds"], index["unreachable"]) == (3600, {"10.0.0.9": "no answer"})
@@ -97,31 +97,31 @@ def everything(folder: Path) -> set[str]:
     ],
 )
 def test_no_path_that_a_machine_prints_is_written_outside_of_its_folder(tmp_path: Path, listed: str) -> None:
-    folder, outside = tmp_path / "a/b/c/shelf", tmp_path / "outside"
+    folder, outside = tmp_path / "a/b/c/bundle_files", tmp_path / "outside"
     folder.mkdir(parents=True)
     outside.mkdir()
     node = StandIn("10.0.0.1", "../../../../outside")
     good = "/var/log/pods/kube-system_etcd-a_1/etcd/0.log"
     node.answers = {"find /var/log/pods": f"{listed}\n{good}\n", "tail -c": "what the machine says\n"}
-    shelf = Shelf(folder)
-    _ask_node(node, shelf, None, ())
+    bundle_files = BundleFiles(folder)
+    _ask_node(node, bundle_files, None, ())
     found = everything(tmp_path)
-    assert all(path.startswith("a/b/c/shelf/nodes/10.0.0.1/") for path in found), found
-    assert "a/b/c/shelf/nodes/10.0.0.1/pods/kube-system_etcd-a_1/etcd/0.log" in found
-    assert any("/pods" in path for path in shelf.missing)
-    assert not any("\x1b" in path for path in shelf.missing)
+    assert all(path.startswith("a/b/c/bundle_files/nodes/10.0.0.1/") for path in found), found
+    assert "a/b/c/bundle_files/nodes/10.0.0.1/pods/kube-system_etcd-a_1/etcd/0.log" in found
+    assert any("/pods" in path for path in bundle_files.missing)
+    assert not any("\x1b" in path for path in bundle_files.missing)
 
 
 def test_a_link_in_the_folder_is_not_written_through(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "shelf")
-    (tmp_path / "shelf/nodes").mkdir(parents=True)
-    (tmp_path / "shelf/nodes/x").symlink_to(tmp_path)
-    (tmp_path / "shelf/nodes/file").symlink_to(tmp_path / "file")
+    bundle_files = BundleFiles(tmp_path / "bundle_files")
+    (tmp_path / "bundle_files/nodes").mkdir(parents=True)
+    (tmp_path / "bundle_files/nodes/x").symlink_to(tmp_path)
+    (tmp_path / "bundle_files/nodes/file").symlink_to(tmp_path / "file")
     for path in ("nodes/x/file", "nodes/file", "../file", f"{tmp_path}/file", "nodes/a/../../../file"):
         with pytest.raises(NodeError):
-            shelf.put(path, "text")
+            bundle_files.put(path, "text")
         with pytest.raises(NodeError):
-            shelf.put_json(path, {})
+            bundle_files.put_json(path, {})
     assert not (tmp_path / "file").exists()
 
 
@@ -131,7 +131,7 @@ def test_a_machine_that_lists_very_many_logs_fills_no_disk(tmp_path: Path) -> No
         "find /var/log/pods": "".join(f"/var/log/pods/kube-system_x_{number}/a/0.log\n" for number in range(1005)),
         "tail -c": "text\n",
     }
-    shelf = Shelf(tmp_path)
-    _ask_node(node, shelf, None, ())
+    bundle_files = BundleFiles(tmp_path)
+    _ask_node(node, bundle_files, None, ())
     assert len([path for path in everything(tmp_path) if "/pods/" in path]) == 1000
-    assert "of 1005 logs" in shelf.missing["nodes/10.0.0.1/pods"]
+    assert "of 1005 logs" in bundle_files.missing["nodes/10.0.0.1/pods"]

@@ -12,8 +12,8 @@ import yaml
 
 from harness.errors import CheckError, UsageError
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle.backup import Contents
 from harness.lifecycle.cluster.access import Access, Known
+from harness.lifecycle.cluster.backup import Contents
 from harness.lifecycle.restore import _holds_it, _machines, _Source, forget_others, on_hosts, put_data, restart_watchers
 from harness.nodes import Login, Machine
 from harness.nodes.kubectl import NodeKubectl

@@ -31,7 +31,7 @@ def image(store: Store) -> CloudImage:
 
 
 @pytest.fixture
-def shelf(store: Store) -> LocalReferrers:
+def attachments(store: Store) -> LocalReferrers:
     return LocalReferrers(store, Reference.parse("web"))
 
 

@@ -161,8 +161,8 @@ def test_what_a_signature_says_does_not_reach_the_terminal_as_it_is(
     store: Store, image: CloudImage, key: PrivateKey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "ours.pub").write_bytes(key.public.pem)
-    shelf = LocalReferrers(store, Reference.parse("web"))
-    signature.sign(shelf, image.digest, key, {"stage": f"{ESCAPE}{BIDI}x\ry"})
+    attachments = LocalReferrers(store, Reference.parse("web"))
+    signature.sign(attachments, image.digest, key, {"stage": f"{ESCAPE}{BIDI}x\ry"})
     assert app.execute(["verify", "web", "--key", str(tmp_path / "ours.pub")]) == 0
     assert app.execute(["verify", "web", "--key", str(tmp_path / "ours.pub"), "-a", "stage=released"]) == 4
     said = capsys.readouterr()

@@ -93,13 +93,13 @@ def test_an_image_without_a_history_has_a_provenance(store: Store) -> None:
 # Attestations
 
 
-def envelopes(shelf: LocalReferrers, digest: str) -> list[Descriptor]:
-    return list(referrers.merge(shelf.find(referrers.tag_of(digest, referrers.ATTESTATIONS))))
+def envelopes(attachments: LocalReferrers, digest: str) -> list[Descriptor]:
+    return list(referrers.merge(attachments.find(referrers.tag_of(digest, referrers.ATTESTATIONS))))
 
 
-def test_an_attestation_is_cosigns_to_the_letter(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_an_attestation_is_cosigns_to_the_letter(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     value = provenance.make(image, WEB)
-    attestation.attach(shelf, image.digest, value, key)
+    attestation.attach(attachments, image.digest, value, key)
     (layer,) = store.json(store.names()[f"web:{image.digest.replace(':', '-')}.att"].digest)["layers"]
     assert layer["mediaType"] == "application/vnd.dsse.envelope.v1+json"
     assert layer["annotations"] == {"dev.cosignproject.cosign/signature": "", "predicateType": "https://slsa.dev/provenance/v1"}
@@ -111,14 +111,14 @@ def test_an_attestation_is_cosigns_to_the_letter(shelf: LocalReferrers, store: S
     assert key.public.holds(base64.b64decode(envelope["signatures"][0]["sig"]), signed)
 
 
-def test_one_statement_of_a_kind_by_a_key(shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
+def test_one_statement_of_a_kind_by_a_key(attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
     one, two, bill = ({"predicateType": kind, "n": n} for kind, n in (("p", 1), ("p", 2), ("b", 1)))
-    first = attestation.attach(shelf, image.digest, one, key)
-    assert attestation.attach(shelf, image.digest, one, key) == first
-    attestation.attach(shelf, image.digest, bill, key)
-    attestation.attach(shelf, image.digest, one, other)
-    attestation.attach(shelf, image.digest, two, key)
-    found = [(layer, shelf.read(layer)) for layer in envelopes(shelf, image.digest)]
+    first = attestation.attach(attachments, image.digest, one, key)
+    assert attestation.attach(attachments, image.digest, one, key) == first
+    attestation.attach(attachments, image.digest, bill, key)
+    attestation.attach(attachments, image.digest, one, other)
+    attestation.attach(attachments, image.digest, two, key)
+    found = [(layer, attachments.read(layer)) for layer in envelopes(attachments, image.digest)]
     by_us = [
         inside["n"] for layer, data in found if (inside := attestation.open_envelope(data, key.public)) and inside["predicateType"] == "p"
     ]
@@ -137,21 +137,23 @@ def test_an_envelope_opens_for_its_key_only(key: PrivateKey, other: PrivateKey) 
             attestation.open_envelope(broken, key.public)
 
 
-def test_a_damaged_envelope_is_not_in_the_way_of_a_new_one(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
-    attestation.attach(shelf, image.digest, {"predicateType": "p", "n": 1}, key)
-    (layer,) = envelopes(shelf, image.digest)
+def test_a_damaged_envelope_is_not_in_the_way_of_a_new_one(
+    attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey
+) -> None:
+    attestation.attach(attachments, image.digest, {"predicateType": "p", "n": 1}, key)
+    (layer,) = envelopes(attachments, image.digest)
     flip(store, layer.digest)
-    attestation.attach(shelf, image.digest, {"predicateType": "p", "n": 2}, key)
-    found = [attestation.open_envelope(shelf.read(one), key.public) for one in envelopes(shelf, image.digest) if one != layer]
+    attestation.attach(attachments, image.digest, {"predicateType": "p", "n": 2}, key)
+    found = [attestation.open_envelope(attachments.read(one), key.public) for one in envelopes(attachments, image.digest) if one != layer]
     assert found == [{"predicateType": "p", "n": 2}]
 
 
 # Referrers
 
 
-def test_a_referrer_is_the_specifications_to_the_letter(shelf: LocalReferrers, store: Store, image: CloudImage) -> None:
+def test_a_referrer_is_the_specifications_to_the_letter(attachments: LocalReferrers, store: Store, image: CloudImage) -> None:
     subject = store.resolve("web")
-    referrers.referrer(shelf, subject, sbom.MEDIA_TYPE, b'{"bom": 1}', {referrers.PREDICATE: sbom.PREDICATE})
+    referrers.referrer(attachments, subject, sbom.MEDIA_TYPE, b'{"bom": 1}', {referrers.PREDICATE: sbom.PREDICATE})
     name = f"web:{image.digest.replace(':', '-')}"
     index = store.json(store.names()[name].digest)
     assert (index["schemaVersion"], index["mediaType"]) == (2, OCI_INDEX)
@@ -167,16 +169,18 @@ def test_a_referrer_is_the_specifications_to_the_letter(shelf: LocalReferrers, s
     assert "artifactType" not in store.json(image.digest)
 
 
-def test_a_new_document_of_a_kind_replaces_the_old_one(shelf: LocalReferrers, store: Store, image: CloudImage) -> None:
+def test_a_new_document_of_a_kind_replaces_the_old_one(attachments: LocalReferrers, store: Store, image: CloudImage) -> None:
     subject = store.resolve("web")
     for kind, data in (("a", b"1"), ("b", b"2"), ("a", b"3"), ("a", b"3")):
-        referrers.referrer(shelf, subject, "application/x", data, {referrers.PREDICATE: kind})
-    found = shelf.referrers(image.digest)
-    assert [store.read(referrers.layers_of(shelf.manifest(one))[0].digest) for one in found] == [b"2", b"3"]
+        referrers.referrer(attachments, subject, "application/x", data, {referrers.PREDICATE: kind})
+    found = attachments.referrers(image.digest)
+    assert [store.read(referrers.layers_of(attachments.manifest(one))[0].digest) for one in found] == [b"2", b"3"]
 
 
-def test_what_is_attached_is_no_image_of_its_own_and_stays_with_the_image(shelf: LocalReferrers, store: Store, image: CloudImage) -> None:
-    referrers.referrer(shelf, store.resolve("web"), sbom.MEDIA_TYPE, b"{}", {})
+def test_what_is_attached_is_no_image_of_its_own_and_stays_with_the_image(
+    attachments: LocalReferrers, store: Store, image: CloudImage
+) -> None:
+    referrers.referrer(attachments, store.resolve("web"), sbom.MEDIA_TYPE, b"{}", {})
     assert [row.name for row in listing.images(store)] == ["web:latest"]
     blobs = len(list((store.root / "blobs/sha256").iterdir()))
     assert not collect(store).blobs

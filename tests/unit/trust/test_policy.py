@@ -358,50 +358,54 @@ def test_unsigned_local_image_is_refused(store: Store, image: CloudImage, file: 
 
 
 def test_a_listed_key_opens_and_another_does_not(
-    store: Store, shelf: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey, other: PrivateKey
+    store: Store, attachments: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey, other: PrivateKey
 ) -> None:
     found = parse(file, SIGNED)
-    signature.sign(shelf, image.digest, other)
+    signature.sign(attachments, image.digest, other)
     with pytest.raises(RefusedError, match="not by any of the keys"):
         Gate((found,)).admit(store, "web", image.digest)
-    signature.sign(shelf, image.digest, key)
+    signature.sign(attachments, image.digest, key)
     (signed,) = Gate((found,)).admit(store, "web", image.digest).signatures
     assert signed.key.name == str(file.parent / "release.pub")
 
 
-def test_a_damaged_signature_does_not_open(store: Store, shelf: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey) -> None:
-    descriptor = signature.sign(shelf, image.digest, key)
+def test_a_damaged_signature_does_not_open(
+    store: Store, attachments: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
+) -> None:
+    descriptor = signature.sign(attachments, image.digest, key)
     flip(store, descriptor.digest, 40)
     with pytest.raises(RefusedError, match="its signatures cannot be read"):
         Gate((parse(file, SIGNED),)).admit(store, "web", image.digest)
 
 
 def test_the_annotations_of_the_policy_must_be_signed(
-    store: Store, shelf: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
+    store: Store, attachments: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
 ) -> None:
     found = parse(file, SIGNED.replace("]}]", "], annotations: {stage: released}}]"))
-    signature.sign(shelf, image.digest, key, {"stage": "test"})
+    signature.sign(attachments, image.digest, key, {"stage": "test"})
     with pytest.raises(RefusedError, match="without the annotation stage=released"):
         Gate((found,)).admit(store, "web", image.digest)
-    signature.sign(shelf, image.digest, key, {"stage": "released"})
+    signature.sign(attachments, image.digest, key, {"stage": "released"})
     assert Gate((found,)).admit(store, "web", image.digest)
 
 
 def test_an_image_of_a_version_before_the_least_one_is_refused_wherever_it_is_used(
-    store: Store, shelf: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
+    store: Store, attachments: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
 ) -> None:
     gate = Gate((parse(file, SIGNED.replace("]}]", "], minimum: 2.3.0}]")),))
-    signature.sign(shelf, image.digest, key, {"version": "2.2.9"})
+    signature.sign(attachments, image.digest, key, {"version": "2.2.9"})
     for name in ("web", image.digest):
         with pytest.raises(RefusedError, match=r"release.pub signed it as version=2\.2\.9, and it must be 2\.3\.0 or newer"):
             gate.admit(store, name, image.digest)
     assert [demand.minimum.text for demand in gate.demands(Reference.parse("web")) if demand.minimum] == ["2.3.0"]
-    signature.sign(shelf, image.digest, key, {"version": "2.3.0"})
+    signature.sign(attachments, image.digest, key, {"version": "2.3.0"})
     assert gate.admit(store, "web", image.digest).signatures
 
 
-def test_denied_is_denied_though_it_is_signed(store: Store, shelf: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey) -> None:
-    signature.sign(shelf, image.digest, key)
+def test_denied_is_denied_though_it_is_signed(
+    store: Store, attachments: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
+) -> None:
+    signature.sign(attachments, image.digest, key)
     with pytest.raises(RefusedError, match=r"nothing of docker\.io/library/web may be used"):
         Gate((parse(file, "default: none\nrules: [{repository: web, require: deny}]\n"),)).admit(store, "web", image.digest)
 

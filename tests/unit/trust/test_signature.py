@@ -22,36 +22,36 @@ from tests.unit.cloudimage.examples import platform_image, write
 from tests.unit.trust.damage import flip
 
 
-def layers(shelf: LocalReferrers, digest: str) -> tuple[Descriptor, ...]:
-    return merge(shelf.find(tag_of(digest, SIGNATURES)))
+def layers(attachments: LocalReferrers, digest: str) -> tuple[Descriptor, ...]:
+    return merge(attachments.find(tag_of(digest, SIGNATURES)))
 
 
-def check(shelf: LocalReferrers, image: CloudImage, *keys: PrivateKey, **annotations: str) -> list[str]:
+def check(attachments: LocalReferrers, image: CloudImage, *keys: PrivateKey, **annotations: str) -> list[str]:
     """Who signed it."""
-    found = signature.check(shelf, image.digest, Demand([key.public for key in keys], annotations))
+    found = signature.check(attachments, image.digest, Demand([key.public for key in keys], annotations))
     return [one.key.name for one in found]
 
 
-def refused(shelf: LocalReferrers, image: CloudImage, *keys: PrivateKey, **annotations: str) -> RefusedError:
+def refused(attachments: LocalReferrers, image: CloudImage, *keys: PrivateKey, **annotations: str) -> RefusedError:
     with pytest.raises(RefusedError) as caught:
-        check(shelf, image, *keys, **annotations)
+        check(attachments, image, *keys, **annotations)
     assert caught.value.exit_code == 4
     return caught.value
 
 
-def signed_at(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> list[int | None]:
-    return [one.claim.signed_at for one in signature.check(shelf, image.digest, Demand([key.public]))]
+def signed_at(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> list[int | None]:
+    return [one.claim.signed_at for one in signature.check(attachments, image.digest, Demand([key.public]))]
 
 
-def put(shelf: LocalReferrers, image: CloudImage, key: PrivateKey, payload: bytes) -> None:
+def put(attachments: LocalReferrers, image: CloudImage, key: PrivateKey, payload: bytes) -> None:
     """A signature over some payload, in place of all others."""
-    blob = shelf.keep(payload, PAYLOAD)
+    blob = attachments.keep(payload, PAYLOAD)
     signed = dataclasses.replace(blob, annotations={SIGNATURE: base64.b64encode(key.sign(payload)).decode()})
-    put_layers(shelf, tag_of(image.digest, SIGNATURES), [signed])
+    put_layers(attachments, tag_of(image.digest, SIGNATURES), [signed])
 
 
-def test_the_artifact_is_cosigns_to_the_letter(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
-    signature.sign(shelf, image.digest, key, {"stage": "released"}, at=1767225600)
+def test_the_artifact_is_cosigns_to_the_letter(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
+    signature.sign(attachments, image.digest, key, {"stage": "released"}, at=1767225600)
     descriptor = store.names()[f"web:{image.digest.replace(':', '-')}.sig"]
     assert descriptor.media_type == OCI_MANIFEST
     manifest = store.json(descriptor.digest)
@@ -74,39 +74,43 @@ def test_the_artifact_is_cosigns_to_the_letter(shelf: LocalReferrers, store: Sto
     assert config["rootfs"]["diff_ids"] == [layer["digest"]]
 
 
-def test_signature_is_recognised_by_its_key_alone(shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
-    signature.sign(shelf, image.digest, key)
-    assert check(shelf, image, key) == ["ours.key"]
-    assert check(shelf, image, other, key) == ["ours.key"]
-    error = refused(shelf, image, other)
+def test_signature_is_recognised_by_its_key_alone(
+    attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
+) -> None:
+    signature.sign(attachments, image.digest, key)
+    assert check(attachments, image, key) == ["ours.key"]
+    assert check(attachments, image, other, key) == ["ours.key"]
+    error = refused(attachments, image, other)
     assert "not by any of the keys other.key" in error.message
     assert image.digest in error.message
 
 
-def test_an_image_without_a_signature_is_refused(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
-    error = refused(shelf, image, key)
+def test_an_image_without_a_signature_is_refused(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+    error = refused(attachments, image, key)
     assert f"{image.digest} is not signed" in error.message
     assert "docker.io/library/web" in error.message
     assert "slipway sign" in (error.hint or "")
 
 
-def test_the_same_again_changes_nothing(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
-    first = signature.sign(shelf, image.digest, key, {"a": "1"}, at=1000)
-    assert signature.sign(shelf, image.digest, key, {"a": "1"}, at=2000) == first
-    assert signed_at(shelf, image, key) == [1000]
+def test_the_same_again_changes_nothing(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
+    first = signature.sign(attachments, image.digest, key, {"a": "1"}, at=1000)
+    assert signature.sign(attachments, image.digest, key, {"a": "1"}, at=2000) == first
+    assert signed_at(attachments, image, key) == [1000]
 
 
-def test_what_is_signed_again_is_signed_now(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
-    signature.sign(shelf, image.digest, key, at=1000)
-    signature.sign(shelf, image.digest, key, at=2000, again=True)
-    assert signed_at(shelf, image, key) == [2000]
+def test_what_is_signed_again_is_signed_now(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
+    signature.sign(attachments, image.digest, key, at=1000)
+    signature.sign(attachments, image.digest, key, at=2000, again=True)
+    assert signed_at(attachments, image, key) == [2000]
 
 
-def test_a_signature_that_does_not_say_when_is_replaced_by_one_that_does(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
-    put(shelf, image, key, SignatureClaim(image.digest, shelf.repository).payload())
-    assert signed_at(shelf, image, key) == [None]
-    signature.sign(shelf, image.digest, key, at=1000)
-    assert signed_at(shelf, image, key) == [1000]
+def test_a_signature_that_does_not_say_when_is_replaced_by_one_that_does(
+    attachments: LocalReferrers, image: CloudImage, key: PrivateKey
+) -> None:
+    put(attachments, image, key, SignatureClaim(image.digest, attachments.repository).payload())
+    assert signed_at(attachments, image, key) == [None]
+    signature.sign(attachments, image.digest, key, at=1000)
+    assert signed_at(attachments, image, key) == [1000]
 
 
 @pytest.mark.parametrize(
@@ -162,87 +166,89 @@ def test_what_is_no_least_version_and_no_day(text: str) -> None:
 
 
 def test_a_key_that_signs_again_replaces_its_signature(
-    shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
+    attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
 ) -> None:
-    signature.sign(shelf, image.digest, key, {"stage": "test"})
-    signature.sign(shelf, image.digest, other)
-    signature.sign(shelf, image.digest, key, {"stage": "released"})
-    assert len(layers(shelf, image.digest)) == 2
-    assert sorted(check(shelf, image, key, other)) == ["other.key", "ours.key"]
-    check(shelf, image, key, stage="released")
-    assert "stage=test" in refused(shelf, image, key, stage="test").message
+    signature.sign(attachments, image.digest, key, {"stage": "test"})
+    signature.sign(attachments, image.digest, other)
+    signature.sign(attachments, image.digest, key, {"stage": "released"})
+    assert len(layers(attachments, image.digest)) == 2
+    assert sorted(check(attachments, image, key, other)) == ["other.key", "ours.key"]
+    check(attachments, image, key, stage="released")
+    assert "stage=test" in refused(attachments, image, key, stage="test").message
 
 
-def test_two_keys_may_sign_the_same_payload(shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
-    signature.sign(shelf, image.digest, key)
-    signature.sign(shelf, image.digest, other)
-    signature.sign(shelf, image.digest, key)
-    found = layers(shelf, image.digest)
+def test_two_keys_may_sign_the_same_payload(attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
+    signature.sign(attachments, image.digest, key)
+    signature.sign(attachments, image.digest, other)
+    signature.sign(attachments, image.digest, key)
+    found = layers(attachments, image.digest)
     assert len(found) == 2
     assert len({layer.digest for layer in found}) == 1
-    assert check(shelf, image, key) == ["ours.key"]
-    assert check(shelf, image, other) == ["other.key"]
+    assert check(attachments, image, key) == ["ours.key"]
+    assert check(attachments, image, other) == ["other.key"]
 
 
-def test_signatures_of_others_are_kept_as_they_are(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
-    blob = shelf.keep(b'{"critical":{}}', PAYLOAD)
+def test_signatures_of_others_are_kept_as_they_are(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+    blob = attachments.keep(b'{"critical":{}}', PAYLOAD)
     theirs = dataclasses.replace(blob, annotations={SIGNATURE: "AAAA", "dev.sigstore.cosign/certificate": "PEM"})
-    put_layers(shelf, tag_of(image.digest, SIGNATURES), [theirs])
-    signature.sign(shelf, image.digest, key)
-    assert layers(shelf, image.digest)[0] == theirs
-    assert check(shelf, image, key) == ["ours.key"]
+    put_layers(attachments, tag_of(image.digest, SIGNATURES), [theirs])
+    signature.sign(attachments, image.digest, key)
+    assert layers(attachments, image.digest)[0] == theirs
+    assert check(attachments, image, key) == ["ours.key"]
 
 
-def test_the_annotations_must_be_in_what_was_signed(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
-    signature.sign(shelf, image.digest, key, {"stage": "released", "team": "db"})
-    check(shelf, image, key, stage="released")
-    error = refused(shelf, image, key, stage="released", team="web")
+def test_the_annotations_must_be_in_what_was_signed(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+    signature.sign(attachments, image.digest, key, {"stage": "released", "team": "db"})
+    check(attachments, image, key, stage="released")
+    error = refused(attachments, image, key, stage="released", team="web")
     assert "without the annotation team=web (there: stage=released, team=db)" in error.message
 
 
 def test_a_signature_of_another_image_moved_here_is_refused(
-    shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey
+    attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey
 ) -> None:
     another = write(store, platform_image(store, info=cloudimage.Info(type="app")), name="db")
     moved = signature.sign(LocalReferrers(store, Reference.parse("db")), another.digest, key)
     store.tag(f"web:{tag_of(image.digest, SIGNATURES)}", moved)
-    error = refused(shelf, image, key)
+    error = refused(attachments, image, key)
     assert f"ours.key signed another digest: {another.digest}, as docker.io/library/db" in error.message
 
 
-def test_an_image_has_its_signature_under_every_name(store: Store, shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
-    signature.sign(shelf, image.digest, key)
+def test_an_image_has_its_signature_under_every_name(store: Store, attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+    signature.sign(attachments, image.digest, key)
     elsewhere = LocalReferrers(store, Reference.parse("ghcr.io/acme/web:1"))
     assert check(elsewhere, image, key) == ["ours.key"]
 
 
 def test_a_second_signature_under_another_name_joins_the_first(
-    store: Store, shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
+    store: Store, attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
 ) -> None:
-    signature.sign(shelf, image.digest, key)
+    signature.sign(attachments, image.digest, key)
     signature.sign(LocalReferrers(store, Reference.parse("ghcr.io/acme/web:1")), image.digest, other)
     tag = tag_of(image.digest, SIGNATURES)
     names = store.names()
     assert names[f"web:{tag}"].digest == names[f"ghcr.io/acme/web:{tag}"].digest
-    assert sorted(check(shelf, image, key, other)) == ["other.key", "ours.key"]
+    assert sorted(check(attachments, image, key, other)) == ["other.key", "ours.key"]
 
 
 # Damage
 
 
-def test_a_changed_byte_of_the_payload_is_found(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
-    signature.sign(shelf, image.digest, key)
-    (layer,) = layers(shelf, image.digest)
+def test_a_changed_byte_of_the_payload_is_found(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
+    signature.sign(attachments, image.digest, key)
+    (layer,) = layers(attachments, image.digest)
     flip(store, layer.digest, 20)
-    error = refused(shelf, image, key)
+    error = refused(attachments, image, key)
     assert f"blob {layer.digest}" in error.message
     assert "damaged" in error.message
 
 
-def test_a_changed_byte_of_the_signature_image_is_found(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
-    descriptor = signature.sign(shelf, image.digest, key)
+def test_a_changed_byte_of_the_signature_image_is_found(
+    attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey
+) -> None:
+    descriptor = signature.sign(attachments, image.digest, key)
     flip(store, descriptor.digest, 30)
-    error = refused(shelf, image, key)
+    error = refused(attachments, image, key)
     assert "its signatures cannot be read" in error.message
     assert descriptor.digest in error.message
 
@@ -257,56 +263,58 @@ def test_a_changed_byte_of_the_signature_image_is_found(shelf: LocalReferrers, s
     ],
 )
 def test_a_changed_signature_in_a_new_manifest_is_refused(
-    change: Any, message: str, shelf: LocalReferrers, image: CloudImage, key: PrivateKey
+    change: Any, message: str, attachments: LocalReferrers, image: CloudImage, key: PrivateKey
 ) -> None:
     """Somebody who can write to the registry can make a manifest that is whole; not a signature."""
-    signature.sign(shelf, image.digest, key)
-    (layer,) = layers(shelf, image.digest)
-    put_layers(shelf, tag_of(image.digest, SIGNATURES), [dataclasses.replace(layer, annotations=change(layer.annotations))])
-    assert message in refused(shelf, image, key).message
+    signature.sign(attachments, image.digest, key)
+    (layer,) = layers(attachments, image.digest)
+    put_layers(attachments, tag_of(image.digest, SIGNATURES), [dataclasses.replace(layer, annotations=change(layer.annotations))])
+    assert message in refused(attachments, image, key).message
 
 
-def test_a_changed_payload_in_a_new_manifest_is_refused(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_a_changed_payload_in_a_new_manifest_is_refused(
+    attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey
+) -> None:
     another = "sha256:" + "7" * 64
-    signature.sign(shelf, another, key)
-    (layer,) = layers(shelf, another)
-    changed = shelf.keep(store.read(layer.digest).replace(another.encode(), image.digest.encode()), PAYLOAD)
-    put_layers(shelf, tag_of(image.digest, SIGNATURES), [dataclasses.replace(changed, annotations=layer.annotations)])
-    assert "not by any of the keys" in refused(shelf, image, key).message
+    signature.sign(attachments, another, key)
+    (layer,) = layers(attachments, another)
+    changed = attachments.keep(store.read(layer.digest).replace(another.encode(), image.digest.encode()), PAYLOAD)
+    put_layers(attachments, tag_of(image.digest, SIGNATURES), [dataclasses.replace(changed, annotations=layer.annotations)])
+    assert "not by any of the keys" in refused(attachments, image, key).message
 
 
-def test_a_payload_that_was_signed_for_something_else_is_refused(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+def test_a_payload_that_was_signed_for_something_else_is_refused(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     claim = SignatureClaim(image.digest, "web").payload()
     for payload in (b"{}", b"not JSON", b"[]", claim.replace(b"cosign container", b"another")):
-        put(shelf, image, key, payload)
-        assert "signed something that is not an image" in refused(shelf, image, key).message
+        put(attachments, image, key, payload)
+        assert "signed something that is not an image" in refused(attachments, image, key).message
 
 
-def test_what_is_no_signature_does_not_count_as_one(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+def test_what_is_no_signature_does_not_count_as_one(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     claim = SignatureClaim(image.digest, "web").payload()
-    blob = shelf.keep(claim, "text/plain")
+    blob = attachments.keep(claim, "text/plain")
     signed = dataclasses.replace(blob, annotations={SIGNATURE: base64.b64encode(key.sign(claim)).decode()})
-    put_layers(shelf, tag_of(image.digest, SIGNATURES), [signed])
-    assert "type text/plain, which is not a signature" in refused(shelf, image, key).message
+    put_layers(attachments, tag_of(image.digest, SIGNATURES), [signed])
+    assert "type text/plain, which is not a signature" in refused(attachments, image, key).message
 
 
-def test_an_endless_payload_is_not_read(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
-    put_layers(shelf, tag_of(image.digest, SIGNATURES), [Descriptor(PAYLOAD, "sha256:" + "0" * 64, 1 << 40, {SIGNATURE: "AAAA"})])
-    assert "no payload of a signature is so large" in refused(shelf, image, key).message
+def test_an_endless_payload_is_not_read(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+    put_layers(attachments, tag_of(image.digest, SIGNATURES), [Descriptor(PAYLOAD, "sha256:" + "0" * 64, 1 << 40, {SIGNATURE: "AAAA"})])
+    assert "no payload of a signature is so large" in refused(attachments, image, key).message
 
 
-def test_an_attachment_that_is_none_is_refused(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+def test_an_attachment_that_is_none_is_refused(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     for value in ({"schemaVersion": 2}, {"schemaVersion": 2, "layers": [{"digest": "x"}]}):
-        shelf.name(tag_of(image.digest, SIGNATURES), canonical_json(value), OCI_MANIFEST)
-        assert "cannot be understood" in refused(shelf, image, key).message
+        attachments.name(tag_of(image.digest, SIGNATURES), canonical_json(value), OCI_MANIFEST)
+        assert "cannot be understood" in refused(attachments, image, key).message
 
 
 def test_the_nearest_reason_is_given_and_all_are_listed(
-    shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
+    attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
 ) -> None:
-    signature.sign(shelf, image.digest, other)
-    signature.sign(shelf, image.digest, key)
-    error = refused(shelf, image, key, stage="released")
+    signature.sign(attachments, image.digest, other)
+    signature.sign(attachments, image.digest, key)
+    error = refused(attachments, image, key, stage="released")
     assert "without the annotation stage=released (there: none)" in error.message
     assert "a signature by an unknown key" in (error.details or "")
 
@@ -333,8 +341,10 @@ def test_a_payload_of_something_else_is_no_claim(data: bytes) -> None:
         SignatureClaim.parse(data)
 
 
-def test_a_public_key_of_the_same_pair_in_another_file_replaces_too(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
-    signature.sign(shelf, image.digest, key, {"n": "1"})
-    signature.sign(shelf, image.digest, PrivateKey("copy.key", key.key), {"n": "2"})
-    (one,) = signature.check(shelf, image.digest, Demand([PublicKey("elsewhere.pub", key.public.pem)]))
+def test_a_public_key_of_the_same_pair_in_another_file_replaces_too(
+    attachments: LocalReferrers, image: CloudImage, key: PrivateKey
+) -> None:
+    signature.sign(attachments, image.digest, key, {"n": "1"})
+    signature.sign(attachments, image.digest, PrivateKey("copy.key", key.key), {"n": "2"})
+    (one,) = signature.check(attachments, image.digest, Demand([PublicKey("elsewhere.pub", key.public.pem)]))
     assert (one.key.name, dict(one.claim.annotations)) == ("elsewhere.pub", {"n": "2"})

@@ -23,8 +23,9 @@ from harness.nodes.files import NodeFile
 from harness.oci.store import Store
 from harness.process import ProcessResult
 from harness.runtimes import static_pods
+from tests.unit.lifecycle.rollout.test_plan import addon, plan
 from tests.unit.lifecycle.test_run import FACTS, build, changed, store
-from tests.unit.lifecycle.test_upgrade import addon, etcd_images, image, plan, work
+from tests.unit.lifecycle.test_upgrade import etcd_images, image, work
 
 __all__ = ["store"]  # a fixture
 
@@ -44,7 +45,7 @@ __all__ = ["store"]  # a fixture
 def test_etcd_goes_upwards_as_its_own_rule_has_it(store: Store, tmp_path: Path, runs: str, wanted: str, why: str) -> None:
     made = work(store, tmp_path)
     vars(made.resolved)["images"] = etcd_images(wanted)
-    # It is the oldest that counts: masters that had their turn before a change was cut off have the new one already.
+    # It is the oldest that counts: masters that were updated before a change was cut off have the new one already.
     for master, tag in zip(made.found.masters, (wanted, runs, wanted), strict=True):
         master.answers[f"cat {etcd.MANIFEST}"] = f"    image: registry.k8s.io/etcd:{tag}\n"  # type: ignore[attr-defined]
     with pytest.raises(CheckError, match=why) if why else contextlib.nullcontext():
@@ -69,7 +70,7 @@ def test_a_cluster_that_is_not_well_is_not_begun_with(store: Store, tmp_path: Pa
     checks._require_calm(made, [kubernetes_node("host-1"), outside])
 
 
-def test_pods_that_would_be_lost_are_reported_before_the_first_turn(store: Store, tmp_path: Path) -> None:
+def test_pods_that_would_be_lost_are_reported_before_the_first_batch(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, 1, 2)
     nodes: list[Resource] = [
         kubernetes_node("host-1", taints=[{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]),

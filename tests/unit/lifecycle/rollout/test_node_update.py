@@ -1,4 +1,4 @@
-"""The turn of a node."""
+"""The update of a node."""
 
 from __future__ import annotations
 

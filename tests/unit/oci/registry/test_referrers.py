@@ -37,34 +37,34 @@ IMAGE = Reference.parse(f"{HOST}/team/web:1")
 
 
 @pytest.fixture(params=["store", "registry"])
-def shelf(request: pytest.FixtureRequest, tmp_path: Path, remote: Client) -> ReferrerStore:
+def attachments(request: pytest.FixtureRequest, tmp_path: Path, remote: Client) -> ReferrerStore:
     return LocalReferrers(Store(tmp_path), IMAGE) if request.param == "store" else RemoteReferrers(remote, IMAGE)
 
 
-def test_put_layers_are_found_under_their_tag(shelf: ReferrerStore) -> None:
+def test_put_layers_are_found_under_their_tag(attachments: ReferrerStore) -> None:
     tag = tag_of(SUBJECT.digest, SIGNATURES)
     assert tag == f"sha256-{SUBJECT.digest[7:]}.sig"
-    assert shelf.find(tag) == ()
-    layers = [shelf.keep(data, "text/plain") for data in (b"one", b"two")]
-    named = put_layers(shelf, tag, layers)
-    (manifest,) = shelf.find(tag)
+    assert attachments.find(tag) == ()
+    layers = [attachments.keep(data, "text/plain") for data in (b"one", b"two")]
+    named = put_layers(attachments, tag, layers)
+    (manifest,) = attachments.find(tag)
     assert digest_of(manifest) == named.digest
     assert layers_of(manifest) == tuple(layers)
-    assert [shelf.read(layer) for layer in layers] == [b"one", b"two"]
-    assert shelf.find(tag_of(SUBJECT.digest, ATTESTATIONS)) == ()
+    assert [attachments.read(layer) for layer in layers] == [b"one", b"two"]
+    assert attachments.find(tag_of(SUBJECT.digest, ATTESTATIONS)) == ()
 
 
-def test_referrer_is_found_by_its_subject_and_replaces_its_kind(shelf: ReferrerStore) -> None:
-    assert shelf.referrers(SUBJECT.digest) == ()
+def test_referrer_is_found_by_its_subject_and_replaces_its_kind(attachments: ReferrerStore) -> None:
+    assert attachments.referrers(SUBJECT.digest) == ()
     for data in (b"first", b"second"):
-        with shelf.changing():
-            manifest = referrer(shelf, SUBJECT, "text/sbom", data, {PREDICATE: "sbom"})
-    found = shelf.referrers(SUBJECT.digest)
+        with attachments.changing():
+            manifest = referrer(attachments, SUBJECT, "text/sbom", data, {PREDICATE: "sbom"})
+    found = attachments.referrers(SUBJECT.digest)
     assert manifest.digest in [entry.digest for entry in found]
     assert {entry.artifact_type for entry in found} == {"text/sbom"}
-    value = json.loads(shelf.manifest(next(entry for entry in found if entry.digest == manifest.digest)))
+    value = json.loads(attachments.manifest(next(entry for entry in found if entry.digest == manifest.digest)))
     assert value["subject"] == SUBJECT.to_json()
-    assert [shelf.read(Descriptor.from_json(layer)) for layer in value["layers"]] == [b"second"]
+    assert [attachments.read(Descriptor.from_json(layer)) for layer in value["layers"]] == [b"second"]
 
 
 def test_local_attachment_is_found_in_any_repository(tmp_path: Path) -> None:
@@ -82,26 +82,26 @@ def test_local_attachment_is_found_in_any_repository(tmp_path: Path) -> None:
 
 
 def test_remote_blob_that_is_damaged_or_too_large_raises(registry: Registry, remote: Client) -> None:
-    shelf = RemoteReferrers(remote, IMAGE)
-    blob = shelf.keep(b"signature", "text/plain")
+    attachments = RemoteReferrers(remote, IMAGE)
+    blob = attachments.keep(b"signature", "text/plain")
     registry.blobs["team/web", blob.digest] = b"signaturE"
     with pytest.raises(StoreError, match="is damaged: its bytes have another digest"):
-        shelf.read(blob)
+        attachments.read(blob)
     with pytest.raises(StoreError, match=f"more than {LARGEST} are refused"):
-        shelf.read(Descriptor("text/plain", blob.digest, LARGEST + 1))
+        attachments.read(Descriptor("text/plain", blob.digest, LARGEST + 1))
 
 
 def test_local_blob_of_another_size_than_its_manifest_says_raises(tmp_path: Path) -> None:
-    shelf = LocalReferrers(Store(tmp_path), IMAGE)
-    blob = shelf.keep(b"signature", "text/plain")
+    attachments = LocalReferrers(Store(tmp_path), IMAGE)
+    blob = attachments.keep(b"signature", "text/plain")
     with pytest.raises(StoreError, match="has 9 bytes, and its manifest says 8"):
-        shelf.read(Descriptor("text/plain", blob.digest, 8))
+        attachments.read(Descriptor("text/plain", blob.digest, 8))
 
 
 def test_refer_without_a_subject_raises(tmp_path: Path) -> None:
-    shelf = LocalReferrers(Store(tmp_path), IMAGE)
+    attachments = LocalReferrers(Store(tmp_path), IMAGE)
     with pytest.raises(StoreError, match="cannot be understood"):
-        shelf.refer(canonical_json({"artifactType": "x"}))
+        attachments.refer(canonical_json({"artifactType": "x"}))
 
 
 def test_merge_gives_each_layer_once() -> None:
@@ -132,10 +132,10 @@ def test_referrers_index_replaces_the_entry_of_the_same_kind() -> None:
 
 def test_put_layers_over_the_limit_of_registries_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(referrers, "MANIFEST_LIMIT", 1000)
-    shelf = LocalReferrers(Store(tmp_path), IMAGE)
-    layers = [shelf.keep(bytes([number]), "text/plain") for number in range(20)]
+    attachments = LocalReferrers(Store(tmp_path), IMAGE)
+    layers = [attachments.keep(bytes([number]), "text/plain") for number in range(20)]
     with pytest.raises(StoreError, match="would be larger than registries take"):
-        put_layers(shelf, tag_of(SUBJECT.digest, SIGNATURES), layers)
+        put_layers(attachments, tag_of(SUBJECT.digest, SIGNATURES), layers)
 
 
 def test_sha256_of_chunks_is_the_digest_of_the_whole() -> None:

@@ -1,6 +1,6 @@
-"""What a release has beside the wheel and the sdist of slipway itself: a bill of materials (CycloneDX), and a signature of each file.
+"""Files of a release beside the wheel and the sdist of slipway itself: a bill of materials (CycloneDX), and a signature of each file.
 
-``python -m harness.trust.distribution FOLDER LOCK [KEY]``, called by the session ``package``. A signature is that of ``cosign sign-blob``:
+``python -m harness.trust.release_files FOLDER LOCK [KEY]``, called by the session ``package``. A signature is that of ``cosign sign-blob``:
 ``FILE.sig`` holds base64 of an ECDSA signature with SHA-256. ``cosign verify-blob`` and ``openssl dgst -verify`` check it.
 """
 

@@ -1,7 +1,7 @@
 """A cluster goes from one image to another, node by node, and serves all the time: what ``upgrade`` and ``rollback`` share.
 
 Everything is made ready beside what runs: blobs in the registries, a second rootfs on each node, the images of Kubernetes. Then each
-master and each worker has its turn. Which change this is, and from what to what, the cluster keeps in a ConfigMap; with it the same
+master and each batch of workers is updated. Which change this is, and from what to what, the cluster keeps in a ConfigMap; with it the same
 command again, or the way back, knows what was begun.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 from harness import cloudimage, log
 from harness.clusterfile import Phase
 from harness.errors import SlipwayError, StoreError
-from harness.lifecycle import backup
 from harness.lifecycle.apps import obsolete, unused
+from harness.lifecycle.cluster import backup
 from harness.lifecycle.cluster.change import DONE, UPGRADE, write
 from harness.lifecycle.kube import drain
 from harness.lifecycle.plan import Plan, Step
@@ -29,13 +29,13 @@ from harness.nodes import Node, each
 from harness.nodes.ssh import SshNode
 
 
-def turns(work: RolloutWork) -> tuple[tuple[str, tuple[SshNode, ...]], ...]:
-    """Who has a turn, one after the other: masters singly, workers in batches.
+def batches(work: RolloutWork) -> tuple[tuple[str, tuple[SshNode, ...]], ...]:
+    """The nodes that are updated together, one batch after the other, each with its role: masters singly, workers in batches.
 
     No kubelet may be newer than an API server: to a lower minor version the workers go first.
     """
     masters = tuple(("master", (node,)) for node in work.spec.masters)
-    workers = tuple(("node", batch) for batch in work.batches)
+    workers = tuple(("node", batch) for batch in work.worker_batches)
     down = drain.minor(work.move.after.kubernetes) < drain.minor(work.move.before.kubernetes)
     return (*workers, *masters) if down else (*masters, *workers)
 
@@ -44,7 +44,7 @@ def turns(work: RolloutWork) -> tuple[tuple[str, tuple[SshNode, ...]], ...]:
 
 
 def plan(work: RolloutWork) -> list[Step]:
-    """What will be done. Until ``begin`` nothing is changed, until the first turn nothing that runs."""
+    """List the steps. Until ``begin`` nothing is changed, until the first batch nothing that runs."""
     upgrades, recipe = work.move.kind == UPGRADE, Plan()
     recipe.add(checks.check(work), checks.unpack(work), checks.find_keys(work), checks.compare(work), _begin(work), _keep_backup(work))
     if upgrades:
@@ -53,7 +53,7 @@ def plan(work: RolloutWork) -> list[Step]:
     if work.spec.elsewhere is None:
         recipe.add(registries.send_images(work.context), after=(), after_all=(before,))
     recipe.add(staging.tell_nodes(work, before), staging.stage(work, before), staging.fetch(work))
-    _add_turns(work, recipe)
+    _add_batches(work, recipe)
     recipe.add(*_once(work, Phase.UPGRADE if upgrades else Phase.ROLLBACK, recipe.last))
     _add_launch(work, recipe)
     if upgrades:
@@ -62,11 +62,11 @@ def plan(work: RolloutWork) -> list[Step]:
     return recipe.steps
 
 
-def _add_turns(work: RolloutWork, recipe: Plan) -> None:
-    """Every node's turn; once all masters have had theirs, what is there once for the whole cluster follows."""
+def _add_batches(work: RolloutWork, recipe: Plan) -> None:
+    """Update every batch; after all masters, what exists once for the whole cluster."""
     masters_left = len(work.spec.masters)
-    for number, (role, nodes) in enumerate(turns(work), 1):
-        recipe.add(node_update.turn(work, number, role, nodes, recipe.last))
+    for number, (role, nodes) in enumerate(batches(work), 1):
+        recipe.add(node_update.update_batch(work, number, role, nodes, recipe.last))
         recipe.add(node_update.healthy(work, str(number), recipe.last))
         masters_left -= role == "master"
         if role == "master" and masters_left == 0:
@@ -202,8 +202,8 @@ def _tidy(work: RolloutWork) -> str:
 
 
 def described(work: RolloutWork) -> Iterator[dict[str, Any]]:
-    """For ``--plan``: each node with what it runs, what it will run, and when its turn is."""
-    for number, (role, nodes) in enumerate(turns(work), 1):
+    """Nodes for ``--plan``: what each runs and will run, and the number of its batch, ``turn`` as earlier releases called it."""
+    for number, (role, nodes) in enumerate(batches(work), 1):
         for node in nodes:
             now = work.versions.get(node.address)
             yield {

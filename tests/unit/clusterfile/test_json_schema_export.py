@@ -8,9 +8,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from harness.clusterfile.json_schema import schema
-from harness.clusterfile.kinds import KINDS
+from harness.clusterfile.json_schema_export import schema
 from harness.clusterfile.parse import parse
+from harness.clusterfile.schema import KINDS
 from harness.clusterfile.yaml_nodes import FaultReport, documents
 from harness.errors import InputError
 

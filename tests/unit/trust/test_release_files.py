@@ -1,4 +1,4 @@
-"""The bill of materials and the signatures of slipway's own distribution."""
+"""The files of a release: the bill of materials, and the signatures of slipway's own distribution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from harness.errors import UsageError
-from harness.trust import distribution, keys
+from harness.trust import keys, release_files
 
 PROJECT = Path(__file__).parents[3]
 LOCK = """a==1.0 \\
@@ -54,7 +54,7 @@ def lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_bill_lists_what_is_needed_where_it_runs_and_no_tools(folder: Path, lock: Path) -> None:
-    distribution.main([str(folder), str(lock)])
+    release_files.main([str(folder), str(lock)])
     text = (folder / "slipway-cluster-1.2.cdx.json").read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     found = json.loads(text)
@@ -68,9 +68,9 @@ def test_the_bill_lists_what_is_needed_where_it_runs_and_no_tools(folder: Path, 
 
 def test_every_file_is_signed_and_a_changed_byte_is_noticed(folder: Path, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private, public = keys.create(lock.with_name("release"), "secret")
-    monkeypatch.setenv(distribution.PASSWORD, "secret")
+    monkeypatch.setenv(release_files.PASSWORD, "secret")
     for _ in range(2):
-        distribution.main([str(folder), str(lock), str(private)])
+        release_files.main([str(folder), str(lock), str(private)])
     files = sorted(file.name for file in folder.iterdir())
     assert [name for name in files if name.endswith(".sig")] == [f"{name}.sig" for name in files if not name.endswith(".sig")]
     data, signature = ((folder / f"slipway_cluster-1.2.tar.gz{end}").read_bytes() for end in ("", ".sig"))
@@ -80,8 +80,8 @@ def test_every_file_is_signed_and_a_changed_byte_is_noticed(folder: Path, lock: 
 
 def test_the_lock_of_this_project_has_all_that_it_needs() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-    requires = [distribution.normal(line.partition(">")[0]) for line in project["dependencies"]]
-    found = distribution.bill(project["name"], project["version"], requires, (PROJECT / "requirements.lock").read_text())
+    requires = [release_files.normal(line.partition(">")[0]) for line in project["dependencies"]]
+    found = release_files.bill(project["name"], project["version"], requires, (PROJECT / "requirements.lock").read_text())
     names = {one["name"] for one in found["components"]}
     assert {*requires, "cffi", "pycparser", "pluggy"} <= names
     assert not names & {"ruff", "mypy", "nox", "hypothesis", "hatchling"}
@@ -89,8 +89,8 @@ def test_the_lock_of_this_project_has_all_that_it_needs() -> None:
 
 def test_what_is_missing_is_an_error(folder: Path, lock: Path) -> None:
     with pytest.raises(UsageError, match="the lock lacks absent"):
-        distribution.bill("x", "1", ["absent"], LOCK)
+        release_files.bill("x", "1", ["absent"], LOCK)
     for wheel in folder.glob("*.whl"):
         wheel.unlink()
     with pytest.raises(UsageError, match="holds 0 wheels"):
-        distribution.main([str(folder), str(lock)])
+        release_files.main([str(folder), str(lock)])

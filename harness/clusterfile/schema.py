@@ -1,4 +1,4 @@
-"""The tables: which kinds of documents a Clusterfile has, and which keys each has at every depth. Parser and JSON schema both read them.
+"""The schema of a Clusterfile: its kinds of documents, and the keys of each at every depth. Parser and JSON schema both read these tables.
 
 sealer's versions differ in keys, not in what a key means, so all are known in every version; where two say the same, one may be given.
 """

@@ -7,7 +7,7 @@ import pytest
 from harness.cloudimage import CloudImage
 from harness.oci.model import OCI_INDEX, Descriptor
 from harness.oci.store import Store
-from harness.trust import verify
+from harness.trust import blob_check
 from harness.trust.signature import RefusedError
 from tests.unit.cloudimage.examples import ARM64
 from tests.unit.trust.damage import flip
@@ -32,7 +32,7 @@ def parts(store: Store, image: CloudImage) -> Iterator[tuple[str, str]]:
 
 
 def test_a_whole_image_is_counted(store: Store, image: CloudImage) -> None:
-    whole = verify.check_stored(store, "web", root(store, image))
+    whole = blob_check.check_stored(store, "web", root(store, image))
     assert whole.digest == image.digest
     assert whole.blobs == len({blob.digest for blob in image.blobs})
     assert whole.bytes == image.size
@@ -45,13 +45,13 @@ def test_one_changed_bit_of_any_blob_is_found(store: Store, image: CloudImage) -
         for position in (0, -1):
             flip(store, digest, position)
             with pytest.raises(RefusedError) as caught:
-                verify.check_stored(store, "web", index)
+                blob_check.check_stored(store, "web", index)
             assert f"{role} {digest}" in caught.value.message, role
             assert "damaged" in caught.value.message, role
             flip(store, digest, position)
         kinds.add(role)
     assert len(kinds) == 7
-    verify.check_stored(store, "web", index)
+    blob_check.check_stored(store, "web", index)
 
 
 def test_what_was_cut_short_grew_or_is_gone_is_found(store: Store, image: CloudImage) -> None:
@@ -61,28 +61,28 @@ def test_what_was_cut_short_grew_or_is_gone_is_found(store: Store, image: CloudI
     data = path.read_bytes()
     path.write_bytes(data[:-1])
     with pytest.raises(RefusedError, match=f"has {len(data) - 1} bytes instead of {len(data)}"):
-        verify.check_stored(store, "web", index)
+        blob_check.check_stored(store, "web", index)
     path.write_bytes(data + b"\0")
     with pytest.raises(RefusedError, match=f"has {len(data) + 1} bytes instead of {len(data)}"):
-        verify.check_stored(store, "web", index)
+        blob_check.check_stored(store, "web", index)
     path.unlink()
     with pytest.raises(RefusedError, match=f"layer of linux/amd64 {layer.digest} is missing"):
-        verify.check_stored(store, "web", index)
+        blob_check.check_stored(store, "web", index)
 
 
 def test_platform_that_was_not_fetched_is_reported_and_the_rest_is_looked_at(store: Store, image: CloudImage) -> None:
     index = root(store, image)
     rootfs = [entry["digest"] for entry in store.json(image.digest)["manifests"][::2]]
     store.path(rootfs[1]).unlink()
-    whole = verify.check_stored(store, "web", index)
+    whole = blob_check.check_stored(store, "web", index)
     assert whole.absent == (ARM64,)
     flip(store, image.platforms[0].layers[0].digest)
     with pytest.raises(RefusedError, match="layer of linux/amd64"):
-        verify.check_stored(store, "web", index)
+        blob_check.check_stored(store, "web", index)
     flip(store, image.platforms[0].layers[0].digest)
     store.path(rootfs[0]).unlink()
     with pytest.raises(RefusedError, match=f"manifest of linux/amd64 {rootfs[0]} is damaged or missing"):
-        verify.check_stored(store, "web", index)
+        blob_check.check_stored(store, "web", index)
 
 
 def test_a_missing_image_set_is_found(store: Store, image: CloudImage) -> None:
@@ -90,7 +90,7 @@ def test_a_missing_image_set_is_found(store: Store, image: CloudImage) -> None:
     images = store.json(image.digest)["manifests"][1]["digest"]
     store.path(images).unlink()
     with pytest.raises(RefusedError, match=f"image set manifest of linux/amd64 {images} is damaged or missing"):
-        verify.check_stored(store, "web", index)
+        blob_check.check_stored(store, "web", index)
 
 
 def test_all_that_is_damaged_is_listed(store: Store, image: CloudImage) -> None:
@@ -99,25 +99,25 @@ def test_all_that_is_damaged_is_listed(store: Store, image: CloudImage) -> None:
     for digest in dict.fromkeys(layers):
         flip(store, digest)
     with pytest.raises(RefusedError) as caught:
-        verify.check_stored(store, "web", index)
+        blob_check.check_stored(store, "web", index)
     assert f"and {len(set(layers)) - 1} more" in caught.value.message
     assert all(digest in (caught.value.details or "") for digest in layers)
 
 
 def test_a_size_that_the_index_does_not_have_is_found(store: Store, image: CloudImage) -> None:
     with pytest.raises(RefusedError, match="bytes instead of 7"):
-        verify.check_stored(store, "web", Descriptor(OCI_INDEX, image.digest, 7))
+        blob_check.check_stored(store, "web", Descriptor(OCI_INDEX, image.digest, 7))
 
 
 def test_an_index_that_is_none_is_refused(store: Store) -> None:
     for text in (b'{"manifests": [{"digest": 1}]}', b"[1]", b"no JSON"):
         digest, size = store.put(text)
         with pytest.raises(RefusedError, match="cannot be understood"):
-            verify.check_stored(store, "web", Descriptor(OCI_INDEX, digest, size))
+            blob_check.check_stored(store, "web", Descriptor(OCI_INDEX, digest, size))
 
 
 def test_a_root_that_is_called_something_else_is_refused(store: Store, image: CloudImage) -> None:
     """The type of the root stands in no signed place: it must not be a way to have nothing looked at."""
     flip(store, image.platforms[0].layers[0].digest)
     with pytest.raises(RefusedError, match="which is not an image"):
-        verify.check_stored(store, "web", Descriptor("application/octet-stream", image.digest, store.size(image.digest)))
+        blob_check.check_stored(store, "web", Descriptor("application/octet-stream", image.digest, store.size(image.digest)))

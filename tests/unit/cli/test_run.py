@@ -1,4 +1,4 @@
-"""A cluster as options describe it."""
+"""One request of several images, and the summary of a cluster that was made."""
 
 from __future__ import annotations
 
@@ -8,44 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import app, clusterfile, clusters, install
-from harness.cli.options import ClusterFlags, SiteAccess, Ssh
+from harness.cli import app, clusterfile, install, run
 from harness.errors import UsageError
 from harness.lifecycle.apps.install import InstallResult
-from harness.lifecycle.cluster import request
 from harness.lifecycle.run import Summary
 from harness.oci.store import Store
 from tests.unit.lifecycle.test_run import build
-
-
-def test_options_describe_a_cluster() -> None:
-    spec = ClusterFlags(images=["web"], masters=["10.0.0.1-10.0.0.3"], nodes=["10.0.0.9"], cluster="shop", env=["A=b"])
-    found, options, _ = clusters.wanted(clusters.ClusterOptions(spec=spec, ssh=Ssh(user="ops", port=2222), site=SiteAccess(), timeout=30))
-    masters, nodes = request.machines(found)
-    assert [machine.address for machine in masters] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    assert {(machine.login.user, machine.login.port) for machine in (*masters, *nodes)} == {("ops", 2222)}
-    assert found.cluster is not None
-    assert (found.cluster.name, found.cluster.image, found.cluster.env, options.timeout) == ("shop", "web", {"A": "b"}, 30)
-
-
-def test_registry_of_the_site_takes_its_port_and_its_authority() -> None:
-    registry = clusters.external_registry("harbor.site:8443/apps", SiteAccess(plain_http=True, ca=Path("ca.crt")))
-    assert registry is not None
-    assert (registry.domain, registry.port, registry.path, registry.plain_http, registry.ca) == (
-        "harbor.site",
-        8443,
-        "apps",
-        True,
-        "ca.crt",
-    )
-
-
-def test_unknown_profile_names_those_that_exist() -> None:
-    with pytest.raises(UsageError, match="--profile stig: there is no such profile"):
-        clusters.known_profile("stig")
-
-
-# ---- several images --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -109,7 +77,7 @@ def test_images_that_do_not_go_together_are_refused_with_all_faults(
 
 def test_the_summary_lists_the_applications(capsys: pytest.CaptureFixture[str]) -> None:
     done = InstallResult("shop", "shop:1", "sha256:1", "lab", ("Pod a",), (), (), 2.0)
-    clusters.tell(Summary("lab", "web", "sha256:2", "v1.36.3", ("a",), (), Path("kubeconfig"), 60.0, 1, (done,)))
+    run.tell(Summary("lab", "web", "sha256:2", "v1.36.3", ("a",), (), Path("kubeconfig"), 60.0, 1, (done,)))
     assert "shop (shop:1) runs in lab: 1 objects" in capsys.readouterr().out
 
 

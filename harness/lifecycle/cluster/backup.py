@@ -22,9 +22,9 @@ from typing import Any, BinaryIO, cast
 from harness import log, untrusted
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.host import cluster_cache, durable
-from harness.lifecycle.backup_crypto import BEFORE_AGE, Opening, Sealing, is_sealed
 from harness.lifecycle.cluster import access, certificates, kubeconfig, record
 from harness.lifecycle.cluster.access import Access
+from harness.lifecycle.cluster.backup_crypto import BEFORE_AGE, Opening, Sealing, is_sealed
 from harness.lifecycle.cluster.record import ClusterRecord
 from harness.lifecycle.kube import objects
 from harness.lifecycle.kube.etcd import take_snapshot
@@ -47,7 +47,7 @@ _LARGEST = 16 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """How it ended."""
+    """The outcome of a backup."""
 
     name: str
     file: Path

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pytest
 
 from harness import cloudimage
-from harness.cloudimage import Info, diff, side
+from harness.cloudimage import Info, diff, diff_side
 from harness.errors import StoreError
 from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json, digest_of
 from harness.oci.reference import Reference
@@ -20,7 +20,7 @@ from harness.oci.store import Store
 from tests.unit.cloudimage.examples import AMD64, ARM64, file, no_client, put
 
 
-class Shelf:
+class StoreAsRegistry:
     """A registry of what a store has. ``asked`` are the digests of what was fetched."""
 
     def __init__(self, store: Store, names: Mapping[str, str]) -> None:
@@ -54,13 +54,13 @@ def test_of_an_image_in_a_registry_only_manifests_and_configs_are_fetched(store:
     info = Info(env={"A": "2"})
     image = put(far, "web", [file("a", "1")], [file("b", "2")], info=info, embedded={"x.io/i:1": b"i" * 1000}, platforms=(AMD64, ARM64))
     put(store, "web", [file("a", "1")], embedded={"x.io/i:1": b"i" * 1000})
-    shelf: Any = Shelf(far, {"reg.test/web:1": image.digest})
-    old, new = side.find(store, "web", no_client), side.find(store, "reg.test/web:1", lambda: shelf)
+    registry: Any = StoreAsRegistry(far, {"reg.test/web:1": image.digest})
+    old, new = diff_side.find(store, "web", no_client), diff_side.find(store, "reg.test/web:1", lambda: registry)
     content = {layer.digest for part in image.platforms for layer in part.layers}
     content |= {blob.digest for part in image.platforms for blob in part.images.blobs}
-    assert not content & set(shelf.asked)
+    assert not content & set(registry.asked)
     here = {blob.digest for blob in cloudimage.read(store, "web").blobs}
-    assert sorted(shelf.asked) == sorted({blob.digest for blob in image.blobs} - content - here)
+    assert sorted(registry.asked) == sorted({blob.digest for blob in image.blobs} - content - here)
     assert (new.where, new.image.digest) == ("reg.test", image.digest)
     found = diff.compare(store, old, new)
     first = found.platforms[0]
@@ -72,9 +72,9 @@ def test_of_an_image_in_a_registry_only_manifests_and_configs_are_fetched(store:
 def test_what_the_store_has_is_not_fetched_and_its_files_are_compared(store: Store) -> None:
     old = put(store, "old", [file("a", "1")])
     new = put(store, "new", [file("a", "2")])
-    shelf: Any = Shelf(store, {"reg.test/web:1": new.digest})
-    sides = side.find(store, "old", no_client), side.find(store, "docker://reg.test/web:1", lambda: shelf)
-    assert shelf.asked == [new.digest]
+    registry: Any = StoreAsRegistry(store, {"reg.test/web:1": new.digest})
+    sides = diff_side.find(store, "old", no_client), diff_side.find(store, "docker://reg.test/web:1", lambda: registry)
+    assert registry.asked == [new.digest]
     found = diff.compare(store, *sides)
     assert [change.name for change in found.platforms[0].changes] == ["a"]
     assert old.digest != new.digest
@@ -83,31 +83,31 @@ def test_what_the_store_has_is_not_fetched_and_its_files_are_compared(store: Sto
 def test_store_is_asked_before_the_registry_by_default(store: Store) -> None:
     put(store, "reg.test/web:1", [file("a", "1")])
     there = put(store, "else", [file("a", "2")])
-    shelf: Any = Shelf(store, {"reg.test/web:1": there.digest, "hub:latest": there.digest})
-    assert side.find(store, "reg.test/web:1", no_client).where == "store"
-    assert side.find(store, "docker://reg.test/web:1", lambda: shelf).where == "reg.test"
-    assert side.find(store, "docker://hub", lambda: shelf).where == "docker.io"
+    registry: Any = StoreAsRegistry(store, {"reg.test/web:1": there.digest, "hub:latest": there.digest})
+    assert diff_side.find(store, "reg.test/web:1", no_client).where == "store"
+    assert diff_side.find(store, "docker://reg.test/web:1", lambda: registry).where == "reg.test"
+    assert diff_side.find(store, "docker://hub", lambda: registry).where == "docker.io"
 
 
 def test_a_slip_of_the_pen_asks_no_registry(store: Store) -> None:
     for name in ("wbe", "acme/web"):
         with pytest.raises(StoreError, match="no such image"):
-            side.find(store, name, no_client)
+            diff_side.find(store, name, no_client)
 
 
 def test_a_damaged_local_image_is_not_looked_for_elsewhere(store: Store) -> None:
     image = put(store, "reg.test/web:1", [file("a")])
     store.path(image.platforms[0].layers[0].digest).unlink()
     with pytest.raises(StoreError, match="missing or cut short"):
-        side.find(store, "reg.test/web:1", no_client)
+        diff_side.find(store, "reg.test/web:1", no_client)
 
 
 def test_what_is_no_cloudimage_in_a_registry_is_said_after_one_request(store: Store) -> None:
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [Descriptor(OCI_MANIFEST, digest_of(b"x"), 1).to_json()]}
-    shelf: Any = Shelf(store, {"reg.test/nginx:1": store.put(canonical_json(index))[0]})
+    registry: Any = StoreAsRegistry(store, {"reg.test/nginx:1": store.put(canonical_json(index))[0]})
     with pytest.raises(StoreError, match="not a CloudImage"):
-        side.find(store, "reg.test/nginx:1", lambda: shelf)
-    assert len(shelf.asked) == 1
+        diff_side.find(store, "reg.test/nginx:1", lambda: registry)
+    assert len(registry.asked) == 1
 
 
 def test_a_config_that_was_changed_on_its_way_is_refused(store: Store, tmp_path: Path) -> None:
@@ -116,6 +116,6 @@ def test_a_config_that_was_changed_on_its_way_is_refused(store: Store, tmp_path:
     manifest = json.loads(far.read(json.loads(far.read(image.digest))["manifests"][0]["digest"]))
     config = far.path(manifest["config"]["digest"])
     config.write_bytes(config.read_bytes()[::-1])
-    shelf: Any = Shelf(far, {"reg.test/web:1": image.digest})
+    registry: Any = StoreAsRegistry(far, {"reg.test/web:1": image.digest})
     with pytest.raises(StoreError, match="is damaged"):
-        side.find(store, "reg.test/web:1", lambda: shelf)
+        diff_side.find(store, "reg.test/web:1", lambda: registry)

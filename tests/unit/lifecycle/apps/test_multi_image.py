@@ -12,7 +12,7 @@ import pytest
 from harness.clusterfile import Clusterfile
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, Fault, FaultCollector, InputError, StoreError
-from harness.lifecycle.apps import install, records, several
+from harness.lifecycle.apps import install, multi_image, records
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import Where
 from harness.oci.store import Store
@@ -41,15 +41,15 @@ def test_the_image_with_kubernetes_is_that_of_the_cluster_wherever_it_stands(sto
     build(store)
     for name in ("shop:1", "more:1"):
         app(store, name)
-    assert several.sort(["shop:1", "web", "more:1"], store) == several.Sorted("web", ("shop:1", "more:1"))
-    assert several.sort(["more:1", "shop:1"], store) == several.Sorted(None, ("more:1", "shop:1"))
+    assert multi_image.sort(["shop:1", "web", "more:1"], store) == multi_image.Sorted("web", ("shop:1", "more:1"))
+    assert multi_image.sort(["more:1", "shop:1"], store) == multi_image.Sorted(None, ("more:1", "shop:1"))
 
 
 def test_a_list_means_the_same_as_documents(store: Store) -> None:
     build(store)
     for name in ("shop:1", "more:1", "last:1"):
         app(store, name)
-    found = several.settled(parse(TEXT + DOCUMENT % ("last", "last:1") + DOCUMENT % ("other", "more:1"), "Clusterfile"), store)
+    found = multi_image.settled(parse(TEXT + DOCUMENT % ("last", "last:1") + DOCUMENT % ("other", "more:1"), "Clusterfile"), store)
     assert found.cluster is not None
     assert (found.cluster.image, found.cluster.images) == ("web", ())
     # Values of the list count for its images, but not the networks; a document that names one of them has its settings.
@@ -58,7 +58,7 @@ def test_a_list_means_the_same_as_documents(store: Store) -> None:
         ("other", "more:1", {"Port": "90"}),
         ("last", "last:1", {"Port": "90"}),
     ]
-    assert several.settled(found, store) is found
+    assert multi_image.settled(found, store) is found
 
 
 def test_every_image_that_does_not_fit_is_reported_at_once(store: Store) -> None:
@@ -67,7 +67,7 @@ def test_every_image_that_does_not_fit_is_reported_at_once(store: Store) -> None
     for name in ("shop:1", "team/shop:2"):
         app(store, name)
     with pytest.raises(InputError) as refused:
-        several.sort(["web", "web2", "nosuch:1", "shop:1", "team/shop:2", "web:latest"], store)
+        multi_image.sort(["web", "web2", "nosuch:1", "shop:1", "team/shop:2", "web:latest"], store)
     found = {(fault.where, fault.message) for fault in refused.value.faults}
     assert ("web2", "brings Kubernetes, as web does") in found
     assert ("team/shop:2", "would be called shop, as shop:1 is") in found
@@ -80,8 +80,8 @@ def test_without_kubernetes_a_clusterfile_makes_no_cluster(store: Store) -> None
     for name in ("shop:1", "more:1"):
         app(store, name)
     with pytest.raises(InputError, match=r"shop:1, more:1: no image of these brings Kubernetes"):
-        several.settled(parse(TEXT.replace("web, ", ""), "Clusterfile"), store)
-    assert several.settled(Clusterfile(""), store) == Clusterfile("")
+        multi_image.settled(parse(TEXT.replace("web, ", ""), "Clusterfile"), store)
+    assert multi_image.settled(Clusterfile(""), store) == Clusterfile("")
 
 
 def test_one_error_stays_as_it_is_and_several_are_one_list() -> None:
@@ -121,7 +121,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         said.append("open")
         yield dataclasses.replace(target(Kube()), exclusive=exclusive)
 
-    monkeypatch.setattr(several, "opened", open_it)
+    monkeypatch.setattr(multi_image, "opened", open_it)
     return said
 
 
@@ -132,21 +132,21 @@ def asked(*images: str) -> list[Request]:
 def test_a_plan_of_several_is_one_after_the_other(store: Store, opened: list[str]) -> None:
     app(store, "shop:1")
     app(store, "more:1")
-    with several.prepared(asked("shop:1", "more:1"), Where("lab"), store) as works:
-        steps = several.described(works)
+    with multi_image.prepared(asked("shop:1", "more:1"), Where("lab"), store) as works:
+        steps = multi_image.described(works)
     by_id = {step["id"]: step for step in steps}
     assert by_id["shop/send-images"]["after"] == ["shop/begin"]
     assert by_id["more/begin"]["after"] == ["shop/record"]
     assert len(by_id) == len(steps)
     assert opened == ["open"]
-    with several.prepared(asked("shop:1"), Where("lab"), store) as works:
-        assert several.described(works)[0]["id"] == "begin"
+    with multi_image.prepared(asked("shop:1"), Where("lab"), store) as works:
+        assert multi_image.described(works)[0]["id"] == "begin"
 
 
 def test_what_the_cluster_does_not_admit_is_reported_for_all_before_anything_is_changed(store: Store, opened: list[str]) -> None:
     app(store, "old:1", kube_version="<1.30")
     app(store, "future:1", kube_version=">=1.40")
-    with pytest.raises(InputError) as refused, several.prepared(asked("old:1", "future:1"), Where("lab"), store):
+    with pytest.raises(InputError) as refused, multi_image.prepared(asked("old:1", "future:1"), Where("lab"), store):
         pytest.fail("it is admitted")
     assert [fault.where for fault in refused.value.faults] == ["old:1", "future:1"]
     assert opened == ["open"]
@@ -168,10 +168,10 @@ def test_all_are_installed_in_one_go_and_what_was_not_begun_is_said(
         return work.name
 
     monkeypatch.setattr(install, "carry_out", carry_out)
-    assert list(map(str, several.put(asked(*names), Where("lab"), store))) == ["one", "two", "three"]
+    assert list(map(str, multi_image.put(asked(*names), Where("lab"), store))) == ["one", "two", "three"]
     assert opened == ["open", "begin", "one", "two", "three", "end"]
     opened[:] = ["fail"]
     with pytest.raises(CheckError) as failed:
-        several.put(asked(*names), Where("lab"), store)
+        multi_image.put(asked(*names), Where("lab"), store)
     assert failed.value.hint == "not begun: three; the same command again"
     assert records.name_of("three:1") not in opened

@@ -11,7 +11,7 @@ from harness.clusterfile import ApplicationDocument, Clusterfile
 from harness.errors import InputError, StoreError
 from harness.lifecycle import plan as planning
 from harness.lifecycle import run
-from harness.lifecycle.apps import install, within
+from harness.lifecycle.apps import cluster_apps, install
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import REGISTRY, SITE
 from harness.lifecycle.provision import registry
@@ -126,11 +126,11 @@ def test_an_application_is_installed_into_the_cluster_of_the_plan(store: Store, 
     build(store)
     app(store, "shop:1")
     context = prepared(store, clusterfile=request("web", "shop:1"))
-    found = within.target(context)
+    found = cluster_apps.target(context)
     assert (found.way, found.root, found.image) == (REGISTRY, "/var/lib/slipway/apps", context.spec.image.digest)
     assert (found.holders, len(found.nodes)) == (context.spec.registries, 2)
     assert found.facts == {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"}
-    elsewhere = within.target(changed(context, elsewhere=registry.Anything("")))
+    elsewhere = cluster_apps.target(changed(context, elsewhere=registry.Anything("")))
     assert (elsewhere.way, elsewhere.holders) == (SITE, ())
 
     class Work:
@@ -140,5 +140,5 @@ def test_an_application_is_installed_into_the_cluster_of_the_plan(store: Store, 
     monkeypatch.setattr(install, "make", lambda *_: work)
     monkeypatch.setattr(install, "carry_out", lambda *_: install.InstallResult("shop", "shop:1", "", "lab", ("Pod a",), (), (), 1.0))
     results: list[install.InstallResult] = []
-    step = within.step(context, ApplicationDocument("shop", image="shop:1"), results, ("record",), waits=False)
+    step = cluster_apps.step(context, ApplicationDocument("shop", image="shop:1"), results, ("record",), waits=False)
     assert (step.action(), work.waits, [one.name for one in results]) == ("1 objects", False, ["shop"])

@@ -14,10 +14,9 @@ import pytest
 
 from harness.errors import CommandError, UsageError
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle import backup_crypto
-from harness.lifecycle.backup import SNAPSHOT, _members, _write, backup, open_backup
-from harness.lifecycle.cluster import certificates
+from harness.lifecycle.cluster import backup_crypto, certificates
 from harness.lifecycle.cluster.access import Access, Known
+from harness.lifecycle.cluster.backup import SNAPSHOT, _members, _write, backup, open_backup
 from harness.nodes import Machine
 from harness.nodes.ssh import SshConnections
 from harness.runtimes.pki import ENCRYPTION, FILES

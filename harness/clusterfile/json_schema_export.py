@@ -1,4 +1,4 @@
-"""The JSON schema of a Clusterfile's documents, for editors: made of the tables that the parser reads.
+"""Export of the schema as a JSON schema of the documents of a Clusterfile, for editors: made of the tables that the parser reads.
 
 A file of several documents is checked one document at a time, as YAML language servers do.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from harness.clusterfile.kinds import KINDS, DocumentKind
+from harness.clusterfile.schema import KINDS, DocumentKind
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 

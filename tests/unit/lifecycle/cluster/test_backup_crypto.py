@@ -9,8 +9,8 @@ import pyrage
 import pytest
 
 from harness.errors import UsageError
-from harness.lifecycle import backup_crypto
-from harness.lifecycle.backup_crypto import Opening, Sealing, is_sealed
+from harness.lifecycle.cluster import backup_crypto
+from harness.lifecycle.cluster.backup_crypto import Opening, Sealing, is_sealed
 
 
 @pytest.fixture(autouse=True)

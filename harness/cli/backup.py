@@ -1,0 +1,123 @@
+"""Back up a cluster, and restore it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness import log
+from harness.cli.options import (
+    FORMER_FILE,
+    ClusterAccess,
+    Json,
+    NamedCluster,
+    Ssh,
+    Yes,
+    confirmed,
+    image_option,
+    machines,
+    seconds,
+    target,
+    to_machines,
+)
+from harness.cli.output import pairs, plain, print_json, say, wants_json
+from harness.cli.root import app
+from harness.errors import UsageError
+
+PasswordEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--password-env", help="The environment variable that holds the password of the file.", metavar="NAME", show_default=False
+    ),
+]
+AskPassword = Annotated[bool, typer.Option("--password", help="Ask for the password of the file.")]
+
+
+@app.command()
+def backup(
+    *,
+    cluster: NamedCluster,
+    file: Annotated[Path, target(), FORMER_FILE],
+    password_env: PasswordEnv = None,
+    password: AskPassword = False,
+    access: ClusterAccess,
+    output: Json = "text",
+) -> None:
+    """Save etcd, keys and Clusterfile of a cluster to one file. The file is verified after it was written.
+
+    The file holds the keys of the cluster and all of its secrets: only its owner may read it, and a password encrypts it.
+    An encrypted file opens without slipway too: `age -d FILE | tar x`.
+    """
+    from harness.lifecycle.cluster import backup as saving
+
+    as_json = wants_json(output)
+    secret = _password(password_env, password, twice=True)
+    done = saving.backup(file, cluster.name, *access.members(), password=secret)
+    if as_json:
+        print_json(plain(done))
+        return
+    say(f"{done.file}: {done.keys} keys of etcd at revision {done.revision}, {log.size(done.size)}, checked")
+    if not done.encrypted:
+        say("  it is not encrypted and holds the keys of the cluster: keep it safe, or use --password-env")
+    say(f"  slipway restore --from {done.file}")
+
+
+@app.command()
+def restore(
+    *,
+    file: Annotated[Path, typer.Option("--from", help="The backup.", metavar="FILE", show_default=False), FORMER_FILE],
+    password_env: PasswordEnv = None,
+    password: AskPassword = False,
+    masters: Annotated[list[str] | None, machines("--masters", "--master", "-m", help="Other machines than those it was on.")] = None,
+    nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Its workers.")] = None,
+    image: Annotated[
+        str | None, image_option("--image", help="The CloudImage, for other machines.  [default: the one of the backup]")
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env", "-e", help="A value that the backup does not know, for other machines.", metavar="NAME=VALUE", show_default=False
+        ),
+    ] = None,
+    ssh: Ssh,
+    timeout: Annotated[float, seconds("--timeout", help="Seconds that the API, and then the nodes, may take.")] = 600,
+    yes: Yes = False,
+    output: Json = "text",
+) -> None:
+    """Restore a cluster from a backup. It goes onto the control-plane nodes that lost etcd's data, or onto other machines.
+
+    Changes since the backup are lost. With a password, only an encrypted file is accepted: its seal proves its origin.
+    """
+    from harness.lifecycle import restore as restoring
+
+    as_json = wants_json(output)
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file")
+    secret = _password(password_env, password, twice=False)
+    login = ssh.login()
+    members = to_machines(masters, login, "--masters"), to_machines(nodes, login, "--nodes")
+    if not yes:
+        confirmed("What the cluster has seen since the backup will be lost. Go on?")
+    done = restoring.restore(file, *members, login=login, password=secret, image=image, env=pairs(env or [], "--env"), timeout=timeout)
+    if as_json:
+        print_json(plain(done))
+        return
+    where = "in place" if done.in_place else f"onto {len(done.masters) + len(done.nodes)} other machines"
+    say(f"restored {done.name} {where} as of {done.made}, in {log.duration(done.seconds)}")
+    if done.in_place:
+        say("  controllers of your own that watch the API may have to be restarted: they remember what is not any more")
+
+
+def _password(variable: str | None, ask: bool, *, twice: bool) -> str | None:
+    if variable is None:
+        found = str(typer.prompt("Password of the backup", hide_input=True, confirmation_prompt=twice)) if ask else None
+        log.hide(found)
+        return found
+    found = os.environ.get(variable)
+    if not found:
+        raise UsageError(f"--password-env {variable}: it is not set", hint=f"export {variable}=...")
+    log.hide(found)
+    return found

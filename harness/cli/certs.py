@@ -1,0 +1,108 @@
+"""Certificates of a cluster, the names in them, and the key of its Secrets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from harness import log
+from harness.cli.options import ClusterAccess, ClusterName, Json, NamedCluster, NodesAccess
+from harness.cli.output import plain, print_json, say, table, wants_json
+from harness.cli.program import ListGroup, Program
+from harness.cli.root import app
+from harness.errors import CheckError
+
+certs_app = Program(cls=ListGroup, help="Show, renew or extend the certificates of a cluster. Without a subcommand, list them.")
+app.add_typer(certs_app, name="certs")
+
+
+@certs_app.command("list", short_help="List every certificate.")
+def certs_list(
+    *,
+    cluster: NamedCluster,
+    access: NodesAccess,
+    output: Json = "text",
+) -> None:
+    """List every certificate on every machine. Exits with 7 if one has expired."""
+    from harness.lifecycle.cluster import certificates
+
+    as_json = wants_json(output)
+    found = certificates.listing(cluster.name, *access.members())
+    ordered = sorted(found.certificates, key=lambda one: one.ends)
+    if as_json:
+        print_json({"certificates": [one.to_json() for one in ordered], "unreachable": dict(found.unreachable)})
+    else:
+        table(
+            ("CERTIFICATE", "NODE", "ISSUER", "ENDS", "LEFT", "STATE"),
+            [(one.path, one.node, one.issuer, f"{one.ends:%Y-%m-%d %H:%M}", f"{one.days()} d", one.state()) for one in ordered],
+        )
+    for reason in found.unreachable.values():
+        log.warning(f"{reason}; its certificates are not listed")
+    soon = [one for one in ordered if one.state() == "soon"]
+    if soon:
+        log.warning(f"{len(soon)} certificates end within {certificates.WARN_DAYS} days: slipway certs renew {cluster.name}")
+    expired = [one for one in ordered if one.state() == "expired"]
+    if expired:
+        raise CheckError(f"{len(expired)} certificates have expired", hint=f"slipway certs renew {cluster.name}")
+
+
+@certs_app.command("renew", short_help="Renew the certificates.")
+def certs_renew(
+    *,
+    cluster: NamedCluster,
+    days: Annotated[
+        int, typer.Option("--days", help="Days that the new certificates are valid; never longer than their CA.", metavar="N", min=1)
+    ] = 365,
+    access: NodesAccess,
+    output: Json = "text",
+) -> None:
+    """Renew the certificates of API servers, etcd, front proxy, kubeconfigs and registry, one control-plane node at a time."""
+    from harness.lifecycle.cluster import certificates
+
+    as_json = wants_json(output)
+    done = certificates.renew(cluster.name, *access.members(), days=days)
+    if as_json:
+        print_json(plain(done))
+        return
+    say(f"renewed the certificates of {', '.join(done.masters)} for {done.days} days")
+    if done.kubelets:
+        say(f"and those of the kubelets of {', '.join(done.kubelets)}")
+    say(f"copies of the administrator's kubeconfig keep their old certificate: slipway kubeconfig {cluster.name}")
+
+
+@certs_app.command("add-names", short_help="Add names to the API servers.")
+def certs_add_names(
+    *,
+    names: Annotated[list[str], typer.Argument(help="DNS names and addresses.", metavar="NAME...", show_default=False)],
+    cluster: ClusterName = None,
+    days: Annotated[int, typer.Option("--days", help="Days that the new certificates are valid.", metavar="N", min=1)] = 365,
+    access: ClusterAccess,
+    output: Json = "text",
+) -> None:
+    """Add names (SANs) to the certificates of the API servers."""
+    from harness.lifecycle.cluster import sans
+
+    as_json = wants_json(output)
+    name = cluster or "default"
+    done = sans.add_names(names, name, *access.members(), days=days)
+    print_json(plain(done)) if as_json else say(f"the API of {name} answers as {', '.join(done.added)}")
+
+
+@certs_app.command("rotate-secrets", short_help="Encrypt Secrets with a new key.")
+def certs_rotate_secrets(
+    *,
+    cluster: NamedCluster,
+    access: NodesAccess,
+    output: Json = "text",
+) -> None:
+    """Encrypt the Secrets of a cluster with a new key. The same command again finishes an interrupted rotation."""
+    from harness.lifecycle import rotation
+
+    as_json = wants_json(output)
+    done = rotation.rotate(cluster.name, *access.members())
+    if as_json:
+        print_json(plain(done))
+        return
+    say(f"{done.secrets} Secrets of {done.name} are encrypted with {done.key}")
+    say(f"backups of before hold the old key, and one of now the new one: slipway backup {cluster.name}")

@@ -1,0 +1,46 @@
+"""Delete a cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import Json, NamedCluster, NodesAccess, Yes, confirmed
+from harness.cli.output import plain, print_json, say, wants_json
+from harness.cli.root import app
+
+
+@app.command()
+def delete(
+    *,
+    cluster: NamedCluster,
+    access: NodesAccess,
+    forget: Annotated[bool, typer.Option("--forget", help="Only forget the cluster on this machine; its machines are gone.")] = False,
+    yes: Yes = False,
+    output: Json = "text",
+) -> None:
+    """Remove a cluster and leave its machines as they were found. Data of its applications is lost."""
+    from harness.lifecycle import delete as deleting
+
+    as_json = wants_json(output)
+    name = cluster.name
+    if forget:
+        was_known = deleting.forget(name)
+        if as_json:
+            print_json({"name": name, "forgotten": was_known})
+        else:
+            say(f"forgot {name}" if was_known else f"nothing to forget: no cluster {name} is known on this machine")
+        return
+    machines = access.members()
+    work = deleting.prepare(name, *machines)
+    if not yes:
+        say(f"cluster {name} on {', '.join(node.address for node in work.ssh.nodes)}")
+        confirmed("Delete it, with all data of its applications?")
+    done = deleting.delete(name, *machines)
+    if as_json:
+        print_json(plain(done))
+        return
+    say(f"deleted {name}: {len(done.cleaned)} machines cleaned, {len(done.untouched)} untouched, {len(done.unreachable)} not reached")
+    for address, reason in done.unreachable.items():
+        say(f"  {address}: {reason}")

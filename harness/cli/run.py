@@ -1,0 +1,172 @@
+"""Create a cluster, or install applications in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness import log
+from harness.cli.cluster_options import ClusterOptions, wanted
+from harness.cli.install import only_applications, put, tell_installed
+from harness.cli.options import ClusterFlags, Json, Plan, existing
+from harness.cli.output import local_store, plain, print_json, say, steps_table, wants_json
+from harness.cli.root import app
+from harness.errors import Fault, InputError, UsageError
+
+if TYPE_CHECKING:
+    from harness.clusterfile import Clusterfile as Written
+    from harness.lifecycle import run as running
+    from harness.lifecycle.run import RunOptions
+
+
+Apps = Annotated[
+    list[str] | None,
+    typer.Option("--apps", help="The applications to launch, instead of the image's choice.", metavar="APP[,APP...]", show_default=False),
+]
+Called = Annotated[
+    str | None,
+    typer.Option("--as", help="Application image: its name in the cluster.  [default: the image's]", metavar="NAME", show_default=False),
+]
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--kubeconfig", help="Application image: the kubeconfig of a cluster that slipway did not make.", metavar="FILE", show_default=False
+    ),
+]
+NoImages = Annotated[
+    bool, typer.Option("--no-images", help="Application image: send no container images; the nodes have or can reach them.")
+]
+
+
+@app.command()
+def run(
+    *,
+    asked: ClusterOptions,
+    apps: Apps = None,
+    called: Called = None,
+    kubeconfig: Kubeconfig = None,
+    no_images: NoImages = False,
+    plan: Plan = False,
+    output: Json = "text",
+) -> None:
+    """Create a cluster that runs the images on the given machines. The same command again finishes an interrupted run.
+
+    \b
+      slipway run web --masters 10.0.0.1
+      slipway run kubernetes calico shop:1 --masters 10.0.0.1-10.0.0.3 --nodes 10.0.0.4
+      slipway run shop:2 --cluster prod
+
+    One image brings Kubernetes; application images beside it are installed in their order once the cluster is ready. A Clusterfile has
+    more settings than there are options; an option wins over the file.
+
+    Application images alone are installed into a running cluster, or updated there: --cluster says which one; --masters or --kubeconfig
+    name one that is not known on this machine. `slipway apps` lists and removes applications.
+    """
+    from harness.lifecycle import plan as planning
+    from harness.lifecycle import run as running
+
+    as_json = wants_json(output)
+    clusterfile, options, bring = wanted(asked, apps)
+    bring()
+    cluster = clusterfile.cluster
+    assert cluster is not None
+    images = (cluster.image, *cluster.images)
+    if only_applications(images):
+        _require_running(asked.spec, images, called)
+        named = asked.spec.cluster is not None or asked.file is not None
+        _put(clusterfile, options, called, kubeconfig, not no_images, named=named, plan=plan, as_json=as_json)
+        return
+    if called or kubeconfig or no_images:
+        option = "--as" if called else "--kubeconfig" if kubeconfig else "--no-images"
+        hint = "it makes machines a cluster: --masters IP"
+        kube = images[0] if len(images) == 1 else "one of the images"
+        raise UsageError(f"{option} is for application images alone, and {kube} brings Kubernetes", hint=hint)
+    if plan:
+        described = planning.describe(running.plan(running.prepare(clusterfile, local_store(), options)))
+        if as_json:
+            print_json(described)
+        else:
+            steps_table(described)
+        return
+    summary = running.run(clusterfile, local_store(), options)
+    print_json(plain(summary)) if as_json else tell(summary)
+
+
+def _require_running(spec: ClusterFlags, images: Sequence[str], called: str | None) -> None:
+    """Raises InputError for options that application images without a cluster image cannot have."""
+    what = f"{images[0]} is an application image" if len(images) == 1 else f"{', '.join(images)} are application images"
+    faults = []
+    if spec.profile:
+        faults.append(Fault("--profile", f"is for a cluster that is made, and {what}", "name an image with Kubernetes too"))
+    if spec.nodes:
+        faults.append(
+            Fault(
+                "--nodes", f"{what}: {'it makes' if len(images) == 1 else 'they make'} no nodes", "--cluster says which cluster it is for"
+            )
+        )
+    if len(images) > 1:
+        alone = (("--as", called), ("--cmds", spec.cmds))
+        hint = "a command for each image, or documents Application in a Clusterfile"
+        faults += [Fault(option, f"is for one application, and there are {len(images)}", hint) for option, value in alone if value]
+    if faults:
+        raise InputError(faults)
+
+
+def _put(
+    clusterfile: Written,
+    options: RunOptions,
+    called: str | None,
+    kubeconfig: Path | None,
+    bring: bool,
+    *,
+    named: bool,
+    plan: bool,
+    as_json: bool,
+) -> None:
+    """Put application images into the cluster that options or a Clusterfile name."""
+    from harness.host.cluster_cache import DEFAULT_NAME
+    from harness.lifecycle.apps.requests import Request
+    from harness.lifecycle.apps.target import Where
+    from harness.lifecycle.cluster import access
+    from harness.lifecycle.cluster import request as requests
+
+    cluster = clusterfile.cluster
+    assert cluster is not None
+    masters, _ = requests.machines(clusterfile, options.password)
+    if masters and kubeconfig:
+        raise UsageError("--masters and --kubeconfig name two clusters", hint="one of both")
+    wanted = [
+        Request.of(
+            image,
+            called,
+            env=requests.env(clusterfile),
+            commands=cluster.commands,
+            parts=cluster.app_names,
+            found=clusterfile,
+            elsewhere=options.elsewhere,
+            timeout=options.timeout,
+        )
+        for image in (cluster.image, *cluster.images)
+    ]
+    if not masters and not kubeconfig:
+        access.known(cluster.name if named else DEFAULT_NAME, option="--masters")
+    login = masters[0].login if masters else requests.login(clusterfile, options.password)
+    where = Where(cluster.name if named else None, masters, existing(kubeconfig) if kubeconfig else None, login, bring)
+    put(wanted, where, plan=plan, as_json=as_json)
+
+
+def tell(summary: running.Summary) -> None:
+    """Print the summary of a cluster that was made, with its longest steps."""
+    say(
+        f"cluster {summary.name} runs {summary.image} on {len(summary.masters) + len(summary.nodes)} nodes, Kubernetes {summary.kubernetes}"
+    )
+    say(f"  made in {log.duration(summary.seconds)}, {log.size(summary.sent)} sent from here; the longest steps:")
+    for step in sorted((one for one in log.finished if one.seconds), key=lambda one: -(one.seconds or 0))[:5]:
+        say(f"    {log.duration(step.seconds or 0):>10}  {step.title}")
+    for application in summary.applications:
+        tell_installed(application)
+    say(f"  kubectl --kubeconfig {summary.kubeconfig} get pods -A")
+    say("  slipway status" + (f" {summary.name}" if summary.name != "default" else ""))

@@ -1,0 +1,28 @@
+"""What tests of command lines share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.cli import app
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def refused(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Sequence[str], str], None]:
+    """Run a command line that is wrong, and expect its message before anything is done."""
+
+    def run(words: Sequence[str], message: str) -> None:
+        assert app.execute(list(words)) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+        assert not (home / "clusters").exists()
+
+    return run

@@ -1,0 +1,41 @@
+"""A cluster as options describe it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.cli import cluster_options
+from harness.cli.options import ClusterFlags, SiteAccess, Ssh
+from harness.errors import UsageError
+from harness.lifecycle.cluster import request
+
+
+def test_options_describe_a_cluster() -> None:
+    spec = ClusterFlags(images=["web"], masters=["10.0.0.1-10.0.0.3"], nodes=["10.0.0.9"], cluster="shop", env=["A=b"])
+    found, options, _ = cluster_options.wanted(
+        cluster_options.ClusterOptions(spec=spec, ssh=Ssh(user="ops", port=2222), site=SiteAccess(), timeout=30)
+    )
+    masters, nodes = request.machines(found)
+    assert [machine.address for machine in masters] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert {(machine.login.user, machine.login.port) for machine in (*masters, *nodes)} == {("ops", 2222)}
+    assert found.cluster is not None
+    assert (found.cluster.name, found.cluster.image, found.cluster.env, options.timeout) == ("shop", "web", {"A": "b"}, 30)
+
+
+def test_registry_of_the_site_takes_its_port_and_its_authority() -> None:
+    registry = cluster_options.external_registry("harbor.site:8443/apps", SiteAccess(plain_http=True, ca=Path("ca.crt")))
+    assert registry is not None
+    assert (registry.domain, registry.port, registry.path, registry.plain_http, registry.ca) == (
+        "harbor.site",
+        8443,
+        "apps",
+        True,
+        "ca.crt",
+    )
+
+
+def test_unknown_profile_names_those_that_exist() -> None:
+    with pytest.raises(UsageError, match="--profile stig: there is no such profile"):
+        cluster_options.known_profile("stig")

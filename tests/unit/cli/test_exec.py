@@ -1,0 +1,43 @@
+"""Commands on the machines of a cluster: command lines, and lines of their output."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from harness.cli import exec as executing
+from tests.unit.cli.test_app import HOSTILE, SHOWN
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["exec", "mine", "--", "-x", "--help"], "nothing is known of a cluster mine"),
+        (["exec", "--", "true"], "nothing is known of a cluster default"),
+        (["exec", "mine"], "no command is given"),
+        (["exec", "mine", "--"], "no command is given"),
+        (["exec", "mine", "--jobs", "0", "--", "true"], "greater than or equal to 1"),
+        (["exec", "mine", "true", "--", "true"], "unexpected extra argument"),
+    ],
+)
+def test_wrong_command_line_of_exec_is_reported_before_anything_is_done(
+    refused: Callable[[Sequence[str], str], None], words: list[str], message: str
+) -> None:
+    refused(words, message)
+
+
+@pytest.mark.parametrize(("terminal_", "line"), [(True, f"{SHOWN}: {SHOWN}\n"), (False, f"{SHOWN}: {HOSTILE}\n")])
+def test_output_of_exec_is_escaped_on_a_terminal_and_as_it_was_elsewhere(
+    terminal_: bool, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal_
+
+    for name in ("stdout", "stderr"):
+        screen = Screen(newline="")
+        monkeypatch.setattr("sys." + name, screen)
+        executing._show_line(HOSTILE, name, HOSTILE)
+        assert screen.getvalue() == line

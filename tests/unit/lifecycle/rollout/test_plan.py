@@ -1,0 +1,164 @@
+"""The steps of a rollout: the order in which nodes are updated, and what comes before and after it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cloudimage
+from harness.clusterfile import Hook, Phase
+from harness.clusterfile.parse import parse
+from harness.lifecycle import plan as planning
+from harness.lifecycle.apps import obsolete
+from harness.lifecycle.cluster.change import ROLLBACK, UPGRADE, Move, Version
+from harness.lifecycle.rollout import RolloutWork
+from harness.lifecycle.rollout import plan as rollout_plan
+from harness.oci.store import Store
+from tests.unit.lifecycle.cluster.test_membership import CLUSTERFILE
+from tests.unit.lifecycle.test_run import FACTS, build, changed, store
+from tests.unit.lifecycle.test_upgrade import NEW, OLD, work
+
+__all__ = ["store"]  # a fixture
+
+
+def roles(work: RolloutWork) -> list[tuple[str, int]]:
+    return [(role, len(nodes)) for role, nodes in rollout_plan.batches(work)]
+
+
+def test_masters_are_updated_singly_then_workers_in_batches(store: Store, tmp_path: Path) -> None:
+    assert roles(work(store, tmp_path, workers=5, batch=2)) == [("master", 1)] * 3 + [("node", 2), ("node", 2), ("node", 1)]
+
+
+def test_to_a_lower_minor_version_the_workers_go_first(store: Store, tmp_path: Path) -> None:
+    down = Move.new(ROLLBACK, Version("web:2", "2", "v1.37.0"), OLD)
+    assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=down))] == ["node", "node", "master"]
+    same_minor = Move.new(ROLLBACK, NEW, OLD)
+    assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=same_minor))] == ["master", "node", "node"]
+
+
+def test_the_plan_shows_versions_and_batches(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.36.4", "10.0.0.2": "v1.36.3"})
+    assert list(rollout_plan.described(made)) == [
+        {"node": "host-1", "address": "10.0.0.1", "role": "master", "from": "v1.36.4", "to": "v1.36.4", "turn": 1},
+        {"node": "host-2", "address": "10.0.0.2", "role": "node", "from": "v1.36.3", "to": "v1.36.4", "turn": 2},
+    ]
+
+
+# ---- the order of things ----------------------------------------------------------------------------------------------
+
+
+def plan(made: RolloutWork) -> dict[str, planning.Step]:
+    recipe = rollout_plan.plan(made)
+    planning.check(recipe)
+    return {step.id: step for step in recipe}
+
+
+def leads_to(found: dict[str, planning.Step], name: str, other: str) -> bool:
+    return name == other or any(leads_to(found, before, other) for before in found[name].needs)
+
+
+def test_nothing_is_changed_before_all_was_looked_at_and_a_backup_was_kept(store: Store, tmp_path: Path) -> None:
+    found = plan(work(store, tmp_path))
+    for name in found:
+        if name not in ("check", "unpack-rootfs", "make-keys", "compare"):
+            assert leads_to(found, name, "check"), name
+            assert leads_to(found, name, "compare"), name
+            assert name == "begin" or leads_to(found, name, "begin"), name
+    for name in ("send-images", "stage", "turn-1"):
+        assert leads_to(found, name, "keep-backup"), name
+
+
+def test_the_first_batch_comes_when_every_node_has_everything_and_each_next_one_when_all_is_well(store: Store, tmp_path: Path) -> None:
+    found = plan(work(store, tmp_path, 3, 2))
+    assert found["turn-1"].after_all == ("fetch-images",)
+    assert set(found["fetch-images"].needs) == {"stage", "send-images"}
+    # Registries ask for the login from their update on; a change that is resumed looks again whether every node has it.
+    assert "tell-nodes" in found["stage"].after
+    assert (len(found["tell-nodes"].nodes), found["tell-nodes"].inputs) == (5, None)
+    assert [len(found[f"turn-{number}"].nodes) for number in range(1, 6)] == [1] * 5
+    for number in range(2, 6):
+        assert leads_to(found, f"turn-{number}", f"healthy-{number - 1}")
+    assert leads_to(found, "turn-4", "start-addons")
+    assert leads_to(found, "update-cluster", "healthy-3")
+    # No pod is moved while a kube-proxy is replaced.
+    assert leads_to(found, "turn-4", "healthy-cluster")
+    assert leads_to(found, "healthy-cluster", "prune-addons")
+    assert list(found)[-3:] == ["wait-for-workloads", "record", "end"]
+
+
+def test_every_change_has_its_own_name_in_the_journal_so_that_one_after_it_repeats_all(store: Store, tmp_path: Path) -> None:
+    there, back = (plan(work(store, tmp_path / name)) for name in ("a", "b"))
+    node = there["turn-1"].nodes[0]
+    # When a batch was cut off its node is not well: it is gone on with, and what was well before is not asked again.
+    for name in ("stage", "turn-1", "healthy-1", "fetch-images", "update-cluster"):
+        first, second = there[name].inputs, back[name].inputs
+        assert first
+        assert second
+        assert first(node) == first(node) != second(node)
+
+
+def hook(name: str, *phases: Phase) -> Hook:
+    return Hook(name, phases, data="true")
+
+
+def test_hooks_run_at_their_moments(store: Store, tmp_path: Path) -> None:
+    hooks = (
+        hook("before", Phase.PRE_UPGRADE), hook("once", Phase.UPGRADE), hook("back", Phase.ROLLBACK), hook("after", Phase.POST_UPGRADE),
+        hook("making", Phase.PRE_INIT),
+    )  # fmt: skip
+    clusterfile = parse(CLUSTERFILE, "x", stored=True)
+    made = work(store, tmp_path, 3, 1, hooks=hooks)
+    made.context = changed(made.context, clusterfile=clusterfile)
+    found = plan(made)
+    order = [name for name in found if name.startswith("hook-") or name in ("keep-backup", "stage", "turn-4", "launch-1", "end")]
+    assert order == ["keep-backup", "hook-pre-upgrade-1-before", "stage", "turn-4", "hook-upgrade-1-once", "launch-1",
+                     "hook-post-upgrade-1-after", "end"]  # fmt: skip
+    made = work(store, tmp_path / "b", 3, 1, hooks=hooks, move=Move.new(ROLLBACK, NEW, OLD))
+    made.context = changed(made.context, clusterfile=clusterfile)
+    assert [name for name in plan(made) if name.startswith("hook-")] == ["hook-rollback-1-back"]
+
+
+# ---- addons of the image before ----------------------------------------------------------------------------------------
+
+
+def addon(name: str) -> str:
+    return f"apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: {name}, namespace: kube-system}}\n"
+
+
+def test_addons_of_the_image_before_go_once_those_of_the_image_are_there(store: Store, tmp_path: Path) -> None:
+    found = plan(work(store, tmp_path, 3, 2))
+    assert found["prune-addons"].needs == ("start-addons",)
+    assert found["prune-addons"].title == "remove addons that the image has not any more"
+    assert leads_to(found, "turn-4", "prune-addons")
+    first, second = (plan(work(store, tmp_path / name))["prune-addons"] for name in "ab")
+    assert first.inputs
+    assert second.inputs
+    assert first.inputs(first.nodes[0]) != second.inputs(first.nodes[0])
+
+
+def test_what_the_image_before_had_is_read_from_it_and_its_idle_tables_go_from_every_node(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(store, "before", {"etc/slipway.yaml": FACTS, "etc/addons/old.yaml": addon("{{ Name }}")}, env={"Name": "old"})
+    before = dataclasses.replace(OLD, digest=cloudimage.read(store, "before").digest)
+    made = work(store, tmp_path, 1, 1, move=Move.new(UPGRADE, before, NEW))
+    made.resolved._files.update({node.address: {} for node in made.spec.nodes})
+    given: list[Any] = []
+
+    def prune(*words: Any) -> obsolete.PruneResult:
+        given.append(words[1:])
+        return obsolete.PruneResult()
+
+    monkeypatch.setattr(obsolete, "prune", prune)
+    made.found.first.answers["get daemonsets.apps"] = "docker.io/flannel/flannel:v1\n"  # type: ignore[attr-defined]
+    step = plan(made)["prune-addons"]
+    assert step.action(step.nodes[0]) == "0 objects removed"
+    assert given == [({"dns.yaml": "kind: Service"}, {"old.yaml": addon("old")}, [])]
+    assert all("nft=" in node.commands[-1] and "'inet kube-network-policies'" in node.commands[-1] for node in made.spec.nodes)  # type: ignore[attr-defined]
+
+
+def test_what_an_image_had_that_is_not_here_is_not_known(store: Store, tmp_path: Path) -> None:
+    assert rollout_plan._former_addons(work(store, tmp_path)) == {}
