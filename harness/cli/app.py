@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import os
 import select
@@ -62,6 +63,8 @@ _WrongUsage: type[Any] = typer.BadParameter.__mro__[2]
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with its exit code."""
+    # What has been imported stays until the end: nothing in it is worth a search for garbage.
+    gc.freeze()
     sys.exit(execute(list(sys.argv[1:] if arguments is None else arguments)))
 
 
