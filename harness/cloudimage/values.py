@@ -113,13 +113,17 @@ class ExpectedValue:
         more = len(self.where) - _PLACES
         return ", ".join(self.where[:_PLACES]) + (f" and {more} more" if more > 0 else "")
 
-    def __str__(self) -> str:
-        """``Port  required, integer, from 1 to 65535; manifests/web.yaml:7: where the site listens``."""
+    @property
+    def summary(self) -> str:
+        """``required, integer, from 1 to 65535; manifests/web.yaml:7: where the site listens``, for a terminal."""
         state = "required" if self.required else f"default {self.default}" if self.default is not None else "optional"
         kind = str(self.type)
         facts = ", ".join([state, *(["secret"] if self.secret else []), *([kind] if kind != STRING else [])])
         text = "; ".join(part for part in (facts, self.places) if part)
-        return untrusted.shown(f"{self.name}  {text}" + (f": {self.description}" if self.description else ""))
+        return untrusted.shown(text + (f": {self.description}" if self.description else ""))
+
+    def __str__(self) -> str:
+        return f"{self.name}  {self.summary}"
 
     def to_json(self) -> dict[str, Any]:
         return {

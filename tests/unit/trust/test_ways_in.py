@@ -82,6 +82,7 @@ EXCUSED = {
     "harness.build.base_image:base_digest": "of a base that base_image has asked about",
     "harness.build.find_images:find_in_image": "shows",
     "harness.cli.cluster_options:_check_site": "run.prepare asks; this looks which of its images the registry of the site lacks",
+    "harness.cli.clusterfile:_needed": "shows",
     "harness.cli.convert:convert": "conversion.convert asks before; names what was made of it",
     "harness.cli.images:_inspect_sealer": "shows",
     "harness.cli.images:history": "shows",
