@@ -98,7 +98,7 @@ EXCUSED = {
     "harness.build.engine_images:_pull_foreign": "Builder._ensure asks",
     "harness.build.engine_images:ensure_base": "Builder._ensure asks",
     "harness.lifecycle.apps.images:warn_of_others": "compares names",
-    "harness.lifecycle.apply:apply": "reads which values are secrets; run.prepare and upgrade.readable ask",
+    "harness.lifecycle.apply:secret_values": "reads which values are secrets; run.prepare and upgrade.readable ask",
     "harness.lifecycle.checks.postflight.gather:_images": "compares names and digests with what runs",
     "harness.lifecycle.rollout.plan:_former_addons": "finds what may be removed",
     "harness.lifecycle.apps.unused:remove_others": "finds what may be removed",
