@@ -22,7 +22,7 @@ from harness.clusterfile.schema import RESERVED
 from harness.errors import Fault, InputError
 from harness.templates import render_all
 from harness.templates.job import GO, JINJA, Job, StandIn
-from harness.templates.plain import YAML_ENDINGS, Placeholder, placeholders
+from harness.templates.plain import Placeholder, may_be_meant, placeholders
 from harness.templates.tree import SCHEMA, env_of
 
 FORMAT = 1
@@ -278,7 +278,7 @@ class _Finder:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
             if near:
                 self.warnings.append(Fault(where, f"{written} is left as text, since nothing declares {name}", f"did you mean {near[0]}?"))
-            elif not placeholder.dot and name[0].isupper() and not file.path.lower().endswith(YAML_ENDINGS):
+            elif may_be_meant(placeholder, file.path):
                 hint = f"if it is a value of the image, declare it: ENV {name}=..., or in {SCHEMA}"
                 self.warnings.append(Fault(where, f"{written} is left as text, since nothing declares {name}", hint))
             elif placeholder.whole and placeholder.dot and file.path.startswith("manifests/"):

@@ -157,9 +157,12 @@ def work_of(target: AppTarget, request: Request, image: CloudImage, store: Store
     work = AppInstall(target, request, image, store, record, (), ())
     cluster_request.require_values(work.main.info, [work.env], request.effective)
     with log.step("unpack and render the application"):
-        work.hooks = hooks_of(unpacked.unpacked_rootfs(store, work.main.layers))
+        tree = unpacked.unpacked_rootfs(store, work.main.layers)
+        work.hooks = hooks_of(tree)
         work.commands = _launched(work.main.info) if commands is None else commands
         _ = work.files
+        own = (*cluster_request.app_env(request.effective).values(), *(app.env for app in work.main.info.apps))
+        cluster_request.warn_of_text(work.main.info, tree, set(work.env).union(*own), request.effective)
     work.record = dataclasses.replace(record, domains=registry.domains(work.images), unknown=_unknown(work.commands))
     return work
 

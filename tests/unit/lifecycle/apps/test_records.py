@@ -210,6 +210,14 @@ def test_value_that_is_not_given_is_reported_with_its_file(store: Store) -> None
         work(store, Request.of("shop"))
 
 
+def test_name_of_an_older_image_that_stays_as_text_is_a_warning(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    build(store, files={"etc/page": "{{ Site }} {{ HostIP }} {{ Greeting }}"})
+    work(store, Request.of("shop", env={"Greeting": "moin"}))
+    assert "etc/page: {{ Site }} stays as text, since nothing declares Site; if" in " ".join(capsys.readouterr().err.split())
+    work(store, Request.of("shop", env={"Greeting": "moin", "Site": "a"}))
+    assert "stays as text" not in capsys.readouterr().err
+
+
 def test_parts_commands_and_a_clusterfile_choose_what_is_launched(store: Store) -> None:
     build(store, files={})
     assert work(store, Request.of("shop", parts=["web"])).commands == WEB.commands
