@@ -44,19 +44,22 @@ UPGRADE = "tests/cluster/test_upgrade.py"
 
 @nox.session(name="build-image")
 def build_image(session: nox.Session) -> None:
-    """Build kubefiles/NAME and what they are built from; all without names."""
-    entries = pick(session, catalog.order, session.posargs)
+    """Build kubefiles/NAME and what they are built from; all without names. `-e NAME=VALUE` gives a value for the throw-away cluster."""
+    wanted = ImageRequest.read("build-image", session.posargs)
+    entries = pick(session, catalog.order, wanted.names)
     install(session)
-    build(session, entries)
+    for entry in entries:
+        build(session, [entry], *wanted.build_options(entry))
     say(*about(session, entries), f"next: ./nox -s test-image -- {entries[-1].name}")
 
 
 @nox.session(name="test-image")
 def test_image(session: nox.Session) -> None:
-    """Boot each image on real nodes and run its tests; all without names."""
-    entries = pick(session, catalog.select, session.posargs)
+    """Boot each image on real nodes and run its tests; all without names. `-e NAME=VALUE` gives a value that the images expect."""
+    wanted = ImageRequest.read("test-image", session.posargs)
+    entries = pick(session, catalog.select, wanted.names)
     install(session)
-    failed = test(session, entries)
+    failed = test(session, entries, *wanted.test_options)
     program = Path(session.bin, "slipway").relative_to(ROOT)
     hint = f"next: {program} nodes up --nodes 1    # makes machines, and prints the command that runs {entries[-1].name} on them"
     say(*about(session, entries, tested=True), hint)
@@ -296,6 +299,37 @@ def build(session: nox.Session, entries: Iterable[catalog.CatalogEntry], *option
             session.run("slipway", "build", folder, *words, stdout=result, stderr=sys.stderr)
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageRequest:
+    """What `build-image` and `test-image` are asked for: names of kubefiles, and values (NAME=VALUE) for these images."""
+
+    names: tuple[str, ...]
+    values: tuple[str, ...]
+
+    @classmethod
+    def read(cls, session: str, words: Iterable[str]) -> ImageRequest:
+        """From the words after ``--``; ends the process when they are wrong."""
+        parser = argparse.ArgumentParser(prog=f"nox -s {session} --", usage="%(prog)s [NAME...] [-e NAME=VALUE]...", allow_abbrev=False)
+        parser.add_argument("-e", "--env", dest="values", metavar="NAME=VALUE", action="append", default=[], help="a value for the images")
+        parser.add_argument("names", nargs="*", metavar="NAME", help="kubefiles; all without names")
+        wanted = parser.parse_intermixed_args(list(words))
+        wrong = [pair for pair in wanted.values if not pair.partition("=")[0] or "=" not in pair]
+        if wrong:
+            # The text may be a secret that was meant to have a name.
+            parser.error(f"{len(wrong)} of {len(wanted.values)} values are not NAME=VALUE")
+        return cls(tuple(wanted.names), tuple(wanted.values))
+
+    def build_options(self, entry: catalog.CatalogEntry) -> list[str]:
+        """Options of `slipway build`. A base that is built along gets no values: its throw-away cluster would boot again."""
+        named = not self.names or entry.name in self.names
+        return [word for pair in self.values if named for word in ("--env", pair)]
+
+    @property
+    def test_options(self) -> list[str]:
+        """Options of pytest."""
+        return [word for pair in self.values for word in ("--value", pair)]
+
+
 class Publishing:
     """What `publish` is asked for. One machine builds for itself and pushes TAG-ARCH, or with --platform for several and pushes TAG.
 
@@ -355,15 +389,15 @@ class Publishing:
         return [["sign", *self.key, target]] if self.key else []
 
 
-def test(session: nox.Session, entries: Iterable[catalog.CatalogEntry]) -> list[str]:
-    """The tests of each image on nodes of its own; the names of those that failed."""
+def test(session: nox.Session, entries: Iterable[catalog.CatalogEntry], *options: str) -> list[str]:
+    """The tests of each image on nodes of its own, with options of pytest; the names of those that failed."""
     failed = []
     for entry in entries:
         if not entry.tests:
             session.error(f"{entry.folder.relative_to(ROOT)} holds no tests: write test_{entry.name.replace('-', '_')}.py")
         folder = str(entry.folder.relative_to(ROOT))
         try:
-            passed = pytest(session, entry.name, folder, "--image", entry.reference, "-v")
+            passed = pytest(session, entry.name, folder, "--image", entry.reference, *options, "-v")
         except RingError as error:
             session.warn(f"{entry.name}: {error}")
             passed = False

@@ -30,15 +30,31 @@ _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NOT_VENDORED = re.compile(r"missing in charts/ directory: (.*)")
 
 
+CHART = "Chart.yaml"
+"""In the folder of every chart."""
+_PACKED = ".tgz"
+_PACKED_PLACES = ("charts/", "application/apps/")
+"""Where a packed chart of a rootfs is one although no launch command names it."""
+
+
+def is_chart(path: str) -> bool:
+    """Return whether a file of a rootfs makes a chart by its path: Chart.yaml of a folder, or a packed chart where charts are kept."""
+    return posixpath.basename(path) == CHART or (is_packed(path) and path.startswith(_PACKED_PLACES))
+
+
+def is_packed(path: str) -> bool:
+    """Return whether a chart's path is that of an archive, not of a Chart.yaml."""
+    return path.endswith(_PACKED)
+
+
 def chart_folders(rootfs_files: Sequence[RootfsFile]) -> list[str]:
     """The folders of charts, without the charts inside of charts: helm renders those with their parents."""
-    folders = sorted(
-        posixpath.dirname(file.path) for file in rootfs_files if posixpath.basename(file.path) == "Chart.yaml" and "/" in file.path
-    )
+    folders = sorted(posixpath.dirname(file.path) for file in rootfs_files if posixpath.basename(file.path) == CHART and "/" in file.path)
     return [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
 
 
 def is_packed_chart(path: Path) -> bool:
+    """Return whether a file on disk is a packed chart by its content."""
     try:
         with tarball.open_tarball(path) as tar:
             return any(re.fullmatch(r"[^/]+/Chart\.yaml", entry.name.removeprefix("./")) for entry in tar)
@@ -72,7 +88,7 @@ class ChartRenderer:
 
         Without ``release`` no launch command installs it, and its own values count.
         """
-        missing = [] if file.path.endswith(".tgz") else list(self._not_vendored(file))
+        missing = [] if is_packed(file.path) else list(self._not_vendored(file))
         if missing:
             self._report_missing(gathered, file, missing, release)
             return
@@ -80,7 +96,7 @@ class ChartRenderer:
             gathered.warnings.append(Fault(file.shown, "this chart was not read: helm is not installed", "put helm on PATH"))
             return
         folder = file.source.parent
-        stray = _stray_link(file, folder if not file.path.endswith(".tgz") else file.source)
+        stray = _stray_link(file, folder if not is_packed(file.path) else file.source)
         if stray:
             message = f"this chart was not read: {stray} is a link that leads out of it"
             gathered.warnings.append(Fault(file.shown, message, "put the file there"))
@@ -97,7 +113,7 @@ class ChartRenderer:
             except (CommandError, yaml.YAMLError, OSError, UnicodeDecodeError) as wrong:
                 self._report_refusal(gathered, file, wrong, release)
                 return
-        shown = file.shown if file.path.endswith(".tgz") else posixpath.dirname(file.shown)
+        shown = file.shown if is_packed(file.path) else posixpath.dirname(file.shown)
         for source, document in documents:
             # helm prints <the chart's name>/templates/x.yaml; the user knows the folder.
             template = source.partition("/")[2]
@@ -115,7 +131,7 @@ class ChartRenderer:
         gathered.warnings.append(Fault(file.shown, f"helm cannot render this chart with {values}: {reason}", hint))
 
     def _report_missing(self, gathered: GatheredImages, file: RootfsFile, names: Sequence[str], release: ChartRelease | None) -> None:
-        chart = file.shown if file.path.endswith(".tgz") else posixpath.dirname(file.shown)
+        chart = file.shown if is_packed(file.path) else posixpath.dirname(file.shown)
         message = f"the dependency {', '.join(names)} of this chart is not in its charts folder, so helm cannot install it"
         report = gathered.faults if release and not self.vendored_later else gathered.warnings
         report.append(Fault(file.shown, message, f"helm dependency update {chart}"))
@@ -125,10 +141,10 @@ class ChartRenderer:
         folder = posixpath.dirname(file.path)
         prefix = f"{folder}/charts/"
         inner = [path.removeprefix(prefix) for path in self.files if path.startswith(prefix)]
-        packed = [path for path in inner if path.endswith(".tgz") and "/" not in path]
+        packed = [path for path in inner if is_packed(path) and "/" not in path]
         present = {path.partition("/")[0] for path in inner if re.fullmatch(r"[^/]+/Chart\.yaml", path)}
         present |= {name for path in inner if re.fullmatch(r"[^/]+/Chart\.yaml", path) for name in _chart_names(self.files[prefix + path])}
-        for source in ("Chart.yaml", "requirements.yaml"):
+        for source in (CHART, "requirements.yaml"):
             named = self.files.get(f"{folder}/{source}")
             for item in _listed_dependencies(named) if named else ():
                 name = text_of(value_of(item, "name"))
@@ -137,7 +153,7 @@ class ChartRenderer:
 
     def _chart(self, file: RootfsFile, work: Path) -> Path:
         """The chart as one folder: its own, or a copy where a Kubefile puts its files together from several places."""
-        if file.path.endswith(".tgz"):
+        if is_packed(file.path):
             return file.source
         folder, source = posixpath.dirname(file.path), file.source.parent
         own = {path.removeprefix(f"{folder}/"): other for path, other in self.files.items() if path.startswith(f"{folder}/")}

@@ -25,7 +25,7 @@ from harness.clusterfile import hooks as hook_documents
 from harness.errors import BuildError, CheckError
 from harness.host import scratch
 from harness.kubefile import instructions
-from harness.lifecycle.apps.install import hooks_of
+from harness.lifecycle.apps.installation import hooks_of
 from harness.lifecycle.kube import wait
 from harness.lifecycle.steps.launch import launch_title
 from harness.oci import layer

@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from harness.build.charts import ChartRenderer, chart_folders, is_packed_chart, read_annotations
+from harness.build.charts import CHART, ChartRenderer, chart_folders, is_chart, is_packed, is_packed_chart, read_annotations
 from harness.build.declared_images import GatheredImages, RootfsFile, ScanResult
 from harness.build.image_lists import IMAGE_LIST, listed_images
 from harness.build.kustomize import read_kustomization
@@ -100,12 +100,12 @@ def _read_charts(
 ) -> None:
     """Charts, each as often as launch commands install it; one that none installs with its own values."""
     renderer = ChartRenderer(present, settings.helm, settings.kube_version, settings.env, settings.app_env, settings.vendored_later)
-    charts = {path for folder in folders if (path := f"{folder}/Chart.yaml") in present}
-    charts |= {path for path in present if path.endswith(".tgz") and path.startswith(("charts/", "application/apps/"))}
-    named = [path for item in reading.releases for path in (item.chart, posixpath.join(item.chart, "Chart.yaml")) if path in present]
+    charts = {path for folder in folders if (path := f"{folder}/{CHART}") in present}
+    charts |= {path for path in present if is_packed(path) and is_chart(path)}
+    named = [path for item in reading.releases for path in (item.chart, posixpath.join(item.chart, CHART)) if path in present]
     for path in sorted({*charts, *named}):
         file = present[path]
-        packed = path.endswith(".tgz")
+        packed = is_packed(path)
         if packed and not is_packed_chart(file.source):
             continue
         if not packed:
@@ -130,4 +130,4 @@ def _relevant(path: str) -> bool:
     name = posixpath.basename(path)
     if "/" in path and not path.startswith(("manifests/", "application/apps/", "etc/")):
         return False
-    return (is_yaml(output_name(name)) and name != "Chart.yaml") or (name.endswith(GO) and path.startswith("manifests/"))
+    return (is_yaml(output_name(name)) and name != CHART) or (name.endswith(GO) and path.startswith("manifests/"))

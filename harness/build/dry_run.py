@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.build import discover, expected_values
-from harness.build.charts import chart_folders
+from harness.build.charts import CHART, chart_folders
 from harness.build.declared_images import REPORT, DeclaredImage, RootfsFile, ScanResult, with_possible
 from harness.build.expected_values import ImageValues, TemplateFile
 from harness.build.image_archives import find_archives
@@ -211,7 +211,7 @@ def _advice(kubefile: Kubefile, context: Path) -> Iterator[Fault]:
             continue
         for source in local_sources(instruction):
             for path in build_context.find(context, source):
-                if path != context and (path / "Chart.yaml").is_file():
+                if path != context and (path / CHART).is_file():
                     destination = "/".join(part for part in (instruction.destination.rstrip("/"), path.name) if part)
                     message = f"{source} is a chart: its content is copied, not the folder"
                     yield Fault(kubefile.where(instruction), message, f"COPY {source} {destination} keeps it apart")

@@ -17,15 +17,15 @@ from harness.build.declared_images import STAND_IN
 from harness.build.stand_ins import StandInPlace, narrowest, place_of, stand_in
 from harness.build.values_schema import DescribedValue
 from harness.cloudimage import ExpectedValue, ImageApp, ValueType
-from harness.clusterfile import secrets
+from harness.clusterfile import secrets, validators
 from harness.clusterfile.schema import RESERVED
 from harness.errors import Fault, InputError
 from harness.templates import render_all
 from harness.templates.job import GO, JINJA, Job, StandIn
-from harness.templates.plain import YAML_ENDINGS, Placeholder, placeholders
+from harness.templates.plain import Placeholder, may_be_meant, placeholders
 from harness.templates.tree import SCHEMA, env_of
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key of a cached result: raise it when other values would be found."""
 
 _CLUSTER = RESERVED | {"PodCIDR", "SvcCIDR"}
@@ -135,7 +135,7 @@ def find(
         for name, value in described.items()
         if value.default is not None and env.get(name, value.default) != value.default
     ]
-    faults = list(_faults(values, env, described, shown))
+    faults = [*finder.faults, *_faults(values, env, described, shown)]
     if faults:
         raise InputError(faults)
     stand_ins = {}
@@ -179,6 +179,7 @@ class _Finder:
         self.inherited = inherited
         self.names: set[str] = set(described)
         self.cluster: set[str] = set()
+        self.faults: list[Fault] = []
         self.warnings: list[Fault] = []
         self._needed: set[str] = set()
         """Names without a value that a file cannot be rendered without."""
@@ -230,7 +231,7 @@ class _Finder:
         missing = [StandIn(before=STAND_IN) for _ in files]
         jobs = [Job(file.text, self._env(file), file.path, each) for file, each in zip(files, missing, strict=True)]
         for file, each, rendered in zip(files, missing, render_all(jobs), strict=True):
-            names = dict.fromkeys(each.names)
+            names = dict.fromkeys(self._given(each.names, file))
             for name in names:
                 self._need(name, file)
             for name in (*names, *(known for known in (*self.described, *self._env(file)) if known not in names)):
@@ -241,6 +242,16 @@ class _Finder:
             # A template that is not understood is a fault when the image is rendered.
             if isinstance(rendered, str):
                 self._places_in(rendered, file.path.removesuffix(GO).removesuffix(JINJA), names)
+
+    def _given(self, names: Iterable[str], file: TemplateFile) -> Iterator[str]:
+        """The names that can be given. The languages of templates know others, with letters that no environment has: each is a fault."""
+        for name in names:
+            if re.fullmatch(validators.ENV_NAME, name):
+                yield name
+            else:
+                line = next(iter(_lines(file.text, name)), 1)
+                message = f"{untrusted.shown(name)[:80]} is not a name for a variable, so no value can be given"
+                self.faults.append(Fault(f"{file.shown}:{line}", message, "use letters, digits and _"))
 
     def _places_in(self, rendered: str, path: str, names: Container[str]) -> None:
         """The places of stand-ins in a rendered template: they are put into braces again, for their places to be read as all others."""
@@ -278,7 +289,7 @@ class _Finder:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
             if near:
                 self.warnings.append(Fault(where, f"{written} is left as text, since nothing declares {name}", f"did you mean {near[0]}?"))
-            elif not placeholder.dot and name[0].isupper() and not file.path.lower().endswith(YAML_ENDINGS):
+            elif may_be_meant(placeholder, file.path):
                 hint = f"if it is a value of the image, declare it: ENV {name}=..., or in {SCHEMA}"
                 self.warnings.append(Fault(where, f"{written} is left as text, since nothing declares {name}", hint))
             elif placeholder.whole and placeholder.dot and file.path.startswith("manifests/"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import build, cloudimage
 from harness.build import discover
-from harness.build.charts import is_packed_chart
+from harness.build.charts import CHART, is_packed, is_packed_chart
 from harness.build.container_images import Builder
 from harness.build.declared_images import RootfsFile, ScanResult
 from harness.build.dry_run import images_json
@@ -41,8 +41,8 @@ def find_in_context(options: BuildOptions) -> dict[str, Any]:
 
 def find_in_files(path: Path) -> dict[str, Any]:
     """The images of a chart, a packed chart, a manifest, or a folder of them. Raises InputError with every fault."""
-    chart = (path / "Chart.yaml").is_file()
-    packed = path.is_file() and path.name.endswith(".tgz") and is_packed_chart(path)
+    chart = (path / CHART).is_file()
+    packed = path.is_file() and is_packed(path.name) and is_packed_chart(path)
     top = f"charts/{path.resolve().name}" if chart else "charts" if packed else "manifests"
     folder = path if path.is_dir() else path.parent
     paths = _below(path) if path.is_dir() else [path]

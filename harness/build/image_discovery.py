@@ -14,6 +14,7 @@ from typing import Any
 
 from harness import cloudimage, log
 from harness.build import cluster_base, cluster_run, container_images, discover, exercise, image_lock, sandbox, sandbox_plan
+from harness.build.charts import is_chart
 from harness.build.cluster_base import ClusterBase
 from harness.build.cluster_run import ClusterRun, RootfsRun, RunRecord
 from harness.build.declared_images import REFUSE, TAKE, DeclaredImage, ScanResult, unwanted, with_possible
@@ -285,7 +286,7 @@ class ImageDiscovery:
             app_env=app_env,
             image_list=self.options.image_list,
             launch=self._commands(),
-            helm=tools.helm() if any(_is_chart(path) for path in self.work.files()) else None,
+            helm=tools.helm() if any(is_chart(path) for path in self.work.files()) else None,
             kube_version=self._kube_version(),
             kubectl=tools.present_kubectl(),
         )
@@ -379,10 +380,6 @@ def _known(facts: Facts | None) -> Facts:
     if facts is None:
         raise BuildError("the rootfs says no Kubernetes", hint="COPY etc/slipway.yaml, or build FROM an image with Kubernetes")
     return facts
-
-
-def _is_chart(path: str) -> bool:
-    return path.rpartition("/")[2] == "Chart.yaml" or (path.endswith(".tgz") and path.startswith(("charts/", "application/apps/")))
 
 
 def _without(scan: ScanResult, pulled: Sequence[PulledImage]) -> ScanResult:

@@ -29,6 +29,8 @@ _RESOURCES = ("resources", "bases", "components")
 _FILES = ("crds", "patchesStrategicMerge", "configurations", "generators", "transformers", "validators")
 _REMOTE = re.compile(r"\w+://|git@|(?:github|gitlab|bitbucket)\.\w+[/:]|.*\?(?:ref|version)=")
 _TIMEOUT = 60
+_MOST = 500
+"""Kustomizations that one is made of: folders that name each other several times multiply."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +79,21 @@ class _Kustomization:
             yield from (part.file, *part.resources, *part.patches, *part.others)
 
 
+@dataclasses.dataclass
+class _Reading:
+    """What the files of one kustomization are read with."""
+
+    files: Mapping[str, RootfsFile]
+    faults: list[Fault] = dataclasses.field(default_factory=list)
+    left: int = _MOST
+
+
 def read_kustomization(
     gathered: GatheredImages, folder: str, files: Mapping[str, RootfsFile], env: Mapping[str, str], *, kubectl: Path | None
 ) -> set[str]:
     """The images of a kustomization, as it is applied. Returns the paths of the files that it is made of."""
-    faults: list[Fault] = []
-    kustomization = _read(folder, files, faults, ())
+    reading = _Reading(files)
+    kustomization, faults = _read(reading, folder, ()), reading.faults
     if kustomization is None:
         gathered.faults += faults or [Fault(folder, "there is no kustomization.yaml in this folder", "kubectl apply -k FOLDER")]
         return set()
@@ -147,11 +158,17 @@ def _rendered(kustomization: _Kustomization, folder: str, kubectl: Path | None, 
 # The small reader
 
 
-def _read(folder: str, files: Mapping[str, RootfsFile], faults: list[Fault], above: tuple[str, ...]) -> _Kustomization | None:
+def _read(reading: _Reading, folder: str, above: tuple[str, ...]) -> _Kustomization | None:
+    files, faults = reading.files, reading.faults
     file = next((files[path] for name in NAMES if (path := posixpath.normpath(posixpath.join(folder, name))) in files), None)
     if file is None:
         return None
     kustomization = _Kustomization(file)
+    reading.left -= 1
+    if reading.left < 0:
+        if reading.left == -1:
+            faults.append(Fault(file.shown, f"it is one of more than {_MOST} kustomizations", "name each folder once"))
+        return kustomization
     try:
         documents = list(documents_of(read_text(file.source)))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
@@ -159,21 +176,19 @@ def _read(folder: str, files: Mapping[str, RootfsFile], faults: list[Fault], abo
         return kustomization
     for document in documents[:1]:
         for field in _RESOURCES:
-            for item in items_of(value_of(document, field)):
-                _add_resource(kustomization, folder, text_of(item) or "", files, faults, (*above, folder))
+            for name in dict.fromkeys(text_of(item) or "" for item in items_of(value_of(document, field))):
+                _add_resource(reading, kustomization, folder, name, (*above, folder))
         _add_files(kustomization, folder, document, files)
         kustomization.renames += _renames(document, file.shown, faults)
     return kustomization
 
 
-def _add_resource(
-    kustomization: _Kustomization, folder: str, name: str, files: Mapping[str, RootfsFile], faults: list[Fault], above: tuple[str, ...]
-) -> None:
+def _add_resource(reading: _Reading, kustomization: _Kustomization, folder: str, name: str, above: tuple[str, ...]) -> None:
     path = posixpath.normpath(posixpath.join(folder, name))
-    if path in files:
-        kustomization.resources.append(files[path])
+    if path in reading.files:
+        kustomization.resources.append(reading.files[path])
         return
-    below = None if _REMOTE.match(name) or path in above else _read(path, files, faults, above)
+    below = None if _REMOTE.match(name) or path in above else _read(reading, path, above)
     if below is not None:
         kustomization.below.append(below)
     else:
@@ -231,7 +246,7 @@ def _renames(document: yaml.Node, shown: str, faults: list[Fault]) -> Iterator[_
 def _images(kustomization: _Kustomization, env: Mapping[str, str], gathered: GatheredImages) -> list[DeclaredImage]:
     """The images of all files below a kustomization, renamed from the inside out; ``gathered`` takes what is beside them."""
     own = GatheredImages()
-    for file in (*kustomization.resources, *kustomization.patches):
+    for file in dict.fromkeys((*kustomization.resources, *kustomization.patches)):
         read_manifest(own, file, env, applied=True)
     for text in kustomization.inline:
         try:

@@ -20,7 +20,7 @@ from harness.kubefile import Kubefile
 from harness.kubefile.instructions import AppCmds, AppInstruction, Cmd, Cmds
 from harness.templates.job import output_name
 
-_VARIABLE = re.compile(r"\$(?:\{(?P<braced>[A-Za-z_]\w*)(?::?-(?P<default>[^}]*))?\}|(?P<plain>[A-Za-z_]\w*))")
+_VARIABLE = re.compile(r"\$(?:\{(?P<braced>[A-Za-z_]\w*)(?::?-(?P<default>[^}]{0,1000}))?\}|(?P<plain>[A-Za-z_]\w*))")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _BREAKS = ";&|()\n"
 _KEYWORDS = frozenset("if then else elif fi for do done while until case esac { } ! time exec sudo command env nohup".split())  # noqa: SIM905
@@ -28,6 +28,11 @@ _SHELLS = ("sh", "bash", "ash", "dash", "source", ".")
 _DEEPEST = 4
 """Scripts that call scripts."""
 _LARGEST_SCRIPT = 1 << 20
+_MOST_COMMANDS = 10_000
+"""Simple commands that are read of all launch commands, scripts included: scripts that call each other multiply."""
+_LONGEST_SHOWN = 200
+_LONGEST_VALUE = 64 << 10
+"""Characters that the variables of a word become: ``A=$A$A`` doubles a value with each command."""
 _REMOTE = re.compile(r"(?:https?|oci|git|ssh)://|git@")
 
 
@@ -112,8 +117,14 @@ def read_launch_commands(commands: Sequence[LaunchCommand], files: Mapping[str, 
     """Read launch commands against the files of the rootfs, by path. ``env`` has the known values of variables."""
     reading = LaunchReading()
     known = _KnownFiles(files)
+    left = _MOST_COMMANDS
     for command in commands:
-        _ShellReader(reading, known, dict(env)).read(command.text, command.where)
+        reader = _ShellReader(reading, known, dict(env), left)
+        reader.read(command.text, command.where)
+        left = reader.left
+    if left < 0:
+        message = f"the launch commands have more than {_MOST_COMMANDS} commands with their scripts; the rest was not read"
+        reading.warnings.append(Fault(commands[-1].where, message, "list the images in manifests/imageList"))
     return reading
 
 
@@ -123,6 +134,7 @@ class _KnownFiles:
     def __init__(self, files: Mapping[str, RootfsFile]) -> None:
         self.files = {output_name(path): file for path, file in files.items()}
         self.folders = {parent for path in self.files for parent in _parents(path)}
+        self._sorted = sorted(self.files)
 
     def matching(self, path: str) -> list[str]:
         """Files and folders that a path or a pattern of the shell names."""
@@ -133,7 +145,7 @@ class _KnownFiles:
 
     def below(self, folder: str, *, recursive: bool) -> list[str]:
         prefix = f"{folder}/" if folder != "." else ""
-        return [path for path in sorted(self.files) if path.startswith(prefix) and (recursive or "/" not in path[len(prefix) :])]
+        return [path for path in self._sorted if path.startswith(prefix) and (recursive or "/" not in path[len(prefix) :])]
 
 
 def _parents(path: str) -> Iterator[str]:
@@ -177,18 +189,23 @@ def _flags(words: Sequence[str], short: Mapping[str, str], with_value: frozenset
 class _ShellReader:
     """Reads commands one after the other, as one shell would run them."""
 
-    def __init__(self, reading: LaunchReading, known: _KnownFiles, variables: dict[str, str]) -> None:
+    def __init__(self, reading: LaunchReading, known: _KnownFiles, variables: dict[str, str], left: int) -> None:
         self.reading = reading
         self.known = known
         self.variables = variables
         self.folder = ""
         self.where = ""
         self.depth = 0
+        self.left = left
+        """Commands that may still be read; below zero when one was left out."""
 
     def read(self, text: str, where: str) -> None:
         self.where = where
         input_files: list[str] = []
         for separator, words in _simple_commands(text):
+            self.left -= 1
+            if self.left < 0:
+                return
             if separator != "|":
                 input_files = []
             input_files = self._command(words, input_files)
@@ -221,13 +238,20 @@ class _ShellReader:
         return []
 
     def _expanded(self, word: str) -> str:
-        """The word with the variables that have values; others become what an undefined variable of a template becomes."""
+        """The word with the variables that have values; others become what an undefined variable of a template becomes, and so does a word
+        that grows too long.
+        """
+        room = _LONGEST_VALUE
 
         def value(match: re.Match[str]) -> str:
+            nonlocal room
             name = match["braced"] or match["plain"]
-            return self.variables.get(name, match["default"] if match["default"] is not None else f"{STAND_IN}{name}")
+            text = self.variables.get(name, match["default"] if match["default"] is not None else f"{STAND_IN}{name}")
+            room -= len(text)
+            return text if room >= 0 else ""
 
-        return _VARIABLE.sub(value, word)
+        expanded = _VARIABLE.sub(value, word)
+        return expanded if room >= 0 else f"{STAND_IN}long"
 
     def _change_folder(self, words: Sequence[str]) -> None:
         if words and "dirname" not in words[0]:
@@ -248,7 +272,7 @@ class _ShellReader:
         path = self._path(word)
         names = self.known.matching(path) if path is not None else []
         if not names:
-            shown = word.replace(STAND_IN, "$")
+            shown = word.replace(STAND_IN, "$")[:_LONGEST_SHOWN]
             self._warn(f"the {kind} {shown} was not read: it is not among the known files", "list the images in manifests/imageList")
         return names
 
@@ -334,6 +358,8 @@ class _ShellReader:
         before, folder = self.where, self.folder
         self.depth += 1
         for line, text in _script_lines(file):
+            if self.left < 0:
+                break
             if "dirname" in text and text.lstrip().startswith("cd "):
                 self.folder = posixpath.dirname(path)
                 continue

@@ -14,7 +14,7 @@ from harness.cli.options import ClusterFlags, Json, SiteAccess, Ssh, Yes, addres
 from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table, wants_json
 from harness.cli.root import app
 from harness.cli.run import tell
-from harness.errors import UsageError
+from harness.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from harness.lifecycle.apply import Applied
@@ -110,6 +110,8 @@ def generate(
     \b
       slipway generate web --masters 10.0.0.1 --nodes 10.0.0.2 > Clusterfile
       slipway generate --from-cluster --masters 10.0.0.1 --key ~/.ssh/id_ed25519
+
+    Values that an image of the store needs, and that -e does not give, are in the Clusterfile as comments.
     """
     as_json = wants_json(output)
     if schema:
@@ -129,22 +131,40 @@ def _from_options(spec: ClusterFlags, ssh: Ssh, site: SiteAccess) -> str:
     from harness.clusterfile import write
     from harness.clusterfile.parse import parse
 
+    env = pairs(spec.env or [], "--env")
     text = write.generate(
         image=spec.images[0],
         images=spec.images[1:],
         masters=addresses(spec.masters, "--masters"),
         nodes=addresses(spec.nodes, "--nodes"),
         name=spec.cluster or "default",
-        env=pairs(spec.env or [], "--env"),
+        env=env,
         user=ssh.user,
         key=str(ssh.key) if ssh.key else None,
         port=ssh.port,
         commands=spec.cmds,
         registry=external_registry(spec.registry, site),
         profile=known_profile(spec.profile),
+        needed=_needed(spec.images, env),
     )
     parse(text, "the Clusterfile")
     return text
+
+
+def _needed(images: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
+    """Names of the values that images of the store need and ``env`` lacks, each with a line about it."""
+    from harness import cloudimage
+
+    store, needed = local_store(), dict[str, str]()
+    for name in images:
+        try:
+            image = cloudimage.read(store, name)
+        except StoreError as error:
+            log.info(f"{error.message}: the values that it needs are not listed")
+            continue
+        values = image.platforms[0].info.values
+        needed |= {value.name: value.summary for value in values if value.required and value.name not in {*env, *needed}}
+    return needed
 
 
 def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:

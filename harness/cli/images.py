@@ -108,8 +108,11 @@ def _say_info(info: Info) -> None:
     if info.converted_from:
         origin = info.converted_from
         say(f"made from   an image of {origin['tool']} {origin['version']}  {short(origin['digest'])}")
+    described = {expected.name: expected for expected in info.values}
     for key, value in info.env.items():
-        say(f"env         {key}={value}")
+        # The line of a value shows its default, and never a secret.
+        if key not in described or not (described[key].secret or described[key].default == value):
+            say(f"env         {key}={value}")
     for expected in info.values:
         say(f"value       {expected}")
     for application in info.apps:

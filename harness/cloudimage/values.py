@@ -24,6 +24,7 @@ _LONGEST = 500
 """Characters of a description that are shown."""
 _PLACES = 3
 """Places that are listed of one value."""
+_HINT = "-e {name}=VALUE, or env: {{{name}: VALUE}} in the Clusterfile"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +113,17 @@ class ExpectedValue:
         more = len(self.where) - _PLACES
         return ", ".join(self.where[:_PLACES]) + (f" and {more} more" if more > 0 else "")
 
-    def __str__(self) -> str:
-        """``Port  required, integer, from 1 to 65535; manifests/web.yaml:7: where the site listens``."""
+    @property
+    def summary(self) -> str:
+        """``required, integer, from 1 to 65535; manifests/web.yaml:7: where the site listens``, for a terminal."""
         state = "required" if self.required else f"default {self.default}" if self.default is not None else "optional"
         kind = str(self.type)
         facts = ", ".join([state, *(["secret"] if self.secret else []), *([kind] if kind != STRING else [])])
         text = "; ".join(part for part in (facts, self.places) if part)
-        return untrusted.shown(f"{self.name}  {text}" + (f": {self.description}" if self.description else ""))
+        return untrusted.shown(text + (f": {self.description}" if self.description else ""))
+
+    def __str__(self) -> str:
+        return f"{self.name}  {self.summary}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -173,12 +178,14 @@ def faults(
     app_env: Mapping[str, Mapping[str, str]] | None = None,
     replaced: Callable[[str], bool] = lambda _: False,
     unknown: Container[str] = (),
+    hint: str = _HINT,
 ) -> list[Fault]:
     """Faults of values that are missing or wrong, all names at once.
 
     ``environments`` are those of the nodes, without the defaults of the image; a value must be in each of them. ``app_env`` is what
     applications get besides, by their names. ``replaced`` says of the path of a file that a
-    Config document writes it whole. ``unknown`` are texts in place of values that were not kept: they are not judged.
+    Config document writes it whole. ``unknown`` are texts in place of values that were not kept: they are not judged. ``hint`` says how a
+    value is given; ``{name}`` in it is the name.
     """
     found: list[Fault] = []
     values = tuple(values)
@@ -190,12 +197,12 @@ def faults(
             problem = None if is_redacted(text) or text in unknown else value.type.problem(text)
             if problem is not None:
                 message = f"{_quoted(value, text)} {problem}{_described(value)}"
-                found.append(Fault(value.name, untrusted.shown(message), _hint(value.name)))
+                found.append(Fault(value.name, untrusted.shown(message), hint.format(name=value.name)))
         if value.required and any(value.name not in env for env in own) and not _is_obsolete(value, replaced):
             message = f"has no value, and {value.places if value.where else 'the image'} needs one"
-            found.append(
-                Fault(value.name, untrusted.shown(f"{message}{_described(value)}"), _hint(value.name, _near(value.name, own, names)))
-            )
+            near = _near(value.name, own, names)
+            slip = f"; {near} is given, which the image does not expect" if near else ""
+            found.append(Fault(value.name, untrusted.shown(f"{message}{_described(value)}"), f"{hint.format(name=value.name)}{slip}"))
     return found
 
 
@@ -228,8 +235,3 @@ def _described(value: ExpectedValue) -> str:
     kind = str(value.type)
     parts = [part for part in (value.description, kind if kind != STRING else "") if part]
     return f" ({'; '.join(parts)})" if parts else ""
-
-
-def _hint(name: str, near: str = "") -> str:
-    slip = f"; {near} is given, which the image does not expect" if near else ""
-    return f"-e {name}=VALUE, or env: {{{name}: VALUE}} in the Clusterfile{slip}"

@@ -82,6 +82,12 @@ def difference(old: Clusterfile, new: Clusterfile) -> tuple[ClusterfileChange, .
     return tuple(changes)
 
 
+def without_secrets(changes: Iterable[ClusterfileChange], names: Iterable[str]) -> tuple[ClusterfileChange, ...]:
+    """The changes, where values of environments with these names are not shown: only an image knows all of its secrets."""
+    ends = tuple(f".env.{name}" for name in names)
+    return tuple(dataclasses.replace(change, before=None, after=None) if change.path.endswith(ends) else change for change in changes)
+
+
 def _by_name(things: Iterable[_Thing]) -> dict[tuple[str, str, int], _Thing]:
     """Index by name; things of one name (hooks may share it) are numbered in order."""
     by_key: dict[tuple[str, str, int], _Thing] = {}

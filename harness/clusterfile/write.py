@@ -56,8 +56,12 @@ def generate(
     load_balancing: str = "auto",
     profile: str | None = None,
     kubeadm: Iterable[Mapping[str, Any]] = (),
+    needed: Mapping[str, str] | None = None,
 ) -> str:
     """A Clusterfile for machines by address; ``hosts`` are those with labels, taints, env or an ssh of their own.
+
+    ``needed`` are values that the images lack, by name, with a line about each: they are written as comments at the place of ``env``,
+    since text in their place would be taken for a value.
 
     Nothing is checked here: ``parse`` does, and reads the same values back.
     """
@@ -79,7 +83,18 @@ def generate(
         load_balancing=load_balancing,
         profile=profile,
     )
-    return _NO_PASSWORDS + _text(Clusterfile("", cluster=cluster, kubeadm=tuple(kubeadm)), _Values())
+    text = _text(Clusterfile("", cluster=cluster, kubeadm=tuple(kubeadm)), _Values())
+    return _NO_PASSWORDS + (_with_needed(text, needed) if needed else text)
+
+
+def _with_needed(text: str, needed: Mapping[str, str]) -> str:
+    """Text of a Clusterfile with a comment for each value that is still to be written: at the head of ``env``, or at its place."""
+    words = {name: " ".join("".join(letter if letter.isprintable() else " " for letter in line).split()) for name, line in needed.items()}
+    lines = "".join(f"    # {name}: VALUE  # {line}\n" for name, line in words.items())
+    if "\n  env:\n" in text:
+        return text.replace("\n  env:\n", f"\n  env:\n    # The image needs these as well:\n{lines}", 1)
+    lines = lines.replace("    # ", "  #   ")
+    return text.replace("\nspec:\n", f"\nspec:\n  # The image needs these values:\n  # env:\n{lines}", 1)
 
 
 def write(clusterfile: Clusterfile) -> str:

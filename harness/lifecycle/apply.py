@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import cloudimage
 from harness.clusterfile import MASTER, NODE, ApplicationDocument, Clusterfile, Host, is_redacted
-from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, ClusterfileChange, difference
+from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, ClusterfileChange, difference, without_secrets
 from harness.errors import CheckError, Fault, FaultCollector, InputError, StoreError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import join, remove, run, upgrade
@@ -120,15 +120,12 @@ def apply(
         there = find(ssh, wanted.name)
         if there is None:
             return _make(clusterfile, store, options, plan, fetch, started, home)
-        # The image says which of its values are secrets, which are not shown as changes.
-        with contextlib.suppress(StoreError):
-            cloudimage.read(store, wanted.image)
         changes, of_apps = compare(there, clusterfile, store), compare_apps(there.apps, clusterfile.apps, store)
         work = with_apps(sort(changes, clusterfile), there.apps, clusterfile.apps, of_apps)
-        changes = tuple(dict.fromkeys((*changes, *of_apps)))
-        if not changes:
+        if not changes and not of_apps:
             return Applied(wanted.name, (), (), not plan, time.monotonic() - started)
         fetch()
+        changes = without_secrets(dict.fromkeys((*changes, *of_apps)), secret_values(clusterfile, store))
         gone = {app.name: tuple(str(each) for each in app.objects if each.ours) for app in there.apps if app.name in work.apps_gone}
         if work.only_apps:
             if work.apps:
@@ -231,6 +228,16 @@ def compare(there: There, wanted: Clusterfile, store: Store) -> tuple[Clusterfil
         changes = (ClusterfileChange("image", "image", ".spec.image", CHANGED, *digests), *changes)
     # Who makes the machines, and how the way to them is balanced by default, is nothing that a cluster could change into.
     return tuple(change for change in changes if change.name != "provider")
+
+
+def secret_values(clusterfile: Clusterfile, store: Store) -> frozenset[str]:
+    """Names of the values that the images of a Clusterfile, as far as they are in the store, call secret."""
+    names: set[str] = set()
+    cluster = [clusterfile.cluster.image] if clusterfile.cluster else []
+    for image in (*cluster, *(app.image for app in clusterfile.apps if app.image)):
+        with contextlib.suppress(StoreError):
+            names |= {value.name for part in cloudimage.read(store, image).platforms for value in part.info.values if value.secret}
+    return frozenset(names)
 
 
 def compare_apps(there: Sequence[Installed], wanted: Sequence[ApplicationDocument], store: Store) -> tuple[ClusterfileChange, ...]:

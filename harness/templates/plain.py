@@ -47,6 +47,11 @@ class Placeholder(NamedTuple):
         return self.whole and not self.dot and self.name not in _KEYWORDS
 
 
+def may_be_meant(placeholder: Placeholder, path: str) -> bool:
+    """Return whether a placeholder that stays as text, since nothing declares it, may be slipway's: a capital outside of YAML."""
+    return not placeholder.dot and placeholder.name[0].isupper() and not path.lower().endswith(YAML_ENDINGS)
+
+
 def placeholders(text: str, path: str, declared: Container[str] = ()) -> list[Placeholder]:
     """The placeholders of a file, in order. Their places are read only when one of them is not declared."""
     found = [Placeholder(*match.span(), match[2], bool(match[1])) for match in _PLACEHOLDER.finditer(text)]

@@ -11,6 +11,7 @@ from harness.errors import Fault, InputError
 from harness.host import durable
 from harness.templates import render_all
 from harness.templates.job import GO, JINJA, Job, output_name
+from harness.templates.plain import YAML_ENDINGS, may_be_meant, placeholders
 
 _LARGEST = 16 << 20
 """Bytes of a file that is rendered; what is larger is data."""
@@ -39,6 +40,14 @@ def templates(root: Path) -> Iterator[tuple[str, str]]:
             continue
         if text is not None:
             yield path, text
+
+
+def left_as_text(root: Path, declared: Container[str]) -> Iterator[tuple[str, str]]:
+    """File and name of each placeholder of an unpacked rootfs that stays as text although it may be a value: see ``plain.may_be_meant``."""
+    for path, text in templates(root):
+        if not path.endswith((GO, JINJA)) and not path.lower().endswith(YAML_ENDINGS):
+            meant = (each for each in placeholders(text, path, declared) if may_be_meant(each, path))
+            yield from dict.fromkeys((path, each.name) for each in meant if each.name not in declared)
 
 
 def render_tree(

@@ -12,16 +12,19 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from testinfra.backend import get_backend
 from testinfra.host import Host
 
-from harness import cloudimage, process, untrusted
+from harness import cloudimage, log, process, untrusted
 from harness.build import container_images
-from harness.errors import CheckError, CommandError, SlipwayError, UsageError
+from harness.cloudimage import CloudImage, values
+from harness.clusterfile.secrets import is_secret, same_secret
+from harness.clusterfile.write import env_place
+from harness.errors import CheckError, CommandError, Fault, InputError, SlipwayError, UsageError
 from harness.host import docker
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import run
@@ -40,6 +43,7 @@ from harness.testkit import isolation
 from harness.trust import policy
 
 _EVENTS = 15
+_HINT = "pytest --value {name}=VALUE, or @pytest.mark.values({name}=VALUE)"
 _BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 _count = itertools.count(1)
 
@@ -51,6 +55,8 @@ class ClusterRequest:
     image: str
     masters: int
     nodes: int
+    values: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
+    """Names and values for the image, as ``slipway run -e`` gives them. Some are secrets."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +216,8 @@ class Cluster:
         masters, nodes = addresses[: len(self.masters)], addresses[len(self.masters) :]
         login = self.machines[0].machine.login
         again = ["pytest", "--image", self.image, "--masters", ",".join(masters), *(["--nodes", ",".join(nodes)] if nodes else [])]
+        # The user knows the secrets.
+        again += [word for name, value in self.request.values if not is_secret(name, value) for word in ("--value", f"{name}={value}")]
         again += ["--ssh-user", login.user, *(["--ssh-key", str(login.key)] if login.key else [])]
         return [
             *(f"ssh -F {machine.ssh.config} {machine.address}    # {machine.name}" for machine in self.machines),
@@ -227,7 +235,8 @@ def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: b
     """Run a cluster for a request: on new nodes, or on the given machines. Removed at the end, unless ``keep``.
 
     A cluster that already runs the image on given machines is used unchanged, and kept. Raises StoreError, before anything is
-    created, for an image that is not in the store, UsageError when given machines run something else, and whatever ``slipway run`` raises.
+    created, for an image that is not in the store, InputError for values that the image needs and that are missing or wrong, UsageError
+    when given machines run something else, and whatever ``slipway run`` raises.
     """
     store = Store.default()
     image = cloudimage.read(store, request.image)
@@ -235,6 +244,7 @@ def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: b
     with contextlib.ExitStack() as undo:
         started = time.monotonic()
         if given is None:
+            check_values(request, image)
             group = _make(request, undo, keep=keep)
             name, masters, nodes = group.name, group.masters, group.nodes
             try:
@@ -252,12 +262,13 @@ def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: b
                 name = "test-" + hashlib.sha256(repr(given).encode()).hexdigest()[:8]
                 # Named after the machines, so that the next run resumes an interrupted one, as with `slipway run`.
                 # The digest is of the repr: the classes in it cannot be renamed.
+                check_values(request, image)
                 _start(request, store, name, masters, nodes)
                 if not keep:
                     undo.callback(process.run, [sys.executable, "-m", "harness.cli", "delete", name, "--yes"])
             else:
                 name, started = existing.name, time.monotonic()
-                existing.check(request, image.digest)
+                existing.check(request, image.digest, image.platform(Platform.host()).info.env)
         state = ClusterState.of(name)
         ssh = undo.enter_context(SshConnections(state.folder, (*masters, *nodes)))
         machines = ssh.connect()
@@ -280,6 +291,16 @@ def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: b
         )
 
 
+def check_values(request: ClusterRequest, image: CloudImage) -> None:
+    """Raise InputError that lists every value which the image needs and that is missing or wrong. Secrets are never shown from now on."""
+    expected = image.platform(Platform.host()).info.values
+    given = dict(request.values)
+    log.hide(*(given[value.name] for value in expected if value.secret and value.name in given))
+    faults = values.faults(expected, [given], hint=_HINT)
+    if faults:
+        raise InputError(faults)
+
+
 def _make(request: ClusterRequest, undo: contextlib.ExitStack, *, keep: bool) -> NodeGroup:
     """Make nodes for a request; ``undo`` removes them and this machine's state of their cluster."""
     client = docker.connect()
@@ -293,7 +314,7 @@ def _make(request: ClusterRequest, undo: contextlib.ExitStack, *, keep: bool) ->
 
 
 def _start(request: ClusterRequest, store: Store, name: str, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
-    run.run(of_machines(name, request.image, masters, nodes), store)
+    run.run(of_machines(name, request.image, masters, nodes, dict(request.values)), store)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,13 +324,25 @@ class _ExistingCluster:
     name: str
     image: str
     digest: str
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    """Values that it runs with, as recorded: secrets are fingerprints."""
 
-    def check(self, request: ClusterRequest, digest: str) -> None:
+    def check(self, request: ClusterRequest, digest: str, defaults: Mapping[str, str]) -> None:
+        """Raise UsageError when it runs another image than the requested one, InputError when it runs other values.
+
+        ``defaults`` are the values of the image.
+        """
         if self.digest != digest:
             raise UsageError(
                 f"the given machines run {self.image} ({self.digest[:19]}), not {request.image} ({digest[:19]})",
                 hint=f"test that one, or remove it: slipway delete {self.name}",
             )
+        place = env_place("Cluster")
+        own = {**defaults, **self.env}
+        others = [name for name, value in request.values if not same_secret(own.get(name, ""), value, f"{place}.{name}")]
+        if others:
+            hint = f"give those that it runs with, or remove it: slipway delete {self.name}"
+            raise InputError(Fault(name, f"the cluster {self.name} on the given machines runs with another value", hint) for name in others)
 
 
 def _running(given: GivenMachines) -> _ExistingCluster | None:
@@ -321,7 +354,8 @@ def _running(given: GivenMachines) -> _ExistingCluster | None:
             return None
         try:
             stored = record.read(NodeKubectl(node))
-            return _ExistingCluster(mark.stdout.split()[0], stored.image, stored.digest)
+            own = stored.clusterfile.cluster
+            return _ExistingCluster(mark.stdout.split()[0], stored.image, stored.digest, own.env if own else {})
         except SlipwayError:
             return None
 

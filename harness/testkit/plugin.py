@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import html
-from collections.abc import Generator, Iterator
+import re
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 TAG = "latest"
 _OURS = ("cluster", "node")
+_NAME = r"[A-Za-z_][A-Za-z0-9_.-]*"
+"""The name of a value, as ``harness.clusterfile.validators.ENV_NAME``, whose module is not loaded for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,8 @@ class KitOptions:
     nodes: tuple[str, ...]
     user: str
     key: Path | None
+    values: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    """Values for the image under test, by name. Some are secrets."""
 
 
 @dataclasses.dataclass
@@ -64,6 +69,9 @@ _kit = pytest.StashKey[Kit]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("slipway", "slipway: clusters from CloudImages")
     group.addoption("--image", dest="slipway_image", metavar="NAME", help="the CloudImage under test, if not FOLDER:latest of its Kubefile")
+    group.addoption(
+        "--value", dest="slipway_values", metavar="NAME=VALUE", action="append", default=[], help="a value for the image; may be repeated"
+    )
     group.addoption("--keep", dest="slipway_keep", action="store_true", help="leave clusters running, and say how to reach and remove them")
     group.addoption("--masters", dest="slipway_masters", metavar="ADDRESSES", help="test on these machines instead of making some")
     group.addoption("--nodes", dest="slipway_nodes", metavar="ADDRESSES", help="more of them, as workers")
@@ -73,6 +81,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "topology(masters=1, nodes=1): the machines that a test, or a module of tests, runs on")
+    config.addinivalue_line("markers", "values(NAME=VALUE): values for the image, as `slipway run -e` gives them; --value wins")
     options = read_options(config)
     if not options.masters and (options.nodes or config.getoption("slipway_user") or options.key):
         raise pytest.UsageError("--nodes, --ssh-user and --ssh-key go with --masters")
@@ -84,6 +93,10 @@ def read_options(config: pytest.Config) -> KitOptions:
     def addresses(name: str) -> tuple[str, ...]:
         return tuple(word.strip() for word in (config.getoption(name) or "").split(",") if word.strip())
 
+    pairs: list[str] = config.getoption("slipway_values")
+    wrong = [f"--value {pair.partition('=')[0]}: not NAME=VALUE" for pair in pairs if not re.match(rf"{_NAME}=", pair)]
+    if wrong:
+        raise pytest.UsageError("\n".join(wrong))
     key = config.getoption("slipway_key")
     return KitOptions(
         image=config.getoption("slipway_image"),
@@ -92,6 +105,7 @@ def read_options(config: pytest.Config) -> KitOptions:
         nodes=addresses("slipway_nodes"),
         user=config.getoption("slipway_user") or "root",
         key=Path(key) if key else None,
+        values={name: value for name, _, value in (pair.partition("=") for pair in pairs)},
     )
 
 
@@ -115,7 +129,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             reason = f"needs {needed[0]} control-plane nodes and {needed[1]} workers, {masters} and {nodes} are given"
             marks.append(pytest.mark.skip(reason=reason))
     # Not shown in the names of tests: it is the same for all of a module, nearly always.
-    parameter = pytest.param(ClusterRequest(image, masters, nodes), marks=marks, id=pytest.HIDDEN_PARAM)
+    request = ClusterRequest(image, masters, nodes, tuple(sorted({**_values_of(item), **options.values}.items())))
+    parameter = pytest.param(request, marks=marks, id=pytest.HIDDEN_PARAM)
     metafunc.parametrize("cluster", [parameter], indirect=True, scope="session")
     if "node" in metafunc.fixturenames and _is_ours(metafunc, "node"):
         ids = [f"master-{index}" for index in range(masters)] + [f"node-{index}" for index in range(nodes)]
@@ -147,6 +162,22 @@ def _topology(masters: int = 1, nodes: int = 1) -> tuple[int, int]:
     if not isinstance(masters, int) or not isinstance(nodes, int) or masters < 1 or nodes < 0:
         raise ValueError(f"masters={masters!r}, nodes={nodes!r}: at least one control-plane node is needed, and both are whole numbers")
     return masters, nodes
+
+
+def _values_of(item: pytest.Item) -> dict[str, str]:
+    """Values that markers give to the image. The nearest marker wins for each name."""
+    values: dict[str, str] = {}
+    for marker in reversed(list(item.iter_markers("values"))):
+        wrong = ["values are given by name: values(Port=30080)"] if marker.args else []
+        for name, value in marker.kwargs.items():
+            if not re.fullmatch(_NAME, name):
+                wrong.append(f"{name!r} is not a name for a variable")
+            if not isinstance(value, str | int | float):
+                wrong.append(f"{name} is not text, a number, True or False")
+        if wrong:
+            raise pytest.Collector.CollectError(f"{item.nodeid}: values: {'; '.join(wrong)}")
+        values |= {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in marker.kwargs.items()}
+    return values
 
 
 def _image_of(path: Path) -> str:

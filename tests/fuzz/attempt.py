@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from tests.fuzz.targets import Target, emptied
+from tests.fuzz.target import Target, emptied
 
 FOUND = Path(__file__).parent / "found"
 """Inputs that failed once: ``TARGET/HASH``. Each is tried again by the ring ``hostile``."""

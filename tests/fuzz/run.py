@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.fuzz.attempt import FOUND, keep, limit_memory, replay
-from tests.fuzz.targets import ALL, BY_NAME, Target
+from tests.fuzz.target import Target
+from tests.fuzz.targets import ALL, BY_NAME
 
 _DEATHS = 5
 """Inputs that end the process after which a target is given up."""
@@ -76,10 +77,10 @@ def _env() -> dict[str, str]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    lines = [f"{'TARGET':<13}{'INPUTS':>10}{'SECONDS':>9}{'FOUND':>7}"]
-    lines += [f"{row.target.name:<13}{row.inputs:>10}{row.seconds:>9.1f}{len(row.found):>7}" for row in rows]
+    lines = [f"{'TARGET':<15}{'INPUTS':>10}{'SECONDS':>9}{'FOUND':>7}"]
+    lines += [f"{row.target.name:<15}{row.inputs:>10}{row.seconds:>9.1f}{len(row.found):>7}" for row in rows]
     total = (
-        f"{'all':<13}{sum(row.inputs for row in rows):>10}{sum(row.seconds for row in rows):>9.1f}{sum(len(row.found) for row in rows):>7}"
+        f"{'all':<15}{sum(row.inputs for row in rows):>10}{sum(row.seconds for row in rows):>9.1f}{sum(len(row.found) for row in rows):>7}"
     )
     return "\n".join([*lines, total])
 

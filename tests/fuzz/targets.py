@@ -1,15 +1,16 @@
-"""Everything that reads what others wrote, as functions of bytes. A target passes when it returns or raises an expected error."""
+"""Everything that reads what others wrote, as functions of bytes. A target passes when it returns or raises an expected error.
+
+Readers of a build context are in ``context_targets``.
+"""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import functools
 import io
 import json
 import re
-import shutil
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,60 +33,30 @@ from harness.oci.registry import config
 from harness.oci.store import Store
 from harness.process import ProcessResult
 from harness.trust import policy
+from tests.fuzz import context_targets
+from tests.fuzz.target import DIGEST, Target, project_files, repaired, text_of, words_of
 from tests.hostile import images
 from tests.hostile.answers import facts
-
-Check = Callable[[bytes, Path], object]
-"""Given an input and an empty folder of its own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """A reader. ``area`` is who answers for it: a module of the product."""
-
-    name: str
-    area: str
-    check: Check
-    seeds: tuple[bytes, ...]
-    tokens: tuple[bytes, ...] = ()
-    expected: tuple[type[Exception], ...] = (SlipwayError,)
-
-
-ROOT = Path(__file__).parents[2]
-_DIGEST = "sha256:" + "0" * 64
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="replace")
-
-
-def _tokens(text: str) -> tuple[bytes, ...]:
-    return tuple(word.encode() for word in text.split())
-
-
-def _files(*patterns: str) -> tuple[bytes, ...]:
-    """Real ones of the project, as seeds."""
-    return tuple(path.read_bytes() for pattern in patterns for path in sorted(ROOT.glob(pattern)) if path.is_file())
-
 
 # ---- texts of users and of images -------------------------------------------------------------------------------------
 
 
 def read_kubefile(data: bytes, folder: Path) -> None:
-    parsed = kubefile.parse(_text(data), "Kubefile", build_args={"A": "b"})
+    parsed = kubefile.parse(text_of(data), "Kubefile", build_args={"A": "b"})
     checks.context_faults(parsed.path, parsed.instructions, folder)
     launch_commands.with_releases(parsed.commands, {"charts/a/Chart.yaml"})
     _ = parsed.launch, parsed.command_arguments
 
 
-def read_ignore_file(data: bytes, _: Path) -> None:
-    rules = ignore.parse(_text(data).splitlines(), ".dockerignore")
+def read_ignore_file(data: bytes, folder: Path) -> None:
+    (folder / ".dockerignore").write_bytes(data)
+    rules = ignore.read(folder)
     for path in ("a", "a/b/c.key", "/".join("ab" * 50)):
         rules.excluding(path)
 
 
 def read_words(data: bytes, _: Path) -> None:
-    text = _text(data)
+    text = text_of(data)
     with contextlib.suppress(ValueError):
         words.json_list(text)
     try:
@@ -98,7 +69,7 @@ def read_words(data: bytes, _: Path) -> None:
 
 
 def read_clusterfile(data: bytes, _: Path) -> None:
-    found = clusterfile.parse(_text(data), "Clusterfile", env={})
+    found = clusterfile.parse(text_of(data), "Clusterfile", env={})
     again = clusterfile.parse(write.write(found), "Clusterfile")
     if clusterfile.parse(write.write(again), "Clusterfile") != again:
         raise AssertionError("what was written is read as another")
@@ -111,7 +82,7 @@ def read_hooks(data: bytes, _: Path) -> None:
 
 
 def read_template(data: bytes, _: Path) -> None:
-    text = _text(data)
+    text = text_of(data)
     for path in ("etc/a.conf", "etc/a.tmpl", "etc/a.j2"):
         try:
             templates.render(text, {"A": "b", "Name": "a\\b'\"c", "N": "5", "Empty": ""}, path)
@@ -148,7 +119,7 @@ def read_yaml(data: bytes, _: Path) -> None:
 def read_formats(data: bytes, _: Path) -> None:
     for read in (serialize.read_documents, serialize.read_toml):
         try:
-            read(_text(data))
+            read(text_of(data))
         except (ValueError, SlipwayError):
             continue
 
@@ -158,7 +129,7 @@ def read_json(data: bytes, _: Path) -> None:
 
 
 def read_reference(data: bytes, _: Path) -> None:
-    text = _text(data)
+    text = text_of(data)
     for parse in (Reference.parse, config.Site.parse):
         try:
             parse(text)
@@ -167,7 +138,7 @@ def read_reference(data: bytes, _: Path) -> None:
 
 
 def read_policy(data: bytes, folder: Path) -> None:
-    found = policy.parse(_text(data), folder / "policy.yaml")
+    found = policy.parse(text_of(data), folder / "policy.yaml")
     found.rule(Reference.parse("docker.io/library/web"))
 
 
@@ -179,7 +150,7 @@ def read_registries(data: bytes, folder: Path) -> None:
 
 
 def read_redaction(data: bytes, _: Path) -> None:
-    text = _text(data)
+    text = text_of(data)
     redaction.text(text)
     secrets.holds_secret(text)
     try:
@@ -212,7 +183,7 @@ class _Spoken:
 
 
 def read_facts(data: bytes, _: Path) -> None:
-    told = gather.ask(cast("Node", _Spoken(_text(data))))
+    told = gather.ask(cast("Node", _Spoken(text_of(data))))
     target = gather.Target("10.0.0.1", "master", told)
     assert told.platform is not None
     told.link("10.0.0.1")
@@ -220,7 +191,7 @@ def read_facts(data: bytes, _: Path) -> None:
 
 
 def read_trial(data: bytes, _: Path) -> None:
-    text = _text(data)
+    text = text_of(data)
     probes.parse(text)
     probes.listening(text)
 
@@ -241,7 +212,7 @@ _TYPES = {
 def layers_of(data: bytes) -> list[bytes]:
     """Layers written down: a line is ``TYPE MODE NAME TARGET``; ``next`` begins another layer."""
     layers: list[list[tuple[str, dict[str, Any]]]] = [[]]
-    for line in _text(data).split("\n")[:200]:
+    for line in text_of(data).split("\n")[:200]:
         kind, mode, name, target = (*line.split(" ", maxsplit=3), "", "", "", "")[:4]
         if kind == "next":
             layers.append([])
@@ -265,16 +236,6 @@ def lay_layers(data: bytes, folder: Path) -> None:
         digest, size = store.put(layer)
         extraction.lay(store, Descriptor(images.LAYER, digest, size))
     extraction.finish()
-
-
-def repaired(data: bytes) -> bytes:
-    """A tar whose headers have right sums: readers look at nothing else of a block with a wrong one."""
-    made = bytearray(data)
-    for begin in range(0, len(made) - 511, 512):
-        if made[begin + 257 : begin + 262] == b"ustar":
-            made[begin + 148 : begin + 156] = b" " * 8
-            made[begin + 148 : begin + 156] = b"%06o\0 " % sum(made[begin : begin + 512])
-    return bytes(made)
 
 
 def lay_tar(data: bytes, folder: Path) -> None:
@@ -350,7 +311,7 @@ _DOCUMENTS: dict[str, Any] = {
         **images.PLATFORM,
         "created": "1970-01-01T00:00:00Z",
         "config": {"Labels": {"a": "b"}},
-        "rootfs": {"type": "layers", "diff_ids": [_DIGEST]},
+        "rootfs": {"type": "layers", "diff_ids": [DIGEST]},
         "history": [{"created_by": "COPY a .", "comment": "0"}],
     },
     "SET": {
@@ -463,15 +424,15 @@ kind: Plugin
 metadata: {name: p}
 spec: {type: SHELL, action: PostInstall, on: master, data: ls}
 """
-_CLUSTERFILES = (*_files("tests/cases/**/*lusterfile*"), _CLUSTERFILE)
+_CLUSTERFILES = (*project_files("tests/cases/**/*lusterfile*"), _CLUSTERFILE)
 
 ALL: tuple[Target, ...] = (
     Target(
         "kubefile",
         "harness/kubefile/__init__.py",
         read_kubefile,
-        _files("kubefiles/*/Kubefile"),
-        _tokens(
+        project_files("kubefiles/*/Kubefile"),
+        words_of(
             "FROM COPY RUN ARG ENV LABEL APP CNI CSI APPCMDS APPENV KUBEVERSION "
             "LAUNCH CMDS CMD MAINTAINER --from= <<EOF \\ # escape=` ${A} $A ${A:-b}"
         ),
@@ -480,22 +441,22 @@ ALL: tuple[Target, ...] = (
         "ignore-file",
         "harness/kubefile/ignore.py",
         read_ignore_file,
-        (b"secret\n!secret/public\n# comment\n**/*.key\n", b"a/**/b\n*\n!keep\na[^b]?\n"),
-        _tokens("** * ? ! # / [ ] [^ \\ a**b ./ .. **/"),
+        (b"\xef\xbb\xbfsecret\r\n!secret/public\n# comment\n**/*.key\n", b"a/**/b\n*\n!keep\na[^b]?\n"),
+        words_of("** * ? ! # / [ ] [^ \\ a**b ./ .. **/"),
     ),
     Target(
         "words",
         "harness/kubefile/words.py",
         read_words,
         (b"a 'b c' \"d $A\" ${A:-x} ${A:+y}", b'["a", "b"]', b">=1.20 <1.31 || ~1.2.x"),
-        _tokens("$ ${ } :- :+ \\ ' \" ` [ ] , || ^ ~ >= x *"),
+        words_of("$ ${ } :- :+ \\ ' \" ` [ ] , || ^ ~ >= x *"),
     ),
     Target(
         "clusterfile",
         "harness/clusterfile/",
         read_clusterfile,
         _CLUSTERFILES,
-        _tokens(
+        words_of(
             "kind: spec: hosts: ips: roles: [] {} &a *a <<: --- env: "
             "ssh: passwd: nodes: masters: ipList: registry: network: apps: on: ~ !!int |"
         ),
@@ -505,7 +466,7 @@ ALL: tuple[Target, ...] = (
         "harness/clusterfile/hooks.py",
         read_hooks,
         (_CLUSTERFILE.rpartition(b"---\n")[2],),
-        _tokens("type: ETCD HOSTNAME LABEL TAINT SHELL action: PreInit | on: scope: data:"),
+        words_of("type: ETCD HOSTNAME LABEL TAINT SHELL action: PreInit | on: scope: data:"),
     ),
     Target(
         "template",
@@ -515,7 +476,7 @@ ALL: tuple[Target, ...] = (
             b'a {{ .Name }} {{ A }} {{- if eq .A "b" }}x{{ else }}y{{ end -}}{{ .Name | quote | indent 2 }}',
             b"{% for a in range(3) %}{{ A|upper }}{% endfor %}{% if A %}x{% endif %}",
         ),
-        _tokens(
+        words_of(
             "{{ }} {{- -}} {% %} {# #} {{/* */}} | quote indent b64enc b64dec default eq ne and or "
             "not if else end range( * ** // % 'x' 10**10 upper .A $. ( ) for in set ~"
         ),
@@ -525,49 +486,49 @@ ALL: tuple[Target, ...] = (
         "harness/build/discover.py",
         read_documents,
         (b"kind: Pod\nspec: {containers: [{image: nginx:1}]}\n---\na: &a {image: b}\nc: {<<: *a}\n", b"nginx:1\n# x\nbusybox\n"),
-        _tokens("image: &a *a <<: --- [ ] { } !!binary !!set ? |"),
+        words_of("image: &a *a <<: --- [ ] { } !!binary !!set ? |"),
     ),
     Target(
         "yaml",
         "harness/untrusted/yaml_reader.py",
         read_yaml,
         (b"a: [1, 2.5, ~, 2001-01-01, 0x1f, 1:30, .inf]\nb: &x {c: d}\ne: *x\n--- !!set {a}\n",),
-        _tokens("&a *a <<: --- !!int !!float !!binary !!set !!omap !!pairs !!timestamp ? | > - : [ ] { }"),
+        words_of("&a *a <<: --- !!int !!float !!binary !!set !!omap !!pairs !!timestamp ? | > - : [ ] { }"),
     ),
     Target(
         "formats",
         "harness/clusterfile/serialize.py",
         read_formats,
         (b"a: b\n---\nc: [d]\n", b'[a]\nb = "c"\nd = [1, 2]\n[[e]]\nf = 1979-05-27\n'),
-        _tokens("[ ] = [[ ]] \"\"\" ''' inf nan &a *a <<:"),
+        words_of("[ ] = [[ ]] \"\"\" ''' inf nan &a *a <<:"),
     ),
     Target(
         "json",
         "harness/untrusted/json_reader.py",
         read_json,
         (b'{"a": [1, 2.5e3, null, true, "x\\ud800"], "layers": {}}',),
-        _tokens("{ } [ ] : , NaN Infinity 1e999 layers Layers \\u0000"),
+        words_of("{ } [ ] : , NaN Infinity 1e999 layers Layers \\u0000"),
     ),
     Target(
         "reference",
         "harness/oci/reference.py",
         read_reference,
-        (b"docker.io/library/web:1.0", b"[::1]:5000/a/b@" + _DIGEST.encode(), b"localhost:443/a"),
-        _tokens(": / @ sha256: . .. - _ [ ] %"),
+        (b"docker.io/library/web:1.0", b"[::1]:5000/a/b@" + DIGEST.encode(), b"localhost:443/a"),
+        words_of(": / @ sha256: . .. - _ [ ] %"),
     ),
     Target(
         "policy",
         "harness/trust/policy.py",
         read_policy,
         (b"default: none\nrules:\n- repository: docker.io/**\n  require: deny\n- repository: a.example/b\n  require: none\n",),
-        _tokens("default: rules: require: keys: ** * deny none [~x] ~x"),
+        words_of("default: rules: require: keys: ** * deny none [~x] ~x"),
     ),
     Target(
         "registries",
         "harness/oci/registry/config.py",
         read_registries,
         (_REGISTRIES,),
-        _tokens('[[registry]] prefix location blocked mirror = "*." ""'),
+        words_of('[[registry]] prefix location blocked mirror = "*." ""'),
     ),
     Target(
         "redaction",
@@ -577,35 +538,35 @@ ALL: tuple[Target, ...] = (
             b"password: x\n--token abc -u a:b Authorization: Bearer x a.a.a. DB_PASS=1 " + b"a" * 200,
             b'{"kind": "Secret", "data": {"a": "b"}, "env": [{"name": "PASSWORD", "value": "x"}]}',
         ),
-        _tokens('a. = : --password token "auth": PASS _KEY \\" - / +'),
+        words_of('a. = : --password token "auth": PASS _KEY \\" - / +'),
     ),
     Target(
         "kubeconfig",
         "harness/untrusted/kubeconfig.py",
         read_kubeconfig,
         (_kubeconfig_seed(),),
-        _tokens("users: clusters: contexts: name: user: cluster: exec: ~ [] {} LS0t"),
+        words_of("users: clusters: contexts: name: user: cluster: exec: ~ [] {} LS0t"),
     ),
     Target(
         "facts",
         "harness/lifecycle/checks/facts.py",
         read_facts,
         (_facts_seed(),),
-        _tokens("place link route route6 port owner containers limit resolv address hosts capabilities time begun os zz ² -1"),
+        words_of("place link route route6 port owner containers limit resolv address hosts capabilities time begun os zz ² -1"),
     ),
     Target(
         "trial",
         "harness/lifecycle/checks/preflight/probes.py",
         read_trial,
         (b"listening 12 6443 2379 udp\nreach 10.0.0.1 6443 ok\npacket 10.0.0.1 yes\nsync 0.0012\n",),
-        _tokens("listening reach packet sync udp ² nan 1e999 -"),
+        words_of("listening reach packet sync udp ² nan 1e999 -"),
     ),
     Target(
         "layers",
         "harness/oci/layer/extract.py",
         lay_layers,
         _LAYERS,
-        _tokens("file dir link hard pipe sparse next 777 000 .. ../.. / etc x .wh. .wh..wh..opq a/b/c"),
+        words_of("file dir link hard pipe sparse next 777 000 .. ../.. / etc x .wh. .wh..wh..opq a/b/c"),
     ),
     Target(
         "tar",
@@ -615,31 +576,22 @@ ALL: tuple[Target, ...] = (
             images.layer({"a": "b", "c/" + "d" * 120: "e"}, [images.link("f", "a")]),
             images.header(b"a", 5, b"0") + b"hello" + bytes(507 + 1024),
         ),
-        _tokens("ustar ././@LongLink 00000000000 77777777777 GNU.sparse.size=1 path= linkpath= size="),
+        words_of("ustar ././@LongLink 00000000000 77777777777 GNU.sparse.size=1 path= linkpath= size="),
     ),
     Target(
         "archive",
         "harness/oci/archive/__init__.py",
         load_archive,
         (_archive_seed(),),
-        _tokens('index.json manifests "size": "digest": annotations blobs/sha256/ ustar 1e999 NaN []'),
+        words_of('index.json manifests "size": "digest": annotations blobs/sha256/ ustar 1e999 NaN []'),
     ),
     Target(
         "image",
         "harness/cloudimage/__init__.py",
         read_image,
         (json.dumps(_DOCUMENTS).encode(),),
-        _tokens("manifests layers config annotations platform schemaVersion"),
+        words_of("manifests layers config annotations platform schemaVersion"),
     ),
+    *context_targets.ALL,
 )
 BY_NAME: Mapping[str, Target] = {target.name: target for target in ALL}
-
-
-def emptied(folder: Path) -> None:
-    """Make a folder, with nothing in it."""
-    if folder.exists():
-        for path in folder.rglob("*"):
-            if path.is_dir() and not path.is_symlink():
-                path.chmod(0o700)
-        shutil.rmtree(folder)
-    folder.mkdir()

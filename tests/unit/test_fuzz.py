@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from harness.errors import StoreError
-from tests.fuzz import attempt, targets
+from tests.fuzz import attempt
 from tests.fuzz.attempt import Bench, Finding, keep, replay
 from tests.fuzz.mutate import LARGEST, Mutator
-from tests.fuzz.targets import ALL, Target
+from tests.fuzz.target import Target, emptied
+from tests.fuzz.targets import ALL
 
 
 def fragile(data: bytes, folder: Path) -> None:
@@ -118,7 +119,7 @@ def test_seeds_are_what_a_target_reads(target: Target, tmp_path: Path) -> None:
     taken = 0
     for number, seed in enumerate(target.seeds):
         folder = tmp_path / str(number)
-        targets.emptied(folder)
+        emptied(folder)
         try:
             target.check(seed, folder)
         except target.expected:

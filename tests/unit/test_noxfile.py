@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -221,6 +222,32 @@ def test_every_file_of_the_cluster_ring_is_in_one_group_that_stays_together() ->
 
 def entry(name: str) -> catalog.CatalogEntry:
     return catalog.find(noxfile.ROOT / "kubefiles")[name]
+
+
+def test_values_of_images_reach_the_build_and_the_tests_but_not_the_bases(reports: Path) -> None:
+    wanted = noxfile.ImageRequest.read("test-image", ["web", "-e", "Port=80", "--env", "Site=a b", "redis"])
+    assert wanted.names == ("web", "redis")
+    assert wanted.build_options(entry("web")) == ["--env", "Port=80", "--env", "Site=a b"]
+    assert wanted.build_options(entry("kubernetes")) == []
+    session = Session(reports, 0, GREEN)
+    web = dataclasses.replace(entry("web"), folder=noxfile.ROOT / "kubefiles/web", tests=(Path("test_web.py"),))
+    assert noxfile.test(cast("nox.Session", session), [web], *wanted.test_options) == []
+    (words,) = session.commands
+    begin = words.index("--value")
+    assert words[begin : begin + 4] == ("--value", "Port=80", "--value", "Site=a b")
+
+
+def test_values_without_names_are_for_every_image() -> None:
+    assert noxfile.ImageRequest.read("build-image", ["-e", "Port=80"]).build_options(entry("kubernetes")) == ["--env", "Port=80"]
+
+
+def test_values_that_are_not_pairs_are_refused_without_their_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        noxfile.ImageRequest.read("build-image", ["web", "-e", "sesame", "-e", "Port=80"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "1 of 2 values are not NAME=VALUE" in said
+    assert "sesame" not in said
 
 
 def test_a_machine_of_a_matrix_publishes_under_its_own_tag(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from harness.cloudimage import CloudImage
 from harness.clusterfile import ApplicationDocument
-from harness.lifecycle.apps import install, requests
+from harness.lifecycle.apps import install, installation, requests
 from harness.lifecycle.apps.install import InstallResult
 from harness.lifecycle.apps.target import REGISTRY, SITE, AppTarget
 from harness.lifecycle.plan import Insertion, Step
@@ -79,7 +79,7 @@ def step(
         # Its images are delivered apart from those of the cluster.
         context.exchange.close()
         request = requests.Request(document, by_file=True, elsewhere=spec.elsewhere, timeout=spec.timeout)
-        work = install.make(target(context), request, install.read(request, spec.store), spec.store)
+        work = installation.make(target(context), request, installation.read(request, spec.store), spec.store)
         work.waits = waits
         results.append(install.carry_out(work, time.monotonic()))
         return f"{len(results[-1].objects)} objects"

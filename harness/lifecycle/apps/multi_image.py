@@ -19,8 +19,9 @@ from harness.cloudimage import CloudImage
 from harness.clusterfile import ApplicationDocument, ClusterDocument, Clusterfile
 from harness.clusterfile.cluster import DUAL_STACK
 from harness.errors import Fault, FaultCollector, InputError, SlipwayError
-from harness.lifecycle.apps import install, records
-from harness.lifecycle.apps.install import AppInstall, InstallResult
+from harness.lifecycle.apps import install, installation, records
+from harness.lifecycle.apps.install import InstallResult
+from harness.lifecycle.apps.installation import AppInstall
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import AppTarget, Where, opened
 from harness.lifecycle.plan import describe
@@ -100,10 +101,10 @@ def judge(apps: Sequence[ApplicationDocument], target: AppTarget, store: Store, 
     for document in apps:
         with collector.of(document.image or document.name):
             request = Request(document)
-            image = install.read(request, store)
+            image = installation.read(request, store)
             images.append(image)
             platform = image.platforms[0].platform
-            install.work_of(dataclasses.replace(target, platforms={target.first.address: platform}), request, image, store)
+            installation.work_of(dataclasses.replace(target, platforms={target.first.address: platform}), request, image, store)
     return tuple(images)
 
 
@@ -116,13 +117,13 @@ def prepared(requests: Sequence[Request], where: Where, store: Store, *, home: P
     collector, images = FaultCollector(), dict[str, CloudImage]()
     for request in requests:
         with collector.of(request.document.image or ""):
-            images[request.document.name] = install.read(request, store)
+            images[request.document.name] = installation.read(request, store)
     collector.finish()
     with opened(where, home=home) as target:
         works: list[AppInstall] = []
         for request in requests:
             with collector.of(request.document.image or ""):
-                works.append(install.make(target, request, images[request.document.name], store))
+                works.append(installation.make(target, request, images[request.document.name], store))
         collector.finish()
         yield tuple(works)
 

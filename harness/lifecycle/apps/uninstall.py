@@ -16,7 +16,7 @@ from harness.clusterfile import environment as environments
 from harness.clusterfile import hooks as hook_documents
 from harness.clusterfile.parse import image_hooks
 from harness.errors import InputError, StoreError, UsageError
-from harness.lifecycle.apps import install, launch, records, unused
+from harness.lifecycle.apps import installation, launch, records, unused
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.target import AppTarget, Where, opened
 from harness.lifecycle.apps.tracking import TrackedObject
@@ -177,7 +177,7 @@ def _hooks_of(work: AppRemoval) -> tuple[Hook, ...]:
             return ()
         else:
             image = cloudimage.read(work.store, work.record.digest)
-            hooks = install.hooks_of(unpacked.unpacked_rootfs(work.store, image.platforms[0].layers))
+            hooks = installation.hooks_of(unpacked.unpacked_rootfs(work.store, image.platforms[0].layers))
     except (InputError, StoreError) as error:
         log.warning(f"the hooks of {work.record.image} for its removal are not known: {error.message}")
         return ()

@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness import log, untrusted
@@ -43,6 +43,7 @@ from harness.nodes import JumpHost, Login, Machine
 from harness.nodes.files import STATE
 from harness.runtimes import REGISTRY_PORT
 from harness.runtimes.configuration import DECIDED
+from harness.templates.tree import left_as_text
 
 _DATA_ROOTS = (STATE, "/var/lib/sealer/data")
 """The folder of slipway, and sealer's default."""
@@ -327,6 +328,20 @@ def require_values(
     faults = values.faults(info.values, environments, app_env=own, replaced=written.__contains__, unknown=PLACEHOLDERS)
     if faults:
         raise InputError(faults)
+
+
+def warn_of_text(info: Info, tree: Path, declared: Container[str], clusterfile: Clusterfile) -> None:
+    """Warn of names in an unpacked rootfs that stay as text and may be values. An image with a list of its values was warned of when it was
+    built; an older one has none.
+    """
+    if info.values:
+        return
+    replaced = {file.target for file in clusterfile.files}
+    left = [(path, name) for path, name in left_as_text(tree, declared) if path not in replaced]
+    if left:
+        (path, name), more = left[0], f" (and {len(left) - 1} more)" if left[1:] else ""
+        text = f"{path}: {{{{ {name} }}}} stays as text, since nothing declares {name}{more}; if it is a value: -e {name}=VALUE"
+        log.warning(untrusted.shown(text))
 
 
 def edit(clusterfile: Clusterfile) -> Callable[[Path], Sequence[str]] | None:

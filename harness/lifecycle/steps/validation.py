@@ -84,6 +84,9 @@ def check_files(resolved: ResolvedCluster, nodes: Sequence[SshNode]) -> None:
              for node in reversed(nodes)}  # fmt: skip
     if not alike:
         return
+    first = next(iter(alike.values()))
+    own = (*spec.host_env.values(), *spec.app_env.values(), *(app.env for app in resolved.main.info.apps))
+    request.warn_of_text(spec.info, resolved.tree(first), set().union(resolved.environment(first), *own), spec.clusterfile)
     # As control-plane nodes: workers get a part of the same files.
     trial = ResolvedCluster(dataclasses.replace(spec, masters=tuple(alike.values()), workers=(), unreachable={}), resolved.facts)
     for node in trial.spec.nodes:

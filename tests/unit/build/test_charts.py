@@ -14,6 +14,7 @@ import pytest
 
 from harness import process
 from harness.build import discover
+from harness.build.charts import is_chart
 from harness.build.declared_images import RootfsFile
 from harness.build.launch_commands import LaunchCommand
 from harness.errors import CommandError, InputError
@@ -234,3 +235,19 @@ def test_dependency_that_helm_misses_in_a_packed_chart_is_a_fault(tmp_path: Path
     helm({"shop-1.tgz": CommandError("helm: exit code 1", details=said)})
     with pytest.raises(InputError, match="the dependency redis, db of this chart"):
         discover.declared(tmp_path, launched("helm install shop charts/shop-1.tgz"))
+
+
+@pytest.mark.parametrize(
+    ("path", "chart"),
+    [
+        ("charts/web/Chart.yaml", True),
+        ("deploy/web/Chart.yaml", True),
+        ("charts/web-1.2.3.tgz", True),
+        ("application/apps/web/web.tgz", True),
+        ("images/web.tgz", False),
+        ("charts/web/values.yaml", False),
+        ("charts/web/MyChart.yaml", False),
+    ],
+)
+def test_a_chart_is_recognized_by_its_path(path: str, chart: bool) -> None:
+    assert is_chart(path) is chart

@@ -171,3 +171,12 @@ def test_a_name_with_a_capital_in_a_file_that_is_not_yaml_is_a_warning() -> None
     assert [(warning.where, warning.hint) for warning in found.warnings] == [
         ("etc/app.conf:1", "if it is a value of the image, declare it: ENV DbHost=..., or in etc/values.schema.json")
     ]
+
+
+def test_name_in_a_template_that_no_environment_can_have_is_a_fault() -> None:
+    with pytest.raises(InputError) as caught:
+        find([file("etc/a.conf.tmpl", "a\n{{ .Na\u00efve }} {{ D\u00b2 }} {{ .Port }}\n")], {})
+    assert [(fault.where, fault.message) for fault in caught.value.faults] == [
+        ("etc/a.conf.tmpl:2", "Na\u00efve is not a name for a variable, so no value can be given"),
+        ("etc/a.conf.tmpl:2", "D\u00b2 is not a name for a variable, so no value can be given"),
+    ]

@@ -153,3 +153,14 @@ def test_broken_kustomization_is_a_fault(tmp_path: Path, files: dict[str, str], 
     with pytest.raises(InputError) as caught:
         scan(write(tmp_path, files), None, "kubectl apply -k k")
     assert [fault.where for fault in caught.value.faults] == [where]
+
+
+def test_kustomizations_that_name_each_other_several_times_are_a_fault(tmp_path: Path) -> None:
+    def folder(number: int) -> str:
+        return ", ".join(f"{dots}../f{number}" for dots in ("", "./", "././", "../overlay/"))
+
+    files = {f"manifests/f{number}/kustomization.yaml": f"resources: [{folder(number + 1)}]\n" for number in range(12)}
+    files |= {"manifests/overlay/kustomization.yaml": "resources: [../f0]\n", "manifests/f12/kustomization.yaml": "{}\n"}
+    with pytest.raises(InputError) as caught:
+        scan(write(tmp_path, files))
+    assert [fault.message for fault in caught.value.faults] == ["it is one of more than 500 kustomizations"]

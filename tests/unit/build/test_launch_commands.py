@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.build import launch_commands
 from harness.build.declared_images import RootfsFile
 from harness.build.launch_commands import ChartRelease, LaunchCommand, LaunchReading, read_launch_commands
 from tests.unit.build.rootfs_files import write
@@ -162,3 +163,28 @@ def test_scripts_are_read_line_by_line(tmp_path: Path) -> None:
 def test_half_a_command_is_not_a_crash(command: str) -> None:
     found = read(command)
     assert (found.releases, found.manifests) == ([], {})
+
+
+def test_values_that_double_with_each_command_are_not_known() -> None:
+    found = read("A=charts/shop; B=$A$A; helm install shop $A; " + "A=$A$A; " * 60 + "helm install shop $A")
+    assert [item.chart for item in found.releases] == ["charts/shop"]
+    (warning,) = found.warnings
+    assert warning.message.startswith("the chart $long")
+    assert len(warning.message) < 300
+
+
+def test_scripts_that_call_each_other_are_read_up_to_a_limit(tmp_path: Path) -> None:
+    script = "kubectl apply -f app.yaml\n" + "sh scripts/many.sh\n" * 300
+    found = read("sh scripts/many.sh", tmp_path, many=script)
+    assert found.manifests == {"app.yaml": "many.sh:1"}
+    (warning,) = found.warnings
+    assert (warning.where, warning.message) == (
+        "Kubefile:3",
+        "the launch commands have more than 10000 commands with their scripts; the rest was not read",
+    )
+
+
+def test_braces_that_are_never_closed_are_text() -> None:
+    """Each looks no further than 1000 characters for its end."""
+    assert launch_commands._VARIABLE.match("${A:-" + "x" * 1000 + "}")
+    assert not launch_commands._VARIABLE.match("${A:-" + "x" * 1001 + "}")

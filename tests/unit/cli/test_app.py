@@ -281,6 +281,20 @@ def test_values_that_an_image_expects_are_inspected_and_asked_for(home: Path, ca
     assert platform["info"]["values"] == [port.to_json()]
 
 
+def test_inspect_shows_a_value_with_a_default_once_and_no_secret(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = (ExpectedValue("Port", default="80"), ExpectedValue("Phrase", secret=True), ExpectedValue("Odd", default="1"))
+    put(Store.default(), "web:1", info=Info(type="app", env={"Port": "80", "Phrase": "sesame", "Odd": "2", "Other": "x"}, values=values))
+    assert app.execute(["inspect", "web:1"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("env ", "value "))]
+    assert lines == [
+        "env         Odd=2",
+        "env         Other=x",
+        "value       Port  default 80",
+        "value       Phrase  optional, secret",
+        "value       Odd  default 1",
+    ]
+
+
 def test_check_of_a_build_shows_the_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "Kubefile").write_text("FROM scratch\nCOPY a.yaml manifests/\n")
     (tmp_path / "a.yaml").write_text("targetPort: {{ Port }}\n")

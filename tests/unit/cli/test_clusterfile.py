@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness.cli import app
+from harness.cloudimage import ExpectedValue, Info
 from harness.clusterfile.parse import parse
+from harness.oci.store import Store
+from tests.unit.cloudimage.examples import put
 
 CLUSTER = "apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {name: shop}\nspec: {image: shop, hosts: [{ips: [%s], roles: [master]}]}\n"
 
@@ -36,6 +39,40 @@ def test_generate_writes_several_images_as_a_list(capsys: pytest.CaptureFixture[
     cluster = parse(capsys.readouterr().out, "Clusterfile").cluster
     assert cluster is not None
     assert (cluster.image, cluster.images) == ("kubernetes", ("calico", "shop:1"))
+
+
+def test_generate_writes_the_values_that_images_need_as_comments(capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.default()
+    port = ExpectedValue("Port", ("manifests/web.yaml:7",), required=True, description="where\nit: listens\ufffe # here")
+    values = (port, ExpectedValue("DbPassword", required=True, secret=True), ExpectedValue("Colour", default="red"))
+    put(store, "web:1", info=Info(values=values))
+    put(store, "shop:1", info=Info(type="app", values=(port, ExpectedValue("Site", required=True))))
+    assert app.execute(["generate", "web:1", "shop:1", "nosuch", "-m", "10.0.0.1"]) == 0
+    text, log = capsys.readouterr()
+    lines = text.splitlines()
+    begin = lines.index("spec:")
+    assert lines[begin + 1 : begin + 7] == [
+        "  # The image needs these values:",
+        "  # env:",
+        "  #   Port: VALUE  # required; manifests/web.yaml:7: where\\nit: listens # here",
+        "  #   DbPassword: VALUE  # required, secret",
+        "  #   Site: VALUE  # required",
+        "  image:",
+    ]
+    assert "nosuch: no such image" in log
+    written = text.replace("  # env:", "  env:").replace("  #   ", "    ")
+    assert set(parse(written, "Clusterfile").cluster.env) == {"Port", "DbPassword", "Site"}  # type: ignore[union-attr]
+
+
+def test_generate_writes_comments_into_the_env_that_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    values = (ExpectedValue("Port", required=True), ExpectedValue("Site", required=True))
+    put(Store.default(), "web:1", info=Info(values=values))
+    assert app.execute(["generate", "web:1", "-m", "10.0.0.1", "-e", "Port=80"]) == 0
+    text = capsys.readouterr().out
+    assert "  env:\n    # The image needs these as well:\n    # Site: VALUE  # required\n    Port: '80'\n" in text
+    written = parse(text.replace("    # Site", "    Site"), "Clusterfile").cluster
+    assert written is not None
+    assert written.env == {"Site": "VALUE", "Port": "80"}
 
 
 @pytest.mark.parametrize(("images", "says"), [("[]", "is an empty list"), ("[a, b, a]", "a is listed twice"), ("[a, 'B:x:y']", "is not")])

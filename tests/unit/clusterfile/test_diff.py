@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.clusterfile import ClusterDocument, Clusterfile
-from harness.clusterfile.diff import ClusterfileChange, difference
+from harness.clusterfile.diff import ClusterfileChange, difference, without_secrets
 from harness.clusterfile.parse import parse
 from harness.clusterfile.secrets import fingerprint
 from harness.clusterfile.write import redacted
@@ -136,6 +136,17 @@ def test_a_value_that_only_the_image_calls_secret_is_not_shown_once_it_is_kept_a
     )
     (change,) = difference(Clusterfile("", cluster=before), Clusterfile("", cluster=after))
     assert (change.before, change.after) == (None, None)
+
+
+def test_values_with_names_of_secrets_are_changes_that_are_not_shown() -> None:
+    of_host = "hosts:\n- {ips: [10.0.0.1], roles: [master], env: {Phrase: %s}}\n"
+    before, after = spec_text("env: {Port: 80}\n" + of_host % "a"), spec_text("env: {Port: 81, db.Phrase: sesame}\n" + of_host % "b")
+    found = without_secrets(difference(read(before), read(after)), {"Phrase", "db.Phrase"})
+    assert [str(change) for change in found] == [
+        "~ .spec.env.Port: 80 -> 81",
+        "~ .spec.hosts[10.0.0.1].env.Phrase",
+        "+ .spec.env.db.Phrase",
+    ]
 
 
 def test_against_nothing() -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.clusterfile import ClusterDocument, Clusterfile
+from harness import cloudimage
+from harness.cloudimage import ExpectedValue
+from harness.clusterfile import ClusterDocument, Clusterfile, secrets
 from harness.clusterfile.diff import ClusterfileChange, difference
 from harness.clusterfile.parse import parse
 from harness.clusterfile.write import redacted
@@ -340,6 +342,26 @@ def test_images_that_leave_the_list_are_removed_after_a_confirmation(store: Stor
     with pytest.raises(UsageError, match=r"^no"):
         apply.apply(effective(parse(CLUSTER, "Clusterfile")), store, confirm=refuse)
     assert cluster.said == []
+
+
+def test_values_that_an_image_calls_secret_are_not_shown_and_the_image_is_read_only_when_there_is_a_change(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(store, values=(ExpectedValue("Phrase", secret=True),))
+    build(store, "shop:1", type="app", values=(ExpectedValue("Word", secret=True),))
+    app = "---\napiVersion: slipway.dev/v1\nkind: Application\nmetadata: {name: shop}\nspec: {image: 'shop:1', env: {A: b}}\n"
+    old = effective(parse(CLUSTER + app, "Clusterfile"))
+    installed = Installed("shop", "shop:1", store.resolve("shop:1").digest, "installed", Clusterfile("", apps=old.apps), by_file=True)
+    OneCluster(monkeypatch, parse(redacted(old), "stored"), store.resolve("web").digest, (installed,))
+    monkeypatch.setattr(secrets, "declare", lambda names: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(cloudimage, "read", lambda *_: pytest.fail("an image was read"))
+        assert apply.apply(old, store, plan=True).changes == ()
+    new = (CLUSTER + app).replace("A: b", "A: c, Word: open")
+    planned = apply.apply(effective(parse(new, "Clusterfile")), store, plan=True)
+    shown = [str(change) for change in planned.changes]
+    assert shown == ["~ Application shop.spec.env.A: b -> c", "+ Application shop.spec.env.Word"]
+    assert apply.secret_values(old, store) == {"Phrase", "Word"}
 
 
 def test_what_comes_with_the_list_is_judged_together_before_it_is_installed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import InputError
 from harness.templates import tree
-from harness.templates.tree import render_tree
+from harness.templates.tree import left_as_text, render_tree
 from tests.unit.templates.environment import ENV
 
 CASES = Path(__file__).parents[2] / "cases"
@@ -125,3 +125,9 @@ def test_templates_gives_what_is_rendered_and_not_the_schema(root: Path) -> None
     ]
     assert found["manifests/app.yaml"] == "port: {{ Port }}\n"
     assert "etc/values.schema.json" not in render_tree(root, ENV)
+
+
+def test_left_as_text_names_what_may_be_a_value_outside_of_yaml(root: Path) -> None:
+    (root / "etc/other.conf").write_text("{{ Site }} {{ Site }} {{ .Status }} {{ lower }} {{ Known }} {{ Zone }}")
+    (root / "etc/b.yaml").write_text("a: '{{ Quoted }}'")
+    assert list(left_as_text(root, {"Known", "Port"})) == [("etc/other.conf", "Site"), ("etc/other.conf", "Zone")]

@@ -9,11 +9,17 @@ from typing import Any
 
 import pytest
 
-from harness.errors import CheckError, CommandError, NodeError, UsageError
+from harness import cloudimage, log
+from harness.cloudimage import CloudImage, ExpectedValue, ImageSet, Info, PlatformImage, ValueType
+from harness.clusterfile import secrets
+from harness.errors import CheckError, CommandError, InputError, NodeError, UsageError
+from harness.host import docker
 from harness.lifecycle.kube import readiness, wait
 from harness.nodes import Input, Login, Machine
+from harness.oci.model import Platform
 from harness.process import ProcessResult
 from harness.testkit import cluster as testkit
+from harness.trust import policy
 
 
 class FakeNode:
@@ -224,10 +230,75 @@ def test_a_cluster_that_does_not_answer_does_not_break_the_report(monkeypatch: p
 def test_given_machines_that_run_another_image_are_left_alone() -> None:
     found = testkit._ExistingCluster("shop", "shop:1", "sha256:1111")
     with pytest.raises(UsageError, match="run shop:1") as caught:
-        found.check(testkit.ClusterRequest("web:latest", 1, 1), "sha256:2222")
+        found.check(testkit.ClusterRequest("web:latest", 1, 1), "sha256:2222", {})
     assert caught.value.hint is not None
     assert "slipway delete shop" in caught.value.hint
 
 
 def test_given_machines_that_run_the_very_image_are_used() -> None:
-    testkit._ExistingCluster("shop", "web:latest", "sha256:1111").check(testkit.ClusterRequest("web:latest", 1, 1), "sha256:1111")
+    testkit._ExistingCluster("shop", "web:latest", "sha256:1111").check(testkit.ClusterRequest("web:latest", 1, 1), "sha256:1111", {})
+
+
+# Values
+
+
+VALUES = (
+    ExpectedValue("Port", ("manifests/web.yaml:7",), required=True, type=ValueType("integer")),
+    ExpectedValue("SitePhrase", required=True, secret=True),
+    ExpectedValue("Colour", default="red"),
+)
+
+
+def image(values: tuple[ExpectedValue, ...]) -> CloudImage:
+    return CloudImage("sha256:1", (PlatformImage(Platform.host(), (), (), (), Info(values=values), ImageSet()),))
+
+
+def of_values(**given: str) -> testkit.ClusterRequest:
+    return testkit.ClusterRequest("web:latest", 1, 1, tuple(sorted(given.items())))
+
+
+def test_all_values_that_are_missing_or_wrong_are_named_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        testkit.check_values(of_values(Ports="80"), image(VALUES))
+    missing, secret = caught.value.faults
+    assert str(missing) == (
+        "Port: has no value, and manifests/web.yaml:7 needs one (integer)\n"
+        "  hint: pytest --value Port=VALUE, or @pytest.mark.values(Port=VALUE); Ports is given, which the image does not expect"
+    )
+    assert secret.where == "SitePhrase"
+    with pytest.raises(InputError, match="Port: 'http' is not a whole number"):
+        testkit.check_values(of_values(Port="http", SitePhrase="open sesame"), image(VALUES))
+
+
+def test_values_that_will_do_pass_and_secret_ones_are_hidden() -> None:
+    testkit.check_values(of_values(Port="80", SitePhrase="open sesame"), image(VALUES))
+    assert "open sesame" not in log.hidden("open sesame")
+
+
+def test_values_are_missed_before_a_machine_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloudimage, "read", lambda *_: image(VALUES))
+    monkeypatch.setattr(policy, "admit", lambda *_: None)
+    monkeypatch.setattr(docker, "connect", lambda: pytest.fail("the engine was asked"))
+    with pytest.raises(InputError, match="SitePhrase"), testkit.boot(of_values(Port="80")):
+        pass
+
+
+def test_a_request_never_shows_its_values() -> None:
+    assert "sesame" not in repr(of_values(SitePhrase="open sesame"))
+
+
+def test_a_cluster_that_is_kept_is_tested_again_with_the_same_values_but_secrets() -> None:
+    lines = cluster(request=of_values(Port="80", DbPassword="open sesame")).reach()
+    again = next(line for line in lines if line.startswith("pytest"))
+    assert "--value Port=80" in again
+    assert "sesame" not in again
+
+
+def test_given_machines_that_run_with_other_values_are_left_alone() -> None:
+    secret = secrets.fingerprint("open sesame", "env of Cluster.DbPassword")
+    found = testkit._ExistingCluster("shop", "web:latest", "sha256:1", {"Port": "80", "DbPassword": secret})
+    found.check(of_values(Port="80", DbPassword="open sesame", Colour="red"), "sha256:1", {"Colour": "red"})
+    found.check(of_values(), "sha256:1", {"Colour": "red"})
+    with pytest.raises(InputError) as caught:
+        found.check(of_values(Port="81", DbPassword="other", Colour="blue"), "sha256:1", {"Colour": "red"})
+    assert [fault.where for fault in caught.value.faults] == ["Colour", "DbPassword", "Port"]

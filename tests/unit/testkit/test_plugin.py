@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.clusterfile import validators
 from harness.errors import CheckError, StoreError, UsageError
 from harness.testkit import cluster, plugin
 from harness.testkit.cluster import ClusterRequest, GivenMachines
@@ -62,7 +63,8 @@ class Lab:
 
     @contextlib.contextmanager
     def boot(self, wanted: ClusterRequest, given: GivenMachines | None = None, *, keep: bool = False) -> Iterator[FakeCluster]:
-        what = f"{wanted.image} {wanted.masters}+{wanted.nodes}"
+        values = "".join(f" {name}={value}" for name, value in wanted.values)
+        what = f"{wanted.image} {wanted.masters}+{wanted.nodes}{values}"
         self.events.append(f"boot {what}")
         self.given.append(given)
         if self.failure is not None:
@@ -257,6 +259,39 @@ def test_options_that_need_masters_are_refused_without(pytester: pytest.Pytester
     result = run(pytester, "--nodes", "10.0.0.2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--nodes, --ssh-user and --ssh-key go with --masters*"])
+
+
+def test_values_of_markers_and_options_reach_the_cluster_and_the_nearest_wins(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(
+        pytester,
+        "pytestmark = pytest.mark.values(Port=8080, Debug=True, Site='a=b')\n"
+        "@pytest.mark.values(Site='c')\ndef test_one(cluster): pass\n"
+        "def test_two(cluster): pass",
+    )
+    run(pytester, "--value", "Port=9090", "--value", "Empty=").assert_outcomes(passed=2)
+    assert [event for event in lab.events if event.startswith("boot")] == [
+        "boot web:latest 1+1 Debug=true Empty= Port=9090 Site=c",
+        "boot web:latest 1+1 Debug=true Empty= Port=9090 Site=a=b",
+    ]
+
+
+def test_names_of_values_are_those_of_a_clusterfile() -> None:
+    assert plugin._NAME == validators.ENV_NAME
+
+
+def test_values_that_are_not_pairs_are_refused_all_at_once_without_their_text(pytester: pytest.Pytester, lab: Lab) -> None:
+    result = run(pytester, "--value", "Port", "--value", "1st=sesame", "--value", "Right=1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--value Port: not NAME=VALUE", "*--value 1st: not NAME=VALUE"])
+    assert "sesame" not in result.stderr.str()
+
+
+def test_a_marker_with_values_that_are_not_is_refused_with_every_fault(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, "@pytest.mark.values(80, Port=None, **{'a b': 'c', 'etc-dir': 'd'})\ndef test_one(cluster): pass")
+    result = run(pytester)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*values are given by name: values(Port=30080); Port is not text*; 'a b' is not a name for a variable*"])
+    assert lab.events == []
 
 
 class Proof:

@@ -18,7 +18,7 @@ from harness.cloudimage import CloudImage
 from harness.clusterfile import ApplicationDocument
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.lifecycle import join, run, upgrade
-from harness.lifecycle.apps import install, multi_image, records
+from harness.lifecycle.apps import installation, multi_image, records
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.cluster.request import of_machines
 from harness.nodes import Login, Machine
@@ -63,7 +63,7 @@ WAYS_IN = {
     "harness.transfer.mirror:expand": "slipway push --expand",
     "harness.build.container_images:_admit_base": "FROM in a Dockerfile of images/",
     "harness.lifecycle.apps.records:union": "applications of a cluster, for nodes that join it",
-    "harness.lifecycle.apps.install:read": "slipway install, applications of a Clusterfile",
+    "harness.lifecycle.apps.installation:read": "slipway install, applications of a Clusterfile",
     "harness.lifecycle.apps.multi_image:sort": "slipway run and apply with several images",
     "harness.lifecycle.join:_image": "slipway join",
     "harness.lifecycle.run:prepare": "slipway run, apply, restore",
@@ -82,6 +82,7 @@ EXCUSED = {
     "harness.build.base_image:base_digest": "of a base that base_image has asked about",
     "harness.build.find_images:find_in_image": "shows",
     "harness.cli.cluster_options:_check_site": "run.prepare asks; this looks which of its images the registry of the site lacks",
+    "harness.cli.clusterfile:_needed": "shows",
     "harness.cli.convert:convert": "conversion.convert asks before; names what was made of it",
     "harness.cli.images:_inspect_sealer": "shows",
     "harness.cli.images:history": "shows",
@@ -97,7 +98,7 @@ EXCUSED = {
     "harness.build.engine_images:_pull_foreign": "Builder._ensure asks",
     "harness.build.engine_images:ensure_base": "Builder._ensure asks",
     "harness.lifecycle.apps.images:warn_of_others": "compares names",
-    "harness.lifecycle.apply:apply": "reads which values are secrets; run.prepare and upgrade.readable ask",
+    "harness.lifecycle.apply:secret_values": "reads which values are secrets; run.prepare and upgrade.readable ask",
     "harness.lifecycle.checks.postflight.gather:_images": "compares names and digests with what runs",
     "harness.lifecycle.rollout.plan:_former_addons": "finds what may be removed",
     "harness.lifecycle.apps.unused:remove_others": "finds what may be removed",
@@ -319,7 +320,7 @@ TRIED: dict[str, Callable[[Store], object]] = {
     "pull": pulled,
     "load": load,
     "run": lambda store: run.prepare(of_machines("default", "web", [Machine("10.0.0.1", Login())]), store),
-    "install": lambda store: install.read(Request(ApplicationDocument(name="web", image="web")), store),
+    "install": lambda store: installation.read(Request(ApplicationDocument(name="web", image="web")), store),
     "run several": lambda store: multi_image.sort(["web"], store),
     "merge": lambda store: merge.merge(store, "new", ["web", "web"]),
     "upgrade": lambda store: upgrade.readable(store, "web"),

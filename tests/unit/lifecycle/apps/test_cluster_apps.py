@@ -11,7 +11,7 @@ from harness.clusterfile import ApplicationDocument, Clusterfile
 from harness.errors import InputError, StoreError
 from harness.lifecycle import plan as planning
 from harness.lifecycle import run
-from harness.lifecycle.apps import cluster_apps, install
+from harness.lifecycle.apps import cluster_apps, install, installation
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import REGISTRY, SITE
 from harness.lifecycle.provision import registry
@@ -76,7 +76,7 @@ def test_a_network_of_an_application_image_starts_by_itself_and_once(store: Stor
     app(store, "listed:1", apps=(CALICO,), launch=CALICO.commands, cluster_apps=("calico",))
     for name, commands in (("calico:1", (*CALICO.commands, "kubectl get nodes")), ("listed:1", CALICO.commands)):
         wanted = Request.of(name)
-        assert install.make(target(Kube()), wanted, install.read(wanted, store), store).commands == commands
+        assert installation.make(target(Kube()), wanted, installation.read(wanted, store), store).commands == commands
 
 
 def test_two_pod_networks_are_refused(store: Store) -> None:
@@ -137,7 +137,7 @@ def test_an_application_is_installed_into_the_cluster_of_the_plan(store: Store, 
         waits = True
 
     work = Work()
-    monkeypatch.setattr(install, "make", lambda *_: work)
+    monkeypatch.setattr(installation, "make", lambda *_: work)
     monkeypatch.setattr(install, "carry_out", lambda *_: install.InstallResult("shop", "shop:1", "", "lab", ("Pod a",), (), (), 1.0))
     results: list[install.InstallResult] = []
     step = cluster_apps.step(context, ApplicationDocument("shop", image="shop:1"), results, ("record",), waits=False)

@@ -12,7 +12,7 @@ import pytest
 from harness.clusterfile import Clusterfile
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, Fault, FaultCollector, InputError, StoreError
-from harness.lifecycle.apps import install, multi_image, records
+from harness.lifecycle.apps import install, installation, multi_image, records
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import Where
 from harness.oci.store import Store
@@ -159,7 +159,7 @@ def test_all_are_installed_in_one_go_and_what_was_not_begun_is_said(
     for name in names:
         app(store, name)
 
-    def carry_out(work: install.AppInstall, started: float) -> Any:
+    def carry_out(work: installation.AppInstall, started: float) -> Any:
         assert started
         with work.target.exclusive():
             opened.append(work.name)

@@ -18,7 +18,7 @@ from harness.clusterfile import AppConfig, ApplicationDocument, is_redacted
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, CommandError, InputError, StoreError, UsageError
 from harness.lifecycle import plan as planning
-from harness.lifecycle.apps import images, install, launch, records, uninstall
+from harness.lifecycle.apps import images, install, installation, launch, records, uninstall
 from harness.lifecycle.apps import target as targets
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.requests import Request
@@ -144,22 +144,22 @@ def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.36.3") 
     )
 
 
-def work(store: Store, request: Request | None = None, kube: Any = None, **options: Any) -> install.AppInstall:
+def work(store: Store, request: Request | None = None, kube: Any = None, **options: Any) -> installation.AppInstall:
     request = request or Request.of("shop", env={"DbPassword": "hunter2"})
-    return install.make(target(kube or Kube(), **options), request, install.read(request, store), store)
+    return installation.make(target(kube or Kube(), **options), request, installation.read(request, store), store)
 
 
 def test_an_application_may_name_the_networks_of_a_cluster_that_others_made(store: Store) -> None:
     build(store)
     facts = {"PodCIDR": "fd00::/48,10.0.0.0/16", "SvcCIDR": "fd00:1::/112,10.1.0.0/16"}
     request = Request.of("shop", env={"DbPassword": "x"})
-    made = install.make(dataclasses.replace(target(Kube()), facts=facts), request, install.read(request, store), store)
+    made = installation.make(dataclasses.replace(target(Kube()), facts=facts), request, installation.read(request, store), store)
     assert (made.env["PodCIDRv4"], made.env["SvcCIDRv6"], made.env["KubeSvcIP"]) == ("10.0.0.0/16", "fd00:1::/112", "fd00:1::1")
     strange = dataclasses.replace(target(Kube()), facts={"PodCIDR": "all", "SvcCIDR": "of them"})
-    assert install.make(strange, request, install.read(request, store), store).env["PodCIDR"] == "all"
+    assert installation.make(strange, request, installation.read(request, store), store).env["PodCIDR"] == "all"
 
 
-def ids(found: install.AppInstall) -> list[str]:
+def ids(found: installation.AppInstall) -> list[str]:
     recipe = install.plan(found)
     planning.check(recipe)
     return [step.id for step in recipe]
@@ -210,6 +210,14 @@ def test_value_that_is_not_given_is_reported_with_its_file(store: Store) -> None
         work(store, Request.of("shop"))
 
 
+def test_name_of_an_older_image_that_stays_as_text_is_a_warning(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    build(store, files={"etc/page": "{{ Site }} {{ HostIP }} {{ Greeting }}"})
+    work(store, Request.of("shop", env={"Greeting": "moin"}))
+    assert "etc/page: {{ Site }} stays as text, since nothing declares Site; if" in " ".join(capsys.readouterr().err.split())
+    work(store, Request.of("shop", env={"Greeting": "moin", "Site": "a"}))
+    assert "stays as text" not in capsys.readouterr().err
+
+
 def test_parts_commands_and_a_clusterfile_choose_what_is_launched(store: Store) -> None:
     build(store, files={})
     assert work(store, Request.of("shop", parts=["web"])).commands == WEB.commands
@@ -247,7 +255,7 @@ def test_an_image_of_a_cluster_is_not_put_into_one(store: Store) -> None:
 
     build_cluster(store, "web")
     with pytest.raises(StoreError, match="brings Kubernetes"):
-        install.read(Request.of("web"), store)
+        installation.read(Request.of("web"), store)
 
 
 def test_what_is_launched_again_depends_on_everything_and_on_whether_it_was_removed(store: Store) -> None:
@@ -307,7 +315,7 @@ def test_name_that_means_another_image_to_another_tool_gives_a_warning(store: St
     build(store)
     request = Request.of("shop", env={"DbPassword": "x"})
     made: Any = Kube()
-    install.make(dataclasses.replace(target(made), image=cluster), request, install.read(request, store), store)
+    installation.make(dataclasses.replace(target(made), image=cluster), request, installation.read(request, store), store)
     assert "docker.io/library/a:1 is another image in the cluster's own image" in capsys.readouterr().err
 
 

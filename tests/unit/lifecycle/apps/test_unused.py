@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness import cloudimage
-from harness.lifecycle.apps import install, records, uninstall, unused
+from harness.lifecycle.apps import install, installation, records, uninstall, unused
 from harness.lifecycle.apps import target as targets
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.requests import Request
@@ -117,10 +117,10 @@ def test_removal_and_replacement_of_an_application_end_with_it_and_a_first_insta
 
     def last(image: str = "shop") -> str:
         asked = Request.of(image, "shop", env={"DbPassword": "x"})
-        return install.plan(install.make(where, asked, install.read(asked, store), store))[-1].id
+        return install.plan(installation.make(where, asked, installation.read(asked, store), store))[-1].id
 
     assert last() == "record"
-    work = install.make(where, request, install.read(request, store), store)
+    work = installation.make(where, request, installation.read(request, store), store)
     digest = cloudimage.read(store, "shop").digest
     records.begin(kube, Installed("shop", "shop:latest", digest, records.INSTALLED, clusterfile=work.record.clusterfile))  # type: ignore[arg-type]
     assert last() == "record"

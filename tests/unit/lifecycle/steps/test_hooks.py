@@ -12,7 +12,7 @@ from harness.clusterfile.parse import parse, parse_hooks
 from harness.errors import InputError, StoreError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import run
-from harness.lifecycle.apps import install
+from harness.lifecycle.apps import installation
 from harness.lifecycle.cluster.request import effective
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.plan import check
@@ -327,6 +327,6 @@ def test_a_hook_behind_a_link_out_of_the_rootfs_is_refused(tmp_path: Path, link:
     secret.write_text("secret")
     (tree / link).parent.mkdir(parents=True)
     (tree / link).symlink_to(secret if absolute else "../" * (link.count("/") + 1) + "secret")
-    for read in (hooks.of_image, install.hooks_of):
+    for read in (hooks.of_image, installation.hooks_of):
         with pytest.raises(StoreError, match="leads out of the folder"):
             read(tree)

@@ -250,6 +250,29 @@ def test_templates_of_other_programs_in_an_image_are_nothing_to_ask_for(store: S
     assert "manifests/web.yaml" not in validation._supposed(context.spec).files(context.spec.first)
 
 
+def test_names_of_an_image_without_a_list_of_values_that_stay_as_text_are_one_warning(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {**FILES, "etc/web.conf": "{{ Site }} {{ HostIP }} {{ Given }} {{ Mode }} {{ Zone }}\n"}
+    build(store, files=files, env={"Mode": "fast"})
+    given = asked(1, 1, env={"Given": "1"})
+    planned(given, store)
+    line = "etc/web.conf: {{ Site }} stays as text, since nothing declares Site (and 1 more); if it is a value: -e Site=VALUE"
+    assert " ".join(capsys.readouterr().err.split()).count(line) == 1
+    planned(asked(1, 0, env={"Given": "1", "Site": "a", "Zone": "b"}), store)
+    config = f"""{CLUSTER % "env: []"}---
+apiVersion: slipway.dev/v1
+kind: Config
+metadata: {{name: web}}
+spec: {{path: etc/web.conf, data: 'x'}}
+"""
+    planned(request.effective(parse(config, "Clusterfile")), store)
+    # The build of an image with a list has warned.
+    build(store, files=files, env={"Mode": "fast"}, values=VALUES[:1])
+    planned(asked(1, 0, env={"Port": "80"}), store)
+    assert "stays as text" not in capsys.readouterr().err
+
+
 @BOTH
 def test_an_application_asks_for_the_values_that_its_image_expects(verb: Verb, store: Store) -> None:
     build(store)
