@@ -30,6 +30,14 @@ TITLE = "org.opencontainers.image.title"
 VERIFIED, UNVERIFIED, REFUSED, NONE = "verified", "not verified", "refused", "none"
 """States of signature: by a given key, signed while no key was given, by none of the given keys, not signed."""
 
+_MEANINGS = {
+    "cyclonedx": "Bill of materials (CycloneDX)",
+    "spdx": "Bill of materials (SPDX)",
+    "slsa.dev/provenance": "Provenance (SLSA)",
+    "/test-result/": "Test result",
+    "/vuln": "Vulnerabilities",
+}
+"""By a part of a predicate type or media type."""
 _LARGEST_PAYLOAD = 1 << 20
 _MOST_FACTS = 12
 
@@ -61,6 +69,12 @@ class AttachedDocument:
     result: str = ""
     """``PASSED``, ``WARNED``, ``FAILED`` and the like, of a result of tests."""
     facts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def meaning(self) -> str:
+        """The kind in a few words, where it is known."""
+        known = (one for part, one in _MEANINGS.items() if part in self.kind)
+        return next(known, self.kind)
 
     @property
     def is_sbom(self) -> bool:

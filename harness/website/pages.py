@@ -317,7 +317,13 @@ def _environment() -> jinja2.Environment:
         "policy": policy(style, script),
         "icon": _ICON,
     }
+    environment.filters |= {"breakable": _breakable}
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken behind each slash."""
+    return Markup("/<wbr>").join(name.split("/"))
 
 
 def policy(style: str, script: str) -> str:

@@ -103,6 +103,7 @@ def test_test_results_are_read_with_who_signed_them(
     assert json.loads(document.data or b"")["predicate"] == predicate
     text = Page(page(rendered(store, tmp_path, demands=lambda _: [Demand([key.public])]), "web-latest")).text
     assert "test-result passed" in text
+    assert "Test result passed" in text
     assert "passedTests2" in text
     unverified = page(rendered(store, tmp_path), "web-latest")
     assert "test-result passed, not verified" in unverified
