@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from harness import log
 from harness.cloudimage import listing, reader, side
@@ -12,7 +12,8 @@ from harness.cloudimage.search import RegistryNamespace, repositories, tags
 from harness.cloudimage.side import Side
 from harness.errors import StoreError, UsageError
 from harness.kubefile import version_range
-from harness.oci.model import INDEXES
+from harness.oci.graph import attached_to
+from harness.oci.model import INDEXES, Descriptor
 from harness.oci.reference import DEFAULT_TAG, Reference
 from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
@@ -109,24 +110,26 @@ def of_store(store: Store, names: Sequence[str], most: int, demands: Demands) ->
 
     At most ``most`` versions of each. Raises UsageError for a name that the store does not have.
     """
-    rows = {row.name: row for row in listing.images(store)}
-    by_repository: dict[str, dict[str, Reference]] = {}
-    left_out: list[LeftOut] = []
-    for name, row in rows.items():
-        reference = Reference.parse(name)
-        by_repository.setdefault(_title(reference), {})[str(reference.tag)] = reference
+    known = store.names()
+    # Most images have nothing attached: the names are looked through once, not once for each image.
+    attached = {attached_to(name) for name in known}
+    repositories: dict[str, dict[str, Reference]] = {}
+    problems: dict[str, str] = {}
+    for row in listing.images(store):
+        reference = Reference.parse(row.name)
+        repositories.setdefault(_title(reference), {})[str(reference.tag)] = reference
         if row.problem:
-            left_out.append(LeftOut(name, row.problem))
-    wanted = _chosen(by_repository, names)
-    broken = {one.name for one in left_out}
-    histories = []
-    for title in wanted:
-        tagged = by_repository[title]
-        order = [tag for tag in newest_first(tagged) if tagged[tag].familiar not in broken]
-        versions = tuple(_stored(store, tagged[tag], demands) for tag in order[:most])
-        histories.append(ImageHistory(title, versions, len(order[most:])))
-    shown = tuple(one for one in histories if one.versions)
-    return Collection(shown, tuple(one for one in left_out if _title(Reference.parse(one.name)) in wanted))
+            problems[row.name] = row.problem
+    histories: list[ImageHistory] = []
+    left_out: list[LeftOut] = []
+    for title in _chosen(repositories, names):
+        tagged = repositories[title]
+        left_out += [LeftOut(one.familiar, problems[one.familiar]) for _, one in sorted(tagged.items()) if one.familiar in problems]
+        order = newest_first(tag for tag, one in tagged.items() if one.familiar not in problems and one.familiar in known)
+        versions = tuple(_stored(store, tagged[tag], known[tagged[tag].familiar], attached, demands) for tag in order[:most])
+        if versions:
+            histories.append(ImageHistory(title, versions, len(order[most:])))
+    return Collection(tuple(histories), tuple(left_out))
 
 
 def _title(reference: Reference) -> str:
@@ -151,11 +154,10 @@ def _repository(name: str) -> str:
         raise UsageError(f"NAME {name}: {wrong}") from wrong
 
 
-def _stored(store: Store, reference: Reference, demands: Demands) -> ImageVersion:
-    def no_registry() -> Client:
-        raise StoreError(f"{reference.familiar} has left the store meanwhile", hint="run the same command again")
-
-    image = side.find(store, reference.familiar, no_registry)
+def _stored(store: Store, reference: Reference, root: Descriptor, attached: Container[str | None], demands: Demands) -> ImageVersion:
+    image = Side(reference.familiar, "store", reader.read_descriptor(store, root, reference.familiar), store, root)
+    if root.digest not in attached:
+        return ImageVersion(reference, image, Evidence())
     return _version(reference, image, LocalReferrers(store, reference), demands)
 
 
