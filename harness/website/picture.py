@@ -49,6 +49,11 @@ class SizeBar:
         return log.size(self.total)
 
 
+def _percent(size: int, total: int) -> str:
+    share = 100 * size / total if total else 0
+    return "<1 %" if 0 < share < 1 else f"{share:.0f} %"
+
+
 def bar(parts: Sequence[SizedPart]) -> SizeBar:
     """The bar of some parts. An empty part has a legend and no width."""
     total = sum(part.size for part in parts)
@@ -56,7 +61,6 @@ def bar(parts: Sequence[SizedPart]) -> SizeBar:
     before = 0
     for number, part in enumerate(parts):
         x, end = (WIDTH * size / total if total else 0.0 for size in (before, before + part.size))
-        share = f"{100 * part.size / total:.0f} %" if total else "0 %"
-        segments.append(Segment(part, number % COLOURS, round(x, 2), round(end - x, 2), share))
+        segments.append(Segment(part, number % COLOURS, round(x, 2), round(end - x, 2), _percent(part.size, total)))
         before += part.size
     return SizeBar(tuple(segments), total)

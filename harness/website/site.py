@@ -10,6 +10,7 @@ The same images give the same bytes.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,9 @@ def _readme(root: Path | None, history: ImageHistory) -> str:
 
 
 def _description(history: ImageHistory, text: str) -> str:
-    """The label of the newest version; else the first paragraph of the README."""
+    """The label of the newest version; else the first paragraph of the README, without the marks of code and emphasis."""
     infos = (part.info for part in history.versions[0].side.image.platforms)
-    return search.description(infos) or catalog.summary(text)
+    return search.description(infos) or re.sub("[`*]", "", catalog.summary(text))
 
 
 def _index(title: str, collection: Collection, described: dict[str, str]) -> SiteIndex:

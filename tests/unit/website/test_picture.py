@@ -11,6 +11,10 @@ def test_segments_fill_the_bar_by_size() -> None:
     assert (made.total, made.size) == (4, "4 B")
 
 
+def test_a_small_part_is_not_nothing() -> None:
+    assert bar([SizedPart("a", "", 1), SizedPart("b", "", 999)]).segments[0].share == "<1 %"
+
+
 def test_empty_parts_have_no_width() -> None:
     assert [(one.x, one.width, one.share) for one in bar([SizedPart("a", "", 0)]).segments] == [(0, 0, "0 %")]
     assert bar([]).segments == ()

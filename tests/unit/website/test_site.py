@@ -193,7 +193,7 @@ def test_readme_of_an_image_is_shown_and_its_first_words_describe_it(store: Stor
     readme.write_text("# queue\n\nA *broker*\nof messages.\n")
     made = rendered(store, tmp_path, readmes=tmp_path / "kubefiles")
     assert "<em>broker</em>" in page(made, "registry-example-com-shop-queue-2")
-    assert json.loads((made / "index.json").read_text())["images"][0]["description"] == "A *broker* of messages."
+    assert json.loads((made / "index.json").read_text())["images"][0]["description"] == "A broker of messages."
     readme.write_bytes(b"\xff\xfe")
     assert "README" not in page(rendered(store, tmp_path, readmes=tmp_path / "kubefiles"), "registry-example-com-shop-queue-2")
     with pytest.raises(UsageError, match="no such folder"):
