@@ -7,9 +7,9 @@ import functools
 from collections.abc import Callable, Container, Iterable, Sequence
 
 from harness import log
-from harness.cloudimage import listing, reader, side
+from harness.cloudimage import diff_side, listing, reader
+from harness.cloudimage.diff_side import Side
 from harness.cloudimage.search import RegistryNamespace, repositories, tags
-from harness.cloudimage.side import Side
 from harness.errors import StoreError, UsageError
 from harness.kubefile import version_range
 from harness.oci.graph import attached_to
@@ -161,8 +161,8 @@ def _stored(store: Store, reference: Reference, root: Descriptor, attached: Cont
     return _version(reference, image, LocalReferrers(store, reference), demands)
 
 
-def _version(reference: Reference, image: Side, shelf: ReferrerStore, demands: Demands) -> ImageVersion:
-    attached = evidence.collect(shelf, image.image.digest, demands(reference), reference.familiar)
+def _version(reference: Reference, image: Side, attachments: ReferrerStore, demands: Demands) -> ImageVersion:
+    attached = evidence.collect(attachments, image.image.digest, demands(reference), reference.familiar)
     return ImageVersion(reference, image, attached)
 
 
@@ -221,6 +221,6 @@ def _remote(store: Store, reference: Reference, demands: Demands, client: Client
     manifest = client.manifest(reference)
     if manifest.media_type not in INDEXES or not reader.is_cloudimage(json_object(manifest.data, what=reference.familiar)):
         return None
-    image = side.find(store, f"{side.REGISTRY}{reference}", lambda: client)
+    image = diff_side.find(store, f"{diff_side.REGISTRY}{reference}", lambda: client)
     at = dataclasses.replace(reference, digest=image.image.digest)
     return _version(reference, image, RemoteReferrers(client, at), demands)

@@ -93,11 +93,11 @@ class Evidence:
     faults: tuple[str, ...] = ()
 
 
-def collect(shelf: ReferrerStore, digest: str, demands: Sequence[Demand], name: str) -> Evidence:
+def collect(attachments: ReferrerStore, digest: str, demands: Sequence[Demand], name: str) -> Evidence:
     """Read what is attached to the image ``digest``. Raises RemoteError when its registry does not answer."""
     faults: list[str] = []
-    state, reason, signatures = _signatures(shelf, digest, demands, name, faults)
-    documents = [*_attestations(shelf, digest, demands, faults), *_referrers(shelf, digest, faults)]
+    state, reason, signatures = _signatures(attachments, digest, demands, name, faults)
+    documents = [*_attestations(attachments, digest, demands, faults), *_referrers(attachments, digest, faults)]
     return Evidence(state, reason, signatures, tuple(_unique(documents)), tuple(dict.fromkeys(faults)))
 
 
@@ -105,13 +105,13 @@ def collect(shelf: ReferrerStore, digest: str, demands: Sequence[Demand], name: 
 
 
 def _signatures(
-    shelf: ReferrerStore, digest: str, demands: Sequence[Demand], name: str, faults: list[str]
+    attachments: ReferrerStore, digest: str, demands: Sequence[Demand], name: str, faults: list[str]
 ) -> tuple[str, str, tuple[SignatureNote, ...]]:
-    claims = list(_claims(shelf, digest, faults))
+    claims = list(_claims(attachments, digest, faults))
     if not claims:
         return NONE, "", ()
     try:
-        held = [signed for demand in demands for signed in signature.check(shelf, digest, demand, name=name)]
+        held = [signed for demand in demands for signed in signature.check(attachments, digest, demand, name=name)]
     except RefusedError as refused:
         return REFUSED, refused.message.removeprefix(f"{name}: "), tuple(_note(claim) for claim in claims)
     if not held:
@@ -120,13 +120,13 @@ def _signatures(
     return VERIFIED, "", tuple(dict.fromkeys(notes))
 
 
-def _claims(shelf: ReferrerStore, digest: str, faults: list[str]) -> Iterator[SignatureClaim]:
-    for layer in _layers(shelf, tag_of(digest, SIGNATURES), faults):
+def _claims(attachments: ReferrerStore, digest: str, faults: list[str]) -> Iterator[SignatureClaim]:
+    for layer in _layers(attachments, tag_of(digest, SIGNATURES), faults):
         if layer.media_type != PAYLOAD or layer.size > _LARGEST_PAYLOAD:
             faults.append("something that is not a signature is stored as one")
             continue
         try:
-            claim = SignatureClaim.parse(shelf.read(layer))
+            claim = SignatureClaim.parse(attachments.read(layer))
         except RemoteError:
             raise
         except (StoreError, ValueError) as wrong:
@@ -148,9 +148,9 @@ def _name_of(key: PublicKey) -> str:
     return key.name.rpartition("/")[2]
 
 
-def _layers(shelf: ReferrerStore, tag: str, faults: list[str]) -> tuple[Descriptor, ...]:
+def _layers(attachments: ReferrerStore, tag: str, faults: list[str]) -> tuple[Descriptor, ...]:
     try:
-        return merge(shelf.find(tag))
+        return merge(attachments.find(tag))
     except RemoteError:
         raise
     except StoreError as wrong:
@@ -161,16 +161,16 @@ def _layers(shelf: ReferrerStore, tag: str, faults: list[str]) -> tuple[Descript
 # Attestations and referrers
 
 
-def _attestations(shelf: ReferrerStore, digest: str, demands: Sequence[Demand], faults: list[str]) -> Iterator[AttachedDocument]:
+def _attestations(attachments: ReferrerStore, digest: str, demands: Sequence[Demand], faults: list[str]) -> Iterator[AttachedDocument]:
     """Statements in signed envelopes."""
     keys = [key for demand in demands for key in demand.keys]
-    for layer in _layers(shelf, tag_of(digest, ATTESTATIONS), faults):
+    for layer in _layers(attachments, tag_of(digest, ATTESTATIONS), faults):
         kind = layer.annotations.get(PREDICATE_TYPE, "attestation")
         if layer.media_type != ENVELOPE or layer.size > 2 * LARGEST:
             faults.append(f"an attestation ({kind}) of {layer.size} bytes is left out")
             continue
         try:
-            data = shelf.read(layer)
+            data = attachments.read(layer)
             statement = _payload(data)
             by = next((_name_of(key) for key in keys if open_envelope(data, key) is not None), "")
         except RemoteError:
@@ -213,9 +213,9 @@ def _of_statement(statement: Mapping[str, Any]) -> AttachedDocument:
     return dataclasses.replace(document, result=_result(content), facts=tuple(_facts(content)))
 
 
-def _referrers(shelf: ReferrerStore, digest: str, faults: list[str]) -> Iterator[AttachedDocument]:
+def _referrers(attachments: ReferrerStore, digest: str, faults: list[str]) -> Iterator[AttachedDocument]:
     try:
-        entries = shelf.referrers(digest)
+        entries = attachments.referrers(digest)
     except RemoteError:
         raise
     except StoreError as wrong:
@@ -223,26 +223,26 @@ def _referrers(shelf: ReferrerStore, digest: str, faults: list[str]) -> Iterator
         return
     for entry in entries:
         try:
-            manifest = shelf.manifest(entry)
+            manifest = attachments.manifest(entry)
             subject = untrusted.json_object(manifest, what="referrer").get("subject")
             if not isinstance(subject, dict) or subject.get("digest") != digest:
                 raise StoreError("it is about another digest")
             predicate = entry.annotations.get(PREDICATE, "")
             for layer in layers_of(manifest):
-                yield _document(shelf, layer, predicate, digest)
+                yield _document(attachments, layer, predicate, digest)
         except RemoteError:
             raise
         except StoreError as wrong:
             faults.append(f"a document ({entry.artifact_type or entry.media_type}) is left out: {wrong.message}")
 
 
-def _document(shelf: ReferrerStore, layer: Descriptor, predicate: str, digest: str) -> AttachedDocument:
+def _document(attachments: ReferrerStore, layer: Descriptor, predicate: str, digest: str) -> AttachedDocument:
     """A layer of a referrer. Raises StoreError for a statement about another image."""
     title = layer.annotations.get(TITLE, "")
     kind = predicate or layer.media_type
     if layer.size > LARGEST:
         return AttachedDocument(kind, title, None, "")
-    data = shelf.read(layer)
+    data = attachments.read(layer)
     if "json" not in layer.media_type:
         return AttachedDocument(kind, title, _plain_text(data), "txt")
     value = untrusted.json_document(data, what=layer.media_type, limit=LARGEST, structural=False)
