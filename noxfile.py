@@ -37,6 +37,7 @@ nox.options.sessions = ["lint", "types", "docs"]
 
 REPORTS = ROOT / "reports"
 DOCS_BUILT = ROOT / "build/docs"
+CATALOG_SITE = ROOT / "build/catalog"
 DIST = ROOT / "dist"
 VM = "tests/vm"
 UPGRADE = "tests/cluster/test_upgrade.py"
@@ -202,7 +203,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(name="catalog", venv_backend="none", default=False)
 def show_catalog(session: nox.Session) -> None:
-    """What can be built here, bases first; `-- --json` for a CI matrix."""
+    """What can be built here, bases first; `-- --json` for a CI matrix; `-- --site FOLDER` writes the site instead."""
+    if "--site" in session.posargs:
+        session.notify("site", site_words(session.posargs))
+        return
     words = [word for word in session.posargs if word != "--json"]
     entries = pick(session, catalog.order, words)
     if "--json" in session.posargs:
@@ -210,6 +214,21 @@ def show_catalog(session: nox.Session) -> None:
         return
     width = max((len(entry.name) for entry in entries), default=0)
     say(*(f"{entry.name:{width}}  from {entry.base}: {entry.summary or 'no README'}" for entry in entries))
+
+
+@nox.session(default=False)
+def site(session: nox.Session) -> None:
+    """Write a web site about the images of the store into build/catalog: `-- --to FOLDER --registry HOST/NAMESPACE NAME...`."""
+    install(session)
+    session.run("slipway", "catalog", *site_words(session.posargs))
+
+
+def site_words(words: Sequence[str]) -> list[str]:
+    """The words after `slipway catalog`: those that are given, else the folder build/catalog and the READMEs of kubefiles/."""
+    given = ["--to" if word == "--site" else word for word in words]
+    default = {"--to": shown(CATALOG_SITE), "--readmes": "kubefiles"}
+    missing = [option for option in default if not any(word.partition("=")[0] == option for word in given)]
+    return [*given, *(word for option in missing for word in (option, default[option]))]
 
 
 # What the sessions are made of

@@ -107,9 +107,12 @@ def _folder_of(base: str, names: Iterable[str]) -> str | None:
 
 
 def _summary(readme: Path) -> str:
-    if not readme.is_file():
-        return ""
-    paragraphs = re.split(r"\n\s*\n", readme.read_text())
+    return summary(readme.read_text()) if readme.is_file() else ""
+
+
+def summary(text: str) -> str:
+    """The first paragraph of a README that is not a heading, on one line; empty when it has none."""
+    paragraphs = re.split(r"\n\s*\n", text)
     first = next((text for text in paragraphs if text.strip() and not text.lstrip().startswith("#")), "")
     return " ".join(first.split())
 

@@ -24,6 +24,7 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     archive,
     backup,
     build,
+    catalog,
     certs,
     check,
     clusterfile,

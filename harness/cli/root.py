@@ -19,7 +19,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "Images",
         ("build", "find-images", "outdated", "images", "inspect", "history", "diff", "tag", "rmi", "prune", "manifest", "merge", "convert"),
     ),
-    ("Sharing", ("push", "pull", "login", "logout", "search", "save", "load")),
+    ("Sharing", ("push", "pull", "login", "logout", "search", "catalog", "save", "load")),
     ("Trust", ("keys", "sign", "verify", "sbom", "provenance")),
     (
         "Clusters",

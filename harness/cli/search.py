@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ from harness.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from harness.cloudimage import search as searching
+    from harness.cloudimage.site_index import SiteIndex
     from harness.oci.registry.client import Client
 
 
@@ -29,11 +31,15 @@ def search(
         list[str] | None,
         typer.Option("--registry", help="Search this registry too; may be repeated.", metavar="HOST[/NAMESPACE]", show_default=False),
     ] = None,
+    index: Annotated[
+        list[str] | None,
+        typer.Option("--index", help="Search this site of `slipway catalog` too; may be repeated.", metavar="FILE|URL", show_default=False),
+    ] = None,
     list_tags: Annotated[bool, typer.Option("--tags", help="List the tags of the repository TERM in its registry.")] = False,
     to: RegistryOptions,
     output: Json = "text",
 ) -> None:
-    """Find CloudImages: in the catalogue that came with slipway, in the local store, and in registries that list what they have.
+    """Find CloudImages: in the catalogue that came with slipway, in the local store, in registries and in catalogue sites.
 
     Of a repository in a registry `latest` is shown, or else its highest tag. Where a registry lists nothing, TERM as the whole
     name of a repository still finds that one.
@@ -44,12 +50,13 @@ def search(
     with contextlib.ExitStack() as stack:
         places = [searching.RegistryNamespace.parse(text) for text in registry or ()]
         if list_tags:
-            if registry:
-                raise UsageError("--tags takes no --registry", hint="write `slipway search --tags REGISTRY/REPOSITORY`")
+            if registry or index:
+                raise UsageError("--tags takes no --registry and no --index", hint="write `slipway search --tags REGISTRY/REPOSITORY`")
             _tags(term, stack.enter_context(connect(to, briefly=True)), as_json=as_json)
             return
         client = stack.enter_context(connect(to, briefly=True)) if places else None
-        found = searching.search(term, local_store(), places, client)
+        sites = _sites(index or (), to)
+        found = searching.search(term, local_store(), places, client, sites)
     if as_json:
         print_json(found.to_json())
     else:
@@ -59,6 +66,14 @@ def search(
         message, details = errors.summary([f"{one.name}: {one.reason}" for one in silent])
         hint = "`slipway search --tags REGISTRY/REPOSITORY` lists the tags of a repository whose name is known"
         raise StoreError(message, hint=hint, details=details)
+
+
+def _sites(places: Sequence[str], to: RegistryOptions) -> dict[str, SiteIndex]:
+    from harness.cloudimage import site_index
+    from harness.transfer import access
+
+    registries = access.registries(to.access) if places else None
+    return {place: site_index.load(place, registries) for place in places if registries}
 
 
 def _show(found: searching.SearchResults) -> None:

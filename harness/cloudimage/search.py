@@ -1,4 +1,4 @@
-"""CloudImages to be had: those that can be built from the catalogue, those of the local store, those of registries.
+"""CloudImages to be had: those that can be built from the catalogue, those of the local store, of registries, and of catalogue sites.
 
 A registry is asked for its list of repositories, then, many at once, only for those that match: tags, index and manifests, never
 a config or a layer. Many registries refuse the list; that is reported, and the one repository that the words name whole is asked for.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from harness import assets, catalog, cloudimage, kubefile, log
 from harness.cloudimage import listing, reader
 from harness.cloudimage.model import Info
+from harness.cloudimage.site_index import SiteIndex
 from harness.errors import SlipwayError, StoreError, UsageError
 from harness.kubefile import instructions
 from harness.oci import graph
@@ -41,7 +42,7 @@ _REFUSALS = (401, 403, 404, 405, 501)
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """A CloudImage. ``where`` is ``catalogue``, ``store``, or the host of a registry."""
+    """A CloudImage. ``where`` is ``catalogue``, ``store``, the host of a registry, or the place of a site's index."""
 
     name: str
     """Argument for ``run`` or ``pull``; for the catalogue the name of the folder."""
@@ -101,9 +102,19 @@ class RegistryNamespace:
         return f"{self.namespace}/{name}" if self.namespace else name
 
 
-def search(term: str, store: Store, places: Sequence[RegistryNamespace] = (), client: Client | None = None) -> SearchResults:
-    """Images with ``term`` in name or description (in registries: in the name), case-insensitive; all when it is empty."""
+def search(
+    term: str,
+    store: Store,
+    places: Sequence[RegistryNamespace] = (),
+    client: Client | None = None,
+    sites: Mapping[str, SiteIndex] | None = None,
+) -> SearchResults:
+    """Images with ``term`` in name or description (in registries: in the name), case-insensitive; all when it is empty.
+
+    ``sites``: indexes of catalogue sites, by the place that each was read from.
+    """
     hits = [*catalogue(bundled(), term), *stored(store, term)]
+    hits += [hit for place, index in (sites or {}).items() for hit in indexed(index, place, term)]
     found = [_registry(place, term, client) for place in places] if client else []
     return SearchResults(
         hits=(*hits, *(hit for one in found for hit in one.hits)),
@@ -161,13 +172,28 @@ def stored(store: Store, term: str) -> Iterator[SearchResult]:
             if _matches(term, row.name):
                 yield SearchResult(row.name, STORE, row.problem, digest=row.digest)
             continue
-        description = _description(part.info for part in cloudimage.read(store, row.name).platforms)
-        if _matches(term, row.name, description):
-            yield SearchResult(row.name, STORE, description, row.platforms, row.kubernetes, row.size, row.digest)
+        text = description(part.info for part in cloudimage.read(store, row.name).platforms)
+        if _matches(term, row.name, text):
+            yield SearchResult(row.name, STORE, text, row.platforms, row.kubernetes, row.size, row.digest)
 
 
-def _description(infos: Iterator[Info]) -> str:
+def description(infos: Iterator[Info]) -> str:
+    """The label that describes an image, on one line; empty when it has none."""
     return next((" ".join(info.labels[DESCRIPTION].split()) for info in infos if info.labels.get(DESCRIPTION)), "")
+
+
+# Catalogue sites
+
+
+def indexed(index: SiteIndex, place: str, term: str) -> Iterator[SearchResult]:
+    """Images of a catalogue site, each by its newest version."""
+    for image in index.images:
+        if _matches(term, image.name, image.description):
+            newest = image.versions[0]
+            yield SearchResult(
+                newest.name, place, " ".join(image.description.split()), newest.platforms, newest.kubernetes, newest.size, newest.digest,
+                tags=len(image.versions),
+            )  # fmt: skip
 
 
 # Registries
@@ -176,7 +202,7 @@ def _description(infos: Iterator[Info]) -> str:
 def _registry(place: RegistryNamespace, term: str, client: Client) -> SearchResults:
     with log.step(f"search {place.host}") as shown:
         try:
-            matching = [name for name in _repositories(place, client) if _matches(term, name)]
+            matching = [name for name in repositories(place, client) if _matches(term, name)]
         except RemoteError as refused:
             reason = _reason(refused)
             found = (
@@ -191,7 +217,8 @@ def _registry(place: RegistryNamespace, term: str, client: Client) -> SearchResu
     return found
 
 
-def _repositories(place: RegistryNamespace, client: Client) -> list[str]:
+def repositories(place: RegistryNamespace, client: Client) -> list[str]:
+    """The repositories of a namespace, sorted. Raises RemoteError when the registry does not list them."""
     if place.host == DEFAULT_DOMAIN:
         raise RemoteError("Docker Hub shows no list of repositories to those who pull", status=404)
     listed = client.catalog(place.host)
@@ -260,7 +287,7 @@ def _hit(repository: Reference, client: Client) -> SearchResult | None:
     return SearchResult(
         name=reference.familiar,
         where=repository.domain,
-        description=_description(iter(infos)),
+        description=description(iter(infos)),
         platforms=tuple(str(platform) for platform in platforms),
         kubernetes=next((info.kubernetes for info in infos if info.kubernetes), None),
         size=sum(sizes.values()),

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.oci.registry import config
 from harness.oci.registry.client import Client
-from harness.oci.registry.config import Certificates
+from harness.oci.registry.config import Certificates, Registries
 from harness.oci.registry.credentials import Credential, CredentialStore
 from harness.oci.registry.errors import RetryPolicy
 from harness.oci.registry.session import CredentialSource
@@ -40,21 +40,26 @@ def client(
 
     Without ``mirrors`` it asks every registry itself: what a mirror has says nothing about what a push still has to send.
     """
+    rules = registries(access)
+    if not mirrors:
+        rules = dataclasses.replace(rules, rules=tuple(dataclasses.replace(rule, mirrors=()) for rule in rules.rules))
+    return Client(rules, login or CredentialStore(), retry=retry)
+
+
+def registries(access: RegistryAccess) -> Registries:
+    """Return the user's configuration of registries with the options of a command line. Raises InputError or UsageError."""
     if (access.cert is None) != (access.key is None):
         raise UsageError("--cert and --cert-key belong together", hint="name the client's certificate and its key")
     for path in (access.ca, access.cert, access.key):
         if path is not None and not path.is_file():
             raise UsageError(f"{path}: no such file")
     pair = ((access.cert, access.key),) if access.cert and access.key else ()
-    configured = config.load()
-    rules = dataclasses.replace(
-        configured,
-        rules=configured.rules if mirrors else tuple(dataclasses.replace(rule, mirrors=()) for rule in configured.rules),
+    return dataclasses.replace(
+        config.load(),
         plain=access.plain_http,
         insecure=access.insecure,
         extra=Certificates((access.ca,) if access.ca else (), pair),
     )
-    return Client(rules, login or CredentialStore(), retry=retry)
 
 
 def sign_in(host: str, credential: Credential, access: RegistryAccess) -> None:

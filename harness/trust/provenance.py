@@ -39,14 +39,16 @@ def make(image: CloudImage, reference: Reference) -> dict[str, Any]:
             "buildType": MERGE_TYPE if merged else BUILD_TYPE,
             "externalParameters": {
                 **({"sources": [source.get("reference", "") for source in merged]} if merged else {}),
-                "kubefile": {platform: [_shown(step.created_by) for step in steps] for platform, steps in own.items()},
+                "kubefile": {platform: [without_values(step.created_by) for step in steps] for platform, steps in own.items()},
                 "buildArgs": sorted({name for steps in own.values() for step in steps for name in _arguments(step.created_by)}),
                 "platforms": list(own),
             },
             "internalParameters": {
                 # With those of the base image: they are what its layers in this image came from.
                 "steps": {
-                    str(part.platform): [{"instruction": _shown(step.created_by), "id": step.step} for step in part.history if step.step]
+                    str(part.platform): [
+                        {"instruction": without_values(step.created_by), "id": step.step} for step in part.history if step.step
+                    ]
                     for part in image.platforms
                 },
                 # The cluster in which its container images were found. An exercise is not in the image: its digest is.
@@ -129,7 +131,7 @@ def _arguments(text: str) -> list[str]:
     return [name.partition("=")[0] for name in split(rest)] if word.upper() == "ARG" else []
 
 
-def _shown(text: str) -> str:
+def without_values(text: str) -> str:
     """An instruction without the values of build arguments, which may be secret."""
     names = _arguments(text)
     return f"ARG {' '.join(names)}" if names else text

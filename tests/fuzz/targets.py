@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import html as html_text
 import io
 import json
 import re
@@ -18,6 +19,7 @@ from typing import Any, cast
 
 from harness import cloudimage, kubefile, templates, untrusted
 from harness.build import discover, image_lists
+from harness.cloudimage import site_index
 from harness.clusterfile import parse as clusterfile
 from harness.clusterfile import secrets, serialize, write
 from harness.errors import InputError, SlipwayError
@@ -33,6 +35,7 @@ from harness.oci.registry import config
 from harness.oci.store import Store
 from harness.process import ProcessResult
 from harness.trust import policy
+from harness.website import readme
 from tests.fuzz import context_targets
 from tests.fuzz.target import DIGEST, Target, project_files, repaired, text_of, words_of
 from tests.hostile import images
@@ -188,6 +191,27 @@ def read_facts(data: bytes, _: Path) -> None:
     assert told.platform is not None
     told.link("10.0.0.1")
     gather.ours([target], "default")
+
+
+def read_site_index(data: bytes, _: Path) -> None:
+    index = site_index.SiteIndex.parse(data, "index.json")
+    if site_index.SiteIndex.parse(index.data(), "index.json") != index:
+        raise AssertionError("an index is read as something else than was written")
+
+
+_ELEMENTS = {
+    *("a", "blockquote", "br", "code", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "strong", "ul"),
+}
+"""What a README may become."""
+
+
+def read_readme(data: bytes, _: Path) -> None:
+    html = str(readme.render(text_of(data)))
+    elements = set(re.findall(r"</?([^\s/>]+)", html))
+    if elements - _ELEMENTS:
+        raise AssertionError(f"a README becomes {elements - _ELEMENTS}")
+    if any(not readme.is_web_link(html_text.unescape(address)) for address in re.findall(r'href="([^"]*)"', html)):
+        raise AssertionError("a README links to something else than the web")
 
 
 def read_trial(data: bytes, _: Path) -> None:
@@ -480,6 +504,24 @@ ALL: tuple[Target, ...] = (
             "{{ }} {{- -}} {% %} {# #} {{/* */}} | quote indent b64enc b64dec default eq ne and or "
             "not if else end range( * ** // % 'x' 10**10 upper .A $. ( ) for in set ~"
         ),
+    ),
+    Target(
+        "site-index",
+        "harness/cloudimage/site_index.py",
+        read_site_index,
+        (
+            b'{"kind": "dev.slipway.catalog", "schemaVersion": 1, "images": [{"name": "a", "versions": [{"name": "a:1", "digest": "'
+            + _DIGEST.encode()
+            + b'", "platforms": ["linux/amd64"], "size": 5, "page": "images/a.html"}]}]}',
+        ),
+        _tokens("kind schemaVersion images versions name digest page ../ / [] {} null 1e99 -1"),
+    ),
+    Target(
+        "readme",
+        "harness/website/readme.py",
+        read_readme,
+        (b"# a\n\n[b](https://c/d) <http://e> `f` **g**\n\n- h\n\n```i\nj\n```\n", *_files("kubefiles/*/README.md")),
+        _tokens("<script> <img javascript: data: ]( ![ ![](http://x) <a &lt; &#60; ``` ~~~ > - 1. [x]: # \" ' \\"),
     ),
     Target(
         "documents",

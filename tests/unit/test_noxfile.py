@@ -338,3 +338,15 @@ def test_publishing_without_a_registry_says_what_is_wanted(capsys: pytest.Captur
 @pytest.mark.parametrize(("count", "text"), [(244_000_000, "244 MB"), (1_234_000_000, "1.23 GB")])
 def test_sizes_are_for_people(count: int, text: str) -> None:
     assert noxfile.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), ["--to", "build/catalog", "--readmes", "kubefiles"]),
+        (("web", "--to=x"), ["web", "--to=x", "--readmes", "kubefiles"]),
+        (("--site", "x", "--readmes", "y"), ["--to", "x", "--readmes", "y"]),
+    ],
+)
+def test_site_goes_to_a_folder_of_builds_unless_another_is_given(words: tuple[str, ...], expected: list[str]) -> None:
+    assert noxfile.site_words(words) == expected
