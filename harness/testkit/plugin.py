@@ -22,6 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from testinfra.host import Host
 
+    from harness.cloudimage.conformance import ConformanceReport
     from harness.testkit.cluster import Cluster, ClusterKubectl, ClusterRequest, GivenMachines
     from harness.testkit.isolation import Offline
 
@@ -63,7 +64,12 @@ _kit = pytest.StashKey[Kit]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("slipway", "slipway: clusters from CloudImages")
-    group.addoption("--image", dest="slipway_image", metavar="NAME", help="the CloudImage under test, if not FOLDER:latest of its Kubefile")
+    group.addoption(
+        "--image",
+        dest="slipway_image",
+        metavar="NAME",
+        help="the CloudImage under test, if not FOLDER:latest of its Kubefile; for the format suite, also an archive",
+    )
     group.addoption("--keep", dest="slipway_keep", action="store_true", help="leave clusters running, and say how to reach and remove them")
     group.addoption("--masters", dest="slipway_masters", metavar="ADDRESSES", help="test on these machines instead of making some")
     group.addoption("--nodes", dest="slipway_nodes", metavar="ADDRESSES", help="more of them, as workers")
@@ -204,6 +210,28 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
             yield booted
         finally:
             kit.cluster = None
+
+
+@pytest.fixture(scope="session")
+def image_to_check(request: pytest.FixtureRequest) -> str:
+    """The image that the format suite checks: what ``--image`` names. Override it to check what your own tool has just written."""
+    image = request.config.stash[_kit].options.image
+    if image is None:
+        raise pytest.UsageError("which image is to be checked? Give --image, or override the fixture image_to_check")
+    return image
+
+
+@pytest.fixture(scope="module")
+def conformance_report(image_to_check: str) -> ConformanceReport:
+    """Results of all clauses of the format for ``image_to_check``; see harness.testkit.conformance."""
+    from harness.cloudimage import conformance
+    from harness.errors import SlipwayError
+    from harness.oci.store import Store
+
+    try:
+        return conformance.check(Store.default(), str(image_to_check))
+    except SlipwayError as error:
+        raise _failure(f"{image_to_check} cannot be checked: {error}", error.details) from None
 
 
 @pytest.fixture

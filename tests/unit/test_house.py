@@ -37,6 +37,7 @@ LAYERS = (
     ("nodes", "transfer", "sealer"),
     ("trust",),
     ("trust.sbom",),
+    ("cloudimage.conformance",),
     ("cloudimage",),
     ("clusterfile", "kubefile"),
     ("oci.archive", "oci.registry"),
