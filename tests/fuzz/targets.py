@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -17,9 +18,10 @@ from typing import Any, cast
 
 from harness import cloudimage, kubefile, templates, untrusted
 from harness.build import discover, image_lists
+from harness.cloudimage import conformance
 from harness.clusterfile import parse as clusterfile
 from harness.clusterfile import secrets, serialize, write
-from harness.errors import InputError, SlipwayError
+from harness.errors import InputError, SlipwayError, UsageError
 from harness.kubefile import checks, ignore, launch_commands, version_range, words
 from harness.lifecycle.checks.preflight import gather, probes
 from harness.lifecycle.cluster import redaction
@@ -53,6 +55,7 @@ class Target:
 
 ROOT = Path(__file__).parents[2]
 _DIGEST = "sha256:" + "0" * 64
+_FUZZED = "localhost/fuzz:latest"
 
 
 def _text(data: bytes) -> str:
@@ -299,9 +302,33 @@ def load_archive(data: bytes, folder: Path) -> None:
             continue
 
 
+def check_archive(data: bytes, folder: Path) -> None:
+    os.environ["SLIPWAY_CACHE"] = str(folder / "cache")
+    (folder / "image.tar").write_bytes(repaired(data))
+    json.dumps(conformance.check(_store(folder), str(folder / "image.tar")).to_json())
+
+
+def check_image(data: bytes, folder: Path) -> None:
+    """As read_image(), of which no content is an error."""
+    os.environ["SLIPWAY_CACHE"] = str(folder / "cache")
+    store = _store(folder)
+    _put_documents(data, store)
+    report = conformance.check(store, _FUZZED)
+    if not all(line.isprintable() for result in report.results for line in result.evidence):
+        raise AssertionError("evidence steers a terminal")
+    json.dumps(report.to_json())
+
+
 def read_image(data: bytes, folder: Path) -> None:
     """Documents of a CloudImage, given as JSON by name; digests are made right. See ``_DOCUMENTS``."""
     store = _store(folder)
+    _put_documents(data, store)
+    image = cloudimage.read(store, _FUZZED)
+    _ = image.size, image.platforms[0].info.to_json(), image.platforms[0].images.to_json()
+
+
+def _put_documents(data: bytes, store: Store) -> None:
+    """Name an image of these documents, see read_image()."""
 
     def put(value: Any) -> dict[str, Any]:
         content = value if isinstance(value, bytes) else json.dumps(value).encode(errors="surrogatepass")
@@ -336,9 +363,7 @@ def read_image(data: bytes, folder: Path) -> None:
                 notes["dev.slipway.cloudimage"] = json.dumps(notes["dev.slipway.cloudimage"])
         made[name] = put(document)
     index = Descriptor(images.INDEX, made["index"]["digest"], made["index"]["size"])
-    store.tag("localhost/fuzz:latest", index)
-    image = cloudimage.read(store, "localhost/fuzz:latest")
-    _ = image.size, image.platforms[0].info.to_json(), image.platforms[0].images.to_json()
+    store.tag(_FUZZED, index)
 
 
 def _descriptor(media_type: str, name: str, **more: Any) -> dict[str, Any]:
@@ -630,6 +655,22 @@ ALL: tuple[Target, ...] = (
         read_image,
         (json.dumps(_DOCUMENTS).encode(),),
         _tokens("manifests layers config annotations platform schemaVersion"),
+    ),
+    Target(
+        "conformance-archive",
+        "harness/cloudimage/conformance/sources.py",
+        check_archive,
+        (_archive_seed(),),
+        _tokens('index.json manifests "size": "digest": annotations blobs/sha256/ ustar 1e999 NaN []'),
+        expected=(UsageError,),
+    ),
+    Target(
+        "conformance",
+        "harness/cloudimage/conformance/",
+        check_image,
+        (json.dumps(_DOCUMENTS).encode(),),
+        _tokens("manifests layers config annotations platform schemaVersion"),
+        expected=(),
     ),
 )
 BY_NAME: Mapping[str, Target] = {target.name: target for target in ALL}

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from harness.cloudimage.conformance.clauses import Checked, Clause
 from harness.cloudimage.conformance.examined import ExaminedImage, ExaminedManifest
 from harness.cloudimage.model import SCHEMA_VERSION, Blob, EmbeddedImage
-from harness.errors import SlipwayError
+from harness.errors import SlipwayError, StoreError
 from harness.oci.graph import DEEPEST_INDEX, below_of, child_for, is_manifest
 from harness.oci.model import INDEXES, Descriptor, Platform
 from harness.oci.reference import Reference
@@ -109,7 +109,9 @@ def _tops(image: ExaminedImage) -> Checked:
         blobs = {blob.digest: blob for blob in _blobs(images)}
         for embedded in _images(images):
             blob = blobs.get(embedded.digest)
-            if blob is None:
+            if not is_manifest(_Closure.top(embedded)):
+                yield f"{images.where}: {embedded.name}: {embedded.media_type!r} is not the type of an index or manifest"
+            elif blob is None:
                 yield f"{images.where}: {embedded.name}: {embedded.digest} is not among blobs"
             elif (blob.media_type, blob.size) != (embedded.media_type, embedded.size):
                 yield f"{images.where}: {embedded.name}: media type or size of {embedded.digest} differ from those in blobs"
@@ -159,18 +161,27 @@ class _Closure:
         self._platform = images.platform
         self.blobs = {blob.digest: blob for blob in _blobs(images)}
 
+    @staticmethod
+    def top(embedded: EmbeddedImage) -> Descriptor:
+        return Descriptor(embedded.media_type, embedded.digest, embedded.size)
+
     def follow(self, embedded: EmbeddedImage) -> Iterator[Descriptor]:
         """The descriptors of all blobs that a node needs. Raises SlipwayError when something of it cannot be understood."""
-        blob = Descriptor(embedded.media_type, embedded.digest, embedded.size)
+        blob = self.top(embedded)
         for _ in range(DEEPEST_INDEX + 1):
             yield blob
+            if not is_manifest(blob):
+                raise StoreError(f"{blob.digest} is {blob.media_type!r}, which is not a manifest")
             document = self._image.document(blob, f"embedded manifest {blob.digest}")
-            if document.value is None or document.data is None or not is_manifest(blob):
-                return
+            if document.value is None or document.data is None:
+                return  # clauses about blobs and JSON
             if blob.media_type not in INDEXES:
+                if "config" not in document.value:
+                    raise StoreError(f"its manifest {blob.digest} has no config")
                 yield from below_of(document.value, blob.digest)
                 return
             blob = child_for(document.data, self._platform or Platform.host())
+        raise StoreError(f"its indexes nest more than {DEEPEST_INDEX} deep")
 
 
 def _complete(image: ExaminedImage) -> Checked:
@@ -179,7 +190,8 @@ def _complete(image: ExaminedImage) -> Checked:
             continue
         closure = _Closure(image, images)
         for embedded in _images(images):
-            if embedded.digest in closure.blobs:
+            # What is wrong with the index or manifest itself is the matter of CI-SET-3.
+            if embedded.digest in closure.blobs and is_manifest(closure.top(embedded)):
                 yield _incomplete(images, embedded, closure)
 
 

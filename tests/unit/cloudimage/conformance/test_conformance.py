@@ -288,6 +288,39 @@ def embedded_config_left_out(draft: Draft) -> None:
     draft.drop(draft.embedded(1)["config"]["digest"])
 
 
+def embedded_type(draft: Draft) -> None:
+    """Neither an index nor a manifest, consistently."""
+    top = draft.images["images"][0]
+    for value in (top, *(blob for blob in draft.images["blobs"] if blob["digest"] == top["digest"])):
+        value["mediaType"] = "application/x"
+
+
+def replaced(draft: Draft, value: Any, media_type: str) -> None:
+    """Another index or manifest for the first embedded image."""
+    blob = draft.embed(canonical_json(value), media_type)
+    draft.drop(draft.images["images"][0]["digest"])
+    draft.images["images"][0] |= blob
+
+
+def embedded_manifest_without_config(draft: Draft) -> None:
+    replaced(draft, {"schemaVersion": 2, "layers": []}, OCI_MANIFEST)
+
+
+def embedded_index_of_plain_blobs(draft: Draft) -> None:
+    index = draft.store.json(draft.images["images"][0]["digest"])
+    index["manifests"][0]["mediaType"] = "application/x"
+    next(blob for blob in draft.images["blobs"] if blob["digest"] == index["manifests"][0]["digest"])["mediaType"] = "application/x"
+    replaced(draft, index, index["mediaType"])
+
+
+def embedded_indexes_that_nest(draft: Draft) -> None:
+    index = draft.store.json(draft.images["images"][0]["digest"])
+    for _ in range(6):
+        blob = draft.embed(canonical_json(index), index["mediaType"])
+        index = {**index, "manifests": [{**blob, "platform": {"os": "linux", "architecture": "amd64"}}]}
+    replaced(draft, index, index["mediaType"])
+
+
 def for_another_platform(draft: Draft) -> None:
     """The index of an embedded image lists arm64 alone."""
     index = draft.store.json(draft.images["images"][0]["digest"])
@@ -409,6 +442,7 @@ BROKEN: list[tuple[str, str, Callable[[Draft], None]]] = [
     ("CI-SET-2", "a layer twice", layer_twice),
     ("CI-SET-3", "an image that is not carried", top_not_listed),
     ("CI-SET-3", "an image of another size", top_of_another_size),
+    ("CI-SET-3", "neither an index nor a manifest", embedded_type),
     ("CI-SET-4", "a blob of another type", blob_of_another_type),
     ("CI-NAME-1", "a short name", image("name", "docker.io/library/Nginx")),
     ("CI-NAME-1", "a name that is not canonical", image("name", "docker.io/nginx:1.25")),
@@ -416,6 +450,9 @@ BROKEN: list[tuple[str, str, Callable[[Draft], None]]] = [
     ("CI-NAME-3", "a digest of another image", image("name", f"quay.io/team/pinned@{digest_of(b'other')}", 1)),
     ("CI-OFFLINE-1", "a layer of an image left out", embedded_layer_left_out),
     ("CI-OFFLINE-1", "a config of an image left out", embedded_config_left_out),
+    ("CI-OFFLINE-1", "a manifest without config", embedded_manifest_without_config),
+    ("CI-OFFLINE-1", "indexes that nest", embedded_indexes_that_nest),
+    ("CI-OFFLINE-1", "an index of no manifest", embedded_index_of_plain_blobs),
     ("CI-OFFLINE-1", "an image of another platform", for_another_platform),
     ("CI-OFFLINE-2", "a manifest from the web", annotated(launch=["kubectl apply -f https://example.com/a.yaml"])),
     ("CI-OFFLINE-2", "a chart from a registry", annotated(launch=["helm upgrade --install a oci://example.com/charts/a"])),
