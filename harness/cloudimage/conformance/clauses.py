@@ -20,7 +20,7 @@ _MALFORMED = (SlipwayError, KeyError, TypeError, ValueError, AttributeError, Rec
 """Exceptions of a check that meets something which it did not expect: a fault of the image."""
 
 Checked = Iterator[str | None]
-"""What a check yields for each thing that it looks at: its fault, or None."""
+"""Results of a check: for each thing that it looks at the fault, or None."""
 
 
 class ClauseOutcome(enum.StrEnum):

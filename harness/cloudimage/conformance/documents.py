@@ -40,7 +40,7 @@ class ImageDocument:
     data: bytes | None = None
     value: Mapping[str, Any] | None = None
     problem: str | None = None
-    """Why the bytes are not a JSON object within the limits."""
+    """Reason for which the bytes are not a JSON object within the limits."""
 
     def get(self, key: str) -> Any:
         return (self.value or {}).get(key)

@@ -84,7 +84,7 @@ class ExaminedImage:
         return self._sizes[digest]
 
     def damage(self, digest: str) -> str | None:
-        """Why the bytes of a blob that exists are not those of its digest; None when they are."""
+        """Return the fault of a blob that exists and whose bytes are not those of its digest; None for a good one."""
         if digest not in self._faults:
             self._faults[digest] = self._hash(digest)
         return self._faults[digest]
