@@ -16,6 +16,7 @@ from harness.cloudimage.conformance.trees import LayerScan, RootfsTree, scan_lay
 from harness.cloudimage.model import IMAGESET, INFO, KIND
 from harness.errors import StoreError
 from harness.oci.graph import is_manifest
+from harness.oci.layer.extract import UNPACKED
 from harness.oci.model import LARGEST_MANIFEST, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor, Platform
 
 LAYER_TYPES = (OCI_LAYER_GZIP, OCI_LAYER_ZSTD)
@@ -207,9 +208,9 @@ class ExaminedImage:
 
     @functools.cached_property
     def scans(self) -> Mapping[str, LayerScan]:
-        """Digest -> content, of the layers of every rootfs that have a known type and the right bytes."""
+        """Digest -> content, of the layers of every rootfs that have a type that can be unpacked, and the right bytes."""
         layers = {each.descriptor.digest: each.descriptor for root in self.roots for each in root.layers if each.descriptor}
-        good = (layer for layer in layers.values() if self._is_whole(layer) and layer.media_type in LAYER_TYPES)
+        good = (layer for layer in layers.values() if self._is_whole(layer) and layer.media_type in UNPACKED)
         return {layer.digest: scan_layer(self.blobs, layer) for layer in good}
 
     def _is_whole(self, blob: Descriptor) -> bool:

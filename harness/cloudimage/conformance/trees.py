@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from harness.errors import SlipwayError, StoreError
 from harness.host import scratch
 from harness.oci.layer.extract import Extraction, open_layer
 from harness.oci.layer.tar_reader import TarEntry
-from harness.oci.model import OCI_LAYER_GZIP, Descriptor
+from harness.oci.model import Descriptor
 from harness.templates.job import output_name
 from harness.untrusted import UntrustedTree, relative_path
 
@@ -48,11 +49,10 @@ def scan_layer(blobs: ExaminedBlobs, layer: Descriptor) -> LayerScan:
     content = hashlib.sha256()
     notes = _Notes()
     try:
-        if layer.media_type == OCI_LAYER_GZIP:
-            with blobs.open(layer.digest) as file:
-                head = file.read(10)
-            # RFC 1952: MTIME.
-            notes.dated = "the gzip stream" if head[:2] == b"\x1f\x8b" and any(head[4:8]) else None
+        with blobs.open(layer.digest) as file:
+            head = file.read(10)
+        # RFC 1952: MTIME.
+        notes.dated = "the gzip stream" if head[:2] == b"\x1f\x8b" and any(head[4:8]) else None
         with open_layer(blobs, layer, content) as tar:
             for entry in tar:
                 notes.add(entry)
@@ -125,6 +125,7 @@ def unpacked(blobs: ExaminedBlobs, layers: Sequence[Descriptor], size: int) -> R
         for layer in layers:
             tree.lay(blobs, layer)
         tree.finish()
+        _open_folders(folder)
     except StoreError as wrong:
         return RootfsTree(problem=wrong.message)
     except OSError as wrong:
@@ -132,3 +133,12 @@ def unpacked(blobs: ExaminedBlobs, layers: Sequence[Descriptor], size: int) -> R
             raise StoreError(f"no space left in {folder.parent}", hint=_HINT) from wrong
         return RootfsTree(problem=f"cannot be unpacked: {wrong.strerror or wrong}")
     return RootfsTree(folder)
+
+
+def _open_folders(tree: Path) -> None:
+    """Let this user read and remove folders of a rootfs, which may be closed to all but root."""
+    for parent, folders, _ in os.walk(tree):
+        for name in folders:
+            inside = Path(parent, name)
+            if not inside.is_symlink():
+                inside.chmod(0o700)

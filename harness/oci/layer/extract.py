@@ -28,6 +28,8 @@ OPAQUE = ".wh..wh..opq"
 """Removes all that the layers below have in the folder it stands in."""
 
 _COMPRESSIONS: Mapping[str, compression.Compression] = {**dict.fromkeys(GZIP_LAYERS, "gzip"), OCI_LAYER_ZSTD: "zstd", OCI_LAYER: "none"}
+UNPACKED = tuple(_COMPRESSIONS)
+"""Media types of layers that can be unpacked."""
 _MOST_LINKS = 40
 MOST_ENTRIES = 300_000
 """Entries of a layer. The largest of a whole desktop have half of that."""

@@ -32,3 +32,13 @@ def test_paths_of_a_tree_are_those_after_rendering(store: Store, path: str, expe
     layer = write_layer([*entries, LayerEntry("link", "symlink", target="/etc/passwd")], store)
     with scratch.cleaned():
         assert unpacked(store, [layer.descriptor], 0).holds(path) == expected
+
+
+def test_folders_of_a_tree_can_be_removed_by_this_user(store: Store) -> None:
+    layer = write_layer([LayerEntry("closed", "dir", 0), LayerEntry("closed/inner", "dir", 0o555)], store)
+    with scratch.cleaned():
+        tree = unpacked(store, [layer.descriptor], 0)
+        assert tree.folder is not None
+        assert [(tree.folder / path).stat().st_mode & 0o777 for path in ("closed", "closed/inner")] == [0o700, 0o700]
+        assert tree.holds("closed/inner")
+    assert not tree.folder.exists()
