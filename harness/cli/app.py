@@ -28,6 +28,7 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     certs,
     check,
     clusterfile,
+    conformance,
     convert,
     debug,
     delete,

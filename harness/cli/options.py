@@ -68,11 +68,16 @@ ClusterOption = Annotated[
 _DIGITS = re.compile(r"(sha256:)?[0-9a-f]{7,64}")
 
 
+def is_digits(text: str) -> bool:
+    """Return True for a digest, or the beginning of one."""
+    return _DIGITS.fullmatch(text) is not None
+
+
 def _name_of_image(text: str | None) -> str | None:
     """Raises UsageError for what can be neither a name nor a digest."""
     from harness.oci.reference import Reference
 
-    if text is not None and not _DIGITS.fullmatch(text):
+    if text is not None and not is_digits(text):
         text = in_lower_case(text)
         try:
             Reference.parse(text)

@@ -156,7 +156,7 @@ class ImageApp:
     kind: str
     """``helm``, ``kube``, ``shell`` or ``mixed``."""
     files: tuple[str, ...] = ()
-    """Paths in the rootfs, below ``application/apps/<name>``."""
+    """Its files after rendering, by their paths below ``application/apps/<name>``."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     commands: tuple[str, ...] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)

@@ -23,6 +23,7 @@ import pytest
 if TYPE_CHECKING:
     from testinfra.host import Host
 
+    from harness.cloudimage.conformance import ConformanceReport
     from harness.testkit.cluster import Cluster, ClusterKubectl, ClusterRequest, GivenMachines
     from harness.testkit.isolation import Offline
 
@@ -68,7 +69,12 @@ _kit = pytest.StashKey[Kit]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("slipway", "slipway: clusters from CloudImages")
-    group.addoption("--image", dest="slipway_image", metavar="NAME", help="the CloudImage under test, if not FOLDER:latest of its Kubefile")
+    group.addoption(
+        "--image",
+        dest="slipway_image",
+        metavar="NAME",
+        help="the CloudImage under test, if not FOLDER:latest of its Kubefile; for the format suite, also an archive",
+    )
     group.addoption(
         "--value", dest="slipway_values", metavar="NAME=VALUE", action="append", default=[], help="a value for the image; may be repeated"
     )
@@ -235,6 +241,28 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
             yield booted
         finally:
             kit.cluster = None
+
+
+@pytest.fixture(scope="session")
+def image_to_check(request: pytest.FixtureRequest) -> str:
+    """The image that the format suite checks: what ``--image`` names. Override it to check what your own tool has just written."""
+    image = request.config.stash[_kit].options.image
+    if image is None:
+        raise pytest.UsageError("which image is to be checked? Give --image, or override the fixture image_to_check")
+    return image
+
+
+@pytest.fixture(scope="module")
+def conformance_report(image_to_check: str) -> ConformanceReport:
+    """Results of all clauses of the format for ``image_to_check``; see harness.testkit.conformance."""
+    from harness.cloudimage import conformance
+    from harness.errors import SlipwayError
+    from harness.oci.store import Store
+
+    try:
+        return conformance.check(Store.default(), str(image_to_check))
+    except SlipwayError as error:
+        raise _failure(f"{image_to_check} cannot be checked: {error}", error.details) from None
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import functools
 import html as html_text
 import io
 import json
+import os
 import re
 import tarfile
 from collections.abc import Callable, Mapping
@@ -19,10 +20,10 @@ from typing import Any, cast
 
 from harness import cloudimage, kubefile, templates, untrusted
 from harness.build import discover, image_lists
-from harness.cloudimage import site_index
+from harness.cloudimage import conformance, site_index
 from harness.clusterfile import parse as clusterfile
 from harness.clusterfile import secrets, serialize, write
-from harness.errors import InputError, SlipwayError
+from harness.errors import InputError, SlipwayError, UsageError
 from harness.kubefile import checks, ignore, launch_commands, version_range, words
 from harness.lifecycle.checks.preflight import gather, probes
 from harness.lifecycle.cluster import redaction
@@ -40,6 +41,9 @@ from tests.fuzz import context_targets
 from tests.fuzz.target import DIGEST, Target, project_files, repaired, text_of, words_of
 from tests.hostile import images
 from tests.hostile.answers import facts
+
+_FUZZED = "localhost/fuzz:latest"
+
 
 # ---- texts of users and of images -------------------------------------------------------------------------------------
 
@@ -284,9 +288,33 @@ def load_archive(data: bytes, folder: Path) -> None:
             continue
 
 
+def check_archive(data: bytes, folder: Path) -> None:
+    os.environ["SLIPWAY_CACHE"] = str(folder / "cache")
+    (folder / "image.tar").write_bytes(repaired(data))
+    json.dumps(conformance.check(_store(folder), str(folder / "image.tar")).to_json())
+
+
+def check_image(data: bytes, folder: Path) -> None:
+    """As read_image(), of which no content is an error."""
+    os.environ["SLIPWAY_CACHE"] = str(folder / "cache")
+    store = _store(folder)
+    _put_documents(data, store)
+    report = conformance.check(store, _FUZZED)
+    if not all(line.isprintable() for result in report.results for line in result.evidence):
+        raise AssertionError("evidence steers a terminal")
+    json.dumps(report.to_json())
+
+
 def read_image(data: bytes, folder: Path) -> None:
     """Documents of a CloudImage, given as JSON by name; digests are made right. See ``_DOCUMENTS``."""
     store = _store(folder)
+    _put_documents(data, store)
+    image = cloudimage.read(store, _FUZZED)
+    _ = image.size, image.platforms[0].info.to_json(), image.platforms[0].images.to_json()
+
+
+def _put_documents(data: bytes, store: Store) -> None:
+    """Name an image of these documents, see read_image()."""
 
     def put(value: Any) -> dict[str, Any]:
         content = value if isinstance(value, bytes) else json.dumps(value).encode(errors="surrogatepass")
@@ -321,9 +349,7 @@ def read_image(data: bytes, folder: Path) -> None:
                 notes["dev.slipway.cloudimage"] = json.dumps(notes["dev.slipway.cloudimage"])
         made[name] = put(document)
     index = Descriptor(images.INDEX, made["index"]["digest"], made["index"]["size"])
-    store.tag("localhost/fuzz:latest", index)
-    image = cloudimage.read(store, "localhost/fuzz:latest")
-    _ = image.size, image.platforms[0].info.to_json(), image.platforms[0].images.to_json()
+    store.tag(_FUZZED, index)
 
 
 def _descriptor(media_type: str, name: str, **more: Any) -> dict[str, Any]:
@@ -511,17 +537,17 @@ ALL: tuple[Target, ...] = (
         read_site_index,
         (
             b'{"kind": "dev.slipway.catalog", "schemaVersion": 1, "images": [{"name": "a", "versions": [{"name": "a:1", "digest": "'
-            + _DIGEST.encode()
+            + DIGEST.encode()
             + b'", "platforms": ["linux/amd64"], "size": 5, "page": "images/a.html"}]}]}',
         ),
-        _tokens("kind schemaVersion images versions name digest page ../ / [] {} null 1e99 -1"),
+        words_of("kind schemaVersion images versions name digest page ../ / [] {} null 1e99 -1"),
     ),
     Target(
         "readme",
         "harness/website/readme.py",
         read_readme,
-        (b"# a\n\n[b](https://c/d) <http://e> `f` **g**\n\n- h\n\n```i\nj\n```\n", *_files("kubefiles/*/README.md")),
-        _tokens("<script> <img javascript: data: ]( ![ ![](http://x) <a &lt; &#60; ``` ~~~ > - 1. [x]: # \" ' \\"),
+        (b"# a\n\n[b](https://c/d) <http://e> `f` **g**\n\n- h\n\n```i\nj\n```\n", *project_files("kubefiles/*/README.md")),
+        words_of("<script> <img javascript: data: ]( ![ ![](http://x) <a &lt; &#60; ``` ~~~ > - 1. [x]: # \" ' \\"),
     ),
     Target(
         "documents",
@@ -635,5 +661,21 @@ ALL: tuple[Target, ...] = (
         words_of("manifests layers config annotations platform schemaVersion"),
     ),
     *context_targets.ALL,
+    Target(
+        "conformance-archive",
+        "harness/cloudimage/conformance/sources.py",
+        check_archive,
+        (_archive_seed(),),
+        words_of('index.json manifests "size": "digest": annotations blobs/sha256/ ustar 1e999 NaN []'),
+        expected=(UsageError,),
+    ),
+    Target(
+        "conformance",
+        "harness/cloudimage/conformance/",
+        check_image,
+        (json.dumps(_DOCUMENTS).encode(),),
+        words_of("manifests layers config annotations platform schemaVersion"),
+        expected=(),
+    ),
 )
 BY_NAME: Mapping[str, Target] = {target.name: target for target in ALL}

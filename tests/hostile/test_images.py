@@ -107,6 +107,17 @@ def test_an_entry_of_a_layer_stays_in_its_tree(kind: str, home: Home, machines: 
     home.slipway("history", "bad")
 
 
+@pytest.mark.parametrize("kind", [*LINKS, *ENTRIES])
+def test_a_hostile_archive_fails_clauses_of_the_format_and_does_nothing_else(kind: str, home: Home) -> None:
+    entries = LINKS[kind](str(home.home).lstrip("/")) if kind in LINKS else ENTRIES[kind]
+    archive = cloud_image([layer({}, entries)]).archive(home.work / "image.tar")
+    for words in ((), ("--output", "json")):
+        checked = home.slipway("conformance", archive, *words)
+        assert checked.code == 1
+        assert "CI-ROOTFS-5" in checked.stdout
+        assert [path for path in home.cache.rglob("*") if path.is_file()] == []
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_no_mode_of_a_folder_goes_through_a_link(together: bool, home: Home, machines: Sshd) -> None:
     victim = home.home / "work"

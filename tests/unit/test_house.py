@@ -38,6 +38,7 @@ LAYERS = (
     ("nodes", "transfer", "sealer"),
     ("trust",),
     ("trust.sbom",),
+    ("cloudimage.conformance",),
     ("cloudimage",),
     ("clusterfile", "kubefile"),
     ("oci.archive", "oci.registry"),

@@ -23,7 +23,7 @@ LARGEST = 16 << 20
 SINCE = "dev.slipway.since"
 PLATFORMS = "dev.slipway.platforms"
 
-_CONTAINERD_NAME = "io.containerd.image.name"
+CONTAINERD_NAME = "io.containerd.image.name"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Image:
     def from_json(cls, value: Mapping[str, Any]) -> Image:
         """Raises ValueError, or DamagedError that says more."""
         entry = Descriptor.from_json(value)
-        name = entry.annotations.get(_CONTAINERD_NAME) or entry.annotations.get(REF_NAME)
+        name = entry.annotations.get(CONTAINERD_NAME) or entry.annotations.get(REF_NAME)
         if not name:
             raise DamagedError(f"the archive does not say the name of {entry.digest}", hint="save it with a name, as `slipway save` does")
         if not is_manifest(entry):

@@ -12,14 +12,14 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from harness import log
 from harness.errors import StoreError
 from harness.oci.layer import compression, tar_reader
 from harness.oci.layer.tar_reader import TarEntry, TarReader
 from harness.oci.model import GZIP_LAYERS, OCI_LAYER, OCI_LAYER_ZSTD, Descriptor
-from harness.oci.store import CHUNK, Store
+from harness.oci.store import CHUNK
 from harness.untrusted import Ceiling
 
 WHITEOUT = ".wh."
@@ -28,6 +28,8 @@ OPAQUE = ".wh..wh..opq"
 """Removes all that the layers below have in the folder it stands in."""
 
 _COMPRESSIONS: Mapping[str, compression.Compression] = {**dict.fromkeys(GZIP_LAYERS, "gzip"), OCI_LAYER_ZSTD: "zstd", OCI_LAYER: "none"}
+UNPACKED = tuple(_COMPRESSIONS)
+"""Media types of layers that can be unpacked."""
 _MOST_LINKS = 40
 MOST_ENTRIES = 300_000
 """Entries of a layer. The largest of a whole desktop have half of that."""
@@ -44,10 +46,17 @@ _BETWEEN_LOOKS = 32 << 20
 _BUFFER = 128 << 10
 
 
+class BlobSource(Protocol):
+    """Reader of blobs: a Store, or an OCI image layout elsewhere. Raises StoreError for what cannot be read."""
+
+    def open(self, digest: str, /) -> BinaryIO: ...
+
+
 @contextlib.contextmanager
-def open_layer(store: Store, layer: Descriptor) -> Iterator[TarReader]:
+def open_layer(store: BlobSource, layer: Descriptor, content_hash: ContentHash | None = None) -> Iterator[TarReader]:
     """The entries of a layer, to be read once from the beginning, in memory that does not depend on what it says.
 
+    ``content_hash`` gets every byte of the tar, so that it has the diff id when the block has ended.
     Raises StoreError when it is not a readable tar, holds sparse files, more than MOST_ENTRIES entries, or more than 200 times its size.
     """
     with store.open(layer.digest) as file:
@@ -62,7 +71,8 @@ def open_layer(store: Store, layer: Descriptor) -> Iterator[TarReader]:
             compression.RATIO * size + compression.SLACK,
             what=f"layer {layer.digest} is refused: what its {log.size(size)} decompress to",
         )
-        stream = cast("compression.Readable", io.BufferedReader(content, _BUFFER))
+        raw = content if content_hash is None else _Hashed(content, content_hash)
+        stream = cast("compression.Readable", io.BufferedReader(raw, _BUFFER))
         try:
             yield TarReader(stream, most=MOST_ENTRIES, marked=False)
             # Only the end of the stream shows that nothing was cut off or changed.
@@ -70,6 +80,26 @@ def open_layer(store: Store, layer: Descriptor) -> Iterator[TarReader]:
                 pass
         except (tar_reader.TarError, *compression.BROKEN) as wrong:
             raise StoreError(f"layer {layer.digest} is not a readable tar: {wrong}") from wrong
+
+
+class ContentHash(Protocol):
+    def update(self, data: bytes | memoryview, /) -> object: ...
+
+
+class _Hashed(io.RawIOBase):
+    """Hands on what another stream gives, and hashes it."""
+
+    def __init__(self, file: io.RawIOBase, content_hash: ContentHash) -> None:
+        self._file = file
+        self._hash = content_hash
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = self._file.readinto(buffer) or 0
+        self._hash.update(memoryview(buffer)[:count])
+        return count
 
 
 class Entries(Protocol):
@@ -102,7 +132,7 @@ class Extraction:
         self._unseen = 0
         """Bytes that were written since the last look at the free space."""
 
-    def lay(self, store: Store, layer: Descriptor) -> None:
+    def lay(self, store: BlobSource, layer: Descriptor) -> None:
         """Add, replace and remove what the layer says."""
         with open_layer(store, layer) as tar:
             self.lay_tar(tar, f"layer {layer.digest}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -28,6 +29,7 @@ _EXTENDED, _GLOBAL = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE), tarfile.XGLTYPE
 _LINKS = {tarfile.SYMTYPE: "symlink", tarfile.LNKTYPE: "hardlink"}
 _WITHOUT_CONTENT = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
 """Their size means nothing, as in Go's archive/tar."""
+_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 _KIND_AT = 156
 """Offset of the type in a header."""
 
@@ -54,6 +56,10 @@ class TarEntry:
     """Permissions with setuid, setgid and sticky bits."""
     link: str = ""
     """Target of a link."""
+    owner: tuple[int, int] = (0, 0)
+    """User and group."""
+    dated: bool = False
+    """It has a time (of its last change, or another in an extended header) other than 0."""
 
 
 class TarReader:
@@ -134,7 +140,10 @@ class TarReader:
         kind = "folder" if folder else "file" if info.type in _FILES else _LINKS.get(info.type, "other")
         self._left = 0 if info.type in _WITHOUT_CONTENT else size
         self._padding = -self._left % _BLOCK
-        return TarEntry(name, kind, self._left, info.mode & 0o7777, extended.get("linkpath", info.linkname))
+        owner = (int(_number(extended.get("uid"), info.uid)), int(_number(extended.get("gid"), info.gid)))
+        times = (_number(extended.get("mtime"), info.mtime), *(_number(extended.get(key), 0) for key in ("atime", "ctime")))
+        link = extended.get("linkpath", info.linkname)
+        return TarEntry(name, kind, self._left, info.mode & 0o7777, link, owner, any(times))
 
     def _header(self, *, first: bool) -> tarfile.TarInfo | None:
         self._exactly(self._padding)
@@ -191,6 +200,13 @@ def _records(data: bytes) -> dict[str, str]:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
+
+
+def _number(text: str | None, plain: float) -> float:
+    """Number of a record of an extended header; -1 when it is not one, ``plain`` without such a record."""
+    if text is None:
+        return plain
+    return float(text) if _NUMBER.fullmatch(text) else -1
 
 
 def file_header(name: str, size: int) -> bytes:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import random
@@ -669,3 +670,30 @@ LONG = "a" * 256
 def test_a_name_that_no_file_system_takes_is_refused(store: Store, tmp_path: Path, members: list[Member]) -> None:
     with pytest.raises(StoreError, match="too long"):
         unpack(store, [put_tar(store, *members)], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("records", "owner", "dated"),
+    [
+        (b"", (0, 0), False),
+        (b"13 uid=70000\n", (70000, 0), False),
+        (b"8 gid=7\n", (0, 7), False),
+        (b"15 mtime=0.000\n", (0, 0), False),
+        (b"14 mtime=12.5\n", (0, 0), True),
+        (b"11 atime=1\n", (0, 0), True),
+        (b"14 mtime=soon\n", (0, 0), True),
+        (b"12 uid=root\n", (-1, 0), False),
+    ],
+)
+def test_open_layer_gives_owner_and_says_of_a_time(store: Store, records: bytes, owner: tuple[int, int], dated: bool) -> None:
+    layer = put_raw(store, (pax(records) if records else b"") + header("a", tarfile.REGTYPE) + END)
+    with open_layer(store, layer) as tar:
+        assert [(entry.owner, entry.dated) for entry in tar] == [(owner, dated)]
+
+
+def test_open_layer_hashes_the_whole_tar(store: Store) -> None:
+    layer = write_layer([LayerEntry("a", "file", 0o644, bytes(300_000))], store)
+    content = hashlib.sha256()
+    with open_layer(store, layer.descriptor, content):
+        pass
+    assert f"sha256:{content.hexdigest()}" == layer.diff_id
