@@ -83,23 +83,32 @@ def minor(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def publish(session: nox.Session) -> None:
-    """Build kubefiles/NAME and push them, signed with `--key`: `-- --registry HOST/NAMESPACE NAME...`; a matrix ends with `--join A,B`."""
+    """Build kubefiles/NAME, test each on nodes, and push what passed, with its proof: `-- --registry HOST/NAMESPACE --key FILE NAME...`.
+
+    SBOM, provenance and test results are attached, signed with the key; the tag is pushed last. A matrix ends with `--join A,B`.
+    """
     wanted = Publishing.read(session.posargs)
+    if wanted.key and not Path(wanted.key[1]).is_file():
+        # Not after minutes of tests.
+        session.error(f"--key {wanted.key[1]}: no such file; slipway keys create makes a pair")
     entries = pick(session, catalog.select, wanted.names)
     install(session)
-    if not wanted.join:
-        build(session, pick(session, catalog.order, wanted.names), *wanted.build_options)
-        for entry in entries:
-            made = [] if wanted.allow_built else built_here(json.loads(facts_of(entry).read_text()))
-            if made:
-                few = ", ".join(made[:5])
-                session.error(
-                    f"{entry.name} is not published: {len(made)} of its images were built here under the names of others, as {few}: "
-                    "build where their registries answer, or say --allow-built"
-                )
+    order = () if wanted.join or wanted.built else pick(session, catalog.order, wanted.names)
+    refused = build_each(session, order, *wanted.build_options)
+    published = []
     for entry in entries:
-        for words in wanted.commands(entry):
-            session.run("slipway", *words)
+        if entry.name in refused:
+            continue
+        try:
+            publish_one(session, wanted, entry)
+            published.append(f"published {wanted.target(entry)}")
+        except RefusedError as why:
+            session.warn(f"{entry.name} is not published: {why}")
+            refused[entry.name] = str(why)
+    failed = [entry.name for entry in entries if entry.name in refused]
+    say("", *published, *(f"not published: {name}: {refused[name]}" for name in failed))
+    if failed:
+        session.error(f"not published: {', '.join(failed)}")
 
 
 @nox.session(default=False)
@@ -284,7 +293,7 @@ def build_docs(session: nox.Session) -> None:
 
 
 def built_here(facts: dict[str, Any]) -> list[str]:
-    """The container images of a CloudImage that have another's name and were built, from what `slipway build --output json` says of it."""
+    """The container images of a CloudImage that have another's name and were built, from what `slipway inspect -o json` says of it."""
     return sorted({image["name"] for platform in facts["platforms"] for image in platform["images"] if image.get("built")})
 
 
@@ -349,19 +358,28 @@ class ImageRequest:
         return [word for pair in self.values for word in ("--value", pair)]
 
 
+class RefusedError(Exception):
+    """An image is not published, and why."""
+
+
 class Publishing:
     """What `publish` is asked for. One machine builds for itself and pushes TAG-ARCH, or with --platform for several and pushes TAG.
 
     When every machine of a matrix has pushed its own, --join makes one TAG of them.
     """
 
-    def __init__(
-        self, registry: str, tag: str, platform: str, join: str, key: str, connection: list[str], names: list[str], *, allow_built: bool
-    ) -> None:
-        self.allow_built = allow_built
-        self.registry, self.tag, self.platform, self.connection, self.names = registry.rstrip("/"), tag, platform, connection, names
-        self.key = ["--key", key] if key else []
-        self.join = [part for part in join.split(",") if part]
+    def __init__(self, wanted: argparse.Namespace) -> None:
+        self.registry: str = wanted.registry.rstrip("/")
+        self.tag: str = wanted.tag
+        self.names: list[str] = wanted.names
+        self.platform: str = wanted.platform
+        self.built: bool = wanted.built
+        self.allow_built: bool = wanted.allow_built
+        self.allow_untested: bool = wanted.allow_untested
+        self.connection: list[str] = wanted.connection
+        self.key = ["--key", wanted.key] if wanted.key else []
+        self.keep = [] if wanted.replace else ["--no-replace"]
+        self.join = [part for part in wanted.join.split(",") if part]
 
     @classmethod
     def read(cls, words: Iterable[str]) -> Publishing:
@@ -369,43 +387,144 @@ class Publishing:
         parser = argparse.ArgumentParser(prog="nox -s publish --", usage="%(prog)s --registry HOST/NAMESPACE [options] [NAME...]")
         parser.add_argument("--registry", required=True, help="where to, as registry.example/team; log in before, with `slipway login`")
         parser.add_argument("--tag", default=catalog.TAG, help=f"the tag there [{catalog.TAG}]")
+        parser.add_argument(
+            "--replace", action="store_true", help="give the tag to this image even if the registry has it with other bytes"
+        )
         parser.add_argument("--platform", default="", help="build for these on this machine, as linux/amd64,linux/arm64")
+        parser.add_argument("--built", action="store_true", help="build nothing: take what `build-image` left in the store")
         parser.add_argument(
             "--join", default="", metavar="ARCH,ARCH", help="build nothing: make one tag of what the machines of a matrix pushed"
         )
-        parser.add_argument(
-            "--key",
-            default="",
-            metavar="FILE",
-            help="sign with this key, attach SBOM and provenance; its password: SLIPWAY_KEY_PASSWORD",
-        )
+        parser.add_argument("--key", default="", metavar="FILE", help="sign with this key; its password: SLIPWAY_KEY_PASSWORD")
+        parser.add_argument("--unsigned", action="store_true", help="publish without signatures; the documents are attached all the same")
         parser.add_argument(
             "--allow-built", action="store_true", help="publish it although images in it were built here under the names of others"
         )
+        parser.add_argument(
+            "--allow-untested", action="store_true", help="publish it although this machine cannot test all of its platforms"
+        )
         parser.add_argument("--plain-http", action="store_const", dest="connection", const=["--plain-http"], default=[])
         parser.add_argument("names", nargs="*", metavar="NAME", help="kubefiles; all without names")
-        return cls(**vars(parser.parse_args(list(words))))
+        wanted = parser.parse_args(list(words))
+        if bool(wanted.key) == wanted.unsigned:
+            parser.error("sign with --key FILE, or say --unsigned: one of both")
+        if wanted.join and (wanted.platform or wanted.built):
+            parser.error("--join builds nothing, and takes every platform that was pushed: leave out --platform and --built")
+        return cls(wanted)
 
     @property
     def build_options(self) -> list[str]:
         return ["--platform", self.platform] if self.platform else []
 
-    def commands(self, entry: catalog.CatalogEntry) -> list[list[str]]:
-        """The words after `slipway`, command by command."""
+    def target(self, entry: catalog.CatalogEntry) -> str:
+        """The name that an image gets in the registry."""
         there = f"{self.registry}/{entry.name}:{self.tag}"
-        if self.join:
-            parts = [f"{there}-{architecture}" for architecture in self.join]
-            create = ["manifest", "create", "--pull", *self.connection, there, *parts]
-            return [create, *self._signing(there), ["push", *self.connection, there]]
-        target = there if self.platform else f"{there}-{paths.architecture()}"
-        if not self.key:
-            return [["push", *self.connection, entry.reference, target]]
-        # A signature holds for the name that is signed, so the image has its public name before.
-        documents = [[verb, "--attach", *self.key, target] for verb in ("sbom", "provenance")]
-        return [["tag", entry.reference, target], *documents, *self._signing(target), ["push", *self.connection, target]]
+        return there if self.join or self.platform else f"{there}-{paths.architecture()}"
 
-    def _signing(self, target: str) -> list[list[str]]:
-        return [["sign", *self.key, target]] if self.key else []
+    def question(self, entry: catalog.CatalogEntry, digest: str) -> list[str]:
+        """The words after `slipway` that ask the registry whether the tag may be pushed, before minutes of tests."""
+        return ["push", "--plan", *self.keep, *self.connection, digest, self.target(entry)]
+
+    def commands(self, entry: catalog.CatalogEntry, digest: str) -> list[list[str]]:
+        """The words after `slipway`, command by command, that publish the image that was tested: it is named by its digest."""
+        target, record = self.target(entry), shown(record_of(entry))
+        # A signature holds for the name that is signed, so the image has its public name before.
+        named = ["tag", digest, target]
+        return [named, *self._proofs(target, ["--predicate", record]), ["push", *self.keep, *self.connection, digest, target]]
+
+    def join_commands(self, entry: catalog.CatalogEntry) -> list[list[str]]:
+        """The same for one tag of what the machines of a matrix have pushed."""
+        target = self.target(entry)
+        parts = [f"{target}-{architecture}" for architecture in self.join]
+        create = ["manifest", "create", "--pull", *self.connection, target, *parts]
+        results = [word for part in parts for word in ("--part", part)]
+        return [create, *self._proofs(target, results), ["push", *self.keep, *self.connection, target]]
+
+    def _proofs(self, target: str, results: list[str]) -> list[list[str]]:
+        tested = ["attest", "--type", "test-result", *results, *self.key, target]
+        documents = [[verb, "--attach", *self.key, target] for verb in ("sbom", "provenance")]
+        return [tested, *documents, *([["sign", *self.key, target]] if self.key else [])]
+
+
+def build_each(session: nox.Session, entries: Iterable[catalog.CatalogEntry], *options: str) -> dict[str, str]:
+    """Build images, bases first; the names of those that were not built, each with the reason."""
+    failed: dict[str, str] = {}
+    for entry in entries:
+        if entry.needs in failed:
+            failed[entry.name] = f"its base {entry.needs} was not built"
+            continue
+        try:
+            build(session, [entry], *options)
+        except nox.command.CommandFailed:
+            failed[entry.name] = "its build failed"
+    return failed
+
+
+def publish_one(session: nox.Session, wanted: Publishing, entry: catalog.CatalogEntry) -> None:
+    """Test an image and push it with its proof. Raises RefusedError; then its tag in the registry is as before."""
+    if wanted.join:
+        commands = wanted.join_commands(entry)
+    else:
+        image = inspected(session, entry)
+        reason = unfit(image, wanted)
+        if reason:
+            raise RefusedError(reason)
+        if not entry.tests:
+            raise RefusedError(f"it has no tests: write test_{entry.name.replace('-', '_')}.py beside its Kubefile")
+        slipway(session, *wanted.question(entry, image["digest"]))
+        if test(session, [entry]):
+            raise RefusedError(f"its tests failed: {shown(report(entry.name, 'html'))}")
+        reason = untested(entry, image["digest"])
+        if reason:
+            raise RefusedError(reason)
+        commands = wanted.commands(entry, image["digest"])
+    for words in commands:
+        slipway(session, *words)
+
+
+def slipway(session: nox.Session, *words: str) -> None:
+    """Run the command line for an image that is to be published. Raises RefusedError when it fails: it has said why."""
+    try:
+        session.run("slipway", *words)
+    except nox.command.CommandFailed as failed:
+        raise RefusedError(f"slipway {words[0]} failed ({failed.reason})") from failed
+
+
+def inspected(session: nox.Session, entry: catalog.CatalogEntry) -> dict[str, Any]:
+    """What `slipway inspect` says of an image, as data. Raises RefusedError for one that is not in the store."""
+    words = ("slipway", "inspect", entry.reference, "--output", "json")
+    image = read_json(session.run(*words, silent=True, log=False, success_codes=range(256), stderr=sys.stderr))
+    if not image:
+        raise RefusedError(f"{entry.reference} is not in the store, or not whole")
+    return image
+
+
+def unfit(image: dict[str, Any], wanted: Publishing) -> str:
+    """Why an image is not published whatever its tests say; empty for one that may be."""
+    made = [] if wanted.allow_built else built_here(image)
+    if made:
+        return (
+            f"{len(made)} of its images were built here under the names of others, as {', '.join(made[:5])}: "
+            "build where their registries answer, or say --allow-built"
+        )
+    own = f"linux/{paths.architecture()}"
+    others = [one["platform"] for one in image["platforms"] if one["platform"] != own and not one["platform"].startswith(f"{own}/")]
+    if others and not wanted.allow_untested:
+        return f"this machine tests {own}, not {', '.join(others)}: let a machine of each push its own and --join, or say --allow-untested"
+    return ""
+
+
+def untested(entry: catalog.CatalogEntry, digest: str) -> str:
+    """Why the record of the last tests does not stand for the image with ``digest``; empty when it does."""
+    path = record_of(entry)
+    record = read_json(path.read_text() if path.exists() else "")
+    if not record:
+        return "no test has booted it"
+    ran = [f"sha256:{one['digest']['sha256']}" for one in record["subject"]]
+    if digest not in ran:
+        return f"{', '.join(ran)} was tested, and {entry.reference} was {digest}: it changed during the tests"
+    result = record["predicate"]["result"]
+    return "" if result == "PASSED" else f"the record of its tests says {result}"
 
 
 def test(session: nox.Session, entries: Iterable[catalog.CatalogEntry], *options: str) -> list[str]:
@@ -415,8 +534,10 @@ def test(session: nox.Session, entries: Iterable[catalog.CatalogEntry], *options
         if not entry.tests:
             session.error(f"{entry.folder.relative_to(ROOT)} holds no tests: write test_{entry.name.replace('-', '_')}.py")
         folder = str(entry.folder.relative_to(ROOT))
+        record = record_of(entry)
+        record.unlink(missing_ok=True)
         try:
-            passed = pytest(session, entry.name, folder, "--image", entry.reference, *options, "-v")
+            passed = pytest(session, entry.name, folder, "--image", entry.reference, "--test-result", shown(record), *options, "-v")
         except RingError as error:
             session.warn(f"{entry.name}: {error}")
             passed = False
@@ -563,6 +684,11 @@ def report(name: str, kind: str) -> Path:
 
 def facts_of(entry: catalog.CatalogEntry) -> Path:
     return report(entry.name, "build.json")
+
+
+def record_of(entry: catalog.CatalogEntry) -> Path:
+    """What the tests of an image said, as a statement about the digest that ran."""
+    return report(entry.name, "test-result.json")
 
 
 class Counts:

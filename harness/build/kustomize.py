@@ -81,7 +81,7 @@ class _Kustomization:
 
 @dataclasses.dataclass
 class _Reading:
-    """State shared while the files of one kustomization are read."""
+    """What the files of one kustomization are read with."""
 
     files: Mapping[str, RootfsFile]
     faults: list[Fault] = dataclasses.field(default_factory=list)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import errors, log
+from harness.cli import attestations
 from harness.cli.options import AnyImage, Json, OnePlatform, local_images, platform_of
 from harness.cli.output import local_store, plain, print_json, say, short, table, wants_json
 from harness.cli.registry import reference
@@ -56,7 +57,7 @@ def images(
 
 @app.command(short_help="Show the content of a CloudImage.")
 def inspect(name: AnyImage, output: Json = "text") -> None:
-    """Show the content of a CloudImage: launch, layers, and each embedded image under its original name.
+    """Show the content of a CloudImage: launch, layers, each embedded image under its original name, and what is attached to it.
 
     For an image of sealer, show which names can be restored and which cannot.
     """
@@ -69,8 +70,9 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
         _inspect_sealer(store, name, as_json=wants_json(output))
         return
     image = cloudimage.read(store, name)
+    attached = attestations.of_stored(store, image)
     if wants_json(output):
-        print_json(listing.describe(image))
+        print_json({**listing.describe(image), "attached": [one.to_json() for one in attached]})
         return
     for part in image.platforms:
         info = part.info
@@ -93,6 +95,7 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
             ],
         )
         _say_built(part.images.images)
+    attestations.show(attached)
 
 
 def _say_info(info: Info) -> None:

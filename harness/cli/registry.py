@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli.options import AllowOlder, Json, Platforms, RegistryOptions, SiteAccess, in_lower_case, local_images, platform_of
+from harness.cli.options import AllowOlder, Json, Plan, Platforms, RegistryOptions, SiteAccess, in_lower_case, local_images, platform_of
 from harness.cli.output import local_store, plain, print_json, say, wants_json
 from harness.cli.root import app
 from harness.errors import Fault, InputError, UsageError
@@ -69,14 +69,18 @@ def push(
             show_default=False,
         ),
     ] = None,
+    no_replace: Annotated[bool, typer.Option("--no-replace", help="Refuse a tag that the registry has with other bytes.")] = False,
+    plan: Plan = False,
     to: RegistryOptions,
     output: Json = "text",
 ) -> None:
-    """Send a CloudImage to a registry: only the blobs that it lacks, then the manifests, the tag last."""
+    """Send a CloudImage to a registry: only the blobs that it lacks, then the manifests, its attestations, the tag last."""
     from harness.transfer import push
 
     as_json = wants_json(output)
     if expand is not None:
+        if no_replace or plan:
+            raise UsageError("--no-replace and --plan are for a CloudImage under its tag", hint="leave out --expand")
         if target is not None:
             raise UsageError("TARGET and --expand are two things", hint="push the CloudImage, and expand it, one after the other")
         with connect(to, writing=True) as client:
@@ -87,10 +91,27 @@ def push(
         raise UsageError(f"{target or name}: a push goes to a tag, not to a digest", hint="write REGISTRY/REPOSITORY:TAG")
     if target is None and not name.startswith(there.domain):
         log.info(f"{name} names no registry: it goes to {there.domain}, as Docker does it")
+    if plan:
+        _plan_push(name, there, to, replace=not no_replace, as_json=as_json)
+        return
     with connect(to, writing=True) as client:
-        pushed = push.push(local_store(), name, there, client)
+        pushed = push.push(local_store(), name, there, client, replace=not no_replace)
     traffic = f"sent {log.size(pushed.sent)}: {pushed.uploaded} blobs uploaded, {pushed.mounted} mounted, {pushed.present} there already"
     _tell(pushed, there.familiar, traffic, as_json)
+
+
+def _plan_push(name: str, there: Reference, to: RegistryOptions, *, replace: bool, as_json: bool) -> None:
+    """Show what a push would do to a tag. Raises TakenError as the push would."""
+    from harness.transfer import push
+
+    digest = local_store().resolve(name).digest
+    with connect(to, writing=True) as client:
+        now = push.present(there, digest, client, replace=replace)
+    if as_json:
+        print_json({"reference": str(there), "digest": digest, "present": now})
+        return
+    change = "would be new" if now is None else "exists with these bytes" if now == digest else f"would be replaced: it is {now}"
+    say(f"{there.familiar}  {digest}\n  the tag {change}")
 
 
 def _tell(done: Pushed | PullResult, name: str, traffic: str, as_json: bool) -> None:

@@ -20,7 +20,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("build", "find-images", "outdated", "images", "inspect", "history", "diff", "tag", "rmi", "prune", "manifest", "merge", "convert"),
     ),
     ("Sharing", ("push", "pull", "login", "logout", "search", "catalog", "save", "load")),
-    ("Trust", ("keys", "sign", "verify", "conformance", "sbom", "provenance")),
+    ("Trust", ("keys", "sign", "verify", "attest", "conformance", "sbom", "provenance")),
     (
         "Clusters",
         (

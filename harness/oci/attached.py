@@ -12,7 +12,9 @@ from typing import Any
 from harness.errors import StoreError
 from harness.oci.graph import below_of, entries_of
 from harness.oci.model import EPOCH, INDEXES, MANIFESTS, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json
+from harness.oci.statement import SubjectError, require_subject
 from harness.oci.store import Store
+from harness.untrusted import shown
 
 PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
@@ -70,18 +72,28 @@ def _entries(store: Store, name: str, root: Descriptor, subject: str, suffix: st
         wrong = [layer.media_type for layer in layers if layer.media_type != _LAYERS[suffix]]
         if wrong or not layers:
             raise _refused(name, f"it holds {wrong[0]!r}" if wrong else "it holds none")
+        for layer in layers if suffix == ".att" else ():
+            try:
+                require_subject(store.read(layer.digest), subject)
+            except StoreError as other:
+                raise _refused(name, other.message) from other
         return [dict(layer) for layer in value["layers"]]
     if root.media_type not in INDEXES:
         raise _refused(name, "it is not a list of referrers")
     for entry in entries_of(value, root.digest):
-        if not _is_about(store.json(entry.digest), subject):
-            raise _refused(name, f"{entry.digest} does not refer to that image")
+        try:
+            require_subject_of(store.json(entry.digest), subject)
+        except SubjectError as other:
+            raise _refused(name, f"{entry.digest} does not refer to that image") from other
     return [dict(entry) for entry in value.get("manifests") or ()]
 
 
-def _is_about(manifest: Mapping[str, Any], subject: str) -> bool:
-    about = manifest.get("subject")
-    return isinstance(about, dict) and about.get("digest") == subject
+def require_subject_of(referrer: Mapping[str, Any], digest: str) -> None:
+    """Raises SubjectError when the manifest of a referrer is about another image than that with ``digest``."""
+    subject = referrer.get("subject")
+    about = str(subject.get("digest")) if isinstance(subject, dict) else "nothing"
+    if about != digest:
+        raise SubjectError(shown(f"a referrer is about {about}, not about {digest}"), hint="do not rely on it")
 
 
 def _kept(store: Store, ours: Descriptor, suffix: str) -> list[dict[str, Any]]:

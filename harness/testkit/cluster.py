@@ -117,6 +117,7 @@ class Cluster:
     name: str
     image: str
     digest: str
+    """Of the image, as the cluster has recorded it."""
     embedded: int
     """Number of container images in the CloudImage for this machine's platform."""
     masters: tuple[Host, ...]
@@ -275,6 +276,7 @@ def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: b
         hosts = tuple(_host(machine) for machine in machines)
         if not state.kubeconfig.exists():
             state.write("kubeconfig", administrator(machines[0], machines[0].address, name).decode())
+        _require_digest(machines[0], request, image.digest)
         yield Cluster(
             name=name,
             image=request.image,
@@ -299,6 +301,16 @@ def check_values(request: ClusterRequest, image: CloudImage) -> None:
     faults = values.faults(expected, [given], hint=_HINT)
     if faults:
         raise InputError(faults)
+
+
+def _require_digest(node: Node, request: ClusterRequest, digest: str) -> None:
+    """Raises CheckError when the cluster has recorded another digest: its image got a new content while it started."""
+    recorded = record.read(NodeKubectl(node)).digest
+    if recorded != digest:
+        raise CheckError(
+            f"the cluster runs {recorded or 'an image without a digest'}, and {request.image} was {digest} when it was started",
+            hint="the image was built again meanwhile: test it again",
+        )
 
 
 def _make(request: ClusterRequest, undo: contextlib.ExitStack, *, keep: bool) -> NodeGroup:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.cloudimage.conformance import ConformanceReport
     from harness.testkit.cluster import Cluster, ClusterKubectl, ClusterRequest, GivenMachines
     from harness.testkit.isolation import Offline
+    from harness.testkit.recorder import Boot
 
 TAG = "latest"
 _OURS = ("cluster", "node")
@@ -57,6 +58,8 @@ class Kit:
     images: list[str] = dataclasses.field(default_factory=list)
     booted: list[str] = dataclasses.field(default_factory=list)
     """A line for each cluster, for the reports."""
+    boots: list[Boot] = dataclasses.field(default_factory=list)
+    """The same for the record of the run."""
     kept: list[str] = dataclasses.field(default_factory=list)
     """Commands to access the clusters that were kept running."""
 
@@ -79,6 +82,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--value", dest="slipway_values", metavar="NAME=VALUE", action="append", default=[], help="a value for the image; may be repeated"
     )
     group.addoption("--keep", dest="slipway_keep", action="store_true", help="leave clusters running, and say how to reach and remove them")
+    group.addoption(
+        "--test-result",
+        dest="slipway_result",
+        metavar="FILE",
+        help="write the results as a statement about the image that ran; slipway attest attaches it",
+    )
     group.addoption("--masters", dest="slipway_masters", metavar="ADDRESSES", help="test on these machines instead of making some")
     group.addoption("--nodes", dest="slipway_nodes", metavar="ADDRESSES", help="more of them, as workers")
     group.addoption("--ssh-user", dest="slipway_user", metavar="NAME", help="root, or one who may sudo without a password")
@@ -93,6 +102,12 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--nodes, --ssh-user and --ssh-key go with --masters")
     config.stash[_kit] = Kit(options)
     config.pluginmanager.register(_Html(config.stash[_kit]), "slipway-html")
+    if (record := config.getoption("slipway_result")) and not hasattr(config, "workerinput"):
+        if config.getoption("numprocesses", None):
+            raise pytest.UsageError("--test-result records the tests of one process: leave out -n")
+        from harness.testkit.recorder import RunRecorder
+
+        config.pluginmanager.register(RunRecorder(Path(record), config.stash[_kit].boots), "slipway-recorder")
 
 
 def read_options(config: pytest.Config) -> KitOptions:
@@ -324,6 +339,14 @@ def _shown(config: pytest.Config, cluster_request: ClusterRequest, given: GivenM
 
 
 def _note(kit: Kit, booted: Cluster) -> None:
+    from harness.testkit.recorder import Boot
+    from harness.trust.results import Topology
+
+    former = next((boot.digest for boot in kit.boots if boot.image == booted.image and boot.digest != booted.digest), None)
+    if former is not None:
+        raise _failure(f"{booted.image} changed during the tests: {former} ran before, and {booted.digest} runs now", "test it again")
+    topology = Topology(len(booted.masters), len(booted.nodes), given=booted.group is None)
+    kit.boots.append(Boot(booted.image, booted.digest, topology))
     facts = f"{booted.image} ({booted.digest[:19]}, {booted.embedded} container images)"
     kit.booted.append(
         f"{facts} on {len(booted.masters)} control-plane nodes and {len(booted.nodes)} workers, ready in {booted.boot_seconds:.0f} s"

@@ -1,6 +1,6 @@
-"""A CloudImage from the store into a registry: blobs first, then manifests, the tag last.
+"""A CloudImage from the store into a registry: blobs first, then manifests, then what is attached to it, the tag last.
 
-A pull at the same time gets the old image or the new one, whole.
+A pull at the same time gets the old image or the new one, whole, with its signatures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
-from harness.oci.registry.referrers import LocalReferrers, RemoteReferrers
+from harness.oci.registry.referrers import ATTESTATIONS, REFERRERS, SIGNATURES, LocalReferrers, RemoteReferrers, tag_of
 from harness.oci.registry.upload import Sent
 from harness.oci.store import Store
 from harness.transfer import attachments, locations
@@ -40,8 +40,27 @@ class Pushed:
     attachments: tuple[str, ...] = ()
 
 
-def push(store: Store, name: str, target: Reference, client: Client) -> Pushed:
-    """Have an image of the store in a registry, under ``target``. Raises RemoteError or StoreError; the tag changes last, or not at all."""
+class TakenError(StoreError):
+    """A tag that exists in the registry with another image, and must not be replaced."""
+
+
+def present(target: Reference, digest: str, client: Client, *, replace: bool = True) -> str | None:
+    """The digest that a tag has in its registry now; None for a new tag. Raises TakenError for another one without ``replace``."""
+    now = client.head(target)
+    if now is not None and now.digest != digest and not replace:
+        raise TakenError(
+            f"{target.familiar} exists with other bytes: {now.digest}, and not {digest}",
+            hint="publish under another tag; --replace gives this one to the new image",
+        )
+    return now.digest if now else None
+
+
+def push(store: Store, name: str, target: Reference, client: Client, *, replace: bool = True) -> Pushed:
+    """Have an image of the store in a registry, under ``target``. Raises RemoteError or StoreError; the tag changes last, or not at all.
+
+    Without ``replace`` a tag that exists with another image is an error (TakenError): it is asked for before anything is sent, and
+    again before the tag is written. A registry cannot do both in one step.
+    """
     with store.shared_lease():
         image = store.resolve(name)
         try:
@@ -51,9 +70,10 @@ def push(store: Store, name: str, target: Reference, client: Client) -> Pushed:
                 f"{name} is not whole here and cannot be pushed: {problem.message}", hint="pull or load it for all its platforms"
             ) from problem
         with log.step(f"push {target.familiar}") as step:
-            work = _Push(store, target, client)
+            work = _Push(store, target, client, replace=replace)
             work.send(image, parts, Meter(step, 0))
-        attached = attachments.copy_referrers(LocalReferrers(store, target), RemoteReferrers(client, target), image.digest)
+            attached = work.attach(image)
+            work.tag(image)
         locations.remember(store, target, image.digest)
     return Pushed(str(target), image.digest, work.sent, work.counts["uploaded"], work.counts["mounted"], work.counts["present"], attached)
 
@@ -61,20 +81,25 @@ def push(store: Store, name: str, target: Reference, client: Client) -> Pushed:
 class _Push:
     """One image on its way out of the store."""
 
-    def __init__(self, store: Store, target: Reference, client: Client) -> None:
+    def __init__(self, store: Store, target: Reference, client: Client, *, replace: bool = True) -> None:
         self.store = store
         self.target = target
         self.client = client
+        self.replace = replace
+        self.tagged = False
+        """The tag names the image already."""
         self.workers = WorkerPool(client)
         self.sent = 0
         self.counts = {"uploaded": 0, "mounted": 0, "present": 0}
         self._lock = threading.Lock()
 
     def send(self, image: Descriptor, parts: Sequence[Descriptor], meter: Meter) -> None:
+        """Send all but the manifest of the image itself."""
         manifests, blobs = _split(parts)
         there = self._there(image)
         if image.digest in there:
             # A registry keeps no manifest whose blobs it lacks.
+            self.tagged = True
             self.counts["present"] = len(blobs)
             meter.finish("already present")
             return
@@ -83,23 +108,40 @@ class _Push:
         meter.total = sum(blob.size for blob in missing)
         places = locations.known(self.store, self.target)
         self.workers.each(lambda blob: self._blob(blob, places.get(blob.digest, ()), meter), missing)
-        # An index after what it lists; the tag, which is the last of all, after everything.
+        # An index after what it lists.
         for manifest in reversed(manifests):
-            if manifest.digest not in there:
-                self._manifest(manifest, tagged=manifest.digest == image.digest)
+            if manifest.digest not in there and manifest.digest != image.digest:
+                self._manifest(manifest, tagged=False)
         counted = ", ".join(f"{count} {how}" for how, count in self.counts.items() if count)
         meter.finish(counted)
+
+    def attach(self, image: Descriptor) -> tuple[str, ...]:
+        """Send what is attached to the image; the tags that changed."""
+        local = LocalReferrers(self.store, self.target)
+        if not any(local.find(tag_of(image.digest, suffix)) for suffix in (SIGNATURES, ATTESTATIONS, REFERRERS)):
+            return ()
+        if not self.tagged:
+            # A registry may refuse a referrer of an image that it lacks.
+            self._manifest(image, tagged=False)
+        return attachments.copy_referrers(local, RemoteReferrers(self.client, self.target), image.digest)
+
+    def tag(self, image: Descriptor) -> None:
+        """Give the image its tag, last of all."""
+        if not self.tagged:
+            if not self.replace:
+                present(self.target, image.digest, self.client, replace=False)
+            self._manifest(image, tagged=True)
 
     def _there(self, image: Descriptor) -> set[str]:
         """Digests that the registry is known to have: those of the image that the tag names now."""
         found: set[str] = set()
-        now = self.client.head(self.target)
+        now = present(self.target, image.digest, self.client, replace=self.replace)
         if now is None:
             return found
-        if now.digest == image.digest:
-            return {now.digest}
+        if now == image.digest:
+            return {now}
         with contextlib.suppress(StoreError):
-            self._known(now.digest, found)
+            self._known(now, found)
         return found
 
     def _known(self, digest: str, found: set[str], depth: int = 0) -> None:

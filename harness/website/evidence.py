@@ -18,8 +18,9 @@ from harness.oci.attached import ENVELOPE, PAYLOAD
 from harness.oci.model import Descriptor, canonical_json
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.referrers import ATTESTATIONS, PREDICATE, SIGNATURES, ReferrerStore, layers_of, merge, tag_of
+from harness.oci.statement import IN_TOTO
 from harness.trust import sbom, signature
-from harness.trust.attestation import IN_TOTO, PREDICATE_TYPE, open_envelope
+from harness.trust.attestation import PREDICATE_TYPE, open_envelope
 from harness.trust.keys import PublicKey
 from harness.trust.signature import Demand, RefusedError, SignatureClaim
 

@@ -33,9 +33,10 @@ from harness.oci.layer.extract import Extraction
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
 from harness.oci.registry import config
+from harness.oci.statement import IN_TOTO, require_subject
 from harness.oci.store import Store
 from harness.process import ProcessResult
-from harness.trust import policy
+from harness.trust import policy, results
 from harness.website import readme
 from tests.fuzz import context_targets
 from tests.fuzz.target import DIGEST, Target, project_files, repaired, text_of, words_of
@@ -147,6 +148,20 @@ def read_reference(data: bytes, _: Path) -> None:
 def read_policy(data: bytes, folder: Path) -> None:
     found = policy.parse(text_of(data), folder / "policy.yaml")
     found.rule(Reference.parse("docker.io/library/web"))
+
+
+def read_statement(data: bytes, _: Path) -> None:
+    """A statement as it is, and in an envelope, as far as people see it."""
+    envelope = {"payloadType": IN_TOTO, "payload": base64.b64encode(data).decode(), "signatures": []}
+    found = require_subject(json.dumps(envelope).encode(), DIGEST)
+    results.faults(found.predicate)
+    results.told(found.predicate)
+    with contextlib.suppress(SlipwayError):
+        results.joined([("a", found), ("b", found)])
+
+
+def read_envelope(data: bytes, _: Path) -> None:
+    require_subject(data, DIGEST)
 
 
 def read_registries(data: bytes, folder: Path) -> None:
@@ -407,6 +422,16 @@ _DOCUMENTS: dict[str, Any] = {
 # ---- seeds ------------------------------------------------------------------------------------------------------------
 
 
+_STATEMENT = json.dumps(
+    {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": "web", "digest": {"sha256": "0" * 64}}],
+        "predicateType": results.PREDICATE,
+        "predicate": results.SuiteRun(DIGEST, "linux/amd64", "1", passed=["a"], topologies=[results.Topology(1, 1)]).predicate(),
+    }
+).encode()
+
+
 def _archive_seed() -> bytes:
     layout = images.cloud_image([images.layer({"etc/slipway.yaml": images.FACTS})])
     stream = io.BytesIO()
@@ -590,6 +615,20 @@ ALL: tuple[Target, ...] = (
         read_policy,
         (b"default: none\nrules:\n- repository: docker.io/**\n  require: deny\n- repository: a.example/b\n  require: none\n",),
         words_of("default: rules: require: keys: ** * deny none [~x] ~x"),
+    ),
+    Target(
+        "statement",
+        "harness/oci/statement.py",
+        read_statement,
+        (_STATEMENT,),
+        words_of("_type subject digest sha256 predicateType predicate result PASSED passedTests slipwayTestRun runs suite null [] {}"),
+    ),
+    Target(
+        "envelope",
+        "harness/oci/statement.py",
+        read_envelope,
+        (json.dumps({"payloadType": IN_TOTO, "payload": base64.b64encode(_STATEMENT).decode(), "signatures": [{"sig": "AA=="}]}).encode(),),
+        words_of("payloadType payload signatures sig == null [] {}"),
     ),
     Target(
         "registries",

@@ -181,10 +181,11 @@ def test_attachments_that_are_none_do_not_count(home: Home) -> None:
     layout = good()
     with lying(layout) as registry:
         root = layout.index[0]["digest"]
-        signature = f"/v2/{REPOSITORY}/manifests/{root.replace(':', '-')}.sig"
+        attached = [f"/v2/{REPOSITORY}/manifests/{root.replace(':', '-')}{suffix}" for suffix in (".sig", ".att")]
         for document in (b"[]", b'{"schemaVersion": 2, "layers": [{"annotations": "x"}]}', b'{"manifests": ' + DEEP + b"}"):
-            registry.server.on(signature, body(document, images.MANIFEST))
+            for path in attached:
+                registry.server.on(path, body(document, images.MANIFEST))
             registry.server.on(f"/v2/{REPOSITORY}/referrers/{root}", body(document, images.INDEX))
             pull(home, registry)
-            home.slipway("verify", registry.reference, "--remote", "--plain-http")
+            home.slipway("verify", registry.reference, "--remote", "--plain-http", "--attestations")
             home.slipway("verify", registry.reference)

@@ -24,9 +24,10 @@ from harness.errors import CommandError
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
 from harness.oci.registry.referrers import LocalReferrers, tag_of
+from harness.oci.statement import IN_TOTO
 from harness.oci.store import Store
 from harness.transfer import access, pull, push
-from harness.trust import attestation, keys, policy, sbom, signature
+from harness.trust import keys, policy, sbom, signature
 from harness.trust.signature import RefusedError
 from tests.conftest import Slipway
 from tests.integration import gotool
@@ -220,7 +221,7 @@ def test_documents_are_found_as_referrers_and_the_image_stays_what_it_is(
         stream.close()
     # Another client of registries finds them, and takes them along.
     found = process.run([gotool.oras(), "discover", "--plain-http", "--format", "json", f"{there.host}/{WEB}"]).stdout
-    assert {one["artifactType"] for one in json.loads(found)["referrers"]} == {sbom.MEDIA_TYPE, attestation.IN_TOTO}
+    assert {one["artifactType"] for one in json.loads(found)["referrers"]} == {sbom.MEDIA_TYPE, IN_TOTO}
     process.run([gotool.oras(), "cp", "-r", "--from-plain-http", "--to-plain-http", f"{there.host}/{WEB}", f"{there.host}/copy/web:1"])
     with access.client(access.RegistryAccess(plain_http=True)) as client:
         assert client.manifest(Reference.parse(f"{there.host}/copy/web:1")).digest == image.digest

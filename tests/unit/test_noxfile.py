@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import nox
 import nox.command
@@ -250,51 +251,243 @@ def test_values_that_are_not_pairs_are_refused_without_their_text(capsys: pytest
     assert "sesame" not in said
 
 
-def test_a_machine_of_a_matrix_publishes_under_its_own_tag(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "architecture", lambda: "arm64")
-    wanted = noxfile.Publishing.read(["--registry", "registry.example/team/", "--tag", "v1", "web"])
+DIGEST, OTHER = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+REGISTRY = ("--registry", "registry.example/team/")
+KEY = ("--key", "release.key")
+
+
+def publishing(*words: str) -> noxfile.Publishing:
+    return noxfile.Publishing.read([*REGISTRY, *words])
+
+
+@pytest.fixture(autouse=True)
+def amd64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "architecture", lambda: "amd64")
+
+
+def test_a_machine_of_a_matrix_publishes_under_its_own_tag() -> None:
+    wanted = publishing("--tag", "v1", *KEY, "web")
     assert (wanted.names, wanted.build_options) == (["web"], [])
-    assert wanted.commands(entry("web")) == [["push", "web:latest", "registry.example/team/web:v1-arm64"]]
+    assert wanted.target(entry("web")) == "registry.example/team/web:v1-amd64"
 
 
-def test_images_that_were_built_under_the_names_of_others_are_found() -> None:
-    image = {"name": "registry.k8s.io/pause:3.10.2", "built": {"from": ["gcc 12.2"], "by": "images/pause"}}
-    facts = {"platforms": [{"images": [image, {"name": "quay.io/team/app:1"}]}, {"images": [image]}]}
-    assert noxfile.built_here(facts) == ["registry.k8s.io/pause:3.10.2"]
-    assert noxfile.Publishing.read(["--registry", "registry.example", "--allow-built"]).allow_built
-    assert not noxfile.Publishing.read(["--registry", "registry.example"]).allow_built
+def test_images_that_were_built_under_the_names_of_others_are_not_published_unasked() -> None:
+    made = {"name": "registry.k8s.io/pause:3.10.2", "built": {"from": ["gcc 12.2"], "by": "images/pause"}}
+    platform = {"platform": "linux/amd64", "images": [made, {"name": "quay.io/team/app:1"}]}
+    image = {"digest": DIGEST, "platforms": [platform, platform]}
+    assert noxfile.built_here(image) == ["registry.k8s.io/pause:3.10.2"]
+    assert "1 of its images were built here" in noxfile.unfit(image, publishing(*KEY))
+    assert noxfile.unfit(image, publishing("--allow-built", *KEY)) == ""
 
 
-def test_the_last_job_of_a_matrix_makes_one_tag_of_them() -> None:
-    wanted = noxfile.Publishing.read(["--registry", "localhost:5000", "--plain-http", "--join", "amd64,arm64"])
-    there = "localhost:5000/web:latest"
-    assert wanted.commands(entry("web")) == [
-        ["manifest", "create", "--pull", "--plain-http", there, f"{there}-amd64", f"{there}-arm64"],
-        ["push", "--plain-http", there],
+def test_platforms_that_this_machine_cannot_test_are_not_published_unasked() -> None:
+    platforms = [{"platform": f"linux/{name}", "images": []} for name in ("amd64", "amd64/v2", "arm64")]
+    image = {"digest": DIGEST, "platforms": platforms}
+    assert "this machine tests linux/amd64, not linux/arm64: " in noxfile.unfit(image, publishing(*KEY))
+    assert noxfile.unfit(image, publishing("--allow-untested", *KEY)) == ""
+    assert noxfile.unfit({**image, "platforms": platforms[:2]}, publishing(*KEY)) == ""
+
+
+def test_what_is_published_is_named_by_its_digest_and_pushed_last_with_its_proof() -> None:
+    wanted = publishing("--platform", "linux/amd64", "--tag", "v1", "--plain-http", *KEY, "web")
+    there = "registry.example/team/web:v1"
+    assert wanted.build_options == ["--platform", "linux/amd64"]
+    assert wanted.question(entry("web"), DIGEST) == ["push", "--plan", "--no-replace", "--plain-http", DIGEST, there]
+    assert wanted.commands(entry("web"), DIGEST) == [
+        ["tag", DIGEST, there],
+        ["attest", "--type", "test-result", "--predicate", "reports/web.test-result.json", *KEY, there],
+        ["sbom", "--attach", *KEY, there],
+        ["provenance", "--attach", *KEY, there],
+        ["sign", *KEY, there],
+        ["push", "--no-replace", "--plain-http", DIGEST, there],
     ]
 
 
-def test_one_machine_that_builds_for_all_publishes_the_tag_itself() -> None:
-    wanted = noxfile.Publishing.read(["--registry", "registry.example", "--platform", "linux/amd64,linux/arm64", "web"])
-    assert wanted.build_options == ["--platform", "linux/amd64,linux/arm64"]
-    assert wanted.commands(entry("web")) == [["push", "web:latest", "registry.example/web:latest"]]
+def test_a_tag_is_replaced_on_request_only() -> None:
+    wanted = publishing("--replace", *KEY)
+    assert "--no-replace" not in [*wanted.question(entry("web"), DIGEST), *wanted.commands(entry("web"), DIGEST)[-1]]
 
 
-def test_a_release_is_signed_under_its_public_name_and_carries_its_documents() -> None:
-    wanted = noxfile.Publishing.read(["--registry", "registry.example", "--platform", "linux/amd64", "--key", "release.key", "web"])
-    there = "registry.example/web:latest"
-    assert wanted.commands(entry("web")) == [
-        ["tag", "web:latest", there],
-        ["sbom", "--attach", "--key", "release.key", there],
-        ["provenance", "--attach", "--key", "release.key", there],
-        ["sign", "--key", "release.key", there],
-        ["push", there],
+def test_unsigned_images_carry_their_documents_too() -> None:
+    words = publishing("--unsigned").commands(entry("web"), DIGEST)
+    assert [one[0] for one in words] == ["tag", "attest", "sbom", "provenance", "push"]
+    assert not [one for one in words if "--key" in one]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["web"], "sign with --key FILE, or say --unsigned"),
+        ([*KEY, "--unsigned"], "sign with --key FILE, or say --unsigned"),
+        ([*KEY, "--join", "amd64", "--built"], "leave out --platform and --built"),
+        ([*KEY, "--join", "amd64", "--platform", "linux/amd64"], "leave out --platform and --built"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        publishing(*words)
+    assert (ended.value.code, said in capsys.readouterr().err) == (2, True)
+
+
+def test_the_last_job_of_a_matrix_makes_one_tag_of_them_with_the_results_of_each() -> None:
+    wanted = publishing("--plain-http", "--join", "amd64,arm64", *KEY)
+    there = "registry.example/team/web:latest"
+    parts = (f"{there}-amd64", f"{there}-arm64")
+    assert wanted.join_commands(entry("web")) == [
+        ["manifest", "create", "--pull", "--plain-http", there, *parts],
+        ["attest", "--type", "test-result", "--part", parts[0], "--part", parts[1], *KEY, there],
+        ["sbom", "--attach", *KEY, there],
+        ["provenance", "--attach", *KEY, there],
+        ["sign", *KEY, there],
+        ["push", "--no-replace", "--plain-http", there],
     ]
 
 
-def test_the_one_tag_of_a_matrix_is_signed_before_it_is_pushed() -> None:
-    wanted = noxfile.Publishing.read(["--registry", "registry.example", "--join", "amd64,arm64", "--key", "release.key"])
-    assert [words[0] for words in wanted.commands(entry("web"))] == ["manifest", "sign", "push"]
+class Publisher:
+    """Stands in for nox's session while images are published: which commands end with an error, and which digest the tests have seen."""
+
+    def __init__(self, reports: Path, *words: str) -> None:
+        self.reports = reports
+        self.key = reports / "release.key"
+        self.key.touch()
+        self.posargs = [*REGISTRY, "--key", str(self.key), *words]
+        self.env: dict[str, str] = {}
+        self.failing: set[tuple[str, str]] = set()
+        """(program, a word of its command line)."""
+        self.tested = {"web": DIGEST, "chart": DIGEST, "kubernetes": DIGEST}
+        self.results: dict[str, str] = {}
+        self.commands: list[tuple[str, ...]] = []
+
+    def run(self, *words: str, **_: object) -> str | None:
+        self.commands.append(words)
+        if words[:2] == ("slipway", "inspect"):
+            return json.dumps({"digest": DIGEST, "platforms": [{"platform": "linux/amd64", "images": []}]})
+        if "pytest" in words:
+            self._test(words)
+        if any(verb in words and any(name in word for word in words) for verb, name in self.failing):
+            raise nox.command.CommandFailed("Returned code 4")
+        return None
+
+    def _test(self, words: tuple[str, ...]) -> None:
+        name = words[words.index("--image") + 1].partition(":")[0]
+        failed = ("pytest", name) in self.failing
+        write_report(self.reports, name, JUNIT if failed else GREEN)
+        if name in self.tested:
+            subject = [{"digest": {"sha256": self.tested[name].removeprefix("sha256:")}}]
+            record = {"subject": subject, "predicate": {"result": self.results.get(name, "FAILED" if failed else "PASSED")}}
+            Path(words[words.index("--test-result") + 1]).write_text(json.dumps(record))
+
+    def of(self, verb: str) -> list[str]:
+        """Targets of the commands with this verb, without those that only ask."""
+        return [words[-1] for words in self.commands if words[:2] == ("slipway", verb) and "--plan" not in words]
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""
+
+    def error(self, text: str) -> None:
+        raise AssertionError(text)
+
+
+@pytest.fixture
+def publish(reports: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Publisher], str]:
+    """Run the session; what it ends with, empty for success."""
+    monkeypatch.setattr(noxfile, "install", lambda _: None)
+
+    def run(session: Publisher) -> str:
+        try:
+            cast("Any", noxfile.publish).func(session)
+        except AssertionError as ended:
+            return str(ended)
+        return ""
+
+    return run
+
+
+WEB = "registry.example/team/web:latest-amd64"
+CHART = "registry.example/team/chart:latest-amd64"
+
+
+def test_publish_builds_tests_and_pushes(publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = Publisher(reports, "web")
+    assert publish(session) == ""
+    verbs = [words[1] if words[0] == "slipway" else "pytest" for words in session.commands]
+    assert verbs == ["build", "build", "inspect", "push", "pytest", "tag", "attest", "sbom", "provenance", "sign", "push"]
+    assert session.of("push") == [WEB]
+    assert f"published {WEB}" in capsys.readouterr().out
+
+
+def test_a_key_that_does_not_exist_is_named_before_anything_is_built(publish: Callable[[Publisher], str], reports: Path) -> None:
+    session = Publisher(reports, "web")
+    session.key.unlink()
+    assert publish(session) == f"--key {session.key}: no such file; slipway keys create makes a pair"
+    assert session.commands == []
+
+
+def test_publish_takes_what_was_built(publish: Callable[[Publisher], str], reports: Path) -> None:
+    session = Publisher(reports, "--built", "web")
+    assert publish(session) == ""
+    assert session.of("build") == []
+    assert session.of("push") == [WEB]
+
+
+@pytest.mark.parametrize("verb", ["build", "pytest", "--plan", "tag", "attest", "sbom", "provenance", "sign"])
+def test_an_image_that_fails_is_named_and_not_pushed_and_the_others_are(
+    verb: str, publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Publisher(reports, "web", "chart")
+    session.failing = {(verb, "web")}
+    assert publish(session) == "not published: web"
+    assert session.of("push") == [CHART]
+    said = capsys.readouterr().out
+    assert f"published {CHART}" in said
+    assert "not published: web: " in said
+
+
+def test_an_image_whose_base_was_not_built_is_not_published(
+    publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Publisher(reports, "web")
+    session.failing = {("build", "kubefiles/kubernetes")}
+    assert publish(session) == "not published: web"
+    assert session.of("push") == []
+    assert "not published: web: its base kubernetes was not built" in capsys.readouterr().out
+
+
+def test_an_image_that_changed_during_its_tests_is_not_published(
+    publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Publisher(reports, "web")
+    session.tested["web"] = OTHER
+    assert publish(session) == "not published: web"
+    assert session.of("push") == session.of("attest") == []
+    assert f"{OTHER} was tested, and web:latest was {DIGEST}: it changed during the tests" in capsys.readouterr().out
+
+
+def test_a_record_of_an_earlier_run_is_no_proof(
+    publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (reports / "web.test-result.json").write_text("{}")
+    session = Publisher(reports, "web")
+    del session.tested["web"]
+    assert publish(session) == "not published: web"
+    assert "no test has booted it" in capsys.readouterr().out
+
+
+def test_a_record_that_does_not_say_passed_is_no_proof(
+    publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Publisher(reports, "web")
+    session.results["web"] = "FAILED"
+    assert publish(session) == "not published: web"
+    assert "the record of its tests says FAILED" in capsys.readouterr().out
+
+
+def test_publish_joins_without_building_or_testing(publish: Callable[[Publisher], str], reports: Path) -> None:
+    session = Publisher(reports, "--join", "amd64,arm64", "web", "chart")
+    session.failing = {("attest", "web")}
+    assert publish(session) == "not published: web"
+    assert session.of("push") == ["registry.example/team/chart:latest"]
+    assert session.of("build") == []
 
 
 WORKFLOWS = sorted((noxfile.ROOT / ".github/workflows").glob("*.yml"))

@@ -72,7 +72,8 @@ def test_command_line_as_written_is_understood(
         asked.append(f"build {options.tag}")
         raise KeyboardInterrupt
 
-    def pushing(_: Store, name: str, there: Any, __: Any) -> None:
+    def pushing(_: Store, name: str, there: Any, __: Any, *, replace: bool) -> None:
+        assert replace
         asked.append(f"push {there}" if name else "")
         raise KeyboardInterrupt
 

@@ -31,6 +31,7 @@ class FakeCluster:
     boot_seconds: float = 61.4
     kubectl: str = "kubectl"
     offline: Any = None
+    group: str | None = "test-1"
 
     @property
     def image(self) -> str:
@@ -54,12 +55,13 @@ class FakeCluster:
 
 @dataclasses.dataclass
 class Lab:
-    """Boots told clusters and remembers what happened to them."""
+    """Boots told clusters and remembers what happened to them. ``digests`` are those of the images, boot by boot; the last one stays."""
 
     events: list[str] = dataclasses.field(default_factory=list)
     given: list[GivenMachines | None] = dataclasses.field(default_factory=list)
     failure: Exception | None = None
     offline: Any = None
+    digests: list[str] = dataclasses.field(default_factory=lambda: [FakeCluster.digest])
 
     @contextlib.contextmanager
     def boot(self, wanted: ClusterRequest, given: GivenMachines | None = None, *, keep: bool = False) -> Iterator[FakeCluster]:
@@ -71,7 +73,8 @@ class Lab:
             raise self.failure
         masters = tuple(f"m{index}" for index in range(len(given.masters) if given else wanted.masters))
         nodes = tuple(f"n{index}" for index in range(len(given.nodes) if given else wanted.nodes))
-        yield FakeCluster(wanted, masters, nodes, offline=self.offline)
+        digest = self.digests.pop(0) if len(self.digests) > 1 else self.digests[0]
+        yield FakeCluster(wanted, masters, nodes, digest=digest, offline=self.offline, group=None if given else "test-1")
         self.events.append(f"{'keep' if keep else 'remove'} {what}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -9,15 +10,18 @@ import pytest
 from harness import cloudimage
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.errors import StoreError
+from harness.oci.attached import ENVELOPE
 from harness.oci.graph import closure, is_manifest
-from harness.oci.model import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, digest_of
+from harness.oci.model import OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, canonical_json, digest_of
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
+from harness.oci.registry.referrers import LocalReferrers, put_layers, referrer, tag_of
+from harness.oci.statement import IN_TOTO
 from harness.oci.store import Store
 from harness.transfer.pull import pull
-from harness.transfer.push import push
-from tests.unit.oci.standin import HOST, Registry, answer
+from harness.transfer.push import TakenError, present, push
+from tests.unit.oci.standin import HOST, Asked, Registry, answer
 from tests.unit.transfer.images import AMD64, TARGET, blobs_of, make
 
 
@@ -114,3 +118,74 @@ def test_two_thousand_blobs_in_one_list(store: Store, registry: Registry, remote
     assert push(store, "many:1", TARGET, remote).uploaded == 2003
     assert pull(other, TARGET, remote).fetched == 2003
     assert {blob.digest for blob in closure(other, image)} == {blob.digest for blob in closure(store, image)}
+
+
+def attested(store: Store, image: Descriptor) -> str:
+    """Attach an attestation and a referrer to an image; the tag of the attestation."""
+    shelf = LocalReferrers(store, Reference.parse("web"))
+    statement = {"_type": "https://in-toto.io/Statement/v1", "subject": [{"digest": {"sha256": image.digest[7:]}}], "predicateType": "p"}
+    payload = base64.b64encode(canonical_json(statement)).decode()
+    envelope = {"payloadType": IN_TOTO, "payload": payload, "signatures": []}
+    put_layers(shelf, tag_of(image.digest, ".att"), [shelf.keep(canonical_json(envelope), ENVELOPE)])
+    referrer(shelf, image, IN_TOTO, canonical_json(statement), {})
+    return tag_of(image.digest, ".att")
+
+
+def test_what_is_attached_goes_before_the_tag(store: Store, registry: Registry, remote: Client) -> None:
+    image = make(store)
+    tag = attested(store, image)
+    assert tag in push(store, "web:1", TARGET, remote).attachments
+    puts = [line.rpartition("/manifests/")[2] for line in registry.lines if line.startswith("PUT ") and "/manifests/" in line]
+    assert puts[-1] == "1"
+    # The image is there by its digest before anything refers to it.
+    assert puts.index(image.digest) < puts.index(tag) < len(puts) - 1
+    assert registry.manifests["team/web", "1"][1] == store.read(image.digest)
+
+
+def test_attestation_that_does_not_arrive_leaves_the_tag_as_it_was(store: Store, registry: Registry, remote: Client) -> None:
+    old = make(store)
+    push(store, "web:1", TARGET, remote)
+    image = make(store, "web:2", changed="now")
+    tag = attested(store, image)
+    registry.spoil("PUT", f"/manifests/{tag}", lambda _: answer(403, b'{"errors":[{"code":"DENIED","message":"quota"}]}'))
+    with pytest.raises(RemoteError, match="403 DENIED quota"):
+        push(store, "web:2", TARGET, remote)
+    assert registry.manifests["team/web", "1"][1] == store.read(old.digest)
+
+
+def test_tag_with_other_bytes_is_refused_before_anything_is_sent(store: Store, registry: Registry, remote: Client) -> None:
+    old = make(store)
+    push(store, "web:1", TARGET, remote, replace=False)
+    assert push(store, "web:1", TARGET, remote, replace=False).sent == 0
+    new = make(store, "web:2", changed="now")
+    registry.asked.clear()
+    with pytest.raises(TakenError, match=f"exists with other bytes: {old.digest}, and not {new.digest}"):
+        push(store, "web:2", TARGET, remote, replace=False)
+    assert registry.lines == ["HEAD /v2/team/web/manifests/1"]
+    push(store, "web:2", TARGET, remote)
+    assert registry.manifests["team/web", "1"][1] == store.read(new.digest)
+
+
+def test_tag_that_another_push_takes_meanwhile_is_refused_too(store: Store, registry: Registry, remote: Client) -> None:
+    make(store)
+    other = make(store, "web:2", changed="now")
+    taken = (OCI_INDEX, store.read(other.digest))
+
+    def take(asked: Asked) -> Any:
+        registry.manifests["team/web", "1"] = taken
+        return registry.well(asked)
+
+    registry.spoil("PUT", "/manifests/sha256:", take)
+    with pytest.raises(TakenError):
+        push(store, "web:1", TARGET, remote, replace=False)
+    assert registry.manifests["team/web", "1"] == taken
+
+
+def test_present_is_what_the_tag_has_now(store: Store, registry: Registry, remote: Client) -> None:
+    image = make(store)
+    assert present(TARGET, image.digest, remote, replace=False) is None
+    push(store, "web:1", TARGET, remote)
+    assert present(TARGET, image.digest, remote, replace=False) == image.digest
+    assert present(TARGET, "sha256:0", remote) == image.digest
+    with pytest.raises(TakenError):
+        present(TARGET, "sha256:0", remote, replace=False)

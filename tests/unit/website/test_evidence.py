@@ -17,6 +17,7 @@ from harness.oci.reference import Reference
 from harness.oci.registry import referrers
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.referrers import LocalReferrers
+from harness.oci.statement import IN_TOTO
 from harness.oci.store import Store
 from harness.trust import attestation, provenance, sbom, signature
 from harness.trust.keys import PrivateKey
@@ -126,7 +127,7 @@ def test_documents_are_written_once_as_files(
     record = provenance.make(image, WEB)
     refer(attachments, store, sbom.MEDIA_TYPE, canonical_json(document), sbom.PREDICATE)
     attach(attachments, image, sbom.PREDICATE, document, key)
-    refer(attachments, store, attestation.IN_TOTO, canonical_json(record), provenance.PREDICATE)
+    refer(attachments, store, IN_TOTO, canonical_json(record), provenance.PREDICATE)
     attestation.attach(attachments, image.digest, record, key)
     refer(attachments, store, "text/plain", b"node-1 | boot\n")
     found = read(attachments, image, key)
@@ -165,7 +166,7 @@ def test_statements_about_another_image_are_left_out(attachments: LocalReferrers
     other_image = put(store, "other", [file("b")])
     statement = attestation.statement("docker.io/library/web", other_image.digest, RESULT, {"result": "PASSED"})
     attestation.attach(attachments, image.digest, statement, key)
-    refer(attachments, store, attestation.IN_TOTO, canonical_json(statement), RESULT)
+    refer(attachments, store, IN_TOTO, canonical_json(statement), RESULT)
     found = read(attachments, image, key)
     assert found.documents == ()
     assert [fault.rpartition(" about ")[2] for fault in found.faults] == ["another digest", "another digest"]

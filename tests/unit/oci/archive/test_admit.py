@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,5 +130,19 @@ def test_referrers_of_another_image_do_not_come_in(tmp_path: Path) -> None:
     here.tag("web:1", image)
     here.tag(f"web:{image.digest.replace(':', '-')}", put_referrers(here, another, b"statement"))
     with pytest.raises(StoreError, match="does not refer to that image"):
+        load(there, saved(here, tmp_path))
+    assert there.names() == {}
+
+
+def test_attestations_of_another_image_do_not_come_in(tmp_path: Path) -> None:
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    image, another = put_manifest(here, b"image"), put_manifest(here, b"another")
+    here.tag("web:1", image)
+    subject = [{"name": "web", "digest": {"sha256": another.digest.removeprefix("sha256:")}}]
+    statement = {"_type": "https://in-toto.io/Statement/v1", "subject": subject, "predicateType": "p"}
+    payload = base64.b64encode(canonical_json(statement)).decode()
+    envelope = canonical_json({"payloadType": "application/vnd.in-toto+json", "payload": payload, "signatures": []})
+    here.tag(f"web:{image.digest.replace(':', '-')}.att", put_attachment(here, ".att", envelope))
+    with pytest.raises(StoreError, match=f"is about {another.digest}, not about {image.digest}"):
         load(there, saved(here, tmp_path))
     assert there.names() == {}

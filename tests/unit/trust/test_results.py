@@ -1,0 +1,111 @@
+"""Results of tests as a predicate: what they say, and what is not allowed in one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import StoreError
+from harness.oci.model import digest_of
+from harness.oci.statement import Statement
+from harness.trust import results
+from harness.trust.results import SuiteRun, Topology
+
+IMAGE = digest_of(b"image")
+
+
+def run(platform: str = "linux/amd64", **changes: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "passed": ["test_web.py::test_one"],
+        "topologies": [Topology(1, 1), Topology(3, 2), Topology(1, 1)],
+        "configuration": [{"name": "test_web.py", "digest": {"sha256": "0" * 64}}],
+        "reports": [{"name": "web.xml", "digest": {"sha256": "1" * 64}}],
+    }
+    return SuiteRun(IMAGE, platform, "1.2.3", **{**facts, **changes}).predicate()
+
+
+def test_predicate_names_tests_result_report_topology_and_version() -> None:
+    found = run(skipped=["test_web.py::test_two"])
+    assert results.faults(found) == []
+    assert (found["result"], found["passedTests"], found["warnedTests"], found["failedTests"]) == (
+        "PASSED",
+        ["test_web.py::test_one"],
+        [],
+        [],
+    )
+    assert found["configuration"] == [{"name": "test_web.py", "digest": {"sha256": "0" * 64}}]
+    one, three = {"controlPlanes": 1, "workers": 1, "given": False}, {"controlPlanes": 3, "workers": 2, "given": False}
+    assert found["slipwayTestRun"] == {
+        "version": "1.2.3",
+        "suite": "image",
+        "runs": [
+            {
+                "image": IMAGE,
+                "platform": "linux/amd64",
+                "topologies": [one, three],
+                "reports": [{"name": "web.xml", "digest": {"sha256": "1" * 64}}],
+                "skippedTests": ["test_web.py::test_two"],
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize("changes", [{"failed": ["test_two"]}, {"complete": False}, {"passed": []}])
+def test_run_that_failed_broke_off_or_ran_nothing_has_not_passed(changes: dict[str, Any]) -> None:
+    found = run(**changes)
+    assert found["result"] == "FAILED"
+    assert not results.passed(found)
+
+
+def test_passed_is_said_by_the_result_and_by_the_tests() -> None:
+    assert results.passed(run())
+    assert not results.passed({**run(), "failedTests": ["test_two"]})
+    assert not results.passed(None)
+
+
+def test_file_is_described_by_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "web.html").write_bytes(b"report")
+    assert results.resource(tmp_path / "web.html") == {"name": "web.html", "digest": {"sha256": hashlib.sha256(b"report").hexdigest()}}
+
+
+def test_results_are_told_in_a_line() -> None:
+    assert results.told(run(skipped=["a"], failed=["b"])) == "FAILED: 1 passed, 1 failed, 1 skipped on linux/amd64"
+
+
+@pytest.mark.parametrize("predicate", [None, [], {}, {"result": 5, results.RUN: [], "passedTests": "x"}, {results.RUN: {"runs": [7]}}])
+def test_any_predicate_can_be_told(predicate: Any) -> None:
+    assert results.told(predicate)
+    assert not results.passed(predicate)
+    assert results.suite_of(predicate) == ""
+
+
+def test_every_fault_of_a_predicate_is_named() -> None:
+    found = results.faults({"result": "GOOD", "passedTests": [1], "failedTests": "x"})
+    assert [fault.partition(" ")[0] for fault in found] == ["result", "configuration", "passedTests", "failedTests"]
+    assert "failedTests names tests" in results.faults({**run(), "failedTests": ["a"]})[0]
+    assert results.faults([]) == ["the predicate is not an object"]
+
+
+def part(platform: str, **changes: Any) -> tuple[str, Statement]:
+    return f"web:1-{platform}", Statement(results.PREDICATE, frozenset([IMAGE]), run(platform, **changes))
+
+
+def test_results_of_parts_are_joined_with_their_platforms() -> None:
+    found = results.joined([part("linux/amd64"), part("linux/arm64")])
+    assert results.faults(found) == []
+    assert found["passedTests"] == ["linux/amd64 test_web.py::test_one", "linux/arm64 test_web.py::test_one"]
+    assert results.platforms_of(found) == ("linux/amd64", "linux/arm64")
+    assert (len(found["configuration"]), len(found["slipwayTestRun"]["runs"]), found["slipwayTestRun"]["version"]) == (1, 2, "1.2.3")
+
+
+def test_every_part_that_failed_is_named() -> None:
+    with pytest.raises(StoreError, match=r"web:1-linux/arm64: FAILED.*; web:1-linux/s390x: FAILED"):
+        results.joined([part("linux/amd64"), part("linux/arm64", failed=["x"]), part("linux/s390x", passed=[])])
+
+
+def test_parts_of_different_suites_are_not_joined() -> None:
+    with pytest.raises(StoreError, match="different suites: 'conformance', 'image'"):
+        results.joined([part("linux/amd64"), part("linux/arm64", suite="conformance")])
