@@ -34,7 +34,7 @@ CHART = "Chart.yaml"
 """In the folder of every chart."""
 _PACKED = ".tgz"
 _PACKED_PLACES = ("charts/", "application/apps/")
-"""Where a packed chart of a rootfs is one although no launch command names it."""
+"""Folders in which a packed chart counts although no launch command names it."""
 
 
 def is_chart(path: str) -> bool:

@@ -81,7 +81,7 @@ class _Kustomization:
 
 @dataclasses.dataclass
 class _Reading:
-    """What the files of one kustomization are read with."""
+    """State shared while the files of one kustomization are read."""
 
     files: Mapping[str, RootfsFile]
     faults: list[Fault] = dataclasses.field(default_factory=list)

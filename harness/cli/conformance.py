@@ -26,7 +26,7 @@ ImageOrFile = Annotated[
     ),
 ]
 ImageOfFile = Annotated[
-    str | None, typer.Option("--name", help="The image to check, of an archive with several.", metavar="NAME", show_default=False)
+    str | None, typer.Option("--image", help="The image to check, of an archive with several.", metavar="NAME", show_default=False)
 ]
 
 

@@ -202,7 +202,7 @@ def _badges(version: ImageVersion) -> Iterator[tuple[str, str]]:
 
 
 def _commands(version: ImageVersion) -> Iterator[tuple[str, str]]:
-    """How to run it: a title and a command line. A reference has no character that a shell reads."""
+    """Commands that run it: a title and a command line each. A reference has no character that a shell reads."""
     name = version.reference.familiar
     info = version.side.image.platforms[0].info
     needed = "".join(f" -e {value.name}=VALUE" for value in info.values if value.required)
@@ -292,7 +292,7 @@ def _relative(path: str) -> str:
 
 
 def _shown(value: object) -> object:
-    """What an expression of a template becomes before it is escaped."""
+    """Value of an expression of a template before it is escaped."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return "" if value is None else value
     text = value if len(value) <= LONGEST else f"{value[:LONGEST]}... ({len(value) - LONGEST} characters more)"

@@ -35,14 +35,14 @@ TITLE = "Cluster images"
 
 @dataclasses.dataclass(frozen=True)
 class SiteRequest:
-    """What a site is to show, and where it is written."""
+    """Content of a site and the folder that it is written to."""
 
     target: Path
     title: str = TITLE
     names: tuple[str, ...] = ()
     """Repositories; all when there are none."""
     registries: tuple[RegistryNamespace, ...] = ()
-    """Where the images are; the store when there are none."""
+    """Registries of the images; the store when there are none."""
     versions: int = VERSIONS
     readmes: Path | None = None
     """A folder with READMEs: ``NAME/README.md`` for a repository whose last part is ``NAME``."""

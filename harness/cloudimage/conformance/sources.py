@@ -93,7 +93,7 @@ def subject(store: Store, image: str, name: str | None = None) -> Iterator[Confo
     path = Path(image)
     if not is_file(path):
         if name is not None:
-            raise UsageError(f"--name {name} chooses an image of an archive", hint=f"{image} is not a file: leave --name out")
+            raise UsageError(f"--image {name} chooses an image of an archive", hint=f"{image} is not a file: leave --image out")
         with scratch.cleaned(), store.shared_lease():
             root = store.resolve(image)
             yield ConformanceSubject(image, root.digest, ExaminedImage(store, root))
@@ -161,12 +161,12 @@ def _choose(roots: Sequence[tuple[str, Descriptor]], name: str | None, image: st
         try:
             wanted = Reference.parse(name).familiar
         except ValueError as wrong:
-            raise UsageError(f"--name {name}: {wrong}") from wrong
+            raise UsageError(f"--image {name}: {wrong}") from wrong
         images = [(known, root) for known, root in images if known == wanted]
         if not images:
-            raise UsageError(f"--name {name}: {image} has no such image", hint=_listed(roots))
+            raise UsageError(f"--image {name}: {image} has no such image", hint=_listed(roots))
     if len(images) > 1:
-        raise UsageError(f"{image} has {len(images)} images", hint=f"--name NAME chooses one of them: {_listed(images)}")
+        raise UsageError(f"{image} has {len(images)} images", hint=f"--image NAME chooses one of them: {_listed(images)}")
     return images[0] if images else (image, None)
 
 

@@ -65,7 +65,7 @@ def test_an_archive_is_checked_where_it_lies(store: Store, tmp_path: Path, capsy
     capsys.readouterr()
     assert app.execute(["conformance", "Web.tar"]) == 0
     assert capsys.readouterr().out.startswith("web:latest  sha256:")
-    assert app.execute(["conformance", str(tmp_path / "Web.tar"), "--name", "web"]) == 0
+    assert app.execute(["conformance", str(tmp_path / "Web.tar"), "--image", "web"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_an_archive_is_checked_where_it_lies(store: Store, tmp_path: Path, capsy
         ((), 2, "IMAGE"),
         (("web", "--output", "yaml"), 2, "not a format"),
         (("./web.tar",), 2, "no such file"),
-        (("web", "--name", "web"), 2, "chooses an image of an archive"),
+        (("web", "--image", "web"), 2, "chooses an image of an archive"),
         (("shop",), 4, "no such image"),
     ],
 )
