@@ -197,7 +197,8 @@ def build(
         cluster=sandbox, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
         network=one_of(network, NETWORKS, "--network"), hosts=added_hosts(add_host or ()),
         images_from=one_of(images_from, MODES, "--images"), possible=one_of(possible, POSSIBLE_MODES, "--possible"),
-        allow_login=tuple(allow_login or ()), allow_older=allow_older, on=on or AUTO, workers=nodes, pull=one_of(_PULL.get(pull, pull), PULL, "--pull"),
+        allow_login=tuple(allow_login or ()), allow_older=allow_older, on=on or AUTO, workers=nodes,
+        pull=one_of(_PULL.get(pull, pull), PULL, "--pull"),
     )  # fmt: skip
     with _given(options) as options:
         if check:
