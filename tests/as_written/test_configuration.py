@@ -10,7 +10,7 @@ import pytest
 
 from tests.as_written import texts
 from tests.as_written.conftest import ALIYUN, World
-from tests.cluster.lab import Lab
+from tests.cluster.lab import Lab, until
 from tests.conftest import Slipway
 
 IMAGE = f"{ALIYUN}/sealer-app/my-SAAS-all-inone:latest"
@@ -104,7 +104,7 @@ def test_apply_of_the_file_of_the_command_upgrades_its_release(world: World, lab
     file.write_text(meant)
     world("apply", "-f", file)
     assert releases(lab)["mysql"] == 2
-    assert user(lab, "mysql") == "root"
+    until(lambda: user(lab, "mysql") == "root")
     status = json.loads(world("status", "my-cluster", "--output", "json").stdout)
     assert status["healthy"], status
     assert [node["name"] for node in status["nodes"]] == [lab.host(lab.masters[0])]

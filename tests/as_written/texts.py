@@ -110,11 +110,15 @@ def kubefile(case: str, *lines: str) -> str:
     return "\n".join([first, *lines, rest]) if lines else text(f"{case}/Kubefile")
 
 
+def commands(case: str) -> list[str]:
+    """The command lines of a case, each with its continuations."""
+    return [line.replace("\0", "\n") for line in text(f"{case}/commands").replace("\\\n", "\\\0").splitlines()]
+
+
 def command(case: str, start: str) -> str:
-    """The command line of a case that begins with ``start``, with its continuations."""
-    whole = text(f"{case}/commands").replace("\\\n", "\\\0")
-    (found,) = [line for line in whole.splitlines() if line.startswith(start)]
-    return found.replace("\0", "\n")
+    """The command line of a case that begins with ``start``."""
+    (found,) = [line for line in commands(case) if line.startswith(start)]
+    return found
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
