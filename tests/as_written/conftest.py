@@ -101,10 +101,6 @@ class World:
         path = self.registry.log.parent / "data/docker/registry/v2/repositories" / repository / "_manifests/tags"
         return sorted(each.name for each in path.iterdir()) if path.is_dir() else []
 
-    def names(self) -> list[str]:
-        """The images of the local store."""
-        return [name for image in json.loads(self("images", "--output", "json").stdout) for name in image["names"]]
-
 
 @pytest.fixture(scope="session")
 def base(slipway: Slipway) -> str:
