@@ -139,7 +139,9 @@ def sbom(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run every ring, print a table: lint types docs unit integration hostile fuzz cluster images. On request: long, upgrade, catalog.
+    """Run every ring, print a table: lint types docs unit integration hostile fuzz cluster images.
+
+    On request: long, upgrade, as-written, catalog.
 
     `-- --coverage unit integration` also measures which lines of harness/ these rings run together.
     """
@@ -669,10 +671,12 @@ RINGS: dict[str, Callable[[nox.Session], object]] = {
     "images": lambda session: check_images(session, *SMOKE_IMAGES),
     "long": lambda session: pytest(session, "long", *CLUSTER, "-m", "long"),
     "upgrade": lambda session: pytest(session, "upgrade", UPGRADE),
+    "as-written": lambda session: pytest(session, "as-written", "tests/as_written"),
     "catalog": check_images,
 }
-ON_REQUEST = ("long", "upgrade", "catalog")
-"""Rings that run only when they are named, and every night: what takes minutes for one test, a second Kubernetes, every image."""
+ON_REQUEST = ("long", "upgrade", "as-written", "catalog")
+"""Rings that run only when they are named, and every night: what takes minutes for one test, a second Kubernetes, texts as they were
+published, every image."""
 
 
 # What a person reads at the end

@@ -14,7 +14,7 @@ from harness import process
 from harness.host import paths
 
 HERE = Path(__file__).parent
-RINGS = ("unit", "integration", "hostile", "cluster", "vm")
+RINGS = ("unit", "integration", "hostile", "cluster", "as_written", "vm")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -45,9 +45,18 @@ def base_image(parsed: Kubefile, store: Store, platform: Platform) -> PlatformIm
         raise _absent(parsed, store, error) from error
     try:
         policy.admit(store, parsed.base.image, descriptor.digest)
-        return _converted(parsed, store, platform) if image is None else image.platform(platform)
+        found = _converted(parsed, store, platform) if image is None else image.platform(platform)
     except StoreError as error:
         raise BuildError(f"{where}: the base image {error.message}", hint=error.hint) from error
+    if found.info.kubernetes and _other_version(parsed.base.image, found.info.kubernetes):
+        log.info(f"{where}: {parsed.base.image} brings Kubernetes {found.info.kubernetes}")
+    return found
+
+
+def _other_version(name: str, kubernetes: str) -> bool:
+    """Return True when the tag of an image says a version, and not that of its Kubernetes."""
+    tag = re.search(r":v?(\d+\.\d+[^:/@]*)(?:@|$)", name)
+    return tag is not None and tag[1] != kubernetes.removeprefix("v")
 
 
 def _absent(parsed: Kubefile, store: Store, error: StoreError) -> BuildError:

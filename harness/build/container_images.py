@@ -58,6 +58,8 @@ class Builder:
     """Network of the steps: one of NETWORKS."""
     allow_older: bool = False
     """Take a base that was signed earlier than the one that its tag meant before."""
+    hosts: tuple[str, ...] = ()
+    """More names that the steps resolve: entries of run_steps.added_hosts. In no key: a name for a machine does not change what it has."""
 
     def on(self, platform: Platform) -> Builder:
         """The builder of the same images for another platform."""
@@ -238,7 +240,7 @@ class Builder:
                 path=str(folder), dockerfile=dockerfile, tag=name, target=definition.target or "",
                 buildargs={**site_network.proxies(), **self._platform_arguments(definition), **arguments},
                 labels={docker.LABEL_KEY: key},
-                network_mode=network, container_limits=docker.STEP_LIMITS, rm=True, forcerm=True, decode=True,
+                network_mode=network, extra_hosts=list(self.hosts), container_limits=docker.STEP_LIMITS, rm=True, forcerm=True, decode=True,
             )  # fmt: skip
             identity = self._follow(definition, stream)
         return identity or str(client.images.get(name).id)

@@ -260,8 +260,8 @@ class LayerBuilder:
             volumes[str(authorities.resolve())] = {"bind": site_network.BUNDLE, "mode": "ro"}
         code, output = docker.run_container(
             client, image, ["/bin/sh", "-c", script], environment={**site_network.proxies(), **environment}, working_dir=MOUNT,
-            network_mode=self.builder.network, cap_drop=["NET_RAW"], security_opt=["no-new-privileges"],
-            volumes=volumes, labels={docker.LABEL_BUILD: liveness.process_label()},
+            network_mode=self.builder.network, extra_hosts=list(self.builder.hosts), cap_drop=["NET_RAW"],
+            security_opt=["no-new-privileges"], volumes=volumes, labels={docker.LABEL_BUILD: liveness.process_label()},
         )  # fmt: skip
         for line in output.splitlines():
             log.debug(line)

@@ -40,6 +40,8 @@ class BuildOptions:
     keep: bool = False
     network: str = run_steps.BRIDGE
     """Network of RUN steps and Dockerfile builds: a key of run_steps.NETWORKS."""
+    hosts: tuple[str, ...] = ()
+    """More names for RUN steps and Dockerfile builds: entries of run_steps.added_hosts."""
     images_from: str = image_choice.AUTO
     """Origin of the images that images/ defines: one of image_choice.MODES."""
     possible: str = REPORT

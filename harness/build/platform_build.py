@@ -88,7 +88,9 @@ class PlatformBuilder:
         if len(options.platforms) > 1 or options.platforms != (platform,):
             log.info(f"for {platform}:")
         base = base_image(parsed, store, platform)
-        builder = container_images.Builder(store, image_roots(options.context), platform, options.network, options.allow_older)
+        builder = container_images.Builder(
+            store, image_roots(options.context), platform, options.network, options.allow_older, options.hosts
+        )
         arguments = {name: value for item in parsed.of(Arg) for name, value in item.values.items() if value is not None}
         own = BuiltImages(builder, arguments, self.choice)
         lock = image_lock.beside(options.path)

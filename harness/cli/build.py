@@ -133,6 +133,15 @@ def build(
             help="The network of RUN and Dockerfiles: bridge, or host for the network of this machine with its loopback.",
         ),
     ] = "bridge",
+    add_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--add-host",
+            help="A name that RUN and Dockerfiles resolve to this address; host-gateway is this machine.",
+            metavar="NAME:ADDRESS",
+            show_default=False,
+        ),
+    ] = None,
     images_from: Annotated[
         str,
         choice(
@@ -171,7 +180,7 @@ def build(
     from harness.build.image_choice import MODES
     from harness.build.image_discovery import CLUSTERS
     from harness.build.options import PULL, BuildOptions
-    from harness.build.run_steps import NETWORKS
+    from harness.build.run_steps import NETWORKS, added_hosts
 
     as_json = wants_json(output)
     one_of(sandbox, CLUSTERS, "--sandbox")
@@ -187,9 +196,10 @@ def build(
         build_args=pairs(build_arg or [], "--build-arg"), env=pairs(env or [], "--env"),
         image_list=existing(image_list) if image_list else None,
         cluster=sandbox, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
-        network=one_of(network, NETWORKS, "--network"), images_from=one_of(images_from, MODES, "--images"),
-        possible=one_of(possible, POSSIBLE_MODES, "--possible"), allow_login=tuple(allow_login or ()), allow_older=allow_older,
-        on=on or AUTO, workers=nodes, pull=one_of(_PULL.get(pull, pull), PULL, "--pull"),
+        network=one_of(network, NETWORKS, "--network"), hosts=added_hosts(add_host or ()),
+        images_from=one_of(images_from, MODES, "--images"), possible=one_of(possible, POSSIBLE_MODES, "--possible"),
+        allow_login=tuple(allow_login or ()), allow_older=allow_older, on=on or AUTO, workers=nodes,
+        pull=one_of(_PULL.get(pull, pull), PULL, "--pull"),
     )  # fmt: skip
     with _given(options) as options:
         if check:

@@ -32,16 +32,27 @@ def nodes_up(
     masters: Annotated[int, typer.Option("--masters", "-m", min=0, metavar="N", help="Number of control-plane nodes.")] = 1,
     nodes: Annotated[int, typer.Option("--nodes", "-n", min=0, metavar="N", help="Number of workers.")] = 0,
     name: Annotated[str, typer.Option("--name", help="The name of the group.", metavar="NAME")] = "default",
+    subnet: Annotated[
+        str | None,
+        typer.Option(
+            "--subnet",
+            help="The network of the machines, as 192.168.0.0/24; the first machine is 192.168.0.2.  [default: a free one]",
+            metavar="NETWORK",
+            show_default=False,
+        ),
+    ] = None,
     provider: Provider = "container",
     output: Json = "text",
 ) -> None:
     """Boot machines on an isolated network, ready for `slipway run`."""
     from harness.build import container_images
-    from harness.nodes.container import IMAGE
+    from harness.nodes.container import IMAGE, member_addresses
 
     as_json = wants_json(output)
     maker = _provider(provider)
-    group = maker.up(name, masters, nodes, image=container_images.package_image(maker.client, IMAGE))
+    if subnet:
+        member_addresses(subnet, masters + nodes)  # before an image is made
+    group = maker.up(name, masters, nodes, image=container_images.package_image(maker.client, IMAGE), subnet=subnet)
     _show_group(group, as_json)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import cloudimage
-from harness.clusterfile import MASTER, NODE, ApplicationDocument, Clusterfile, Host, is_redacted
+from harness.clusterfile import MASTER, NODE, ApplicationDocument, Clusterfile, Host, Password, SshSettings, is_redacted
 from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, ClusterfileChange, difference, without_secrets
 from harness.errors import CheckError, Fault, FaultCollector, InputError, StoreError
 from harness.host.cluster_cache import ClusterState
@@ -120,6 +120,7 @@ def apply(
         there = find(ssh, wanted.name)
         if there is None:
             return _make(clusterfile, store, options, plan, fetch, started, home)
+        clusterfile = with_machines(clusterfile, there.stored)
         changes, of_apps = compare(there, clusterfile, store), compare_apps(there.apps, clusterfile.apps, store)
         work = with_apps(sort(changes, clusterfile), there.apps, clusterfile.apps, of_apps)
         if not changes and not of_apps:
@@ -211,6 +212,20 @@ def _was_finished(name: str, ssh: SshConnections) -> bool:
     return bool(ClusterState(name, ssh.folder).read().get("digest"))
 
 
+def with_machines(wanted: Clusterfile, stored: Clusterfile) -> Clusterfile:
+    """Return a Clusterfile that names no machine with those that the cluster has: they stay. Its settings for SSH count for them."""
+    cluster = wanted.cluster
+    if cluster is None or cluster.hosts or stored.cluster is None:
+        return wanted
+    hosts = tuple(dataclasses.replace(host, ssh=cluster.ssh.over(_without_lost_password(host.ssh))) for host in stored.cluster.hosts)
+    return dataclasses.replace(wanted, cluster=dataclasses.replace(cluster, hosts=hosts))
+
+
+def _without_lost_password(ssh: SshSettings) -> SshSettings:
+    """The cluster keeps no passwords, only a mark that there was one."""
+    return dataclasses.replace(ssh, password=Password()) if is_redacted(ssh.password.text) else ssh
+
+
 def compare(there: There, wanted: Clusterfile, store: Store) -> tuple[ClusterfileChange, ...]:
     """The differences, that of an image which is another one under the same name included."""
     cluster = wanted.cluster
@@ -220,7 +235,8 @@ def compare(there: There, wanted: Clusterfile, store: Store) -> tuple[Clusterfil
     wanted = dataclasses.replace(wanted, cluster=dataclasses.replace(cluster, image=name))
     stored = there.stored
     known = store.names().get(name)
-    if stored.cluster is not None and known is None and there.digest == cluster.image:
+    if stored.cluster is not None and there.digest == (cluster.image if known is None else known.digest):
+        # Another name for the image that the cluster runs.
         wanted = dataclasses.replace(wanted, cluster=dataclasses.replace(cluster, image=stored.cluster.image))
     changes = difference(stored, wanted)
     if known is not None and known.digest != there.digest and not any(change.subject == "image" for change in changes):

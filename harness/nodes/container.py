@@ -65,16 +65,28 @@ class ContainerProvider:
             self._client = docker.connect()
         return self._client
 
-    def up(self, name: str, masters: int, nodes: int, *, image: str, labels: Mapping[str, str] | None = None) -> NodeGroup:
+    def up(
+        self,
+        name: str,
+        masters: int,
+        nodes: int,
+        *,
+        image: str,
+        labels: Mapping[str, str] | None = None,
+        subnet: str | None = None,
+    ) -> NodeGroup:
         """Make ``masters + nodes`` machines and wait until they have booted and answer over SSH.
 
-        ``image`` is the name of the node image (``IMAGE``) in the engine, ``labels`` are labels of the engine.
-        Raises UsageError for a bad name or one in use, EngineError when the engine refuses or a machine does not boot.
+        ``image`` is the name of the node image (``IMAGE``) in the engine, ``labels`` are labels of the engine. ``subnet``, as
+        192.168.0.0/24, is the network of the machines: its first address is the gateway, the next ones are those of the machines in
+        their order. Without it, the engine chooses the addresses.
+        Raises UsageError for a bad name or one in use and for a bad subnet, EngineError when the engine refuses or a machine does not boot.
         """
         if not _NAME.fullmatch(name):
             raise UsageError(f"{name!r} is not a name for a group of nodes", hint="use lower-case letters, digits and hyphens, at most 32")
         if masters < 0 or nodes < 0 or masters + nodes == 0:
             raise UsageError("no nodes were requested", hint="give --masters or --nodes")
+        addresses = member_addresses(subnet, masters + nodes) if subnet else [None] * (masters + nodes)
         if self._containers(name):
             raise UsageError(f"nodes named {name} exist already", hint=f"slipway nodes down {name}, or choose another name")
         roles = ["master"] * masters + ["node"] * nodes
@@ -82,22 +94,28 @@ class ContainerProvider:
         try:
             with _refusals():
                 public = self._make_key(name)
-                network = self._network(_prefixed(name), {**(labels or {}), LABEL: name})
+                network = self._network(_prefixed(name), {**(labels or {}), LABEL: name}, subnet)
                 plan = _Plan(name, image, gateway(network), bool(network.attrs.get("EnableIPv6")), public, labels or {})
-                _parallel(lambda pair: self._boot(plan, *pair), list(zip(names, roles, strict=True)))
+                _parallel(lambda each: self._boot(plan, *each), list(zip(names, roles, addresses, strict=True)))
         except BaseException:
             # Also on an interruption: half a group is of no use.
             self.down(name)
             raise
         return self._group(name, self._containers(name))
 
-    def _network(self, name: str, labels: Mapping[str, str]) -> Any:
+    def _network(self, name: str, labels: Mapping[str, str], subnet: str | None) -> Any:
         """A network without a way out, with addresses of both families where the engine and its kernel can."""
         options: dict[str, Any] = {"driver": "bridge", "internal": True, "labels": labels}
+        # Of a network with a given subnet the engine reports no gateway but a given one.
+        own = [{"Subnet": subnet, "Gateway": str(ipaddress.IPv4Network(subnet)[1])}] if subnet else []
+        dual = ipv6()
+        dual["ipam"]["Config"] += own
         try:
-            return self.client.networks.create(name, **options, **ipv6())
+            return self.client.networks.create(name, **options, **dual)
         except docker.APIError as refused:
             log.debug(f"{name} has no IPv6: {refused.explanation}")
+            if own:
+                options["ipam"] = {"Driver": "default", "Config": own}
             return self.client.networks.create(name, **options)
 
     def down(self, name: str) -> bool:
@@ -151,7 +169,7 @@ class ContainerProvider:
         )
         return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH) + b" slipway\n"
 
-    def _boot(self, plan: _Plan, hostname: str, role: str) -> None:
+    def _boot(self, plan: _Plan, hostname: str, role: str, address: str | None) -> None:
         volumes: Any = [{"Type": "volume", "Target": place} for place in VOLUMES]
         container = self.client.containers.create(
             plan.image,
@@ -159,6 +177,7 @@ class ContainerProvider:
             hostname=hostname,
             labels={**plan.labels, LABEL: plan.group, ROLE: role},
             network=_prefixed(plan.group),
+            networking_config={_prefixed(plan.group): self.client.api.create_endpoint_config(ipv4_address=address)} if address else None,
             privileged=True,
             cgroupns="private",
             # The engine's resolver asks other name servers on behalf of its containers, from wherever it can reach them: not for these.
@@ -231,6 +250,19 @@ def _remove(container: Container) -> None:
     # Somebody else may be removing it at the same time.
     with contextlib.suppress(docker.NotFound):
         container.remove(force=True, v=True)
+
+
+def member_addresses(subnet: str, count: int) -> list[str]:
+    """Addresses of ``count`` machines in a subnet, behind that of its gateway. Raises UsageError for one that is not valid or too small."""
+    try:
+        network = ipaddress.IPv4Network(subnet)
+    except ValueError as wrong:
+        hint = "write a network of IPv4 by its first address, as 192.168.0.0/24"
+        raise UsageError(f"--subnet {subnet}: {subnet} is not a network", hint=hint) from wrong
+    # The first address names the network, the second is the gateway, the last one is for all.
+    if network.num_addresses < count + 3:
+        raise UsageError(f"--subnet {subnet}: has no room for {count} machines and a gateway", hint="a shorter prefix has more addresses")
+    return [str(network[2 + number]) for number in range(count)]
 
 
 def gateway(network: Any) -> str:

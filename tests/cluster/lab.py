@@ -46,10 +46,10 @@ NAMESPACE = hashlib.sha256(liveness.process_label().rsplit(".", 2)[0].encode()).
 class Lab:
     """A group of machines, and the cluster that is made of them. ``spares`` are kept out of it at first."""
 
-    def __init__(self, slipway: Slipway, name: str, masters: int, nodes: int, spares: int = 0) -> None:
+    def __init__(self, slipway: Slipway, name: str, masters: int, nodes: int, spares: int = 0, subnet: str | None = None) -> None:
         # Two runs of these tests on one machine do not meet.
         self.slipway, self.name = slipway, f"{name}-{os.getpid()}-{NAMESPACE}"
-        words = ("-m", str(masters), "-n", str(nodes + spares), "--output", "json")
+        words = ("-m", str(masters), "-n", str(nodes + spares), "--output", "json", *(("--subnet", subnet) if subnet else ()))
         group = json.loads(slipway("nodes", "up", "--name", self.name, *words).stdout)
         self.key = Path(group["key"])
         self.masters: list[str] = [made["address"] for made in group["nodes"] if made["role"] == "master"]

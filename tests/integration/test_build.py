@@ -129,6 +129,33 @@ def test_step_of_a_dockerfile_shares_no_bridge_and_in_slipways_engine_has_no_raw
         assert (int(said["CapBnd:"], 16) >> oci_runtime.NAMES.index("NET_RAW") & 1, said["NoNewPrivs:"]) == (0, "1")
 
 
+HOSTS_PROBE = """\
+FROM slipway.dev/builder:12 AS asked
+RUN getent ahosts files.example.com > /said
+# image: slipway.dev/probe:1
+FROM scratch
+COPY --from=asked /said /
+"""
+
+
+def test_steps_know_added_hosts_and_another_address_is_not_another_image(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+    made = context(
+        tmp_path / "c",
+        "FROM scratch\nRUN mkdir etc && getent hosts files.example.com here > etc/hosts\nCOPY --from=slipway.dev/probe:1 /said etc/\n",
+        images__probe__Dockerfile=f"# probe of {secrets.token_hex(8)}\n{HOSTS_PROBE}",
+    )
+    hosts = ("--add-host", "files.example.com:192.0.2.7", "--add-host", "here:host-gateway")
+    slipway("build", "-t", "one", *hosts, made)
+    root = unpacked(home, "one", tmp_path / "root")
+    first, second = (root / "etc/hosts").read_text().splitlines()
+    assert first.split() == ["192.0.2.7", "files.example.com"]
+    assert second.split()[1] == "here"
+    assert (root / "etc/said").read_text().startswith("192.0.2.7 ")
+    digest = json.loads(slipway("inspect", "one", "--output", "json").stdout)["digest"]
+    again = json.loads(slipway("build", "-t", "two", "--add-host", "files.example.com:192.0.2.8", "-o", "json", made).stdout)
+    assert again["digest"] == digest
+
+
 def test_the_same_inputs_give_the_same_digest_in_another_folder_and_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slipway: Slipway
 ) -> None:

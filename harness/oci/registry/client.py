@@ -144,7 +144,7 @@ class Client:
             data, status = b"", 404
         index = _index(data) if status == 200 else None
         if index is None:
-            index = self._fallback(endpoint.reference, str(reference.digest))
+            index = self._fallback(reference, str(reference.digest))
         return tuple(entry for entry in index if artifact_type in (None, entry.artifact_type))
 
     def _fallback(self, reference: Reference, digest: str) -> tuple[Descriptor, ...]:
@@ -174,7 +174,7 @@ class Client:
             return digest
         # By the specification the client keeps the list where the registry does not.
         subject = subject_of.digest
-        entries = self._fallback(there, subject)
+        entries = self._fallback(reference, subject)
         if all(entry.digest != digest for entry in entries):
             mine = Descriptor(media_type, digest, len(data), annotations, artifact_type=str(value.get("artifactType") or ""))
             index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry.to_json() for entry in (*entries, mine)]}

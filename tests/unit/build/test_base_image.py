@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cloudimage, kubefile
+from harness import cloudimage, kubefile, log
 from harness.build.base_image import base_digest, base_image
 from harness.cloudimage import ImageSet, Info, PlatformImage
 from harness.errors import BuildError
@@ -55,6 +55,25 @@ def test_base_image_of_another_runtime_says_which_there_are(tmp_path: Path, name
     with pytest.raises(BuildError) as caught:
         base_image(kubefile.parse(f"FROM {name}\n", "K"), store, AMD64)
     assert caught.value.hint == "runtimes: kubeadm; base images: kubernetes:v1.36.3"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("registry.example.com:5000/cloudrootfs:v1.16.9-alpha.7", True),
+        ("kube:1.16.9", True),
+        ("kube:1.36.3", False),
+        ("kube:stable", False),
+    ],
+)
+def test_tag_that_says_another_version_than_that_of_kubernetes_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: bool
+) -> None:
+    log.setup()
+    store = Store(tmp_path)
+    store.tag(name, cloudimage.write(store, [dataclasses.replace(part(AMD64), info=Info(kubernetes="v1.36.3"))]))
+    base_image(kubefile.parse(f"FROM {name}\n", "K"), store, AMD64)
+    assert (f"K:1: {name} brings Kubernetes v1.36.3" in capsys.readouterr().err) is said
 
 
 def test_image_that_is_called_like_a_runtime_is_taken(tmp_path: Path) -> None:

@@ -194,11 +194,13 @@ def test_a_dockerfile_is_built_on_the_network_that_was_asked_for(tmp_path: Path,
     monkeypatch.setattr(engines, "connect", lambda **_: engine)
     monkeypatch.setattr(engines, "network_apart", lambda _: contextlib.nullcontext("apart"))
     write(tmp_path / "images", "proxy", PROXY)
-    made = dataclasses.replace(builder(tmp_path), network=network)
+    made = dataclasses.replace(builder(tmp_path), network=network, hosts=("files:10.0.0.1", "files:fd00::1"))
+    assert made.engine_name("example.org/pause:3.2") == builder(tmp_path).engine_name("example.org/pause:3.2")
     with pytest.raises(BuildError) as failed:
         made.ensure(Reference.parse("example.org/pause:3.2"))
     # Not on the bridge that other containers share: the engine lets steps have raw sockets.
     assert engine.options["network_mode"] == ("apart" if network == run_steps.BRIDGE else run_steps.HOST)
+    assert engine.options["extra_hosts"] == ["files:10.0.0.1", "files:fd00::1"]
     assert engine.options["container_limits"] == engines.STEP_LIMITS
     # Who needs this machine's loopback is told how to get it.
     assert ("--network host" in str(failed.value.hint)) is (network == run_steps.BRIDGE)

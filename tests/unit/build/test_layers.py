@@ -222,7 +222,7 @@ def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(container_images.Builder, "engine_image", lambda *_: "builder")
     monkeypatch.setattr(container_images.Builder, "key", lambda *_: "key")
     store = Store(tmp_path / "store")
-    builder = container_images.Builder(store, (), network=network)
+    builder = container_images.Builder(store, (), network=network, hosts=("x:10.0.0.1",))
     parsed = kubefile.parse("FROM scratch\nRUN curl http://x/\n", "K")
     monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
     with (
@@ -233,6 +233,7 @@ def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.Monk
     ):
         work.perform(parsed, parsed.instructions[-1])
     assert given["network_mode"] == network
+    assert given["extra_hosts"] == ["x:10.0.0.1"]
     assert given["cap_drop"] == ["NET_RAW"]
     assert given["security_opt"] == ["no-new-privileges"]
     assert not given.get("privileged")

@@ -18,6 +18,7 @@ from harness.clusterfile.parse import parse
 from harness.oci.model import Platform
 from harness.oci.store import Store
 from harness.transfer import push
+from tests.as_written import texts
 
 LINES = {
     "build -t kubernetes-with-dashobard:latest .": "build kubernetes-with-dashobard:latest",
@@ -33,25 +34,7 @@ LINES = {
     "run mysql-cluster": "run mysql-cluster",
     "run kubernetes": "run kubernetes",
 }  # fmt: skip
-CLUSTERFILE = """\
-apiVersion: sealer.aliyun.com/v1alpha1
-kind: Cluster
-metadata:
-  name: my-cluster
-spec:
-  image: registry.cn-qingdao.aliyuncs.com/sealer-app/my-SAAS-all-inone:latest
-  provider: BAREMETAL
----
-apiVersion: sealer.aliyun.com/v1alpha1
-kind: Config
-metadata:
-  name: mysql-config
-spec:
-  path: etc/mysql-valus.yaml
-  data: |
-    mysql-user: root
-    mysql-passwd: xxx
-"""
+CLUSTERFILE = texts.text("configuration/Clusterfile")
 
 
 @pytest.fixture
@@ -109,21 +92,22 @@ def test_capitals_in_the_image_of_a_clusterfile_are_warned_of() -> None:
     assert found.warnings[0].message.endswith("my-saas-all-inone:latest is taken")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        (
-            "FROM registry.cn-qingdao.aliyuncs.com/sealer-io/cloudrootfs:v1.16.9-alpha.7\n"
-            "RUN wget https://raw.githubusercontent.com/kubernetes/dashboard/v2.2.0/aio/deploy/recommended.yaml\n"
-            "CMD kubectl apply -f recommended.yaml\n"
-        ),
-        "FROM kubernetes:v1.18.3\nRUN curl -L https://istio.io/downloadIstio | sh -\n",
-        "FROM kuberentes:v1.19.9\nCMD helm install mysql -f etc/mysql-config.yaml\nCMD helm install mysql -f etc/redis-config.yaml\n",
-        "FROM kubernetes:1.16.9\nCOPY dashobard.yaml manifests/\nCMD kubectl apply -f manifests/dashobard.yaml\n",
-    ],
-)
-def test_kubefile_as_written_has_neither_faults_nor_warnings(text: str) -> None:
-    assert kubefile.parse(text, "Kubefile").warnings == ()
+@pytest.mark.parametrize("case", ["quick-start", "runtime", "configuration", "environment"])
+def test_kubefile_as_written_has_neither_faults_nor_warnings(case: str) -> None:
+    assert kubefile.parse(texts.text(f"{case}/Kubefile"), "Kubefile").warnings == ()
+
+
+def test_every_command_line_of_the_texts_is_tried() -> None:
+    lines = [line for case in ("quick-start", "saas", "environment") for line in texts.commands(case) if line.startswith("sealer ")]
+    assert len(lines) == 8
+    assert {shlex.join(shlex.split(line.replace("\\\n", ""), comments=True)[1:]) for line in lines} <= set(LINES)
+
+
+@pytest.mark.parametrize("case", ["configuration", "environment"])
+def test_clusterfile_as_written_has_no_faults(case: str) -> None:
+    found = parse(texts.text(f"{case}/Clusterfile"), "Clusterfile")
+    assert found.cluster is not None
+    assert found.cluster.hosts == ()
 
 
 def test_capitals_in_from_are_warned_of() -> None:

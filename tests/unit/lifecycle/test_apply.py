@@ -139,6 +139,34 @@ def test_another_image_under_the_same_name_is_a_difference_and_another_spelling_
     assert apply.compare(There(master, stored, known), new, elsewhere) == ()
 
 
+def test_another_name_of_the_image_that_runs_is_no_difference(store: Store) -> None:
+    build(store)
+    known = store.names()["web:latest"]
+    store.tag("shop:2", known)
+    stored = parse(redacted(effective(parse(CLUSTER, "old"))), "stored")
+    new = effective(parse(CLUSTER.replace("web:latest", "shop:2"), "Clusterfile"))
+    master: Any = StandIn()
+    assert apply.compare(There(master, stored, known.digest), new, store) == ()
+    (change,) = apply.compare(There(master, stored, "sha256:" + "0" * 64), new, store)
+    assert (change.subject, change.after) == ("image", "shop:2")
+
+
+def test_clusterfile_without_machines_leaves_those_of_the_cluster_as_they_are() -> None:
+    old = CLUSTER.replace("[10.0.0.1], roles: [master]", "[10.0.0.1], roles: [master], labels: {zone: a}, ssh: {passwd: opensesame}")
+    stored = parse(redacted(effective(parse(old, "old"))), "stored")
+    text = CLUSTER.partition("  hosts:")[0].replace('"80"', '"81"') + "  ssh: {user: ops, pk: ./id}\n"
+    wanted = apply.with_machines(effective(parse(text, "Clusterfile")), stored)
+    assert [str(change) for change in difference(stored, wanted)] == ["~ .spec.env.Port: 80 -> 81"]
+    assert wanted.cluster is not None
+    (master, node) = wanted.cluster.hosts
+    assert (master.ips, master.roles, master.labels) == (("10.0.0.1",), ("master",), {"zone": "a"})
+    # The mark of a password that the cluster did not keep is no password.
+    assert [(host.ssh.user, host.ssh.key, host.ssh.password.text) for host in (master, node)] == [("ops", "./id", None)] * 2
+    # One that names machines means them.
+    named = effective(parse(CLUSTER, "Clusterfile"))
+    assert apply.with_machines(named, stored) is named
+
+
 def test_only_what_depends_on_changed_files_is_launched_again(store: Store) -> None:
     commands = ("helm install a charts/a -f etc/a.yaml", "kubectl apply -f manifests/b.yaml", "bash run.sh")
     build(store, launch=commands, files={"etc/slipway.yaml": "kubernetes: v1.36.3\n", "etc/a.yaml": "x: 1", "manifests/b.yaml": "y: 1"})

@@ -56,7 +56,7 @@ class Engine:
         self.machines: list[Machine] = []
         self.made: list[Any] = []
         self.commands: list[list[str]] = []
-        self.containers = self.networks = self
+        self.containers = self.networks = self.api = self
 
     def create(self, what: str, command: None = None, **options: Any) -> Any:
         if "driver" in options:
@@ -68,6 +68,9 @@ class Engine:
         machine = Machine(self, {"image": what, **options})
         self.machines.append(machine)
         return machine
+
+    def create_endpoint_config(self, *, ipv4_address: str) -> dict[str, Any]:
+        return {"IPAMConfig": {"IPv4Address": ipv4_address}}
 
     def list(self, *, all: bool = False, filters: dict[str, str]) -> Any:
         name = filters["label"].partition("=")[2]
@@ -149,6 +152,37 @@ def test_where_the_engine_has_no_ipv6_machines_have_ipv4_alone(tmp_path: Path) -
     assert made.machines[0].options["sysctls"] == {}
     assert ["ip", "route", "replace", "default", "via", "172.30.0.1"] in made.commands
     assert not [argv for argv in made.commands if argv[0] == "sh"]
+
+
+@pytest.mark.usefixtures("answers")
+@pytest.mark.parametrize("ipv4_only", [False, True])
+def test_machines_have_the_addresses_of_a_given_subnet_in_their_order(tmp_path: Path, ipv4_only: bool) -> None:
+    made = Engine(ipv4_only=ipv4_only)
+    provider(made, tmp_path).up("lab", 3, 2, image="node", subnet="192.168.0.0/24")
+    configs = [entry for entry in made.made[0].options["ipam"]["Config"] if ":" not in entry["Subnet"]]
+    assert configs == [{"Subnet": "192.168.0.0/24", "Gateway": "192.168.0.1"}]
+    given = {
+        machine.options["hostname"]: machine.options["networking_config"]["slipway-lab"]["IPAMConfig"]["IPv4Address"]
+        for machine in made.machines
+    }
+    names = ["lab-master-1", "lab-master-2", "lab-master-3", "lab-node-1", "lab-node-2"]
+    assert given == {name: f"192.168.0.{number}" for number, name in enumerate(names, 2)}
+
+
+@pytest.mark.usefixtures("answers")
+def test_without_a_subnet_the_engine_chooses_addresses(tmp_path: Path) -> None:
+    made = Engine()
+    provider(made, tmp_path).up("lab", 1, 0, image="node")
+    assert made.machines[0].options["networking_config"] is None
+
+
+@pytest.mark.parametrize("subnet", ["192.168.0.1/24", "192.168.0.0/24x", "fd00::/64", "192.168.0.0/29", "192.168.0.0/32"])
+def test_subnet_that_cannot_hold_the_machines_is_refused(tmp_path: Path, subnet: str) -> None:
+    made = Engine()
+    with pytest.raises(UsageError, match=f"--subnet {subnet}") as refused:
+        provider(made, tmp_path).up("lab", 3, 3, image="node", subnet=subnet)
+    assert refused.value.hint
+    assert (made.made, made.machines) == ([], [])
 
 
 @pytest.mark.usefixtures("answers")

@@ -16,6 +16,8 @@ from urllib3.exceptions import NameResolutionError, NewConnectionError
 from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json, digest_of
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
+from harness.oci.registry.config import Registries
+from harness.oci.registry.config import Registry as RegistryRule
 from harness.oci.registry.errors import RemoteError, RetryPolicy, classify, error_reason, retry_after
 from harness.oci.registry.session import Challenge, parse_challenges
 from tests.unit.oci.standin import HOST, Asked, Registry, answer, client, waited
@@ -244,6 +246,18 @@ def test_where_no_referrers_are_listed_a_tag_lists_them(registry: Registry, remo
     listed = json.loads(registry.manifests["team/web", SUBJECT.digest.replace(":", "-")][1])["manifests"]
     assert [(entry["digest"], entry["artifactType"]) for entry in listed] == [(digest_of(data), "text/sbom")]
     assert [found.artifact_type for found in remote.referrers(by_digest, "text/sbom")] == ["text/sbom"]
+
+
+def test_tag_of_referrers_is_in_the_location_that_registries_conf_gives_a_repository(registry: Registry, remote: Client) -> None:
+    """A location that is below its own prefix: to replace it twice is another repository."""
+    remote.registries = Registries((RegistryRule(f"{HOST}/team", f"{HOST}/team/here"),), plain=True)
+    registry.spoil("GET", "/referrers/", *[lambda _: answer(404)] * 2)
+    remote.put_referrer(TARGET, subject_manifest(), OCI_MANIFEST)
+    remote.put_referrer(TARGET, subject_manifest(), OCI_MANIFEST)
+    assert ("team/here/web", SUBJECT.digest.replace(":", "-")) in registry.manifests
+    by_digest = Reference.parse(f"{HOST}/team/web@{SUBJECT.digest}")
+    assert [found.artifact_type for found in remote.referrers(by_digest)] == ["text/sbom"]
+    assert {line.split("/v2/")[1].split("/web")[0] for line in registry.lines} == {"team/here"}
 
 
 def test_a_registry_that_is_not_well_is_not_taken_for_one_without_referrers(registry: Registry, remote: Client) -> None:
