@@ -14,6 +14,8 @@ from harness.errors import InputError
 CASES = Path(__file__).parents[2] / "cases"
 
 CLUSTERFILES = (
+    "as-written/configuration/Clusterfile",
+    "as-written/environment/Clusterfile",
     "config-overwrite/Clusterfile",
     "dashboard-port/Clusterfile",
     "sealer/apply/fixtures/cluster_file_for_test.yaml",

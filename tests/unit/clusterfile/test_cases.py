@@ -50,6 +50,20 @@ def test_config_overwrite() -> None:
     }
 
 
+def test_files_as_they_were_first_published() -> None:
+    """An image with capitals, files under names that an author has mistyped, and no machines."""
+    environments, configs = case("as-written/environment/Clusterfile"), case("as-written/configuration/Clusterfile")
+    assert environments.cluster is not None
+    assert (environments.cluster.image, environments.cluster.hosts) == ("mydashobard:latest", ())
+    assert environment({}, environments, {}) == {"DashBoardPort": "6443"}
+    assert configs.cluster is not None
+    assert configs.cluster.image.lower() == "registry.cn-qingdao.aliyuncs.com/sealer-app/my-saas-all-inone:latest"
+    assert apply_configs(configs.configs, {"etc/mysql-valus.yaml": b"mysql-user: nobody\n"}) == {
+        "etc/mysql-valus.yaml": b"mysql-user: root\nmysql-passwd: xxx\n",
+        "etc/redis-valus.yaml": b"redis-user: root\nredis-passwd: xxx\n",
+    }
+
+
 def test_containers_by_count() -> None:
     found = case("sealer/apply/fixtures/cluster_file_for_test.yaml")
     cluster = found.cluster
