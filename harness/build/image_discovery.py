@@ -340,10 +340,14 @@ class ImageDiscovery:
         return (declared if "declared" in self.options.discover else ()), listed
 
     def _build_ahead(self, named: Sequence[DeclaredImage]) -> None:
-        """Build the images of images/ that the cluster will pull: a kubelet times out on a pull that takes as long as a compile."""
+        """Build the images of images/ that the cluster will pull: a kubelet times out on a pull that takes as long as a compile.
+
+        Those that the base, or the image of the cluster, embeds are in the store, wherever they were built.
+        """
         own = self.part.own
+        embedded = {image.name for image in (*self.embedded.images, *(self.base.image.images.images if self.base else ()))}
         for reference in dict.fromkeys(Reference.parse(item.name) for item in named):
-            if not reference.digest and own.builder.builds(reference, own.choice):
+            if not reference.digest and str(as_asked(reference)) not in embedded and own.builder.builds(reference, own.choice):
                 own.make(reference)
 
     def _boot(self, rootfs: RootfsRun, env: Mapping[str, str]) -> RunRecord:

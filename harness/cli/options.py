@@ -135,7 +135,14 @@ def after_cluster(help: str, metavar: str, complete: Callable[[str], list[str]])
 
 def local_images(help: str, metavar: str = "IMAGE...") -> Any:
     """An argument for images that the local store may have."""
-    return typer.Argument(help=help, metavar=metavar, show_default=False, autocompletion=completion.images)
+    return typer.Argument(help=help, metavar=metavar, show_default=False, autocompletion=completion.images, callback=_in_lower_case)
+
+
+def _in_lower_case(given: str | list[str] | None) -> str | list[str] | None:
+    """As ``in_lower_case``, of one or several; digests stay as they are."""
+    if isinstance(given, list):
+        return [name if _DIGITS.fullmatch(name) else in_lower_case(name) for name in given]
+    return given if given is None or _DIGITS.fullmatch(given) else in_lower_case(given)
 
 
 def seconds(*names: str, help: str) -> Any:

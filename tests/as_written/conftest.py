@@ -18,10 +18,12 @@ from harness.build import container_images
 from harness.host import apt, docker, paths, site_network
 from tests.as_written import texts
 from tests.as_written.web_site import WebSite, bundle, web_site
-from tests.cluster.conftest import PROJECT, alone
+from tests.cluster.conftest import PROJECT, alone, swept
 from tests.conftest import Slipway
 from tests.integration.registry import Registry, mirrored_by, registry
 from tests.waiting import HANG
+
+__all__ = ["swept"]  # a fixture
 
 ALIYUN, HUB = "registry.cn-qingdao.aliyuncs.com", "docker.io"
 
@@ -194,12 +196,14 @@ def dashboard_images(world: World, tmp_path_factory: pytest.TempPathFactory) -> 
         },
     )
     image, _ = client.images.build(path=str(folder), rm=True)
+    places = [f"{world.registry.host}/{HUB}/{name}".rpartition(":") for name in texts.DASHBOARD_IMAGES]
+    for repository, _, tag in places:
+        image.tag(repository, tag)
     try:
-        for name in texts.DASHBOARD_IMAGES:
-            repository, _, tag = f"{world.registry.host}/{HUB}/{name}".rpartition(":")
-            image.tag(repository, tag)
+        for repository, _, tag in places:
             said = client.images.push(repository, tag=tag)
             assert '"error"' not in said, said
-            client.images.remove(f"{repository}:{tag}", noprune=True)
     finally:
-        client.images.remove(str(image.id), force=True)
+        # The image itself goes with the last of its names.
+        for repository, _, tag in places:
+            client.images.remove(f"{repository}:{tag}")

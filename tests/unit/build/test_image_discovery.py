@@ -16,6 +16,7 @@ from harness import kubefile
 from harness.build import image_discovery, sandbox_plan
 from harness.build.cluster_base import ClusterBase
 from harness.build.cluster_run import RunRecord
+from harness.build.declared_images import DeclaredImage
 from harness.build.expected_values import ImageValues
 from harness.build.options import BuildOptions
 from harness.build.pull_record import PulledImage
@@ -112,6 +113,27 @@ def test_images_of_the_base_come_from_the_store_before_every_registry(tmp_path: 
     manifest = source.manifest(Reference.parse("nginx:1"), ())
     assert manifest is not None
     assert manifest.digest == images.images[0].digest
+
+
+def test_images_that_a_base_embeds_are_not_built_ahead_of_the_run(tmp_path: Path) -> None:
+    """They are in the store with the base, also where it was pulled and nothing was built on this machine."""
+    discovery = discovery_of(tmp_path, base=base_of(EmbeddedImage("docker.io/library/nginx:1", DIGEST, OCI_MANIFEST, 1)))
+    own_base = base_of(EmbeddedImage("registry.k8s.io/pause:3", DIGEST, OCI_MANIFEST, 1)).image
+    built: list[str] = []
+    own: Any = discovery.part.own
+    own.builder = SimpleNamespace(builds=lambda *_: True)
+    own.choice, own.make = None, lambda reference: built.append(reference.familiar)
+    part: Any = discovery.part
+    part.base = own_base
+    names = (
+        "docker.io/library/nginx:1",
+        "docker.io/library/nginx:2",
+        "registry.k8s.io/pause:3",
+        "registry.k8s.io/pause:4",
+        "docker.io/library/nginx:2",
+    )
+    discovery._build_ahead([DeclaredImage(name, "manifests/a.yaml:1", "declared") for name in names])
+    assert built == ["nginx:2", "registry.k8s.io/pause:4"]
 
 
 def test_the_run_of_an_application_has_its_commands_its_values_and_its_exercise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,21 @@ def test_capitals_in_from_are_warned_of() -> None:
     assert len(parsed.warnings) == 1
 
 
+def test_capitals_in_the_name_of_a_stored_image_are_warned_of(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """A build has taken the name in lower case, and every verb finds the image by what its user types."""
+    name = "registry.example.com/my-SAAS:latest"
+    store.tag(
+        name.lower(), cloudimage.write(store, [PlatformImage(Platform.parse("linux/amd64"), (), (), (), Info(type="app"), ImageSet())])
+    )
+    for verb in (["inspect"], ["tag"], ["save", "--to", str(store.root.parent / "saved.tar")], ["rmi"]):
+        words = [*verb, name, *(["other:1"] if verb == ["tag"] else [])]
+        assert app.execute(words) == 0, words
+        assert "registry.example.com/my-saas:latest is taken" in capsys.readouterr().err, words
+    assert list(store.names()) == ["other:1"]
+    assert app.execute(["push", name]) == 4
+    assert "registry.example.com/my-saas:latest: no such image" in capsys.readouterr().err
+
+
 def test_name_that_is_wrong_otherwise_stays_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["run", "My//SaaS"]) == 2
     assert "My//SaaS" in capsys.readouterr().err
