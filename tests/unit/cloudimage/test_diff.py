@@ -254,7 +254,7 @@ def test_image_of_a_stranger_cannot_write_to_the_terminal(store: Store, capsys: 
     [
         (["diff", "old", "odl"], 4, "did you mean old:latest?"),
         (["diff", "old", "plain"], 4, "not a CloudImage"),
-        (["diff", "old", "UPPER"], 4, "lower case"),
+        (["diff", "old", "UPPER"], 4, "no such image"),
         (["diff", "old", "old", "--platform", "x/"], 2, "--platform"),
         (["diff", "old", "old", "-o", "yaml"], 2, "--output yaml"),
         (["diff", "old"], 2, "Missing argument"),
