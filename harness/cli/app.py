@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import gc
 import itertools
@@ -73,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Everything that fails is said here, once, and never as a traceback."""
     _state.as_json = _asks_for_json(arguments)
-    code = _executed(arguments)
+    # What a command is given (its login) ends with it.
+    code = contextvars.copy_context().run(_executed, arguments)
     try:
         say(end="", flush=True)
     except BrokenPipeError:

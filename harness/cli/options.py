@@ -217,11 +217,14 @@ class Ssh(Options):
         return SshSettings(self.user, self.port, str(existing(self.key)) if self.key else None)
 
     def login(self) -> Login:
-        """The login for all machines. It may ask for the password."""
+        """The login for the machines that are named, its password also for those of a cluster that is known here. It may ask for that."""
+        from harness.lifecycle.cluster import access
         from harness.nodes import Login
 
         key = existing(self.key) if self.key else None
-        return Login(user=self.user or "root", port=self.port or 22, key=key, password=self.password())
+        password = self.password()
+        access.give(access.GivenLogin(password=password))
+        return Login(user=self.user or "root", port=self.port or 22, key=key, password=password)
 
     def password(self) -> str | None:
         """The password of ``--passwd``, asked for or out of the environment. It is never shown from now on."""
@@ -251,8 +254,16 @@ class ClusterAccess(Ssh):
     ] = None
 
     def members(self) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
-        """The control-plane nodes and the workers that the command line names."""
-        return to_machines(self.via, self.login(), "--via"), ()
+        """The control-plane nodes and the workers that the command line names. The login counts as well where it names none."""
+        return to_machines(self.via, self._own_login(), "--via"), ()
+
+    def _own_login(self) -> Login:
+        """The login for all nodes of the cluster, remembered ones included."""
+        from harness.lifecycle.cluster import access
+
+        login = self.login()
+        access.give(access.GivenLogin(self.user, self.port, login.key, login.password))
+        return login
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +273,7 @@ class NodesAccess(ClusterAccess):
     nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Its workers, together with --via.")] = None
 
     def members(self) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
-        login = self.login()
+        login = self._own_login()
         return to_machines(self.via, login, "--via"), to_machines(self.nodes, login, "--nodes")
 
 

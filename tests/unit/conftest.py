@@ -59,7 +59,7 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 
 @pytest.fixture(autouse=True)
 def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passwords of one test are ordinary words of the next; verbosity and the format of the output are settings of one command."""
+    """Passwords of one test are ordinary words of the next; verbosity, the format of the output and a login are settings of one command."""
     from rich.console import Console
 
     from harness import log
@@ -69,6 +69,8 @@ def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
     # Only where it is loaded already: most tests of this ring need no command line.
     if app := sys.modules.get("harness.cli.app"):
         monkeypatch.setattr(app, "_state", app._State())
+    if access := sys.modules.get("harness.lifecycle.cluster.access"):
+        access.give(access.GivenLogin())
 
 
 @pytest.fixture(autouse=True)

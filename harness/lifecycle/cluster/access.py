@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -54,6 +55,24 @@ class Access:
         return NodeKubectl(self.first, self.masters[1:])
 
 
+@dataclasses.dataclass(frozen=True)
+class GivenLogin:
+    """The parts of a login that the user has given to this command; None for those that stay as they are remembered."""
+
+    user: str | None = None
+    port: int | None = None
+    key: Path | None = None
+    password: str | None = dataclasses.field(default=None, repr=False)
+
+
+_given: contextvars.ContextVar[GivenLogin] = contextvars.ContextVar("given login", default=GivenLogin())  # noqa: B039 -- it is frozen
+
+
+def give(login: GivenLogin) -> None:
+    """Use this login for the remembered nodes of clusters. Passwords are never remembered, so each command is given its own."""
+    _given.set(login)
+
+
 def known(
     name: str = cluster_cache.DEFAULT_NAME,
     masters: Sequence[Machine] = (),
@@ -80,9 +99,11 @@ def known(
 
 
 def _machine(entry: Mapping[str, Any]) -> Machine:
-    key, jump = entry.get("key"), entry.get("jump")
+    given = _given.get()
+    key, jump = given.key or entry.get("key"), entry.get("jump")
     way = JumpHost(jump["host"], jump.get("user"), jump.get("port"), Path(jump["key"]) if jump.get("key") else None) if jump else None
-    login = Login(str(entry.get("user", "root")), int(entry.get("port", 22)), Path(key) if key else None, jump=way)
+    user, port = given.user or str(entry.get("user", "root")), given.port or int(entry.get("port", 22))
+    login = Login(user, port, Path(key) if key else None, given.password, jump=way)
     return Machine(str(entry["address"]), login)
 
 

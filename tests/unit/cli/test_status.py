@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
-from harness.cli import status
+from harness.cli import app, status
+from harness.errors import NodeError
+from harness.host.cluster_cache import ClusterState
+from harness.lifecycle.cluster import access
+from harness.nodes import Login
 
 
 def test_status_of_an_unknown_cluster_is_refused(refused: Callable[[Sequence[str], str], None]) -> None:
     refused(["status", "mine"], "nothing is known of a cluster mine")
+
+
+def test_status_takes_the_password_of_the_command_for_machines_that_are_remembered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No password is remembered: of a cluster with nothing else, each command is given it."""
+    ClusterState.of("lab", home).remember({"masters": [{"address": "10.0.0.1", "name": "a", "user": "ops", "port": 22, "key": None}]})
+    logins: list[Login] = []
+
+    def known(name: str, *_: object) -> dict[str, object]:
+        logins.extend(machine.login for machine in access.known(name).masters)
+        raise NodeError("10.0.0.1: no answer")
+
+    monkeypatch.setattr("harness.lifecycle.status.status", known)
+    monkeypatch.setenv("SLIPWAY_SSH_PASSWORD", "secret")
+    assert app.execute(["status", "lab"]) == 5
+    assert app.execute(["status", "lab", "--user", "root"]) == 5
+    assert logins == [Login("ops", 22, password="secret"), Login("root", 22, password="secret")]
+    assert access.known("lab").masters[0].login == Login("ops", 22)
 
 
 def test_status_names_what_is_not_ready_and_what_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:

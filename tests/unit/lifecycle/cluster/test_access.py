@@ -25,6 +25,17 @@ def test_a_remembered_cluster_is_found_with_the_ways_into_its_machines(tmp_path:
     assert found.nodes == (Machine("10.0.0.2", Login("ops", 2222)),)
 
 
+def test_parts_of_a_login_that_are_given_replace_the_remembered_ones(tmp_path: Path) -> None:
+    remember(tmp_path)
+    access.give(access.GivenLogin(password="secret"))
+    found = access.known("lab", home=tmp_path)
+    assert found.masters[0].login == Login("ops", 2222, Path("/keys/id"), "secret")
+    assert "secret" not in repr(access.GivenLogin(password="secret"))
+    access.give(access.GivenLogin("root", 22, Path("/keys/new")))
+    found = access.known("lab", home=tmp_path)
+    assert {machine.login for machine in (*found.masters, *found.nodes)} == {Login("root", 22, Path("/keys/new"))}
+
+
 def test_machines_that_are_named_win_over_memory(tmp_path: Path) -> None:
     remember(tmp_path)
     found = access.known("lab", [Machine("10.9.9.9")], home=tmp_path)
