@@ -24,9 +24,12 @@ GREETING = "It's <b>here</b>"
 SECRET = "hunter2-in-the-environment"
 GIVEN = ("-e", f"Greeting={GREETING}", "-e", f"DbPassword={SECRET}")
 
+SHARING = ("test_run.py", "test_apps.py", "test_members.py", "test_operate.py")
+"""Files that use one cluster, in the order in which they leave it fit for the next."""
+
 GROUPS = (
     ("test_faults.py",),
-    ("test_run.py", "test_apps.py", "test_members.py", "test_operate.py"),
+    SHARING,
     ("test_build.py", "test_platforms.py"),
     ("test_build_on.py",),
     ("test_clusterfile.py",),
@@ -42,7 +45,7 @@ GROUPS = (
 )
 """Files that run one after the other, in this order; files of different groups know nothing of each other and may run at the same time.
 
-Those of the second group use one cluster, in the order in which they leave it fit for the next. The groups that take longest come first.
+The groups that take longest come first.
 """
 
 
@@ -113,15 +116,39 @@ class Made:
     killed: Killed
 
 
+_made = pytest.StashKey[Made]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Remove the shared cluster behind its last test: a fixture of the session would keep it busy until the end of all others."""
+    if item.path.name in SHARING and (nextitem is None or nextitem.path.name not in SHARING):
+        _remove_shared(item.config)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """As after Ctrl-C, when there was no last test."""
+    _remove_shared(session.config)
+
+
+def _remove_shared(config: pytest.Config) -> None:
+    if _made in config.stash:
+        config.stash[_made].lab.down()
+        del config.stash[_made]
+
+
 @pytest.fixture(scope="session")
-def made(slipway: Slipway, web: str) -> Iterator[Made]:
+def made(slipway: Slipway, web: str, pytestconfig: pytest.Config) -> Made:
     """A master and a worker that run the image, made by a command that was killed at every step; and a machine to spare."""
     lab = Lab(slipway, "test-run", 1, 1, spares=1)
     try:
         untouched = {address: found(lab.at(address)) for address in (*lab.addresses, *lab.spares)}
-        yield Made(lab, untouched, kill_at_every_step(lab.words(web, *GIVEN)))
-    finally:
+        made = Made(lab, untouched, kill_at_every_step(lab.words(web, *GIVEN)))
+    except BaseException:
         lab.down()
+        raise
+    pytestconfig.stash[_made] = made
+    return made
 
 
 @pytest.fixture(scope="session")
