@@ -24,12 +24,12 @@ GREETING = "It's <b>here</b>"
 SECRET = "hunter2-in-the-environment"
 GIVEN = ("-e", f"Greeting={GREETING}", "-e", f"DbPassword={SECRET}")
 
-SHARING = ("test_run.py", "test_apps.py", "test_members.py", "test_operate.py")
+SHARING = ("test_run.py", "test_image_change.py", "test_apps.py", "test_members.py", "test_operate.py")
 """Files that use one cluster, in the order in which they leave it fit for the next."""
 
 GROUPS = (
-    ("test_faults.py",),
     SHARING,
+    ("test_faults.py",),
     ("test_build.py", "test_platforms.py"),
     ("test_build_on.py",),
     ("test_clusterfile.py",),

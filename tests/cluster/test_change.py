@@ -1,7 +1,7 @@
 """A cluster goes to another image of the same Kubernetes and back, killed on the way, and who uses it notices nothing.
 
 The other image has another runc and other settings of Kubernetes, so every node is emptied and its services are started anew, and it lacks
-an addon. What the versions of Kubernetes have to do with it is in test_upgrade.
+an addon. What the versions of Kubernetes have to do with it is in test_upgrade; test_image_change does the same with a small cluster.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from tests.cluster.lab import Client, Lab, begun, ended, kill_at, reached, until
 from tests.cluster.traffic import Traffic
 from tests.conftest import Slipway
 from tests.waiting import HANG
+
+pytestmark = pytest.mark.long
 
 FIRST, SECOND = "bazaar:1", "bazaar:2"
 VERSION = "v1.36.3"
@@ -252,7 +254,6 @@ def test_all_parts_of_all_masters_restart_without_a_lost_request(lab: Lab, traff
     until(lambda: lab.status()["healthy"])
 
 
-@pytest.mark.long
 def test_change_that_lost_a_machine_is_reported_and_rolled_back_from_where_it_stood(lab: Lab) -> None:
     lost = lab.workers[1]
     with begun(market.upgrade(lab, SECOND)) as running:

@@ -17,6 +17,8 @@ from tests.cluster.conftest import alone
 from tests.cluster.lab import Lab, found, until
 from tests.conftest import Slipway
 
+pytestmark = pytest.mark.long
+
 KUBEFILE = """FROM kubernetes
 ENV PodCIDR=10.244.0.0/16,fd00:10:244::/56 SvcCIDR=10.96.0.0/22,fd00:10:96::/112
 COPY manifests manifests
