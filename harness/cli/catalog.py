@@ -68,7 +68,7 @@ def catalog(
     if as_json:
         print_json(written.to_json())
         return
-    say(f"wrote {written.images} images in {written.versions} versions to {to}")
+    say(f"wrote {to}  (images: {written.images}, versions: {written.versions})")
     say(f"  open {to / 'index.html'}; `slipway search --index {to}` searches it")
 
 

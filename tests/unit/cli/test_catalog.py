@@ -29,7 +29,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def test_site_of_the_store_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "site"
     assert app.execute(["catalog", "--to", str(target), "--title", "Ours"]) == 0
-    assert f"wrote 1 images in 1 versions to {target}" in capsys.readouterr().out
+    assert f"wrote {target}  (images: 1, versions: 1)" in capsys.readouterr().out
     assert "<h1>Ours</h1>" in (target / "index.html").read_text()
     assert app.execute(["catalog", "web", "--to", str(target), "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"folder": str(target), "images": 1, "versions": 1, "leftOut": []}
