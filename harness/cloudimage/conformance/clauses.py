@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from harness.cloudimage.conformance.examined import ExaminedImage
@@ -16,11 +16,24 @@ MOST_EVIDENCE = 100
 _LONGEST = 300
 """Characters of a fault."""
 
-_MALFORMED = (SlipwayError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
+MALFORMED = (SlipwayError, KeyError, TypeError, ValueError, AttributeError)
+"""Exceptions of a reader that is given a value of another shape."""
+_UNEXPECTED = (*MALFORMED, RecursionError)
 """Exceptions of a check that meets something which it did not expect: a fault of the image."""
 
 Checked = Iterator[str | None]
 """Results of a check: for each thing that it looks at the fault, or None."""
+
+
+def fault_of(where: str, make: Callable[[Mapping[str, Any]], object], value: Any) -> str | None:
+    """Return the fault of a value that ``make`` can make nothing of, or None."""
+    try:
+        make(value)
+    except KeyError as wrong:
+        return f"{where}: has no {wrong.args[0]}"
+    except MALFORMED as wrong:
+        return f"{where}: {wrong}"
+    return None
 
 
 class ClauseOutcome(enum.StrEnum):
@@ -90,7 +103,7 @@ def evaluate(clause: Clause, image: ExaminedImage) -> ClauseResult:
             checked += 1
             if fault is not None:
                 note(fault)
-    except _MALFORMED as wrong:
+    except _UNEXPECTED as wrong:
         checked += 1
         note(wrong.message if isinstance(wrong, SlipwayError) else f"cannot be understood: {wrong!r}")
     outcome = ClauseOutcome.FAILED if faults else ClauseOutcome.PASSED if checked else ClauseOutcome.NOT_APPLICABLE

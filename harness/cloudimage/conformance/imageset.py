@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from harness.cloudimage.conformance.clauses import Checked, Clause
+from harness.cloudimage.conformance.clauses import MALFORMED, Checked, Clause, fault_of
 from harness.cloudimage.conformance.examined import ExaminedImage, ExaminedManifest
 from harness.cloudimage.model import SCHEMA_VERSION, Blob, EmbeddedImage
 from harness.errors import SlipwayError, StoreError
@@ -14,7 +14,6 @@ from harness.oci.model import INDEXES, Descriptor, Platform
 from harness.oci.reference import Reference
 
 _T = TypeVar("_T")
-_MALFORMED = (SlipwayError, KeyError, TypeError, ValueError, AttributeError)
 
 
 def _listed(images: ExaminedManifest, key: str) -> list[Any]:
@@ -28,7 +27,7 @@ def _readable(make: Callable[[Mapping[str, Any]], _T], values: list[Any]) -> lis
     for value in values:
         try:
             made.append(make(value))
-        except _MALFORMED:
+        except MALFORMED:
             continue
     return made
 
@@ -65,17 +64,7 @@ def _fields(image: ExaminedImage) -> Checked:
         for key, make in makers:
             if config.get(key) is not None and not isinstance(config.get(key), list):
                 yield f"{config.where}: {key} is not a list"
-            yield from (_fault(f"{config.where} .{key}[{number}]", make, value) for number, value in enumerate(_listed(images, key)))
-
-
-def _fault(where: str, make: Callable[[Mapping[str, Any]], object], value: Any) -> str | None:
-    try:
-        make(value)
-    except KeyError as wrong:
-        return f"{where}: has no {wrong.args[0]}"
-    except _MALFORMED as wrong:
-        return f"{where}: {wrong}"
-    return None
+            yield from (fault_of(f"{config.where} .{key}[{number}]", make, value) for number, value in enumerate(_listed(images, key)))
 
 
 def _carried(image: ExaminedImage) -> Checked:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.cloudimage.conformance import launch
-from harness.cloudimage.conformance.clauses import Checked, Clause
+from harness.cloudimage.conformance.clauses import Checked, Clause, fault_of
 from harness.cloudimage.conformance.examined import ExaminedImage, ExaminedManifest
 from harness.cloudimage.model import INFO, SCHEMA_VERSION, Info, ProvingRun
 from harness.cloudimage.values import ExpectedValue
-from harness.errors import SlipwayError
 from harness.kubefile.applications import HELM, KUBE, MIXED, SHELL
 from harness.oci.reference import Reference, is_digest
 
 TYPES = ("kube", "app")
 KINDS = (HELM, KUBE, SHELL, MIXED)
-
-_MALFORMED = (SlipwayError, KeyError, TypeError, ValueError, AttributeError)
 
 
 def _infos(image: ExaminedImage) -> Iterator[tuple[ExaminedManifest, Mapping[str, Any]]]:
@@ -55,19 +52,9 @@ def _fields(image: ExaminedImage) -> Checked:
     for root, info in _infos(image):
         # These have clauses of their own.
         plain = {key: value for key, value in info.items() if key not in ("values", "proven")}
-        yield _fault(root.where, Info.from_json, plain)
+        yield fault_of(root.where, Info.from_json, plain)
         runtime = info.get("runtime")
         yield None if runtime is None or isinstance(runtime, str) else f"{root.where}: runtime is not text"
-
-
-def _fault(where: str, make: Callable[[Mapping[str, Any]], object], value: Any) -> str | None:
-    try:
-        make(value)
-    except KeyError as wrong:
-        return f"{where}: has no {wrong.args[0]}"
-    except _MALFORMED as wrong:
-        return f"{where}: {wrong}"
-    return None
 
 
 def _type(image: ExaminedImage) -> Checked:
@@ -82,11 +69,11 @@ def _origins(image: ExaminedImage) -> Checked:
         named = [("base", info.get("base")), *(("mergedFrom", source) for source in _objects(info, "mergedFrom"))]
         for key, value in named:
             if isinstance(value, Mapping) and value:
-                yield _fault(f"{root.where}: {key}", _origin, value)
+                yield fault_of(f"{root.where}: {key}", _origin, value)
         if isinstance(info.get("convertedFrom"), Mapping) and info["convertedFrom"]:
-            yield _fault(f"{root.where}: convertedFrom", _tool, info["convertedFrom"])
+            yield fault_of(f"{root.where}: convertedFrom", _tool, info["convertedFrom"])
         if info.get("proven"):
-            yield _fault(f"{root.where}: proven", ProvingRun.from_json, info["proven"])
+            yield fault_of(f"{root.where}: proven", ProvingRun.from_json, info["proven"])
 
 
 def _origin(value: Mapping[str, Any]) -> None:
@@ -144,7 +131,7 @@ def _values(image: ExaminedImage) -> Checked:
         names: set[str] = set()
         for number, value in enumerate(values or ()):
             where = f"{root.where}: values[{number}]"
-            fault = _fault(where, ExpectedValue.from_json, value)
+            fault = fault_of(where, ExpectedValue.from_json, value)
             if fault is None and value["name"] in names:
                 fault = f"{where}: {value['name']} stands twice"
             yield fault
