@@ -112,8 +112,15 @@ def _attestation(attachments: ReferrerStore, layer: Descriptor, digest: str, key
         statement.require(digest)
     except StoreError as wrong:
         return dataclasses.replace(document, refused=wrong)
-    key = next((key for key in keys if any(key.holds(one, envelope.authenticated) for one in envelope.signatures)), None)
-    return dataclasses.replace(document, predicate_type=statement.predicate_type, statement=statement, key=key)
+    return dataclasses.replace(document, predicate_type=statement.predicate_type, statement=statement, key=_signer(envelope, keys))
+
+
+def _signer(envelope: Envelope, keys: Sequence[PublicKey]) -> PublicKey | None:
+    if not keys:
+        return None
+    from harness.trust.attestation import signer  # here: its cryptography is slow to load, and `inspect` does without
+
+    return signer(envelope, keys)
 
 
 def _referrer(attachments: ReferrerStore, entry: Descriptor, digest: str) -> AttachmentEntry:

@@ -6,7 +6,6 @@ counts when one of the given keys made it.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,9 +17,9 @@ from harness.oci.attached import ENVELOPE, PAYLOAD
 from harness.oci.model import Descriptor, canonical_json
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.referrers import ATTESTATIONS, PREDICATE, SIGNATURES, ReferrerStore, layers_of, merge, tag_of
-from harness.oci.statement import IN_TOTO
+from harness.oci.statement import IN_TOTO, LARGEST_ENVELOPE, Envelope
 from harness.trust import sbom, signature
-from harness.trust.attestation import PREDICATE_TYPE, open_envelope
+from harness.trust.attestation import PREDICATE_TYPE, signer
 from harness.trust.keys import PublicKey
 from harness.trust.signature import Demand, RefusedError, SignatureClaim
 
@@ -167,13 +166,13 @@ def _attestations(attachments: ReferrerStore, digest: str, demands: Sequence[Dem
     keys = [key for demand in demands for key in demand.keys]
     for layer in _layers(attachments, tag_of(digest, ATTESTATIONS), faults):
         kind = layer.annotations.get(PREDICATE_TYPE, "attestation")
-        if layer.media_type != ENVELOPE or layer.size > 2 * LARGEST:
+        if layer.media_type != ENVELOPE or layer.size > LARGEST_ENVELOPE:
             faults.append(f"an attestation ({kind}) of {layer.size} bytes is left out")
             continue
         try:
-            data = attachments.read(layer)
-            statement = _payload(data)
-            by = next((_name_of(key) for key in keys if open_envelope(data, key) is not None), "")
+            envelope = Envelope.parse(attachments.read(layer))
+            statement = untrusted.json_object(envelope.payload, what="statement", limit=LARGEST)
+            by = signer(envelope, keys)
         except RemoteError:
             raise
         except StoreError as wrong:
@@ -182,19 +181,7 @@ def _attestations(attachments: ReferrerStore, digest: str, demands: Sequence[Dem
         if not _is_about(statement, digest):
             faults.append(f"an attestation ({kind}) is about another digest")
             continue
-        yield dataclasses.replace(_of_statement(statement), signed=True, key=by)
-
-
-def _payload(envelope: bytes) -> dict[str, Any]:
-    """The statement in an envelope, whoever signed it. Raises StoreError."""
-    value = untrusted.json_object(envelope, what="envelope", limit=2 * LARGEST)
-    try:
-        if value["payloadType"] != IN_TOTO:
-            raise ValueError("it holds no statement")
-        payload = base64.b64decode(value["payload"], validate=True)
-    except (KeyError, TypeError, ValueError) as wrong:
-        raise StoreError(f"not an envelope of a statement: {untrusted.shown(str(wrong))[:200]}") from wrong
-    return untrusted.json_object(payload, what="statement", limit=LARGEST)
+        yield dataclasses.replace(_of_statement(statement), signed=True, key=_name_of(by) if by else "")
 
 
 def _is_about(statement: Mapping[str, Any], digest: str) -> bool:
