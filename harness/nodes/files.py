@@ -135,6 +135,14 @@ def read_files(node: Node, paths: Sequence[str]) -> dict[str, bytes]:
     return {path: contents[path] for path in paths if path in contents}
 
 
+def beside(path: str) -> str:
+    """The name of a new file beside a path, as a word of the shell that writes it.
+
+    The shell's process id is in the name: the command of a controller that was killed may still run.
+    """
+    return f"{shlex.quote(f'{path}.new')}.$$"
+
+
 def decoded(node: Node, path: str, text: str) -> bytes:
     """Decode the base64 of a file that a node printed. Raises NodeError when it is not valid."""
     try:

@@ -32,7 +32,7 @@ from harness.nodes import (
     ssh_config,
     standard_input,
 )
-from harness.nodes.files import decoded
+from harness.nodes.files import beside, decoded
 from harness.nodes.ssh_errors import explain
 from harness.process import ProcessResult
 
@@ -272,8 +272,7 @@ class SshNode:
         self.run(f"mkdir -p {place} && exec tar -C {place} -xof -", input=stream, timeout=2 * LONG_TIMEOUT)
 
     def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
-        # The shell's process id is in the name: the command of a controller that was killed may still run.
-        part = f"{shlex.quote(f'{path}.new')}.$$"
+        part = beside(path)
         folder = shlex.quote(os.path.dirname(path) or "/")  # noqa: PTH120 - a path of the node
         self.run(
             f"set -e; umask 077; mkdir -p -m 755 {folder}; cat > {part}; chmod {mode:o} {part}; mv -f {part} {shlex.quote(path)}",
