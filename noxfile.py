@@ -214,7 +214,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(name="catalog", venv_backend="none", default=False)
 def show_catalog(session: nox.Session) -> None:
-    """What can be built here, bases first; `-- --json` for a CI matrix; `-- --site FOLDER` writes the site instead."""
+    """List what can be built here, bases first; `-- --json` for a CI matrix; `-- --site FOLDER` writes the site instead."""
     if "--site" in session.posargs:
         session.notify("site", site_words(session.posargs))
         return
@@ -331,7 +331,7 @@ def build(session: nox.Session, entries: Iterable[catalog.CatalogEntry], *option
 
 @dataclasses.dataclass(frozen=True)
 class ImageRequest:
-    """What `build-image` and `test-image` are asked for: names of kubefiles, and values (NAME=VALUE) for these images."""
+    """A request for `build-image` and `test-image`: names of kubefiles, and values (NAME=VALUE) for these images."""
 
     names: tuple[str, ...]
     values: tuple[str, ...]
@@ -493,7 +493,7 @@ def slipway(session: nox.Session, *words: str) -> None:
 
 
 def inspected(session: nox.Session, entry: catalog.CatalogEntry) -> dict[str, Any]:
-    """What `slipway inspect` says of an image, as data. Raises RefusedError for one that is not in the store."""
+    """The output of `slipway inspect` for an image, as data. Raises RefusedError for one that is not in the store."""
     words = ("slipway", "inspect", entry.reference, "--output", "json")
     image = read_json(session.run(*words, silent=True, log=False, success_codes=range(256), stderr=sys.stderr))
     if not image:
@@ -691,7 +691,7 @@ def facts_of(entry: catalog.CatalogEntry) -> Path:
 
 
 def record_of(entry: catalog.CatalogEntry) -> Path:
-    """What the tests of an image said, as a statement about the digest that ran."""
+    """The record of the tests of an image: a statement about the digest that ran."""
     return report(entry.name, "test-result.json")
 
 

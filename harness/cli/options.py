@@ -141,8 +141,8 @@ def local_images(help: str, metavar: str = "IMAGE...") -> Any:
 def _in_lower_case(given: str | list[str] | None) -> str | list[str] | None:
     """As ``in_lower_case``, of one or several; digests stay as they are."""
     if isinstance(given, list):
-        return [name if _DIGITS.fullmatch(name) else in_lower_case(name) for name in given]
-    return given if given is None or _DIGITS.fullmatch(given) else in_lower_case(given)
+        return [name if is_digits(name) else in_lower_case(name) for name in given]
+    return given if given is None or is_digits(given) else in_lower_case(given)
 
 
 def seconds(*names: str, help: str) -> Any:
