@@ -62,7 +62,7 @@ def test_image(session: nox.Session) -> None:
     install(session)
     failed = test(session, entries, *wanted.test_options)
     program = Path(session.bin, "slipway").relative_to(ROOT)
-    hint = f"next: {program} nodes up --nodes 1    # makes machines, and prints the command that runs {entries[-1].name} on them"
+    hint = f"next: {program} nodes up --workers 1    # makes machines, and prints the command that runs {entries[-1].name} on them"
     say(*about(session, entries, tested=True), hint)
     if failed:
         session.error(f"tests failed: {', '.join(failed)}")

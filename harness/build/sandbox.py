@@ -134,16 +134,16 @@ def container(plan: SandboxPlan, sources: Sequence[Source], store: Store, builde
     provider = ContainerProvider(client, work)
     with contextlib.ExitStack() as stack:
         if plan.keep:
-            stack.callback(log.info, f"the throw-away node stays: docker exec -it slipway-{name}-master-1 bash")
+            stack.callback(log.info, f"the throw-away node stays: docker exec -it slipway-{name}-control-plane-1 bash")
         else:
             stack.callback(provider.down, name)
         group = provider.up(name, 1, plan.workers, image=node_image, labels={docker.LABEL_BUILD: liveness.process_label()})
-        node = client.containers.get(f"slipway-{name}-master-1")
+        node = client.containers.get(f"slipway-{name}-control-plane-1")
         gateway = str(next(iter(node.attrs["NetworkSettings"]["Networks"].values()))["Gateway"] or _gateway(client, node))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
         image = cloudimage.write(store, [_with_network(plan, store)])
         env = {**plan.image.info.env, **plan.env}
-        wanted = request.of_machines(f"build-{name}", image.digest, group.masters, group.nodes, env=env)
+        wanted = request.of_machines(f"build-{name}", image.digest, group.control_plane, group.workers, env=env)
         options = run.RunOptions(elsewhere=registry.Anything(proxy.hosts_toml(gateway)))
         with log.step("make a container node a cluster of the image") as shown:
             context = run.prepare(wanted, store, options, home=work)
@@ -157,7 +157,7 @@ def container(plan: SandboxPlan, sources: Sequence[Source], store: Store, builde
                 details = "\n".join([*reasons, error.details or ""]).strip()
                 raise BuildError(f"the throw-away cluster did not boot: {error.message}", details=details) from error
             shown.note = _made(plan)
-        yield Sandbox(node, proxy, plan.env, group.masters[0].address)
+        yield Sandbox(node, proxy, plan.env, group.control_plane[0].address)
 
 
 def _made(plan: SandboxPlan) -> str:

@@ -92,7 +92,7 @@ class SandboxPlan:
             return configs
         if self.workers:
             raise BuildError(
-                f"--nodes {self.workers}: the image brings no pod network, and pods on several nodes would not reach each other",
+                f"--workers {self.workers}: the image brings no pod network, and pods on several nodes would not reach each other",
                 hint=f"add {NETWORK_MANIFEST} or CNI, or build it on a base with NETWORK=flannel",
             )
         return {SINGLE_NODE_NETWORK: single_node_network(self.network)}

@@ -10,7 +10,9 @@ import typer
 
 from harness import log
 from harness.cli.options import (
+    CONTROL_PLANE_ALIASES,
     FORMER_FILE,
+    WORKER_ALIASES,
     ClusterAccess,
     Json,
     NamedCluster,
@@ -71,8 +73,10 @@ def restore(
     file: Annotated[Path, typer.Option("--from", help="The backup.", metavar="FILE", show_default=False), FORMER_FILE],
     password_env: PasswordEnv = None,
     password: AskPassword = False,
-    masters: Annotated[list[str] | None, machines("--masters", "--master", "-m", help="Other machines than those it was on.")] = None,
-    nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Its workers.")] = None,
+    control_plane: Annotated[
+        list[str] | None, machines("--control-plane", help="Other machines than those it was on."), CONTROL_PLANE_ALIASES
+    ] = None,
+    workers: Annotated[list[str] | None, machines("--workers", help="Its workers."), WORKER_ALIASES] = None,
     image: Annotated[
         str | None, image_option("--image", help="The CloudImage, for other machines.  [default: the one of the backup]")
     ] = None,
@@ -98,14 +102,14 @@ def restore(
         raise UsageError(f"{file}: no such file")
     secret = _password(password_env, password, twice=False)
     login = ssh.login()
-    members = to_machines(masters, login, "--masters"), to_machines(nodes, login, "--nodes")
+    members = to_machines(control_plane, login, "--control-plane"), to_machines(workers, login, "--workers")
     if not yes:
         confirmed("What the cluster has seen since the backup will be lost. Go on?")
     done = restoring.restore(file, *members, login=login, password=secret, image=image, env=pairs(env or [], "--env"), timeout=timeout)
     if as_json:
         print_json(plain(done))
         return
-    where = "in place" if done.in_place else f"onto {len(done.masters) + len(done.nodes)} other machines"
+    where = "in place" if done.in_place else f"onto {len(done.control_plane) + len(done.workers)} other machines"
     say(f"restored {done.name} {where} as of {done.made}, in {log.duration(done.seconds)}")
     if done.in_place:
         say("  controllers of your own that watch the API may have to be restarted: they remember what is not any more")

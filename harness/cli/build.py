@@ -113,7 +113,7 @@ def build(
         ),
     ] = None,
     nodes: Annotated[
-        int, typer.Option("--nodes", "-n", help="Workers of the throw-away cluster.", metavar="N", min=0, max=MOST_WORKERS)
+        int, typer.Option("--workers", "-n", help="Workers of the throw-away cluster.", metavar="N", min=0, max=MOST_WORKERS)
     ] = 0,
     settle: Annotated[
         float,

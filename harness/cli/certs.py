@@ -65,7 +65,7 @@ def certs_renew(
     if as_json:
         print_json(plain(done))
         return
-    say(f"renewed the certificates of {', '.join(done.masters)} for {done.days} days")
+    say(f"renewed the certificates of {', '.join(done.control_plane)} for {done.days} days")
     if done.kubelets:
         say(f"and those of the kubelets of {', '.join(done.kubelets)}")
     say(f"copies of the administrator's kubeconfig keep their old certificate: slipway kubeconfig {cluster.name}")

@@ -11,6 +11,8 @@ from harness import log
 from harness.cli import completion
 from harness.cli.cluster_options import ClusterOptions, wanted
 from harness.cli.options import (
+    CONTROL_PLANE_ALIASES,
+    WORKER_ALIASES,
     Clusterfile,
     ClusterFlags,
     ClusterOption,
@@ -51,11 +53,12 @@ def check(
     post: Annotated[bool, typer.Option("--post", help="Check that a running cluster is healthy (default).")] = False,
     file: Clusterfile = None,
     image: Annotated[str | None, image_option("--image", help="With --pre: the image that is to run.")] = None,
-    masters: Annotated[
+    control_plane: Annotated[
         list[str] | None,
-        machines("--masters", "--master", "-m", help="Its control-plane nodes, or with --pre the machines that are to become some."),
+        machines("--control-plane", help="Its control-plane nodes, or with --pre the machines that are to become some."),
+        CONTROL_PLANE_ALIASES,
     ] = None,
-    nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Its workers.")] = None,
+    workers: Annotated[list[str] | None, machines("--workers", help="Its workers."), WORKER_ALIASES] = None,
     ssh: Ssh,
     env: Env = None,
     skip_check: SkipCheck = None,
@@ -67,7 +70,7 @@ def check(
 
     \b
       slipway check --pre -f Clusterfile
-      slipway check --pre --image web --masters 10.0.0.1-10.0.0.3 --nodes 10.0.0.4 --skip-check swap
+      slipway check --pre --image web --control-plane 10.0.0.1-10.0.0.3 --workers 10.0.0.4 --skip-check swap
       slipway check
       slipway check --post cis
     """
@@ -81,14 +84,14 @@ def check(
     from harness.lifecycle.checks import findings
 
     if pre:
-        report = _pre(ClusterFlags([image] if image else None, masters, nodes, name, env), file, ssh, skip_check)
+        report = _pre(ClusterFlags([image] if image else None, control_plane, workers, name, env), file, ssh, skip_check)
         what = "the machines are not fit"
     else:
         if file or image or env:
             raise UsageError("--file, --image and --env are for machines before a run", hint="slipway check --pre -f Clusterfile")
         from harness.lifecycle.checks import postflight
 
-        way = _members(masters, nodes, ssh)
+        way = _members(control_plane, workers, ssh)
         report = (postflight.against_cis if secured else postflight.post)(name or "default", *way, skip=skip_check or ())
         what = f"the cluster {report.name} {'is not as the CIS benchmark wants it' if secured else 'does not work as it should'}"
     if as_json:
@@ -111,9 +114,11 @@ def _asked(words: Sequence[str], cluster: str | None, post: bool) -> tuple[str |
     return (names[0] if names else None), secured
 
 
-def _members(masters: Sequence[str] | None, nodes: Sequence[str] | None, ssh: Ssh) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
+def _members(
+    control_plane: Sequence[str] | None, workers: Sequence[str] | None, ssh: Ssh
+) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
     login = ssh.login()
-    return to_machines(masters, login, "--masters"), to_machines(nodes, login, "--nodes")
+    return to_machines(control_plane, login, "--control-plane"), to_machines(workers, login, "--workers")
 
 
 def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | None) -> Report:
@@ -121,13 +126,13 @@ def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | N
     from harness.lifecycle import run as running
 
     if not file and not spec.images:
-        if not spec.masters and not spec.nodes:
-            raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
-        return checking.pre(*_members(spec.masters, spec.nodes, ssh), name=spec.cluster or "default", skip=skip or ())
+        if not spec.control_plane and not spec.workers:
+            raise UsageError("no machine is named", hint="--control-plane 10.0.0.1 --workers 10.0.0.2, or -f Clusterfile")
+        return checking.pre(*_members(spec.control_plane, spec.workers, ssh), name=spec.cluster or "default", skip=skip or ())
     clusterfile, options, _ = wanted(ClusterOptions(spec=spec, file=file, ssh=ssh, site=SiteAccess()))
     prepared = running.prepare(clusterfile, local_store(), options).spec
-    masters, nodes = (tuple(node.machine for node in group) for group in (prepared.masters, prepared.workers))
-    return checking.pre(masters, nodes, name=prepared.name, spec=prepared, skip=skip or ())
+    control_plane, workers = (tuple(node.machine for node in group) for group in (prepared.control_plane, prepared.workers))
+    return checking.pre(control_plane, workers, name=prepared.name, spec=prepared, skip=skip or ())
 
 
 def _list(pre: bool, post: bool, secured: bool, as_json: bool) -> None:

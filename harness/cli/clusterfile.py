@@ -99,7 +99,7 @@ def generate(
     ssh: Ssh,
     site: SiteAccess,
     from_cluster: Annotated[
-        bool, typer.Option("--from-cluster", help="Read the nodes of a kubeadm cluster, from the first of --masters.")
+        bool, typer.Option("--from-cluster", help="Read the nodes of a kubeadm cluster, from the first of --control-plane.")
     ] = False,
     adopt: Annotated[bool, typer.Option("--adopt", help="With --from-cluster: let slipway manage it.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of Clusterfiles, for editors.")] = False,
@@ -108,8 +108,8 @@ def generate(
     """Print a Clusterfile from options, or from a running cluster.
 
     \b
-      slipway generate web --masters 10.0.0.1 --nodes 10.0.0.2 > Clusterfile
-      slipway generate --from-cluster --masters 10.0.0.1 --key ~/.ssh/id_ed25519
+      slipway generate web --control-plane 10.0.0.1 --workers 10.0.0.2 > Clusterfile
+      slipway generate --from-cluster --control-plane 10.0.0.1 --key ~/.ssh/id_ed25519
 
     Values that an image of the store needs, and that -e does not give, are in the Clusterfile as comments.
     """
@@ -120,14 +120,14 @@ def generate(
         print_json(of_clusterfile())
         return
     if adopt and not from_cluster:
-        raise UsageError("--adopt is for a cluster that runs", hint="slipway generate --from-cluster --adopt --masters IP")
+        raise UsageError("--adopt is for a cluster that runs", hint="slipway generate --from-cluster --adopt --control-plane IP")
     text = _from_cluster(spec, ssh, adopt=adopt) if from_cluster else _from_options(spec, ssh, site)
     print_json({"clusterfile": text}) if as_json else say(text, end="")
 
 
 def _from_options(spec: ClusterFlags, ssh: Ssh, site: SiteAccess) -> str:
     if not spec.images:
-        raise UsageError("no image is named", hint="slipway generate IMAGE --masters 10.0.0.1")
+        raise UsageError("no image is named", hint="slipway generate IMAGE --control-plane 10.0.0.1")
     from harness.clusterfile import write
     from harness.clusterfile.parse import parse
 
@@ -135,8 +135,8 @@ def _from_options(spec: ClusterFlags, ssh: Ssh, site: SiteAccess) -> str:
     text = write.generate(
         image=spec.images[0],
         images=spec.images[1:],
-        masters=addresses(spec.masters, "--masters"),
-        nodes=addresses(spec.nodes, "--nodes"),
+        control_plane=addresses(spec.control_plane, "--control-plane"),
+        workers=addresses(spec.workers, "--workers"),
         name=spec.cluster or "default",
         env=env,
         user=ssh.user,
@@ -176,9 +176,9 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
     from harness.nodes.ssh import SshConnections as Connections
 
     login = ssh.login()
-    first = to_machines(spec.masters, login, "--masters")[:1]
+    first = to_machines(spec.control_plane, login, "--control-plane")[:1]
     if not first:
-        raise UsageError("no master is named", hint="--masters 10.0.0.1: one of those whose API answers")
+        raise UsageError("no control-plane node is named", hint="--control-plane 10.0.0.1: one of those whose API answers")
     way = Way(user=login.user, port=login.port, key=str(ssh.key) if ssh.key else None)
     with tempfile.TemporaryDirectory(prefix="slipway-take-") as folder:
         with Connections(Path(folder), first) as connections:
@@ -186,10 +186,10 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
             taken = takeover.read(node, spec.cluster, way, spec.images[0] if spec.images else None)
         cluster = taken.clusterfile.cluster
         if adopt and cluster is not None:
-            # The master that answered comes first: it is asked again.
-            listed = sorted(cluster.masters, key=lambda address: address != first[0].address)
-            all_masters, all_nodes = (tuple(Machine(address, login) for address in group) for group in (listed, cluster.nodes))
-            with Connections(Path(folder), (*all_masters, *all_nodes)) as connections:
-                takeover.adopt(taken, connections, all_masters, all_nodes)
+            # The control-plane node that answered comes first: it is asked again.
+            listed = sorted(cluster.control_plane, key=lambda address: address != first[0].address)
+            require_control_plane, all_nodes = (tuple(Machine(address, login) for address in group) for group in (listed, cluster.workers))
+            with Connections(Path(folder), (*require_control_plane, *all_nodes)) as connections:
+                takeover.adopt(taken, connections, require_control_plane, all_nodes)
             log.info(f"slipway status {cluster.name}")
     return taken.text

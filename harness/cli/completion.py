@@ -36,7 +36,7 @@ def _nodes() -> Iterator[str]:
     from harness.host import cluster_cache
 
     for facts in (state.read() for state in cluster_cache.known()):
-        yield from (str(entry.get("name") or entry["address"]) for kind in ("masters", "nodes") for entry in facts.get(kind) or ())
+        yield from (str(entry.get("name") or entry["address"]) for kind in ("controlPlane", "workers") for entry in facts.get(kind) or ())
 
 
 def clusters_and_images(incomplete: str) -> list[str]:

@@ -24,10 +24,10 @@ def execute(
         str | None,
         typer.Option(
             "--role",
-            help="Only on machines with this role: master, node, or a role of your own.",
+            help="Only on machines with this role: control-plane, worker, or a role of your own.",
             metavar="ROLE",
             show_default=False,
-            autocompletion=completion.values("master", "node"),
+            autocompletion=completion.values("control-plane", "worker"),
         ),
     ] = None,
     on: Annotated[
@@ -48,9 +48,9 @@ def execute(
     as_json = wants_json(output)
     command = executing.shell_text(command_words(context))
     chosen = [word.strip() for one in on or () for word in one.split(",") if word.strip()]
-    masters, nodes = access.members()
+    control_plane, workers = access.members()
     outcomes = executing.execute(
-        command, name=cluster.name, masters=masters, nodes=nodes, role=role, on=chosen, jobs=jobs,
+        command, name=cluster.name, control_plane=control_plane, workers=workers, role=role, on=chosen, jobs=jobs,
         show=None if as_json else _show_line,
     )  # fmt: skip
     if as_json:

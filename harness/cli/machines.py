@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli import completion
-from harness.cli.options import Json, Yes, confirmed
+from harness.cli.options import CONTROL_PLANE_ALIASES, WORKER_ALIASES, Json, Yes, confirmed
 from harness.cli.output import one_of, print_json, say, table, wants_json
 from harness.cli.root import engine_app, nodes_app
 
@@ -29,8 +29,10 @@ GroupName = Annotated[str, typer.Argument(help="The group.", metavar="NAME")]
 
 @nodes_app.command("up", short_help="Boot machines, ready for `slipway run`.")
 def nodes_up(
-    masters: Annotated[int, typer.Option("--masters", "-m", min=0, metavar="N", help="Number of control-plane nodes.")] = 1,
-    nodes: Annotated[int, typer.Option("--nodes", "-n", min=0, metavar="N", help="Number of workers.")] = 0,
+    control_plane: Annotated[
+        int, typer.Option("--control-plane", min=0, metavar="N", help="Number of control-plane nodes."), CONTROL_PLANE_ALIASES
+    ] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Number of workers."), WORKER_ALIASES] = 0,
     name: Annotated[str, typer.Option("--name", help="The name of the group.", metavar="NAME")] = "default",
     subnet: Annotated[
         str | None,
@@ -51,8 +53,8 @@ def nodes_up(
     as_json = wants_json(output)
     maker = _provider(provider)
     if subnet:
-        member_addresses(subnet, masters + nodes)  # before an image is made
-    group = maker.up(name, masters, nodes, image=container_images.package_image(maker.client, IMAGE), subnet=subnet)
+        member_addresses(subnet, control_plane + workers)  # before an image is made
+    group = maker.up(name, control_plane, workers, image=container_images.package_image(maker.client, IMAGE), subnet=subnet)
     _show_group(group, as_json)
 
 
@@ -116,10 +118,14 @@ def _show_group(group: NodeGroup, as_json: bool) -> None:
         print_json(_group_json(group))
         return
     table(("NAME", "ROLE", "ADDRESS"), [(made.name, made.role, made.address) for made in group.members])
-    masters = ",".join(machine.address for machine in group.masters)
-    workers = ",".join(machine.address for machine in group.nodes)
+    control_plane = ",".join(machine.address for machine in group.control_plane)
+    workers = ",".join(machine.address for machine in group.workers)
     say(f"\nkey  {group.login.key}\n")
-    say(f"slipway run IMAGE --masters {masters}" + (f" --nodes {workers}" if workers else "") + f" --user root --key {group.login.key}")
+    say(
+        f"slipway run IMAGE --control-plane {control_plane}"
+        + (f" --workers {workers}" if workers else "")
+        + f" --user root --key {group.login.key}"
+    )
 
 
 @engine_app.command("repair", short_help="Restart the engine with another runtime.")

@@ -12,6 +12,8 @@ from harness import log
 from harness.cli import completion
 from harness.cli.cluster_options import skipping
 from harness.cli.options import (
+    CONTROL_PLANE_ALIASES,
+    WORKER_ALIASES,
     ClusterAccess,
     ClusterOption,
     Json,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class JoinAccess(Ssh):
-    """Access to a cluster for a verb whose ``--masters`` are other machines."""
+    """Access to a cluster for a verb whose ``--control-plane`` are other machines."""
 
     via: Annotated[list[str] | None, machines("--via", help="Control-plane nodes of the cluster, if it is not known on this machine.")] = (
         None
@@ -49,11 +51,13 @@ class JoinAccess(Ssh):
 def join(
     *,
     cluster: NamedCluster,
-    masters: Annotated[
-        list[str] | None, machines("--masters", "--master", "-m", help="Machines that become control-plane nodes; ranges are allowed.")
+    control_plane: Annotated[
+        list[str] | None,
+        machines("--control-plane", help="Machines that become control-plane nodes; ranges are allowed."),
+        CONTROL_PLANE_ALIASES,
     ] = None,
-    nodes: Annotated[
-        list[str] | None, machines("--nodes", "--node", "-n", help="Machines that become workers; ranges are allowed.")
+    workers: Annotated[
+        list[str] | None, machines("--workers", help="Machines that become workers; ranges are allowed."), WORKER_ALIASES
     ] = None,
     access: JoinAccess,
     env: Annotated[
@@ -71,7 +75,7 @@ def join(
 
     as_json = wants_json(output)
     name, ssh = cluster.name, access.settings()
-    joining_hosts = hosts(addresses(masters, "--masters"), addresses(nodes, "--nodes"), ssh)
+    joining_hosts = hosts(addresses(control_plane, "--control-plane"), addresses(workers, "--workers"), ssh)
     wanted = Clusterfile("", cluster=ClusterDocument(name, "", joining_hosts, pairs(env or [], "--env"), ssh=ssh))
     login = access.login()
     options = joining.JoinOptions(to_machines(access.via, login, "--via"), login.password, timeout, skipping(skip_check))
@@ -83,7 +87,7 @@ def join(
     if as_json:
         print_json(plain(done))
         return
-    for kind, names in (("master", done.masters), ("node", done.nodes)):
+    for kind, names in (("control-plane node", done.control_plane), ("worker", done.workers)):
         if names:
             say(f"{', '.join(names)} joined {name} as {kind}{'s' if len(names) > 1 else ''} in {log.duration(done.seconds)}")
     if done.already:
@@ -119,7 +123,7 @@ def remove(
                 return
             for node in work.going:
                 answers = "" if node in work.alive else ", does not answer"
-                say(f"{work.name(node)} {node.address} ({'master' if node in work.masters else 'node'}{answers})")
+                say(f"{work.name(node)} {node.address} ({'control-plane node' if node in work.control_plane else 'worker'}{answers})")
         confirmed(f"Take this out of {name}?")
     done = removing.remove(name, nodes, **given)
     if as_json:

@@ -29,7 +29,7 @@ def merge(
 
     \b
       slipway merge kubernetes calico shop:1 -t stack:1
-      slipway run stack:1 --masters 10.0.0.1
+      slipway run stack:1 --control-plane 10.0.0.1
 
     Nothing is built. Layers lie over each other and launch commands run in the order of the IMAGEs. A later file replaces an earlier one,
     with a warning. A value or a container image that two IMAGEs have differently is an error: --env settles a value, --replace all.

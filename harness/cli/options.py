@@ -15,7 +15,7 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.output import say
-from harness.cli.program import Old, Options
+from harness.cli.program import Alias, Old, Options
 from harness.errors import Fault, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -160,6 +160,9 @@ def machines(*names: str, help: str) -> Any:
     return typer.Option(*names, help=help, metavar="IP[,IP...]", show_default=False)
 
 
+CONTROL_PLANE_ALIASES = Alias("--masters", "--master", "-m")
+WORKER_ALIASES = Alias("--nodes", "--node", "-n")
+"""The words of sealer and sealos."""
 FORMER_FILE = Old("--file", "-f")
 """``-f`` is a Clusterfile, or in ``build`` the Kubefile."""
 
@@ -270,11 +273,11 @@ class ClusterAccess(Ssh):
 class NodesAccess(ClusterAccess):
     """The same for a verb that goes to every node."""
 
-    nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Its workers, together with --via.")] = None
+    workers: Annotated[list[str] | None, machines("--workers", help="Its workers, together with --via."), WORKER_ALIASES] = None
 
     def members(self) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
         login = self._own_login()
-        return to_machines(self.via, login, "--via"), to_machines(self.nodes, login, "--nodes")
+        return to_machines(self.via, login, "--via"), to_machines(self.workers, login, "--workers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,8 +327,12 @@ class ClusterFlags(Options):
             show_default=False, autocompletion=completion.images, callback=_names_of_images,
         ),
     ] = None  # fmt: skip
-    masters: Annotated[list[str] | None, machines("--masters", "--master", "-m", help="Addresses, or ranges as 10.0.0.1-10.0.0.3.")] = None
-    nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Addresses of the workers.")] = None
+    control_plane: Annotated[
+        list[str] | None,
+        machines("--control-plane", help="Control-plane nodes: addresses, or ranges as 10.0.0.1-10.0.0.3; also --masters, -m."),
+        CONTROL_PLANE_ALIASES,
+    ] = None
+    workers: Annotated[list[str] | None, machines("--workers", help="Workers; also --nodes, -n."), WORKER_ALIASES] = None
     cluster: ClusterName = None
     env: Env = None
     cmds: Annotated[
@@ -365,11 +372,11 @@ def to_machines(texts: Sequence[str] | None, login: Login, option: str) -> tuple
     return tuple(Machine(address, login) for address in addresses(texts, option))
 
 
-def hosts(masters: Sequence[str], nodes: Sequence[str], ssh: SshSettings) -> tuple[Host, ...]:
+def hosts(control_plane: Sequence[str], workers: Sequence[str], ssh: SshSettings) -> tuple[Host, ...]:
     """Control-plane nodes and workers as a Clusterfile has them."""
-    from harness.clusterfile import MASTER, NODE, Host
+    from harness.clusterfile import CONTROL_PLANE, WORKER, Host
 
-    return tuple(Host(tuple(ips), (role,), ssh) for role, ips in ((MASTER, masters), (NODE, nodes)) if ips)
+    return tuple(Host(tuple(ips), (role,), ssh) for role, ips in ((CONTROL_PLANE, control_plane), (WORKER, workers)) if ips)
 
 
 def addresses(texts: Sequence[str] | None, option: str) -> list[str]:

@@ -37,6 +37,10 @@ class Old:
         object.__setattr__(self, "spellings", spellings)
 
 
+class Alias(Old):
+    """Spellings that other tools have for an option. They work without a hint."""
+
+
 # Options of every verb
 
 
@@ -86,7 +90,8 @@ _FLAGS = frozenset(("-q", "--quiet", "-v", "--verbose", "-qv", "-vq"))
 class Verb(TyperCommand):
     """A verb. It takes old spellings of its options."""
 
-    renamed: Mapping[str, str] = {}
+    renamed: Mapping[str, tuple[str, bool]] = {}
+    """Other spellings of options: the present one, and True for an old one, of which users are warned."""
     words: frozenset[str] = frozenset()
     """Names of parameters that are text."""
 
@@ -101,11 +106,12 @@ class Verb(TyperCommand):
                 yield from args[place:]
                 return
             name, equals, value = word.partition("=") if word.startswith("--") else (word[:2], "", word[2:])
-            new = self.renamed.get(name)
-            if new is None:
+            if name not in self.renamed:
                 yield word
                 continue
-            old.append((name, new))
+            new, is_old = self.renamed[name]
+            if is_old:
+                old.append((name, new))
             yield new if not equals and not value else f"{new}={value}"
 
     def invoke(self, ctx: Any) -> Any:
@@ -294,14 +300,15 @@ def _bare(annotation: Any) -> Any:
     return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
 
 
-def _renamed(annotation: Any) -> Iterator[tuple[str, str]]:
-    """Old spellings with the present one, short for short where there is one."""
+def _renamed(annotation: Any) -> Iterator[tuple[str, tuple[str, bool]]]:
+    """Other spellings with the present one, short for short where there is one, and True for old ones."""
     metadata = getattr(annotation, "__metadata__", ())
     option = next((one for one in metadata if isinstance(one, typer.models.OptionInfo)), None)
     if option is not None:
         names = [name for name in (option.default, *(option.param_decls or ())) if isinstance(name, str)]
-        for old in (spelling for one in metadata if isinstance(one, Old) for spelling in one.spellings):
-            yield old, names[0]
+        for one in metadata:
+            if isinstance(one, Old):
+                yield from ((spelling, (names[0], not isinstance(one, Alias))) for spelling in one.spellings)
 
 
 def program(context: typer.Context, common: Common) -> None:

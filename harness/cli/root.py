@@ -11,7 +11,7 @@ HELP = """Builds, tests, shares and runs cluster images: a whole distributed app
 \b
   slipway build -t web kubefiles/web                     build a CloudImage
   slipway inspect web                                    what is in it
-  slipway run web --masters 10.0.0.1 --nodes 10.0.0.2    make a cluster that runs it
+  slipway run web --control-plane 10.0.0.1 --workers 10.0.0.2    make a cluster that runs it
 """
 
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (

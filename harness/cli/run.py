@@ -55,14 +55,14 @@ def run(
     """Create a cluster that runs the images on the given machines. The same command again finishes an interrupted run.
 
     \b
-      slipway run web --masters 10.0.0.1
-      slipway run kubernetes calico shop:1 --masters 10.0.0.1-10.0.0.3 --nodes 10.0.0.4
+      slipway run web --control-plane 10.0.0.1
+      slipway run kubernetes calico shop:1 --control-plane 10.0.0.1-10.0.0.3 --workers 10.0.0.4
       slipway run shop:2 --cluster prod
 
     One image brings Kubernetes; application images beside it are installed in their order once the cluster is ready. A Clusterfile has
     more settings than there are options; an option wins over the file.
 
-    Application images alone are installed into a running cluster, or updated there: --cluster says which one; --masters or --kubeconfig
+    Application images alone are installed into a running cluster, or updated there: --cluster names it; --control-plane or --kubeconfig
     name one that is not known on this machine. `slipway apps` lists and removes applications.
     """
     from harness.lifecycle import plan as planning
@@ -81,7 +81,7 @@ def run(
         return
     if called or kubeconfig or no_images:
         option = "--as" if called else "--kubeconfig" if kubeconfig else "--no-images"
-        hint = "it makes machines a cluster: --masters IP"
+        hint = "it makes machines a cluster: --control-plane IP"
         kube = images[0] if len(images) == 1 else "one of the images"
         raise UsageError(f"{option} is for application images alone, and {kube} brings Kubernetes", hint=hint)
     if plan:
@@ -101,10 +101,10 @@ def _require_running(spec: ClusterFlags, images: Sequence[str], called: str | No
     faults = []
     if spec.profile:
         faults.append(Fault("--profile", f"is for a cluster that is made, and {what}", "name an image with Kubernetes too"))
-    if spec.nodes:
+    if spec.workers:
         faults.append(
             Fault(
-                "--nodes", f"{what}: {'it makes' if len(images) == 1 else 'they make'} no nodes", "--cluster says which cluster it is for"
+                "--workers", f"{what}: {'it makes' if len(images) == 1 else 'they make'} no nodes", "--cluster says which cluster it is for"
             )
         )
     if len(images) > 1:
@@ -135,9 +135,9 @@ def _put(
 
     cluster = clusterfile.cluster
     assert cluster is not None
-    masters, _ = requests.machines(clusterfile, options.password)
-    if masters and kubeconfig:
-        raise UsageError("--masters and --kubeconfig name two clusters", hint="one of both")
+    control_plane, _ = requests.machines(clusterfile, options.password)
+    if control_plane and kubeconfig:
+        raise UsageError("--control-plane and --kubeconfig name two clusters", hint="one of both")
     wanted = [
         Request.of(
             image,
@@ -151,17 +151,18 @@ def _put(
         )
         for image in (cluster.image, *cluster.images)
     ]
-    if not masters and not kubeconfig:
-        access.known(cluster.name if named else DEFAULT_NAME, option="--masters")
-    login = masters[0].login if masters else requests.login(clusterfile, options.password)
-    where = Where(cluster.name if named else None, masters, existing(kubeconfig) if kubeconfig else None, login, bring)
+    if not control_plane and not kubeconfig:
+        access.known(cluster.name if named else DEFAULT_NAME, option="--control-plane")
+    login = control_plane[0].login if control_plane else requests.login(clusterfile, options.password)
+    where = Where(cluster.name if named else None, control_plane, existing(kubeconfig) if kubeconfig else None, login, bring)
     put(wanted, where, plan=plan, as_json=as_json)
 
 
 def tell(summary: running.Summary) -> None:
     """Print the summary of a cluster that was made, with its longest steps."""
     say(
-        f"cluster {summary.name} runs {summary.image} on {len(summary.masters) + len(summary.nodes)} nodes, Kubernetes {summary.kubernetes}"
+        f"cluster {summary.name} runs {summary.image} on {len(summary.control_plane) + len(summary.workers)} nodes,"
+        f" Kubernetes {summary.kubernetes}"
     )
     say(f"  made in {log.duration(summary.seconds)}, {log.size(summary.sent)} sent from here; the longest steps:")
     for step in sorted((one for one in log.finished if one.seconds), key=lambda one: -(one.seconds or 0))[:5]:

@@ -51,7 +51,7 @@ def _show_status(found: Mapping[str, Any]) -> None:
             say(f"    {line}")
     for one in found["balancers"]:
         if not one["active"]:
-            say(f"\n{one['address']}: nobody looks after its way to the masters: systemctl status slipway-balancer")
+            say(f"\n{one['address']}: its balancer to the control-plane nodes does not run: systemctl status slipway-balancer")
     for one in found["unreachable"]:
         say(f"\n{one['address']}: {one['reason']}")
 

@@ -221,7 +221,7 @@ class Info:
     runtime: str = "kubeadm"
     env: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     launch: tuple[str, ...] = ()
-    """Shell commands, run in this order in the rootfs on the first master."""
+    """Shell commands, run in this order in the rootfs on the first control-plane node."""
     launch_template: tuple[str, ...] = ()
     """The same commands with ``$NAME`` for each of ``launch_arguments``; empty when there are none."""
     launch_arguments: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)

@@ -20,7 +20,7 @@ API_VERSION = "slipway.dev/v1"
 
 ALL = "ALL"
 """In place of the name of an application: all that the image has."""
-MASTER, NODE, MASTER0 = "master", "node", "master0"
+CONTROL_PLANE, WORKER, FIRST = "control-plane", "worker", "master0"
 PROFILES = ("cis",)
 """Profiles that a cluster can be made with: how its parts are hardened."""
 REDACTED = "<redacted "
@@ -100,7 +100,7 @@ class Host:
 
     ips: tuple[str, ...]
     roles: tuple[str, ...]
-    """``master`` or ``node`` first, then custom roles, which become ``node-role.kubernetes.io/<role>``."""
+    """``control-plane`` or ``worker`` first, then custom roles, which become ``node-role.kubernetes.io/<role>``."""
     ssh: SshSettings = SshSettings()
     """Merged with the cluster's own settings."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
@@ -109,8 +109,8 @@ class Host:
     count: int | None = None
 
     @property
-    def is_master(self) -> bool:
-        return MASTER in self.roles
+    def is_control_plane(self) -> bool:
+        return CONTROL_PLANE in self.roles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,19 +204,19 @@ class ClusterDocument:
     """Images beside ``image``. One of them all brings Kubernetes, the others are applications: only the store knows which."""
 
     @property
-    def masters(self) -> tuple[str, ...]:
+    def control_plane(self) -> tuple[str, ...]:
         """Addresses, in order; the first one is where applications are launched from."""
-        return tuple(address for host in self.hosts if host.is_master for address in host.ips)
+        return tuple(address for host in self.hosts if host.is_control_plane for address in host.ips)
 
     @property
-    def nodes(self) -> tuple[str, ...]:
+    def workers(self) -> tuple[str, ...]:
         """Addresses of the workers."""
-        return tuple(address for host in self.hosts if not host.is_master for address in host.ips)
+        return tuple(address for host in self.hosts if not host.is_control_plane for address in host.ips)
 
     @property
     def places(self) -> tuple[HookTarget, ...]:
         """Every machine, control-plane nodes first."""
-        hosts = sorted(self.hosts, key=lambda host: not host.is_master)
+        hosts = sorted(self.hosts, key=lambda host: not host.is_control_plane)
         return tuple(HookTarget(address, host.roles, host.labels) for host in hosts for address in host.ips)
 
     def host(self, address: str) -> Host | None:
@@ -224,7 +224,7 @@ class ClusterDocument:
         return next((host for host in self.hosts if address in host.ips), None)
 
     def containers(self, role: str) -> int:
-        """Number of containers to make for ``master`` or ``node`` (provider CONTAINER)."""
+        """Number of containers to make for ``control-plane`` or ``worker`` (provider CONTAINER)."""
         return sum(host.count or 0 for host in self.hosts if host.roles[0] == role)
 
 
@@ -333,7 +333,7 @@ _WITH_NODE = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Selector:
-    """Selects machines: by role (``master``, ``node``, ``master0`` or a custom role), by address, or with all of the labels."""
+    """Selects machines: by role (``control-plane``, ``worker``, ``master0`` or a custom role), by address, or with all of the labels."""
 
     role: str | None = None
     addresses: tuple[str, ...] = ()

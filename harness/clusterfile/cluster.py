@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.clusterfile import (
-    MASTER,
-    NODE,
+    CONTROL_PLANE,
+    WORKER,
     ClusterDocument,
     ExternalRegistry,
     Host,
@@ -112,9 +112,9 @@ def _hosts(spec: ParsedMapping, own: SshSettings, report: FaultReport) -> list[t
     """The hosts with their YAML, in the order of the text; control-plane nodes first in sealer's older form."""
     old = [key for key in ("masters", "nodes") if key in spec]
     if old and "hosts" in spec:
-        report.fault(spec.at(old[0]), "hosts is given too", "write all of it as hosts: [{ips: [...], roles: [master]}, ...]")
+        report.fault(spec.at(old[0]), "hosts is given too", "write all of it as hosts: [{ips: [...], roles: [control-plane]}, ...]")
     hosts = [(host, _host(host, own, report)) for host in spec.get("hosts", ())]
-    for key, role in (("masters", MASTER), ("nodes", NODE)):
+    for key, role in (("masters", CONTROL_PLANE), ("nodes", WORKER)):
         group = spec.get(key)
         if group is not None and ("ipList" in group or group.get("count")):
             hosts.append((group, Host(_ips(group, "ipList"), (role,), own, count=group.get("count"))))
@@ -146,18 +146,18 @@ def _ips(mapping: ParsedMapping, key: str) -> tuple[str, ...]:
 
 
 def _roles(mapping: ParsedMapping, report: FaultReport) -> tuple[str, ...]:
-    """``master`` or ``node`` first. Machines with custom roles only are workers."""
+    """``control-plane`` or ``worker`` first. Machines with custom roles only are workers."""
     placed: tuple[LocatedValue, ...] = mapping.get("roles", ())
     names = list(dict.fromkeys(entry.value for entry in placed))
-    if MASTER in names and NODE in names:
-        second = next(entry for entry in placed if entry.value in (MASTER, NODE) and entry.value != placed[0].value)
+    if CONTROL_PLANE in names and WORKER in names:
+        second = next(entry for entry in placed if entry.value in (CONTROL_PLANE, WORKER) and entry.value != placed[0].value)
         report.fault(
             second.node, "a machine is a control-plane node or a worker, not both", "a control-plane node without its taint runs pods too"
         )
     if "roles" in mapping and not placed and not isinstance(mapping.at("roles").content, str) and not mapping.at("roles").content:
-        report.fault(mapping.at("roles"), "is empty", "[master] or [node]")
-    main = MASTER if MASTER in names else NODE
-    return (main, *(name for name in names if name not in (MASTER, NODE)))
+        report.fault(mapping.at("roles"), "is empty", "[control-plane] or [worker]")
+    main = CONTROL_PLANE if CONTROL_PLANE in names else WORKER
+    return (main, *(name for name in names if name not in (CONTROL_PLANE, WORKER)))
 
 
 def _counted(mapping: ParsedMapping, host: Host, spec: ParsedMapping, report: FaultReport) -> Host:
@@ -186,14 +186,14 @@ def _check_hosts(spec: ParsedMapping, hosts: list[tuple[ParsedMapping, Host]], r
                 _check_address(address, placed.node, seen, report)
     if not hosts:
         return
-    masters = sum(len(host.ips) or host.count or 0 for _, host in hosts if host.is_master)
+    control_plane = sum(len(host.ips) or host.count or 0 for _, host in hosts if host.is_control_plane)
     keys = [key for key in ("hosts", "masters", "nodes") if key in spec]
     place = spec.at(keys[0])
     unsure = any(_has_wrong(group) for group, _ in hosts) or ("hosts" in keys and len(keys) > 1)
-    if masters == 0 and not unsure:
-        report.fault(place, "there is no control-plane node", "hosts: [{ips: [192.168.0.2], roles: [master]}, ...]")
-    elif masters % 2 == 0 and not unsure and not report.stored:
-        report.fault(place, f"{masters} control-plane nodes", "etcd needs an odd number: 1, 3 or 5")
+    if control_plane == 0 and not unsure:
+        report.fault(place, "there is no control-plane node", "hosts: [{ips: [192.168.0.2], roles: [control-plane]}, ...]")
+    elif control_plane % 2 == 0 and not unsure and not report.stored:
+        report.fault(place, f"{control_plane} control-plane nodes", "etcd needs an odd number: 1, 3 or 5")
 
 
 def _has_wrong(group: ParsedMapping) -> bool:

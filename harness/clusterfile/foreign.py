@@ -21,20 +21,20 @@ class ForeignTool:
     """Keys of documents without apiVersion and kind: all of one of these sets must be there."""
 
 
-_HOSTS = "hosts: [{ips: [10.0.0.1], roles: [master]}, ...]"
+_HOSTS = "hosts: [{ips: [10.0.0.1], roles: [control-plane]}, ...]"
 TOOLS = (
     ForeignTool(
         "sealos",
         f"{_HOSTS}; an address has no port there: ssh: {{port: 22}}; image: takes one image, others are documents of kind Application",
         ("sealos.io",),
     ),
-    ForeignTool("k0sctl", f"{_HOSTS}; the roles are master for a controller and node for a worker", ("k0sctl.k0sproject.io",)),
+    ForeignTool("k0sctl", f"{_HOSTS}; the roles are control-plane for a controller and worker", ("k0sctl.k0sproject.io",)),
     ForeignTool("k0s", "documents of kubeadm have its settings: ClusterConfiguration, KubeletConfiguration", ("k0s.k0sproject.io",)),
     ForeignTool("KubeKey", f"{_HOSTS} in place of hosts and roleGroups; spec.image says what runs there", ("kubekey.kubesphere.io",)),
     ForeignTool(
-        "kind", "slipway nodes up --masters 1 --nodes 1 makes containers; a Clusterfile has their addresses in hosts", ("kind.x-k8s.io",)
+        "kind", "slipway nodes up --workers 1 makes containers; a Clusterfile has their addresses in hosts", ("kind.x-k8s.io",)
     ),
-    ForeignTool("k3d", "slipway nodes up --masters 1 --nodes 1 makes containers; a Clusterfile has their addresses in hosts", ("k3d.io",)),
+    ForeignTool("k3d", "slipway nodes up --workers 1 makes containers; a Clusterfile has their addresses in hosts", ("k3d.io",)),
     ForeignTool("Cluster API", f"{_HOSTS}: slipway takes machines that exist, and makes none", ("cluster.x-k8s.io",)),
     ForeignTool("Rancher", f"{_HOSTS}: slipway reaches machines over SSH", ("cattle.io",)),
     ForeignTool("eksctl", f"{_HOSTS}: slipway takes machines that exist, and makes none", ("eksctl.io",)),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.clusterfile import MASTER, MASTER0, NODE, Hook, HookTarget, Phase, Selector, Taint, validators
+from harness.clusterfile import CONTROL_PLANE, FIRST, WORKER, Hook, HookTarget, Phase, Selector, Taint, validators
 from harness.clusterfile.shapes import LocatedValue, ParsedMapping
 from harness.clusterfile.validators import FieldError
 from harness.clusterfile.yaml_nodes import FaultReport, YamlNode
@@ -120,14 +120,14 @@ def _selectors(kind: str, spec: ParsedMapping, words: Sequence[str], report: Fau
     once = [word for word in words if NAMES[word] in _ONCE and word not in _OLD_NAMES]
     if kind == "Plugin" and "scope" in spec and once:
         report.warn(spec.at("scope"), f"{once[0]} runs on the first control-plane node and ignores scope", "on: says where else")
-        return (Selector(MASTER0),)
+        return (Selector(FIRST),)
     if chosen or not once:
         return tuple(chosen)
     if len(once) < len(words):
         key = "phases" if kind == "Hook" else "action"
         message = f"{once[0]} is a phase of the cluster, the others are of machines: where this runs must be said"
         report.fault(spec.at(key), message, "on: master0, or two documents")
-    return (Selector(MASTER0),)
+    return (Selector(FIRST),)
 
 
 def _selector(entry: LocatedValue, report: FaultReport) -> list[Selector]:
@@ -140,7 +140,8 @@ def _selector(entry: LocatedValue, report: FaultReport) -> list[Selector]:
 
 
 def selectors(text: str) -> list[Selector]:
-    """``master``, ``node``, ``master0``, a role; addresses and ranges; labels ``a=b,c=d``, all of which a machine must have.
+    """``control-plane``, ``worker``, ``master0`` (the first control-plane node), a role;
+    addresses and ranges; labels ``a=b,c=d``, all of which a machine must have.
 
     Raises FieldError.
     """
@@ -151,8 +152,8 @@ def selectors(text: str) -> list[Selector]:
     for part in (part.strip() for part in text.split(",")):
         if re.match(r"\d+\.\d|[0-9A-Fa-f]*:", part):
             machines += validators.addresses(part)
-        elif part == MASTER0:
-            parsed.append(Selector(MASTER0))
+        elif part == FIRST:
+            parsed.append(Selector(FIRST))
         else:
             parsed.append(Selector(validators.role(part)))
     return [*parsed, *([Selector(addresses=tuple(machines))] if machines else [])]
@@ -274,23 +275,25 @@ def targets(
     ``among`` are the machines that the phase is about, such as those that join; a phase of the whole cluster looks at all. ``labels`` are
     those that nodes have in the cluster, by address, beside what the Clusterfile gives them.
     """
-    master0 = next((place.address for place in places if MASTER in place.roles), None)
+    first = next((place.address for place in places if CONTROL_PLANE in place.roles), None)
     selected = []
     for place in places:
         known = {**place.labels, **(labels or {}).get(place.address, {})}
-        chosen = not hook.on or any(_matches(selector, place, known, master0) for selector in hook.on)
+        chosen = not hook.on or any(_matches(selector, place, known, first) for selector in hook.on)
         if chosen and (among is None or phase in _ONCE or place.address in among):
             selected.append(place.address)
     return tuple(selected)
 
 
-def _matches(selector: Selector, place: HookTarget, labels: Mapping[str, str], master0: str | None) -> bool:
-    if selector.role == MASTER0:
-        return place.address == master0
+def _matches(selector: Selector, place: HookTarget, labels: Mapping[str, str], first: str | None) -> bool:
+    if selector.role == FIRST:
+        return place.address == first
     if selector.role is not None:
-        return selector.role in place.roles or (selector.role == NODE and MASTER not in place.roles)
+        return selector.role in place.roles or (selector.role == WORKER and CONTROL_PLANE not in place.roles)
     if selector.addresses:
         return place.address in selector.addresses
-    roles = {f"node-role.kubernetes.io/{role}": "" for role in place.roles if role != NODE}
+    roles = {f"node-role.kubernetes.io/{role}": "" for role in place.roles if role != WORKER}
+    if CONTROL_PLANE in place.roles:
+        roles["node-role.kubernetes.io/master"] = ""  # the former label, which sealer's files name
     known = {**roles, **labels}
     return all(known.get(key) == value for key, value in selector.labels)

@@ -203,7 +203,7 @@ _HOST = RecordShape(
         "roles": Field(
             ListShape(TextShape(validators.role, placed=True), one=True),
             required=True,
-            help="roles: [master], [node], and roles of your own",
+            help="roles: [control-plane], [worker], and roles of your own",
         ),
         "count": _COUNT,
         "ssh": Field(_SSH, help="Settings that differ from the ssh of the cluster"),
@@ -360,8 +360,8 @@ _HOOK_TYPES = ("SHELL", "HOSTNAME", "LABEL", "TAINT", "CLUSTERCHECK", "ETCD")
 _TEXTS = ListShape(TextShape(placed=True), one=True)
 _HOOK_FIELDS = {
     "type": Field(ChoiceShape(_HOOK_TYPES), help="SHELL (default), HOSTNAME, LABEL, TAINT, CLUSTERCHECK or ETCD"),
-    "on": Field(_TEXTS, help="master, node, master0, a role, addresses and ranges, or labels key=value; ETCD: the file to write"),
-    "scope": Field(_TEXTS, help="The newer word for on: master, node or a role"),
+    "on": Field(_TEXTS, help="control-plane, worker, master0, a role, addresses and ranges, or labels key=value; ETCD: the file to write"),
+    "scope": Field(_TEXTS, help="The newer word for on: control-plane, worker or a role"),
     "data": Field(TextShape(any_scalar=True, empty=True), help="The script, or one line for each machine"),
 }
 _PLUGIN = RecordShape(

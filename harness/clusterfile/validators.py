@@ -9,10 +9,11 @@ import posixpath
 import re
 from collections.abc import Iterable
 
-from harness.clusterfile import JumpSettings, Taint
+from harness.clusterfile import CONTROL_PLANE, WORKER, JumpSettings, Taint
 from harness.errors import HintedError
 from harness.oci.reference import Reference, lowered
 
+ROLES = {CONTROL_PLANE: CONTROL_PLANE, WORKER: WORKER, "master": CONTROL_PLANE, "node": WORKER}
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _MOST = 1024
 """Addresses of one range."""
@@ -224,16 +225,14 @@ def taint(text: str) -> Taint:
 
 
 def role(text: str) -> str:
-    """``master``, ``node`` (also ``worker``), or a custom role. A near miss of the first ones is a fault."""
-    if text == "worker":
-        return "node"
-    if text in ("master", "node"):
-        return text
-    near = difflib.get_close_matches(text.lower(), ["master", "node", "worker"], n=1, cutoff=0.8)
+    """``control-plane``, ``worker``, also as sealer's ``master``, ``node``, or a custom role. A near miss of the first ones is a fault."""
+    if text in ROLES:
+        return ROLES[text]
+    near = difflib.get_close_matches(text.lower(), ROLES, n=1, cutoff=0.8)
     if near:
         raise FieldError(f"{text} is not a role", f"did you mean {near[0]}?")
     if not _LABEL_NAME.fullmatch(text):
-        raise FieldError(f"{text} is not a role", "master, node, or a name of your own: letters, digits, '-', '_' and '.'")
+        raise FieldError(f"{text} is not a role", "control-plane, worker, or a name of your own: letters, digits, '-', '_' and '.'")
     return text
 
 

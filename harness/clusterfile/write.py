@@ -8,8 +8,8 @@ from typing import Any
 
 from harness.clusterfile import (
     API_VERSION,
-    MASTER,
-    NODE,
+    CONTROL_PLANE,
+    WORKER,
     AppConfig,
     ApplicationDocument,
     ClusterDocument,
@@ -39,8 +39,8 @@ def generate(
     *,
     image: str,
     images: Sequence[str] = (),
-    masters: Sequence[str] = (),
-    nodes: Sequence[str] = (),
+    control_plane: Sequence[str] = (),
+    workers: Sequence[str] = (),
     hosts: Sequence[Host] = (),
     name: str = "default",
     env: Mapping[str, str] | None = None,
@@ -66,7 +66,7 @@ def generate(
     Nothing is checked here: ``parse`` does, and reads the same values back.
     """
     ssh = SshSettings(user=user, port=port, key=key, jump=jump)
-    groups = [Host(tuple(ips), (role,), ssh) for role, ips in ((MASTER, masters), (NODE, nodes)) if ips]
+    groups = [Host(tuple(ips), (role,), ssh) for role, ips in ((CONTROL_PLANE, control_plane), (WORKER, workers)) if ips]
     cluster = ClusterDocument(
         name=name,
         image=image,

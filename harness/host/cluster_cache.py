@@ -17,6 +17,8 @@ from harness.errors import SlipwayError, UsageError
 from harness.host import durable, liveness, paths
 
 DEFAULT_NAME = "default"
+FORMER_KEYS = {"masters": "controlPlane", "nodes": "workers"}
+"""Keys in files of an earlier slipway, with the present ones."""
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -55,9 +57,9 @@ class ClusterState:
     def read(self) -> dict[str, Any]:
         """Return the cached facts; empty when there are none, or they cannot be read."""
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads((self.folder / "cluster.json").read_text())
+            found: dict[str, Any] = json.loads((self.folder / "cluster.json").read_text())
             if isinstance(found, dict):
-                return found
+                return {FORMER_KEYS.get(key, key): value for key, value in found.items()}
         return {}
 
     def remember(self, facts: Mapping[str, Any]) -> None:

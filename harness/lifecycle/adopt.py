@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness import assets
-from harness.clusterfile import MASTER, NODE, ClusterDocument, Clusterfile, Host, SshSettings, Taint, validators, write
+from harness.clusterfile import CONTROL_PLANE, WORKER, ClusterDocument, Clusterfile, Host, SshSettings, Taint, validators, write
 from harness.errors import CheckError, NodeError
 from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
 from harness.lifecycle.cluster import access, record
@@ -23,7 +23,7 @@ from harness.runtimes.kubeconfig import ADMIN, administrator
 from harness.runtimes.pki import FOLDER as PKI
 
 _ROLE = "node-role.kubernetes.io/"
-_MASTER_ROLES = frozenset({"master", "control-plane"})
+_CONTROL_PLANE_ROLES = frozenset({"master", "control-plane"})
 _KUBECTL = f"HOME=/tmp KUBECONFIG={ADMIN} PATH={ROOTFS}/bin:$PATH:/usr/local/bin kubectl --request-timeout=20s"
 
 
@@ -38,7 +38,7 @@ class Taken:
 
 
 def read(node: Node, name: str | None, ssh: SshSettings, image: str | None = None) -> Taken:
-    """The cluster of a master. ``ssh``: the way in, for all; ``image``: what it is to be counted as.
+    """The cluster of a control-plane node. ``ssh``: the way in, for all; ``image``: what it is to be counted as.
 
     Raises CheckError when there is no cluster of kubeadm's, or its API does not answer.
     """
@@ -46,7 +46,7 @@ def read(node: Node, name: str | None, ssh: SshSettings, image: str | None = Non
     if not asked.ok:
         raise CheckError(
             f"{node.name}: no cluster answers",
-            hint=f"name a master whose {ADMIN} is the administrator's",
+            hint=f"name a control-plane node whose {ADMIN} is the administrator's",
             details=asked.output,
         )
     configuration = _configuration(node)
@@ -93,7 +93,7 @@ def _name(text: str) -> str:
 
 
 def _hosts(nodes: Iterable[Mapping[str, Any]], ssh: SshSettings) -> tuple[Host, ...]:
-    """The nodes by address, masters first; those that are alike together."""
+    """The nodes by address, control-plane nodes first; those that are alike together."""
     found: list[Host] = []
     for node in nodes:
         metadata, spec = node["metadata"], node.get("spec") or {}
@@ -102,11 +102,11 @@ def _hosts(nodes: Iterable[Mapping[str, Any]], ssh: SshSettings) -> tuple[Host, 
             raise CheckError(f"node {metadata['name']} has no internal address", hint="is its kubelet running?")
         labels = metadata.get("labels") or {}
         roles = sorted(key.removeprefix(_ROLE) for key in labels if key.startswith(_ROLE))
-        role = MASTER if _MASTER_ROLES & set(roles) else NODE
+        role = CONTROL_PLANE if _CONTROL_PLANE_ROLES & set(roles) else WORKER
         taints = [Taint(taint["key"], str(taint.get("value") or ""), taint["effect"]) for taint in spec.get("taints") or ()]
         host = Host(
             (addresses[0],),
-            (role, *(own for own in roles if own not in _MASTER_ROLES | {"node", "worker"})),
+            (role, *(own for own in roles if own not in _CONTROL_PLANE_ROLES | {"node", "worker"})),
             ssh,
             labels={key: str(value) for key, value in labels.items() if "kubernetes.io/" not in key and "k8s.io/" not in key},
             # Those of Kubernetes' own come and go by themselves.
@@ -119,10 +119,10 @@ def _hosts(nodes: Iterable[Mapping[str, Any]], ssh: SshSettings) -> tuple[Host, 
             found.append(host)
         else:
             found[alike] = dataclasses.replace(found[alike], ips=(*found[alike].ips, addresses[0]))
-    return tuple(sorted(found, key=lambda host: not host.is_master))
+    return tuple(sorted(found, key=lambda host: not host.is_control_plane))
 
 
-def adopt(taken: Taken, connections: Connections, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
+def adopt(taken: Taken, connections: Connections, control_plane: tuple[Machine, ...], workers: tuple[Machine, ...]) -> None:
     """Keep in the cluster, on its machines and here that it is one of ours. Its workloads are not touched; it has no registry of ours.
 
     Raises NodeError when a machine cannot be reached, CheckError when one belongs to another cluster of ours or the cluster has a record.
@@ -145,11 +145,11 @@ def adopt(taken: Taken, connections: Connections, masters: tuple[Machine, ...], 
     script = assets.script("adopt", mark=MARK, owner=f"{cluster.name} {identity}", rootfs=ROOTFS, state=STATE)
     each(opened, lambda node: node.run(script))
     record.apply(first, ClusterRecord(cluster.image, registry=ELSEWHERE).with_clusterfile(taken.clusterfile), _KUBECTL)
-    _remember(cluster, connections, first, masters, nodes)
+    _remember(cluster, connections, first, control_plane, workers)
 
 
 def _remember(
-    cluster: ClusterDocument, connections: Connections, first: Node, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]
+    cluster: ClusterDocument, connections: Connections, first: Node, control_plane: tuple[Machine, ...], workers: tuple[Machine, ...]
 ) -> None:
     state = ClusterState.of(cluster.name)
     by_address = {node.address: node for node in connections.nodes}
@@ -158,7 +158,7 @@ def _remember(
         state.write("known_hosts", connections.known_hosts.read_text())
     access.remember(
         state,
-        [by_address[machine.address] for machine in masters],
-        [by_address[machine.address] for machine in nodes],
+        [by_address[machine.address] for machine in control_plane],
+        [by_address[machine.address] for machine in workers],
         image={"image": cluster.image, "digest": ""},
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import cloudimage
-from harness.clusterfile import MASTER, NODE, ApplicationDocument, Clusterfile, Host, Password, SshSettings, is_redacted
+from harness.clusterfile import CONTROL_PLANE, WORKER, ApplicationDocument, Clusterfile, Host, Password, SshSettings, is_redacted
 from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, ClusterfileChange, difference, without_secrets
 from harness.errors import CheckError, Fault, FaultCollector, InputError, StoreError
 from harness.host.cluster_cache import ClusterState
@@ -60,9 +60,9 @@ class Applied:
 
 @dataclasses.dataclass(frozen=True)
 class There:
-    """A cluster as it was found: a master of it that answers, and what was applied the last time."""
+    """A cluster as it was found: a control-plane node of it that answers, and what was applied the last time."""
 
-    master: SshNode
+    control_plane_node: SshNode
     stored: Clusterfile
     digest: str
     apps: tuple[Installed, ...] = ()
@@ -73,8 +73,8 @@ class There:
 class ApplyWork:
     """The work that the changes need."""
 
-    masters: tuple[str, ...] = ()
-    nodes: tuple[str, ...] = ()
+    control_plane: tuple[str, ...] = ()
+    workers: tuple[str, ...] = ()
     """Addresses that join."""
     leaving: tuple[str, ...] = ()
     image: str | None = None
@@ -89,7 +89,7 @@ class ApplyWork:
 
     @property
     def only_apps(self) -> bool:
-        return not (self.here or self.masters or self.nodes or self.leaving or self.image)
+        return not (self.here or self.control_plane or self.workers or self.leaving or self.image)
 
 
 def apply(
@@ -131,12 +131,12 @@ def apply(
         if work.only_apps:
             if work.apps:
                 collector = FaultCollector()
-                multi_image.judge(work.apps, seen_from(wanted.name, there.master, Platform.host()), store, collector)
+                multi_image.judge(work.apps, seen_from(wanted.name, there.control_plane_node, Platform.host()), store, collector)
                 collector.finish()
             if not plan:
                 if gone:
                     confirm(gone)
-                with lease.held(there.master, wanted.name):
+                with lease.held(there.control_plane_node, wanted.name):
                     _carry_out_apps(work, clusterfile, options, there, store, state, home)
             return Applied(wanted.name, changes, tuple(_described(work)), not plan, time.monotonic() - started, removed=gone)
         context = run.prepare(clusterfile, store, options, home=home, previous=there.stored)
@@ -146,7 +146,7 @@ def apply(
             return Applied(wanted.name, changes, described, False, time.monotonic() - started, removed=gone)
         if gone:
             confirm(gone)
-        with lease.held(there.master, wanted.name):
+        with lease.held(there.control_plane_node, wanted.name):
             _carry_out(work, clusterfile, options, there, context, recipe)
             _carry_out_apps(work, clusterfile, options, there, store, state, home)
     return Applied(wanted.name, changes, described, True, time.monotonic() - started, removed=gone)
@@ -174,15 +174,15 @@ def _make(
 
 
 def _machines(clusterfile: Clusterfile, options: run.RunOptions, state: ClusterState) -> tuple[Machine, ...]:
-    """The masters that the file names and those that this machine remembers: any of them may be the one that answers."""
-    remembered = access.known(state.name, home=state.folder.parent.parent).masters if _remembered(state) else ()
-    masters, _ = request.machines(clusterfile, options.password)
-    named = {one.address for one in masters}
-    return (*masters, *(one for one in remembered if one.address not in named))
+    """The control-plane nodes that the file names and those that this machine remembers: any of them may be the one that answers."""
+    remembered = access.known(state.name, home=state.folder.parent.parent).control_plane if _remembered(state) else ()
+    control_plane, _ = request.machines(clusterfile, options.password)
+    named = {one.address for one in control_plane}
+    return (*control_plane, *(one for one in remembered if one.address not in named))
 
 
 def find(ssh: SshConnections, name: str) -> There | None:
-    """The cluster, by any master that answers; None when there is none, or one that was not finished.
+    """The cluster, by any control-plane node that answers; None when there is none, or one that was not finished.
 
     Raises CheckError when a machine belongs to it and its API is silent.
     """
@@ -286,13 +286,13 @@ def sort(changes: Iterable[ClusterfileChange], wanted: Clusterfile) -> ApplyWork
     """The work that the changes need. Raises InputError for all that cannot be changed in a cluster that runs."""
     faults: list[Fault] = []
     work = ApplyWork()
-    masters = wanted.cluster.masters if wanted.cluster else ()
+    control_plane = wanted.cluster.control_plane if wanted.cluster else ()
     for change in changes:
         if change.subject == "host" and change.action == ADDED and change.path.endswith("]"):
-            if change.name in masters:
-                work = dataclasses.replace(work, masters=(*work.masters, change.name))
+            if change.name in control_plane:
+                work = dataclasses.replace(work, control_plane=(*work.control_plane, change.name))
             else:
-                work = dataclasses.replace(work, nodes=(*work.nodes, change.name))
+                work = dataclasses.replace(work, workers=(*work.workers, change.name))
         elif change.subject == "host" and change.action == REMOVED and change.path.endswith("]"):
             work = dataclasses.replace(work, leaving=(*work.leaving, change.name))
         elif change.subject == "image":
@@ -333,7 +333,7 @@ def _impossible(change: ClusterfileChange) -> Fault | None:
             None if not _of_kubelet(change) else Fault(change.path, f"{change}: it is read when a machine becomes a node", "make it anew")
         )
     if change.subject == "host":
-        roles = change.path.endswith(".roles") and _is_master(change.before) != _is_master(change.after)
+        roles = change.path.endswith(".roles") and _is_control_plane(change.before) != _is_control_plane(change.after)
         return Fault(change.path, f"{change}: a machine changes sides by leaving and joining", "remove it, then join it") if roles else None
     if change.path.startswith((".spec.hostAliases", ".spec.loadBalancing")):
         why = f"{change}: it is settled when a cluster is made, in its certificates"
@@ -347,16 +347,16 @@ def _of_kubelet(change: ClusterfileChange) -> bool:
     return change.subject == "config" and change.name.split(" ")[-1] in (*KUBEADM_CONFIG, CONTAINERD_CONFIG)
 
 
-def _is_master(roles: str | None) -> bool:
-    return "master" in [role.strip() for role in (roles or "").split(",")]
+def _is_control_plane(roles: str | None) -> bool:
+    return CONTROL_PLANE in [role.strip() for role in (roles or "").split(",")]
 
 
 def _described(work: ApplyWork) -> list[dict[str, Any]]:
     found = []
     if work.image:
         found.append({"id": "upgrade", "title": f"upgrade to {work.image}", "nodes": [], "after": []})
-    if work.masters or work.nodes:
-        found.append({"id": "join", "title": "join new machines", "nodes": [*work.masters, *work.nodes], "after": []})
+    if work.control_plane or work.workers:
+        found.append({"id": "join", "title": "join new machines", "nodes": [*work.control_plane, *work.workers], "after": []})
     if work.leaving:
         found.append({"id": "remove", "title": "remove machines", "nodes": list(work.leaving), "after": []})
     found += [{"id": f"app-{name}", "title": f"remove the application {name}", "nodes": [], "after": []} for name in work.apps_gone]
@@ -371,14 +371,14 @@ def _carry_out(
     name, store, state = context.spec.name, context.spec.store, context.spec.state
 
     def via() -> tuple[Machine, ...]:
-        """A master to begin with; none once this machine knows the cluster, as after an upgrade or a join."""
-        return () if _remembered(state) else (there.master.machine,)
+        """A control-plane node to begin with; none once this machine knows the cluster, as after an upgrade or a join."""
+        return () if _remembered(state) else (there.control_plane_node.machine,)
 
     if work.image:
         # With its secrets, and with what the command line has added to it.
         asked = upgrade.RolloutOptions(via=via(), clusterfile=clusterfile, timeout=options.timeout)
         upgrade.upgrade(name, work.image, asked, store=store)
-    if work.masters or work.nodes:
+    if work.control_plane or work.workers:
         given = join.JoinOptions(via(), options.password, options.timeout, options.skip_checks)
         join.join(_joining(work, clusterfile, there), store, given)
     if work.leaving:
@@ -393,7 +393,7 @@ def _joining(work: ApplyWork, clusterfile: Clusterfile, there: There) -> Cluster
     cluster, stored = clusterfile.cluster, there.stored.cluster
     assert cluster is not None
     logins = {address: host.ssh for host in cluster.hosts for address in host.ips}
-    roles = [*((MASTER, address) for address in work.masters), *((NODE, address) for address in work.nodes)]
+    roles = [*((CONTROL_PLANE, address) for address in work.control_plane), *((WORKER, address) for address in work.workers)]
     env = request.env(clusterfile)
     return dataclasses.replace(
         clusterfile,
@@ -409,18 +409,20 @@ def _carry_out_apps(
     work: ApplyWork, clusterfile: Clusterfile, options: run.RunOptions, there: There, store: Store, state: ClusterState, home: Path | None
 ) -> None:
     """Remove applications, then install others. The record follows, so that a command that was killed leaves something to be seen."""
-    where = Where(state.name, () if _remembered(state) else (there.master.machine,), login=there.master.machine.login)
+    where = Where(
+        state.name, () if _remembered(state) else (there.control_plane_node.machine,), login=there.control_plane_node.machine.login
+    )
     for name in work.apps_gone:
         uninstall.remove(name, where, store, home=home)
     for document in work.apps:
         wanted = Request(document, by_file=True, elsewhere=options.elsewhere, timeout=options.timeout)
         install.install(wanted, where, store, home=home)
     if work.apps_noted and not work.here:
-        membership.set_apps(there.master, clusterfile.apps)
+        membership.set_apps(there.control_plane_node, clusterfile.apps)
 
 
 def _remembered(state: ClusterState) -> bool:
-    return bool(state.read().get("masters"))
+    return bool(state.read().get("controlPlane"))
 
 
 def here(context: ClusterContext) -> list[Step]:

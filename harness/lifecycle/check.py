@@ -24,8 +24,8 @@ NO_IMAGE = 1 << 30
 
 
 def pre(
-    masters: Sequence[Machine],
-    nodes: Sequence[Machine],
+    control_plane: Sequence[Machine],
+    workers: Sequence[Machine],
     *,
     name: str = DEFAULT_NAME,
     spec: ClusterSpec | None = None,
@@ -37,16 +37,16 @@ def pre(
     Raises UsageError when no machine is named or a check is skipped that is none.
     """
     started = time.monotonic()
-    if not masters and not nodes:
-        raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
+    if not control_plane and not workers:
+        raise UsageError("no machine is named", hint="--control-plane 10.0.0.1 --workers 10.0.0.2, or -f Clusterfile")
     skipped = gather.skipping(skip, "--skip")
-    ssh = spec.ssh if spec else SshConnections(ClusterState.of(name, home).folder, (*masters, *nodes))
+    ssh = spec.ssh if spec else SshConnections(ClusterState.of(name, home).folder, (*control_plane, *workers))
     with ssh:
         with log.step("connect to the machines"):
             reached, errors = ssh.reachable()
         faults = [_no_access(node, error) for node, error in errors.items()]
         with log.step("ask the machines"):
-            targets = _ask(reached, {machine.address for machine in masters}, faults)
+            targets = _ask(reached, {machine.address for machine in control_plane}, faults)
         by_address = {node.address: node for node in reached}
         found: tuple[Finding, ...] = ()
         if targets:
@@ -61,7 +61,7 @@ def _no_access(node: SshNode, error: NodeError) -> Finding:
     return Finding.of(check, node.address, failed(error.message.removeprefix(f"{node.address}: "), error.hint or "look at its sshd"))
 
 
-def _ask(nodes: Sequence[SshNode], masters: Collection[str], faults: list[Finding]) -> list[Target]:
+def _ask(nodes: Sequence[SshNode], control_plane: Collection[str], faults: list[Finding]) -> list[Target]:
     """The machines with their facts; one that gives none goes to ``faults``."""
 
     def one(node: SshNode) -> Target | None:
@@ -70,7 +70,7 @@ def _ask(nodes: Sequence[SshNode], masters: Collection[str], faults: list[Findin
         except NodeError as error:
             faults.append(_no_access(node, error))
             return None
-        return Target(node.address, "master" if node.address in masters else "node", facts)
+        return Target(node.address, "control-plane" if node.address in control_plane else "worker", facts)
 
     return [target for target in each(nodes, one) if target is not None]
 
@@ -79,11 +79,11 @@ def _wanted(name: str, spec: ClusterSpec | None, targets: Sequence[Target]) -> W
     if spec is None:
         return Wanted(name, (), NO_IMAGE, ClusterNetwork(POD_CIDR, SVC_CIDR), gather.ours(targets, name), vxlan=True)
     asked = {target.address for target in targets}
-    masters, workers = (tuple(node for node in nodes if node.address in asked) for nodes in (spec.masters, spec.workers))
-    if not masters:
+    control_plane, workers = (tuple(node for node in nodes if node.address in asked) for nodes in (spec.control_plane, spec.workers))
+    if not control_plane:
         # Nothing is known of the networks without one, for which the image would be looked into.
         available = tuple(image.platform for image in spec.image.platforms)
         return Wanted(name, available, spec.image.size + spec.apps_size, ClusterNetwork(POD_CIDR, SVC_CIDR))
-    reached = dataclasses.replace(spec, masters=masters, workers=workers)
+    reached = dataclasses.replace(spec, control_plane=control_plane, workers=workers)
     facts = ClusterFacts({target.address: target.machine for target in targets})
     return preparation.wanted_of_machines(ResolvedCluster(reached, facts), targets)

@@ -98,7 +98,7 @@ class DebugOutput:
 def on_node(
     name: str,
     cluster: str = cluster_cache.DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
+    control_plane: Sequence[Machine] = (),
     *,
     image: str | None = None,
     home: Path | None = None,
@@ -107,7 +107,7 @@ def on_node(
 
     Raises UsageError for a node that does not exist, CommandError when the pod does not start.
     """
-    with _opened(cluster, masters, image, home) as machine:
+    with _opened(cluster, control_plane, image, home) as machine:
         kubectl = NodeKubectl(machine)
         node = find_node(objects.objects(kubectl.run("get", "nodes", "--output=json"), where=kubectl.where), name)
         pod = f"slipway-debug-{secrets.token_hex(4)}"
@@ -130,7 +130,7 @@ def beside_pod(
     namespace: str,
     target: str | None,
     cluster: str = cluster_cache.DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
+    control_plane: Sequence[Machine] = (),
     *,
     image: str | None = None,
     home: Path | None = None,
@@ -143,7 +143,7 @@ def beside_pod(
     for word in (pod, namespace, *([target] if target else [])):
         if not _NAME.fullmatch(word):
             raise UsageError(f"{word!r} is not a name in Kubernetes")
-    with _opened(cluster, masters, image, home) as machine:
+    with _opened(cluster, control_plane, image, home) as machine:
         kubectl = NodeKubectl(machine)
         text = kubectl.run("get", "pod", pod, f"--namespace={namespace}", "--ignore-not-found", "--output=json")
         if not text.strip():
@@ -182,14 +182,14 @@ def exec_line(container: DebugContainer, command: str | None, *options: str) -> 
 
 
 @contextlib.contextmanager
-def _opened(cluster: str, masters: Sequence[Machine], image: str | None, home: Path | None) -> Iterator[SshNode]:
+def _opened(cluster: str, control_plane: Sequence[Machine], image: str | None, home: Path | None) -> Iterator[SshNode]:
     """A control-plane node whose API answers. Raises UsageError for an image that has no valid name."""
     if image is not None:
         try:
             Reference.parse(image)
         except ValueError as wrong:
             raise UsageError(f"--image {image}: {wrong}") from wrong
-    with access.opened(access.known(cluster, masters, home=home), workers=False) as opened:
+    with access.opened(access.known(cluster, control_plane, home=home), workers=False) as opened:
         yield kubeconfig.answering(opened)
 
 

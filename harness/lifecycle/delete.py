@@ -46,11 +46,15 @@ class _Work:
 
 
 def prepare(
-    name: str = cluster_cache.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+    name: str = cluster_cache.DEFAULT_NAME,
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
+    *,
+    home: Path | None = None,
 ) -> _Work:
     """The machines to clean: those given, else those remembered. Raises UsageError when there are none."""
-    found = access.known(name, masters, nodes, home=home)
-    return _Work(found, SshConnections(found.state.folder, (*found.masters, *found.nodes)))
+    found = access.known(name, control_plane, workers, home=home)
+    return _Work(found, SshConnections(found.state.folder, (*found.control_plane, *found.workers)))
 
 
 def plan(work: _Work) -> list[Step]:
@@ -58,13 +62,17 @@ def plan(work: _Work) -> list[Step]:
 
 
 def delete(
-    name: str = cluster_cache.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+    name: str = cluster_cache.DEFAULT_NAME,
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
+    *,
+    home: Path | None = None,
 ) -> Deleted:
     """Delete a cluster. May be repeated: a machine that is clean already is left alone.
 
     Raises CommandError when a machine that was reached could not be cleaned; the others are.
     """
-    work = prepare(name, masters, nodes, home=home)
+    work = prepare(name, control_plane, workers, home=home)
     with work.found.state.lock(), work.ssh:
         execute(plan(work))
     return Deleted(
@@ -96,8 +104,8 @@ def _part(work: _Work) -> Step:
     def action() -> str:
         reached = [node for node in work.ssh.nodes if node.address not in work.unreachable]
         mine = [node for node in reached if belongs(node)[:1] == [work.found.state.name]]
-        masters = [node for node in mine if node.address in {machine.address for machine in work.found.masters}]
-        work.parting = Parting.read(masters, mine)
+        control_plane = [node for node in mine if node.address in {machine.address for machine in work.found.control_plane}]
+        work.parting = Parting.read(control_plane, mine)
         work.parting.run(Phase.PRE_UNINSTALL)
         return f"{len(work.parting.hooks)}" if work.parting.hooks else "none"
 

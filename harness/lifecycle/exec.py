@@ -27,8 +27,8 @@ JOBS = 16
 _MANY = 32
 """From so many machines on, what a login costs is felt."""
 
-MASTER, WORKER = "master", "node"
-_ALIASES = {"control-plane": MASTER, "worker": WORKER}
+CONTROL_PLANE, WORKER = "control-plane", "worker"
+_ALIASES = {"master": CONTROL_PLANE, "node": WORKER}
 _ROLE_LABEL = "node-role.kubernetes.io/"
 
 Show = Callable[[str, str, str], None]
@@ -75,8 +75,8 @@ def execute(
     command: str,
     *,
     name: str = cluster_cache.DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
     role: str | None = None,
     on: Sequence[str] = (),
     jobs: int = JOBS,
@@ -90,9 +90,9 @@ def execute(
     """
     if jobs < 1:
         raise UsageError(f"--jobs {jobs}: at least one machine at a time")
-    found = access.known(name, masters, nodes, home=home)
+    found = access.known(name, control_plane, workers, home=home)
     # The configuration is of all machines, also when few are asked: other commands on the cluster read it too.
-    ssh = SshConnections(found.state.folder, (*found.masters, *found.nodes))
+    ssh = SshConnections(found.state.folder, (*found.control_plane, *found.workers))
     ssh.prepare()
     chosen = select(targets(found, ssh), on, role, lambda: _labelled(ssh, found, role or ""))
     if len(chosen) > _MANY:
@@ -103,10 +103,10 @@ def execute(
 def targets(found: Known, ssh: SshConnections) -> tuple[ExecTarget, ...]:
     """All machines with their names, as far as those are remembered here."""
     facts = found.state.read()
-    names = {entry["address"]: entry.get("name") for kind in ("masters", "nodes") for entry in facts.get(kind) or ()}
-    count = len(found.masters)
+    names = {entry["address"]: entry.get("name") for kind in ("controlPlane", "workers") for entry in facts.get(kind) or ()}
+    count = len(found.control_plane)
     return tuple(
-        ExecTarget(node, str(names.get(node.address) or node.address), MASTER if index < count else WORKER)
+        ExecTarget(node, str(names.get(node.address) or node.address), CONTROL_PLANE if index < count else WORKER)
         for index, node in enumerate(ssh.nodes)
     )
 
@@ -125,7 +125,7 @@ def select(
         chosen = [target for target in chosen if {target.name, target.node.address} & set(on)]
     if role is not None:
         role = _ALIASES.get(role, role)
-        if role in (MASTER, WORKER):
+        if role in (CONTROL_PLANE, WORKER):
             chosen = [target for target in chosen if target.role == role]
         else:
             addresses = labelled()
@@ -138,14 +138,14 @@ def select(
 def _labelled(ssh: SshConnections, found: Known, role: str) -> frozenset[str]:
     """The addresses of the nodes with a role, by their labels and by the Clusterfile that the cluster keeps."""
     failure: SlipwayError | None = None
-    for master in ssh.nodes[: len(found.masters)]:
-        kubectl = NodeKubectl(master)
+    for node in ssh.nodes[: len(found.control_plane)]:
+        kubectl = NodeKubectl(node)
         try:
             listed = objects.objects(kubectl.run("get", "nodes", "--output=json"), where=kubectl.where)
             return frozenset(addresses_with(listed, role)) | _recorded(kubectl, role)
         except SlipwayError as error:
             failure = error
-    raise failure or NodeError(f"who has the role {role} only a master knows", hint="name one with --via")
+    raise failure or NodeError(f"only a control-plane node knows which nodes have the role {role}", hint="name one with --via")
 
 
 def addresses_with(nodes: Iterable[Mapping[str, Any]], role: str) -> Iterable[str]:

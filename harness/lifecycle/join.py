@@ -41,7 +41,7 @@ class JoinOptions:
     """Settings of one join that are not part of a Clusterfile and are not recorded."""
 
     via: Sequence[Machine] = ()
-    """Masters of a cluster of which this machine remembers nothing."""
+    """Control-plane nodes of a cluster of which this machine remembers nothing."""
     password: str | None = dataclasses.field(default=None, repr=False)
     """For SSH; it wins over the Clusterfile's."""
     timeout: float = 600
@@ -54,9 +54,9 @@ class Joined:
     """The outcome of a join."""
 
     name: str
-    masters: tuple[str, ...]
-    """Names of the machines that are masters now."""
-    nodes: tuple[str, ...]
+    control_plane: tuple[str, ...]
+    """Names of the machines that are control-plane nodes now."""
+    workers: tuple[str, ...]
     already: tuple[str, ...]
     """Addresses of machines that were members before."""
     seconds: float
@@ -87,11 +87,11 @@ class JoinWork(MemberChange):
     @property
     def already(self) -> tuple[str, ...]:
         """Addresses of the machines that were members before."""
-        return tuple(address for address in (*self.asked.masters, *self.asked.nodes) if address not in self.joining)
+        return tuple(address for address in (*self.asked.control_plane, *self.asked.workers) if address not in self.joining)
 
     @property
-    def masters(self) -> tuple[SshNode, ...]:
-        return self.context.selected(self.context.spec.masters)
+    def control_plane(self) -> tuple[SshNode, ...]:
+        return self.context.selected(self.context.spec.control_plane)
 
     @property
     def old(self) -> tuple[SshNode, ...]:
@@ -113,8 +113,8 @@ def join(clusterfile: Clusterfile, store: Store, options: JoinOptions | None = N
             execute(plan(work), work.journal)
         return Joined(
             work.spec.name,
-            tuple(work.resolved.member(node).name for node in work.masters),
-            tuple(work.resolved.member(node).name for node in work.fresh if node not in work.masters),
+            tuple(work.resolved.member(node).name for node in work.control_plane),
+            tuple(work.resolved.member(node).name for node in work.fresh if node not in work.control_plane),
             work.already,
             time.monotonic() - started,
             work.spec.ssh.sent,
@@ -127,9 +127,9 @@ def prepared(clusterfile: Clusterfile, store: Store, options: JoinOptions | None
     options = options or JoinOptions()
     asked = clusterfile.cluster
     if asked is None or not asked.hosts:
-        raise UsageError("no machine is given", hint="slipway join NAME --nodes 192.168.0.7, or --masters for more masters")
-    masters, nodes = request.machines(clusterfile, options.password)
-    named = (*masters, *nodes)
+        raise UsageError("no machine is given", hint="slipway join NAME --workers 192.168.0.7, or --control-plane IP")
+    control_plane, workers = request.machines(clusterfile, options.password)
+    named = (*control_plane, *workers)
     request.check_once(named)
     request.check_env(asked.env)
     with ExitStack() as stack:
@@ -146,15 +146,17 @@ def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOp
     image = _image(store, record.image, record.digest)
     _check_roles(found, asked)
     new = {node.address: node for node in found.others}
-    new_masters, new_nodes = (tuple(new[address] for address in group if address in new) for group in (asked.masters, asked.nodes))
-    _check_masters(found, new_masters)
-    addresses = ([node.address for node in new_masters], [node.address for node in new_nodes])
+    new_control_plane, new_nodes = (
+        tuple(new[address] for address in group if address in new) for group in (asked.control_plane, asked.workers)
+    )
+    _check_control_plane(found, new_control_plane)
+    addresses = ([node.address for node in new_control_plane], [node.address for node in new_nodes])
     kept, lost = without_secrets(membership.with_members(record.clusterfile, *addresses, asked.hosts), env)
     elsewhere = registries.AsThere.of(found.first) if record.registry == "elsewhere" else None
     holding = membership.holders(found)
     room = max(0, registry.most(kept) - len(holding))
-    joining = frozenset(node.address for node in (*new_masters, *new_nodes))
-    registry_hosts = holding | {node.address for node in new_masters[:room]}
+    joining = frozenset(node.address for node in (*new_control_plane, *new_nodes))
+    registry_hosts = holding | {node.address for node in new_control_plane[:room]}
     needs_images = elsewhere is None and joining & registry_hosts
     spec = ClusterSpec(
         image=image,
@@ -162,9 +164,9 @@ def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOp
         ssh=found.ssh,
         state=found.state,
         # The one whose API answers leads, also when one before it has lost only its API.
-        masters=(found.first, *(node for node in found.masters if node is not found.first), *new_masters)
-        if found.alive(found.masters)[:1] != (found.first,)
-        else (*found.masters, *new_masters),
+        control_plane=(found.first, *(node for node in found.control_plane if node is not found.first), *new_control_plane)
+        if found.alive(found.control_plane)[:1] != (found.first,)
+        else (*found.control_plane, *new_control_plane),
         workers=(*found.workers, *new_nodes),
         clusterfile=kept,
         env={**request.env(kept), **env},
@@ -198,7 +200,7 @@ def _image(store: Store, name: str, digest: str) -> CloudImage:
 
 
 def _check_roles(found: Gathered, asked: ClusterDocument) -> None:
-    pairs = ((asked.masters, found.workers, "a node"), (asked.nodes, found.masters, "a master"))
+    pairs = ((asked.control_plane, found.workers, "a worker"), (asked.workers, found.control_plane, "a control-plane node"))
     for addresses, others, what in pairs:
         wrong = sorted(set(addresses) & {node.address for node in others})
         if wrong:
@@ -208,20 +210,20 @@ def _check_roles(found: Gathered, asked: ClusterDocument) -> None:
             )
 
 
-def _check_masters(found: Gathered, new: Sequence[SshNode]) -> None:
-    """etcd must be whole before it grows, and a number of masters that survives more than the one before it is odd."""
+def _check_control_plane(found: Gathered, new: Sequence[SshNode]) -> None:
+    """etcd must be whole before it grows, and a number of control-plane nodes that survives more than the one before it is odd."""
     if not new:
         return
-    away = [node for node in found.masters if node.address in found.errors]
+    away = [node for node in found.control_plane if node.address in found.errors]
     if away:
         names = ", ".join(found.name(node) for node in away)
         raise CheckError(
-            f"no master can join while {names} does not answer: etcd would be further from its quorum",
+            f"no control-plane node can join while {names} does not answer: etcd would be further from its quorum",
             hint=f"bring it back, or take it out: slipway remove {found.state.name} {' '.join(node.address for node in away)}",
         )
-    count = len(found.masters) + len(new)
+    count = len(found.control_plane) + len(new)
     if count % 2 == 0:
-        log.warning(f"{count} masters survive no more losses than {count - 1} would: an odd number is better")
+        log.warning(f"{count} control-plane nodes survive no more losses than {count - 1} would: an odd number is better")
 
 
 # ---- the recipe -------------------------------------------------------------------------------------------------------
@@ -254,12 +256,12 @@ def plan(work: JoinWork) -> list[Step]:
         recipe.add(registries.start_balancers(context))
     # A kubelet looks around for seconds before it asks for containerd.
     recipe.add(bootstrap.start_kubelets(context), after=("send-rootfs", "set-up-machines"))
-    if work.masters:
-        recipe.add(bootstrap.certify_masters(context))
+    if work.control_plane:
+        recipe.add(bootstrap.certify_control_plane(context))
     recipe.add(registries.fetch_images(context))
-    if work.masters:
+    if work.control_plane:
         recipe.add(_take_in(work), bootstrap.wait_for_api(context))
-        recipe.add(bootstrap.welcome_masters(context), after=(), after_all=("wait-for-api",))
+        recipe.add(bootstrap.register_control_plane(context), after=(), after_all=("wait-for-api",))
     recipe.add(_tell_balancers(work), _wait_for_nodes(work))
     recipe.add(*labels.step(context, recipe.last))
     for phase in hooks.AFTER_JOINING:
@@ -339,10 +341,10 @@ def _render(work: JoinWork) -> Step:
 
 def _find_keys(work: JoinWork) -> Step:
     def action() -> None:
-        if not certificates.any_has_keys(work.found.alive(work.found.masters), encrypts=work.resolved.profile.encrypts):
+        if not certificates.any_has_keys(work.found.alive(work.found.control_plane), encrypts=work.resolved.profile.encrypts):
             # prepare() would make new ones, and with them another cluster.
             raise CheckError(
-                f"no master has all the keys of the cluster ({FOLDER}/ca.key and the others)",
+                f"no control-plane node has all the keys of the cluster ({FOLDER}/ca.key and the others)",
                 hint="put them back from a backup; a machine can only join with a certificate that they sign",
             )
         work.resolved.runtime.prepare()
@@ -350,12 +352,12 @@ def _find_keys(work: JoinWork) -> Step:
     return Step("make-keys", "find the keys of the cluster", action, after=("unpack-rootfs",))
 
 
-# ---- new masters ------------------------------------------------------------------------------------------------------
+# ---- new control-plane nodes ------------------------------------------------------------------------------------------------------
 
 
 def _take_in(work: JoinWork) -> Step:
-    """Under the name by which ``run`` knows it: for a later one this master has been started."""
-    one_by_one = etcd.Etcd(work.found.alive(work.found.masters))
+    """Under the name by which ``run`` knows it: for a later one this control-plane node has been started."""
+    one_by_one = etcd.Etcd(work.found.alive(work.found.control_plane))
 
     def action(node: Node) -> None:
         member = work.resolved.member(node)
@@ -372,14 +374,14 @@ def _take_in(work: JoinWork) -> Step:
             except BaseException:
                 node.run(f"rm -f {etcd.MANIFEST}", check=False)
                 raise
-        work.resolved.runtime.join_master(member)
+        work.resolved.runtime.join_control_plane(member)
 
     return Step(
-        "start-masters",
-        "take the masters in",
+        "start-control-plane",
+        "add the control-plane nodes",
         action,
-        work.masters,
-        after=("certify-masters", "start-registry", "fetch-images"),
+        work.control_plane,
+        after=("certify-control-plane", "start-registry", "fetch-images"),
         inputs=lambda node: bootstrap.kubernetes_inputs(work.resolved, node),
     )
 
@@ -395,24 +397,27 @@ done"""
 
 
 def _tell_balancers(work: JoinWork) -> Step:
-    """Balancers learn of new masters; also those of members that did not answer the last time."""
+    """Balancers learn of new control-plane nodes; also those of members that did not answer the last time."""
 
     def action() -> str:
         found = work.found
-        new = [(work.resolved.member(node).name, node.address) for node in work.masters]
-        masters = [*((found.name(node), node.address) for node in found.masters), *new]
-        texts = membership.balancers(found, masters, frozenset(node.address for node in work.spec.registries))
+        new = [(work.resolved.member(node).name, node.address) for node in work.control_plane]
+        control_plane = [*((found.name(node), node.address) for node in found.control_plane), *new]
+        texts = membership.balancers(found, control_plane, frozenset(node.address for node in work.spec.registries))
         told = each([node for node in work.old if node.address in texts], lambda node: membership.tell_balancer(node, texts[node.address]))
         return f"{sum(told)} of {len(told)} needed it"
 
-    return Step("tell-balancers", "tell the balancers", action, after_all=("welcome-masters" if work.masters else "check-machines",))
+    return Step(
+        "tell-balancers", "tell the balancers", action, after_all=("register-control-plane" if work.control_plane else "check-machines",)
+    )
 
 
 def _adopt(work: JoinWork, after: str) -> Step:
     """Note on the old members that what ``run`` would do there because of the new ones is done, or need not be."""
     grown = (
         preparation.set_up_machines, registries.start_registry, registries.start_balancers, bootstrap.start_kubelets,
-        bootstrap.certify_masters, bootstrap.start_masters, bootstrap.wait_for_api, bootstrap.finish_cluster, bootstrap.welcome_masters,
+        bootstrap.certify_control_plane, bootstrap.start_control_plane, bootstrap.wait_for_api, bootstrap.finish_cluster,
+        bootstrap.register_control_plane,
     )  # fmt: skip
 
     def action(node: Node) -> None:
@@ -459,10 +464,10 @@ def _wait_for_nodes(work: JoinWork) -> Step:
 
 def _record(work: JoinWork) -> Step:
     def action() -> None:
-        masters = [node.address for node in work.masters]
-        nodes = [node.address for node in work.fresh if node.address not in masters]
+        control_plane = [node.address for node in work.control_plane]
+        workers = [node.address for node in work.fresh if node.address not in control_plane]
         back = [word for node in work.fresh for word in (node.address, node.name)]
-        record = membership.update(work.spec.first, masters, nodes, back=back, described=work.asked.hosts)
+        record = membership.update(work.spec.first, control_plane, workers, back=back, described=work.asked.hosts)
         names = {**work.found.names, **{node.address: work.resolved.member(node).name for node in work.fresh}}
         membership.remember(dataclasses.replace(work.found, names=names), record, kubeconfig_from=work.spec.first)
 

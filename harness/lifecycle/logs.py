@@ -96,8 +96,8 @@ def since_of(text: str) -> datetime.timedelta:
 def bundle(
     file: Path,
     name: str = cluster_cache.DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
     *,
     since: datetime.timedelta | None = None,
     home: Path | None = None,
@@ -108,9 +108,9 @@ def bundle(
     """
     if not file.absolute().parent.is_dir():
         raise UsageError(f"{file.parent}: no such folder")
-    found = access.known(name, masters, nodes, home=home)
+    found = access.known(name, control_plane, workers, home=home)
     with access.opened(found) as cluster, tempfile.TemporaryDirectory(prefix="slipway-logs-") as scratch:
-        reached = (*cluster.masters, *cluster.nodes)
+        reached = (*cluster.control_plane, *cluster.workers)
         if not reached:
             raise NodeError("\n".join(error.message for error in cluster.unreachable.values()), hint="no machine of the cluster answers")
         bundle_files = BundleFiles(Path(scratch))

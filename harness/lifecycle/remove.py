@@ -50,24 +50,24 @@ class RemoveWork:
     force: bool
     timeout: float
     strays: frozenset[str] = frozenset()
-    """Addresses of machines that the cluster does not list as masters but that etcd knows: they came half-way."""
+    """Addresses of machines that the cluster does not list as control-plane nodes but that etcd knows: they came half-way."""
     cleaned: list[str] = dataclasses.field(default_factory=list)
     parting: Parting = dataclasses.field(default_factory=Parting)
     """The hooks for the end of machines."""
 
     @property
-    def masters(self) -> tuple[SshNode, ...]:
+    def control_plane(self) -> tuple[SshNode, ...]:
         """The control-plane nodes that are removed."""
-        return tuple(node for node in self.going if node in self.found.masters or node.address in self.strays)
+        return tuple(node for node in self.going if node in self.found.control_plane or node.address in self.strays)
 
     @property
     def staying(self) -> tuple[SshNode, ...]:
-        """The masters that stay."""
-        return tuple(node for node in self.found.masters if node not in self.going)
+        """The control-plane nodes that stay."""
+        return tuple(node for node in self.found.control_plane if node not in self.going)
 
     @property
     def first(self) -> SshNode:
-        """A master that stays and answers."""
+        """A control-plane node that stays and answers."""
         return self.found.first
 
     @property
@@ -125,8 +125,8 @@ def prepared(
         found = _led_by_one_that_stays(found, going)
         work = RemoveWork(found, going, force, drain_timeout, _strays(found, going))
         _check(work)
-        masters = (found.first, *(node for node in found.alive(found.masters) if node is not found.first))
-        work.parting = Parting.of(found.record.clusterfile, masters, (*found.members, *_unlisted(found, going)), going)
+        control_plane = (found.first, *(node for node in found.alive(found.control_plane) if node is not found.first))
+        work.parting = Parting.of(found.record.clusterfile, control_plane, (*found.members, *_unlisted(found, going)), going)
         yield work
 
 
@@ -149,7 +149,7 @@ def _unknown(named: Sequence[Machine], name: str, home: Path | None) -> list[Mac
     from harness.host.cluster_cache import ClusterState
 
     facts = ClusterState.of(name, home).read()
-    known = {str(entry["address"]) for kind in ("masters", "nodes") for entry in facts.get(kind) or ()}
+    known = {str(entry["address"]) for kind in ("controlPlane", "workers") for entry in facts.get(kind) or ()}
     return [machine for machine in named if machine.address not in known]
 
 
@@ -183,7 +183,7 @@ def _strays(found: Gathered, going: Sequence[SshNode]) -> frozenset[str]:
     unlisted = [node for node in going if node not in found.members]
     if not unlisted:
         return frozenset()
-    members = etcd.Etcd([node for node in found.alive(found.masters) if node not in going]).members()
+    members = etcd.Etcd([node for node in found.alive(found.control_plane) if node not in going]).members()
     urls = {url for member in members for url in member.peers}
     return frozenset(node.address for node in unlisted if peer_url(node.address) in urls)
 
@@ -191,7 +191,7 @@ def _strays(found: Gathered, going: Sequence[SshNode]) -> frozenset[str]:
 def _led_by_one_that_stays(found: Gathered, going: Sequence[SshNode]) -> Gathered:
     if found.first not in going:
         return found
-    rest = [node for node in found.alive(found.masters) if node not in going]
+    rest = [node for node in found.alive(found.control_plane) if node not in going]
     if not rest:
         return found
     return dataclasses.replace(found, first=membership.answering(rest, {}))
@@ -202,33 +202,33 @@ def _check(work: RemoveWork) -> None:
     found = work.found
     if not work.staying:
         raise CheckError(
-            f"{', '.join(work.name(node) for node in work.masters)}: no master would be left",
-            hint=f"slipway join {found.state.name} --masters IP brings another one first; slipway delete {found.state.name} ends it all",
+            f"{', '.join(work.name(node) for node in work.control_plane)}: no control-plane node would be left",
+            hint=f"slipway join {found.state.name} --control-plane IP adds one first; slipway delete {found.state.name} deletes it all",
         )
     if work.first in work.going:
         raise CheckError(
-            "none of the masters that would stay answers",
+            "none of the control-plane nodes that would stay answers",
             hint="bring one of them back first: " + ", ".join(node.address for node in work.staying),
         )
-    if work.masters:
-        _check_masters(work)
+    if work.control_plane:
+        _check_control_plane(work)
     gone = {node.address for node in work.going}
     if found.workers and not [node for node in found.workers if node.address not in gone] and not _takes_pods(work):
         log.warning("no worker is left: nothing of the applications can run until another one joins")
 
 
-def _check_masters(work: RemoveWork) -> None:
+def _check_control_plane(work: RemoveWork) -> None:
     found = work.found
     holding = membership.holders(found) if found.record.registry == "own" else frozenset()
     if holding and not any(node.address in holding for node in found.alive(work.staying)):
         raise CheckError(
-            f"{', '.join(work.name(node) for node in work.masters)}: nobody else who answers holds the container images",
-            hint=f"slipway join {found.state.name} --masters IP brings a master that does",
+            f"{', '.join(work.name(node) for node in work.control_plane)}: nobody else who answers holds the container images",
+            hint=f"slipway join {found.state.name} --control-plane IP brings a control-plane node that does",
         )
     _etcd_order(work)
     rest = len(work.staying)
     if rest % 2 == 0:
-        log.warning(f"{rest} masters survive no more losses than {rest - 1} would: join another one")
+        log.warning(f"{rest} control-plane nodes survive no more losses than {rest - 1} would: join another one")
 
 
 def _etcd(work: RemoveWork) -> etcd.Etcd:
@@ -239,7 +239,7 @@ def _etcd_order(work: RemoveWork) -> tuple[etcd.EtcdMember, ...]:
     """The members that leave etcd, in their order. Raises CheckError when it would lose its quorum."""
     client = _etcd(work)
     members = client.members()
-    urls = {peer_url(node.address) for node in work.masters}
+    urls = {peer_url(node.address) for node in work.control_plane}
     leaving = [member.id for member in members if urls & set(member.peers)]
     return etcd.order(members, client.sick(members), leaving) if leaving else ()
 
@@ -262,8 +262,8 @@ def plan(work: RemoveWork) -> list[Step]:
     recipe.add(_drain(work))
     if any(work.parting.chosen(Phase.PRE_CLEAN_HOST, node) for node in work.alive):
         recipe.add(_part(work))
-    if work.masters:
-        recipe.add(_tell_balancers(work), _stop_masters(work), _leave_etcd(work))
+    if work.control_plane:
+        recipe.add(_tell_balancers(work), _stop_control_plane(work), _leave_etcd(work))
     recipe.add(_delete_nodes(work))
     if work.alive:
         recipe.add(_clean(work))
@@ -306,31 +306,33 @@ def _part(work: RemoveWork) -> Step:
 
 
 def _tell_balancers(work: RemoveWork) -> Step:
-    """First of all nobody shall ask a master any more that goes."""
+    """First of all nobody shall ask a control-plane node any more that goes."""
 
     def action() -> str:
         found = work.found
-        masters = [(found.name(node), node.address) for node in work.staying]
-        holding = frozenset(membership.holders(found) - {node.address for node in work.masters})
-        texts = membership.balancers(found, masters, holding)
+        control_plane = [(found.name(node), node.address) for node in work.staying]
+        holding = frozenset(membership.holders(found) - {node.address for node in work.control_plane})
+        texts = membership.balancers(found, control_plane, holding)
         others = [node for node in found.alive(found.members) if node.address in texts and node not in work.going]
         told = each(others, lambda node: membership.tell_balancer(node, texts[node.address]))
         silent = [work.name(node) for node in found.members if node.address in texts and node not in others and node not in work.going]
         if silent:
-            log.warning(f"{', '.join(silent)} does not answer: its balancer still knows the masters that go, and does without them")
+            log.warning(
+                f"{', '.join(silent)} does not answer: its balancer still knows the control-plane nodes that leave, and does without them"
+            )
         return f"{sum(told)} told"
 
     return Step("tell-balancers", "tell the balancers", action, after_all=("drain", "hooks"))
 
 
-def _stop_masters(work: RemoveWork) -> Step:
+def _stop_control_plane(work: RemoveWork) -> Step:
     """In good order: an API server that ends by itself takes its address out of the service ``kubernetes``, and serves a little longer."""
 
     def action(node: Node) -> None:
         if node in work.alive:
-            node.run(assets.script("stop_master", port=f"{API_PORT:04X}"), timeout=90)
+            node.run(assets.script("stop_control_plane", port=f"{API_PORT:04X}"), timeout=90)
 
-    return Step("stop-masters", "stop the masters that go", action, work.masters, after_all=("tell-balancers",))
+    return Step("stop-control-plane", "stop the control-plane nodes that leave", action, work.control_plane, after_all=("tell-balancers",))
 
 
 def _leave_etcd(work: RemoveWork) -> Step:
@@ -343,7 +345,7 @@ def _leave_etcd(work: RemoveWork) -> Step:
             _remove_member(client, member)
         return f"{len(leaving)} members"
 
-    return Step("leave-etcd", "take the masters out of etcd", action, after_all=("stop-masters",))
+    return Step("leave-etcd", "remove the control-plane nodes from etcd", action, after_all=("stop-control-plane",))
 
 
 def _remove_member(client: etcd.Etcd, member: etcd.EtcdMember) -> None:

@@ -1,6 +1,6 @@
-"""``slipway restore``: a cluster from a backup, on the masters that lost etcd's data, or on other machines.
+"""``slipway restore``: a cluster from a backup, on the control-plane nodes that lost etcd's data, or on other machines.
 
-On the same masters only etcd's data is replaced; what was there is kept beside it. Other machines become a cluster as ``slipway run`` makes
+On the same nodes only etcd's data is replaced; what was there is kept beside it. Other machines become a cluster as ``slipway run`` makes
 one, but with the keys of the backup and with its data in etcd before the first API server starts, and nothing is launched again.
 """
 
@@ -44,7 +44,7 @@ REPLACED = f"{ETCD_DATA}/replaced-by-restore"
 """The folder, on each control-plane node, of the data that was replaced by that of the backup."""
 _WORK = f"{ETCD_DATA}/slipway-restore"
 _BEGUN = f"{STATE}/restore-begun"
-"""Stands on the first master while a restore onto other machines is on its way."""
+"""Stands on the first control-plane node while a restore onto other machines is on its way."""
 _MIRROR = "kubernetes.io/config.mirror"
 _BUMP = 1_000_000_000
 """Revisions that are left out: more than can have come after any backup."""
@@ -57,8 +57,8 @@ class Restored:
     name: str
     in_place: bool
     """On the machines that the cluster was on, as opposed to others."""
-    masters: tuple[str, ...]
-    nodes: tuple[str, ...]
+    control_plane: tuple[str, ...]
+    workers: tuple[str, ...]
     made: str
     """When the backup was taken, as ISO 8601."""
     revision: int
@@ -83,8 +83,8 @@ class _Source:
 
 def restore(
     file: Path,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
     *,
     login: Login | None = None,
     password: str | None = None,
@@ -103,9 +103,9 @@ def restore(
     began = time.monotonic()
     with open_backup(file, password) as (contents, snapshot):
         source = _Source(contents, snapshot)
-        found = _machines(contents, masters, nodes, login, home)
+        found = _machines(contents, control_plane, workers, login, home)
         with access.opened(found) as cluster, found.state.lock():
-            _require(cluster, [machine.address for machine in found.masters])
+            _require(cluster, [machine.address for machine in found.control_plane])
             in_place = _holds_it(cluster, contents)
             if not in_place:
                 _require(cluster, list(cluster.unreachable))
@@ -119,8 +119,8 @@ def restore(
     return Restored(
         contents.name,
         in_place,
-        tuple(machine.address for machine in found.masters),
-        tuple(machine.address for machine in found.nodes),
+        tuple(machine.address for machine in found.control_plane),
+        tuple(machine.address for machine in found.workers),
         str(contents.front["made"]),
         int(contents.front["etcd"]["revision"]),
         time.monotonic() - began,
@@ -130,31 +130,33 @@ def restore(
 def _require(cluster: Access, addresses: Sequence[str]) -> None:
     missing = [cluster.unreachable[address].message for address in addresses if address in cluster.unreachable]
     if missing:
-        hint = "these machines must answer; others can be named with --masters and --nodes"
+        hint = "these machines must answer; others can be named with --control-plane and --workers"
         raise NodeError("\n".join(missing), hint=hint)
 
 
-def _machines(contents: Contents, masters: Sequence[Machine], nodes: Sequence[Machine], login: Login | None, home: Path | None) -> Known:
+def _machines(
+    contents: Contents, control_plane: Sequence[Machine], workers: Sequence[Machine], login: Login | None, home: Path | None
+) -> Known:
     state = ClusterState.of(contents.name, home)
-    if masters or nodes:
-        if not masters:
-            raise UsageError("no master is given", hint="--masters 192.168.0.2")
-        return Known(state, tuple(masters), tuple(nodes))
+    if control_plane or workers:
+        if not control_plane:
+            raise UsageError("no control-plane node is given", hint="--control-plane 192.168.0.2")
+        return Known(state, tuple(control_plane), tuple(workers))
     known = {state.name for state in cluster_cache.known(home)}
     if contents.name in known:
         return access.known(contents.name, home=home)
     way = login or Login()
-    by_kind = [tuple(Machine(address, way) for address in contents.front[kind]) for kind in ("masters", "nodes")]
+    by_kind = [tuple(Machine(address, way) for address in contents.front[kind]) for kind in ("controlPlane", "workers")]
     return Known(state, by_kind[0], by_kind[1])
 
 
 def _holds_it(cluster: Access, contents: Contents) -> bool:
-    """Return True when the masters are those of the backup's cluster. Raises CheckError when only some are, or another cluster's."""
+    """Return True when these are the nodes of the backup's cluster. Raises CheckError when only some are, or those of another cluster."""
     mine = f"{contents.name} {contents.front['identity']}"
-    marks = {node.name: " ".join(node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()) for node in cluster.masters}
+    marks = {node.name: " ".join(node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()) for node in cluster.control_plane}
     if all(mark == mine for mark in marks.values()):
         # A restore onto other machines that was killed on its way is finished as such.
-        return not any(node.run(f"cat {_BEGUN} 2>/dev/null || true").stdout.strip() for node in cluster.masters)
+        return not any(node.run(f"cat {_BEGUN} 2>/dev/null || true").stdout.strip() for node in cluster.control_plane)
     wrong = [f"{name}: belongs to {mark or 'no cluster'}" for name, mark in marks.items() if mark and mark != mine]
     if wrong:
         raise CheckError(
@@ -165,13 +167,13 @@ def _holds_it(cluster: Access, contents: Contents) -> bool:
     return False
 
 
-# ---- the same masters -------------------------------------------------------------------------------------------------
+# ---- the same control-plane nodes -------------------------------------------------------------------------------------------------
 
 
 def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
-    masters, everybody = cluster.masters, (*cluster.masters, *cluster.nodes)
+    control_plane, everybody = cluster.control_plane, (*cluster.control_plane, *cluster.workers)
     image = str(source.contents.front["etcd"]["image"])
-    peers = {node.name: node.address for node in masters}
+    peers = {node.name: node.address for node in control_plane}
 
     def data(node: Node) -> None:
         write_files(node, source.keys)
@@ -190,10 +192,10 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
         _keep_access(cluster, source.contents.keys.get("ca.crt"))
 
     return [
-        Step("stop", "stop the masters", static_pods.stop, masters),
-        Step("restore-etcd", "put the data of the backup in place", data, masters, after_all=("stop",)),
-        Step("start", "start the masters", static_pods.start, masters, after_all=("restore-etcd",)),
-        Step("wait-for-api", "wait for the API", lambda node: _wait_api(node, timeout), masters, after=("start",)),
+        Step("stop", "stop the control-plane nodes", static_pods.stop, control_plane),
+        Step("restore-etcd", "put the data of the backup in place", data, control_plane, after_all=("stop",)),
+        Step("start", "start the control-plane nodes", static_pods.start, control_plane, after_all=("restore-etcd",)),
+        Step("wait-for-api", "wait for the API", lambda node: _wait_api(node, timeout), control_plane, after=("start",)),
         # What they have seen since the backup never happened: they look again only when they begin anew.
         Step("start-kubelets", "start the kubelets anew", kubelets, everybody, after_all=("wait-for-api",)),
         Step("start-watchers", "start the pods of kube-system anew", again, after=("start-kubelets",)),
@@ -243,7 +245,7 @@ def _writer(source: _Source) -> Callable[[BinaryIO], None]:
 
 
 def restart_watchers(kubectl: NodeKubectl) -> str:
-    """Delete the pods of kube-system that are no part of a master; whoever made them makes new ones."""
+    """Delete the pods of kube-system that are no part of a control-plane node; whoever made them makes new ones."""
     pods = objects.objects(kubectl.run("get", "pods", "--namespace=kube-system", "--output=json"), where=kubectl.where)
     names = [pod["metadata"]["name"] for pod in pods if _MIRROR not in (pod["metadata"].get("annotations") or {})]
     if names:
@@ -257,10 +259,10 @@ def _settle(kubectl: NodeKubectl, names: Sequence[str], timeout: float) -> str:
 
 
 def _keep_access(cluster: Access, authority: bytes | None) -> None:
-    state, master = cluster.known.state, cluster.first
-    config = kubeconfig.named(admin_identity(master, state.name, authority), state.name, master.address)
+    state, node = cluster.known.state, cluster.first
+    config = kubeconfig.named(admin_identity(node, state.name, authority), state.name, node.address)
     state.write("kubeconfig", kubeconfig.text(config))
-    access.remember(state, cluster.masters, cluster.nodes)
+    access.remember(state, cluster.control_plane, cluster.workers)
 
 
 # ---- other machines ---------------------------------------------------------------------------------------------------
@@ -277,7 +279,7 @@ def wanted(found: Known, contents: Contents, image: str | None, env: Mapping[str
     """The Clusterfile that ``run`` would make the same cluster of. Raises StoreError when its image is not here."""
     if contents.front["image"].get("registry") == "elsewhere":
         raise UsageError(
-            "the cluster took its images from a registry of the site: it can be restored onto its own masters only",
+            "the cluster took its images from a registry of the site: it can be restored onto its own control-plane nodes only",
             hint="bring those up again, and delete nothing there",
         )
     chosen = image or _image(contents, store)
@@ -293,11 +295,11 @@ def wanted(found: Known, contents: Contents, image: str | None, env: Mapping[str
             "hold others, objects in the cluster are right; -e NAME=VALUE gives them"
         )
     found_env = request.env(known) if known.cluster else {}
-    sans = [name for name in (config.get("apiServer") or {}).get("certSANs") or () if name not in contents.front["masters"]]
+    sans = [name for name in (config.get("apiServer") or {}).get("certSANs") or () if name not in contents.front["controlPlane"]]
     networking = config.get("networking") or {}
     wide = {"PodCIDR": networking["podSubnet"], "SvcCIDR": networking["serviceSubnet"], "CertSANs": ",".join(sans)}
     found_env = {**found_env, **env, **wide}
-    described = request.of_machines(contents.name, chosen, found.masters, found.nodes, found_env)
+    described = request.of_machines(contents.name, chosen, found.control_plane, found.workers, found_env)
     return dataclasses.replace(known, cluster=_moved(known.cluster, described.cluster))
 
 
@@ -322,14 +324,14 @@ def _image(contents: Contents, store: Store) -> str:
 
 
 def plan(context: ClusterContext, source: _Source) -> list[Step]:
-    """The recipe of ``run`` with the keys planted before they would be made, and the data before the masters start."""
+    """The recipe of ``run`` with the keys planted before they would be made, and the data before the control-plane nodes start."""
     first = context.spec.first
 
     def plant(node: Node) -> None:
         write_files(node, {**source.keys, _BEGUN: NodeFile.text(f"{source.contents.front['made']}\n")})
 
     def data(node: Node) -> None:
-        members = [member for member in context.resolved.cluster.members if member.is_master]
+        members = [member for member in context.resolved.cluster.members if member.is_control_plane]
         put_data(node, source, _etcd_image(context), {member.name: member.address for member in members})
 
     def forget(_: Node) -> str:
@@ -344,15 +346,15 @@ def plan(context: ClusterContext, source: _Source) -> list[Step]:
         "restore-etcd",
         "put the data of the backup in place",
         data,
-        context.spec.masters,
-        after=("certify-masters", "fetch-images", "start-registry"),
-        # Once: what has happened since the masters started must not be lost when the command is repeated.
+        context.spec.control_plane,
+        after=("certify-control-plane", "fetch-images", "start-registry"),
+        # Once: what has happened since the control-plane nodes started must not be lost when the command is repeated.
         inputs=lambda _: str(source.contents.front["files"]["etcd/snapshot.db"]["sha256"])[:16],
     )
     others = Step("forget-others", "forget the machines that are no more", forget, (first,), after_all=("wait-for-api",))
     # The network may be one of the applications: addons and nodes wait for it.
-    apps = images.bring_back(context, "welcome-masters")
-    insertions = ((keys, "make-keys"), (etcd, "start-masters"), (others, "finish-cluster"), (apps, "start-addons"))
+    apps = images.bring_back(context, "register-control-plane")
+    insertions = ((keys, "make-keys"), (etcd, "start-control-plane"), (others, "finish-cluster"), (apps, "start-addons"))
     recipe = run.cluster_steps(context, *(Insertion((step,), (before,)) for step, before in insertions))
     recipe.add(waits.wait_for_workloads(context, recipe.last, launched=False))
     recipe.add(Step("record", "record the cluster", record_it, after=(recipe.last,)))
@@ -385,7 +387,7 @@ def forget_others(kubectl: NodeKubectl, names: Sequence[str]) -> str:
 
 def _record(context: ClusterContext, contents: Contents) -> None:
     """Write the record of the cluster: as it was, but for the machines that it is on."""
-    groups = [("master", context.spec.masters), ("node", context.spec.workers)]
+    groups = [("control-plane", context.spec.control_plane), ("worker", context.spec.workers)]
     hosts = [{"ips": [node.address for node in those], "roles": [role]} for role, those in groups if those]
     record.write_record(context, on_hosts(contents.clusterfile, hosts) or write.redacted(context.spec.clusterfile))
 

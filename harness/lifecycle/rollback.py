@@ -42,8 +42,8 @@ def prepared(
 ) -> Iterator[RolloutWork]:
     """See where the cluster came from, and make up the way back.
 
-    Nothing is touched where an API answers. Where none does, and an upgrade was cut off while a master changed, ``mend`` has that master
-    run what it ran before.
+    Nothing is touched where an API answers. Where none does, and an upgrade was cut off while a node changed, ``mend`` has that
+    node run what it ran before.
     """
     options, store = options or RolloutOptions(), store or Store.default()
     with ExitStack() as stack:
@@ -68,13 +68,13 @@ def prepared(
         if drain.minor(move.after.kubernetes) < drain.minor(move.before.kubernetes):
             log.warning(
                 f"objects that were stored in a form that only {move.before.kubernetes} knows cannot be read by {move.after.kubernetes}; "
-                f"{BACKUP} on the masters is of before the upgrade"
+                f"{BACKUP} on the control-plane nodes is of before the upgrade"
             )
         yield work
 
 
 def _mended(name: str, options: RolloutOptions, home: Path | None) -> bool:
-    """Bring back the control plane of masters whose change was cut off; whether there were any."""
+    """Bring back the control plane of control-plane nodes whose change was cut off; whether there were any."""
 
     def mend(node: SshNode) -> None:
         log.warning(f"{node.name}: its control plane does not answer in the middle of a change; the one before it comes back")
@@ -105,5 +105,5 @@ def _check_etcd(work: RolloutWork) -> None:
         newer, older = (".".join(map(str, numbers[:2])) for numbers in (runs, wanted))
         raise CheckError(
             f"etcd {newer} has changed its data, which etcd {older} of {work.move.after.image} cannot read",
-            hint=f"a backup of before the upgrade is on every master: {BACKUP}; slipway restore brings it back onto fresh machines",
+            hint=f"every control-plane node has a backup of before the upgrade: {BACKUP}; slipway restore takes it onto fresh machines",
         )

@@ -51,8 +51,8 @@ class Summary:
     image: str
     digest: str
     kubernetes: str
-    masters: tuple[str, ...]
-    nodes: tuple[str, ...]
+    control_plane: tuple[str, ...]
+    workers: tuple[str, ...]
     kubeconfig: Path
     seconds: float
     sent: int
@@ -80,12 +80,14 @@ def prepare(
     cluster = clusterfile.cluster
     if cluster is None:
         raise UsageError(f"{clusterfile.path} has no document Cluster", hint="name image and machines in one, or on the command line")
-    masters, nodes = request.machines(clusterfile, options.password)
-    if not masters:
-        raise UsageError("no master is given", hint="--masters 192.168.0.2; `slipway nodes up` makes machines to try with")
-    request.check_once((*masters, *nodes))
-    if len(masters) % 2 == 0:
-        raise UsageError(f"{len(masters)} masters", hint="etcd needs an odd number: 1, 3 or 5")
+    control_plane, workers = request.machines(clusterfile, options.password)
+    if not control_plane:
+        raise UsageError(
+            "no control-plane node is given", hint="--control-plane 192.168.0.2; `slipway nodes up` makes machines to try with"
+        )
+    request.check_once((*control_plane, *workers))
+    if len(control_plane) % 2 == 0:
+        raise UsageError(f"{len(control_plane)} control-plane nodes", hint="etcd needs an odd number: 1, 3 or 5")
     env = request.env(clusterfile)
     request.check_env(env)
     image = cloudimage.read(store, cluster.image)
@@ -95,14 +97,14 @@ def prepare(
     check_network(store, image, cluster.image, known_networks(store, apps))
     info = image.platforms[0].info
     state = ClusterState.of(cluster.name, home)
-    ssh = SshConnections(state.folder, (*masters, *nodes))
+    ssh = SshConnections(state.folder, (*control_plane, *workers))
     spec = ClusterSpec(
         image=image,
         store=store,
         ssh=ssh,
         state=state,
-        masters=ssh.nodes[: len(masters)],
-        workers=ssh.nodes[len(masters) :],
+        control_plane=ssh.nodes[: len(control_plane)],
+        workers=ssh.nodes[len(control_plane) :],
         # With the image as the store calls it, however it was named: a later one is compared with it.
         clusterfile=dataclasses.replace(clusterfile, cluster=dataclasses.replace(cluster, image=image.name or image.digest)),
         previous=previous,
@@ -247,16 +249,16 @@ def cluster_steps(
         preparation.start_containerd(context),
         registries.start_registry(context),
     )
-    if spec.workers or len(spec.masters) > registry.most(spec.clusterfile):
+    if spec.workers or len(spec.control_plane) > registry.most(spec.clusterfile):
         recipe.add(registries.start_balancers(context))
     recipe.add(
         bootstrap.start_kubelets(context),
-        bootstrap.certify_masters(context),
+        bootstrap.certify_control_plane(context),
         registries.fetch_images(context),
-        bootstrap.start_masters(context),
+        bootstrap.start_control_plane(context),
         bootstrap.wait_for_api(context),
         bootstrap.finish_cluster(context),
-        bootstrap.welcome_masters(context),
+        bootstrap.register_control_plane(context),
     )
     recipe.add(*launch.launch_commands(context, launch.network_commands(spec.info), "cluster-app", recipe.last))
     recipe.add(bootstrap.start_addons(context, recipe.last, obsolete.with_record))
@@ -277,8 +279,8 @@ def run(clusterfile: Clusterfile, store: Store, options: RunOptions | None = Non
         image=spec.image.name or spec.image.digest,
         digest=spec.image.digest,
         kubernetes=context.resolved.kubernetes.kubernetes,
-        masters=tuple(node.name for node in spec.masters),
-        nodes=tuple(node.name for node in spec.workers),
+        control_plane=tuple(node.name for node in spec.control_plane),
+        workers=tuple(node.name for node in spec.workers),
         kubeconfig=spec.state.kubeconfig,
         seconds=time.monotonic() - started,
         sent=spec.ssh.sent,
@@ -289,7 +291,7 @@ def run(clusterfile: Clusterfile, store: Store, options: RunOptions | None = Non
 def _begin(context: ClusterContext, stack: contextlib.ExitStack) -> None:
     """Claim the machines. Raises UsageError when another process has, or when the cluster exists and has other machines."""
     spec = context.spec
-    stack.enter_context(lease.claimed(spec.masters, spec.name))
+    stack.enter_context(lease.claimed(spec.control_plane, spec.name))
     ask = f"{KUBECTL} --request-timeout=5s {' '.join(GET)}"
     ours = f'set -- $(cat {rootfs.MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(spec.name)} ] && {ask}'
     asked = spec.first.run(ours, check=False, timeout=30)
@@ -297,7 +299,7 @@ def _begin(context: ClusterContext, stack: contextlib.ExitStack) -> None:
         return  # nothing is there, or nothing that was finished
     known = ClusterRecord.of(asked.stdout, spec.first.name)
     stored = known.clusterfile.cluster
-    there = {*known.masters, *known.nodes}
+    there = {*known.control_plane, *known.workers}
     if known.digest not in ("", spec.image.digest):
         raise UsageError(
             f"the cluster {spec.name} is there, and runs {known.image} {known.digest[7:19]}",

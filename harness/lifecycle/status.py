@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.clusterfile import MASTER
+from harness.clusterfile import CONTROL_PLANE
 from harness.errors import CheckError, SlipwayError
 from harness.host import cluster_cache
 from harness.lifecycle.cluster import access, change, record
@@ -24,10 +24,14 @@ _CONTROL_PLANE = "control-plane"
 
 
 def status(
-    name: str = cluster_cache.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+    name: str = cluster_cache.DEFAULT_NAME,
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
+    *,
+    home: Path | None = None,
 ) -> dict[str, Any]:
-    """State of a cluster; see ``gather`` for the shape. Raises UsageError when it is not known, NodeError when no master answers."""
-    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
+    """State of a cluster; see ``gather`` for the shape. Raises UsageError when it is not known, NodeError when no API answers."""
+    with access.opened(access.known(name, control_plane, workers, home=home)) as cluster:
         return gather(cluster)
 
 
@@ -56,8 +60,8 @@ def gather(cluster: Access) -> dict[str, Any]:
     except SlipwayError as error:
         problems = (readiness.Problem("the API", f"does not answer: {error.message}", "Silent"),)
     found["notReady"] = [problem.to_json() for problem in problems]
-    found["registry"] = each(cluster.masters, _registry) if own else []
-    found["balancers"] = [one for one in each((*cluster.masters, *cluster.nodes), ipvs.status) if one]
+    found["registry"] = each(cluster.control_plane, _registry) if own else []
+    found["balancers"] = [one for one in each((*cluster.control_plane, *cluster.workers), ipvs.status) if one]
     found["unreachable"] = [{"address": address, "reason": error.message} for address, error in cluster.unreachable.items()]
     serves = not own or any(registry["active"] for registry in found["registry"])
     found["healthy"] = not problems and not cluster.unreachable and serves and all(one["active"] for one in found["balancers"])
@@ -88,11 +92,11 @@ def _nodes(items: Iterable[Resource], problems: Sequence[readiness.Problem]) -> 
 def _node(node: Resource, reason: str | None) -> dict[str, Any]:
     labels = node["metadata"].get("labels") or {}
     named = {label.removeprefix(_ROLE) for label in labels if label.startswith(_ROLE)}
-    roles = sorted({MASTER if role == _CONTROL_PLANE else role for role in named})
+    roles = sorted({CONTROL_PLANE if role == _CONTROL_PLANE else role for role in named})
     return {
         "name": node["metadata"]["name"],
         "address": next(iter(objects.internal_addresses(node)), None),
-        "roles": roles or ["node"],
+        "roles": roles or ["worker"],
         "ready": reason is None,
         "reason": reason,
         "version": node["status"].get("nodeInfo", {}).get("kubeletVersion"),

@@ -64,7 +64,7 @@ class RolloutOptions:
     """The way in which a cluster goes to another image."""
 
     via: Sequence[Machine] = ()
-    """Masters of a cluster of which this machine remembers nothing."""
+    """Control-plane nodes of a cluster of which this machine remembers nothing."""
     clusterfile: Clusterfile | None = None
     """The Clusterfile of the request, with the secrets that the cluster did not keep."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -157,9 +157,9 @@ def _gathered(stack: ExitStack, name: str, options: RolloutOptions, home: Path |
 def each_cut_off(
     name: str, options: RolloutOptions, home: Path | None, action: Callable[[SshNode], object] = lambda _: None
 ) -> tuple[str, ...]:
-    """Do something on the masters whose change was cut off while their control plane was in it; their names."""
+    """Do something on the control-plane nodes whose change was cut off while their control plane was in it; their names."""
     known = access.known(name, options.via, home=home)
-    with SshConnections(known.state.folder, known.masters) as ssh:
+    with SshConnections(known.state.folder, known.control_plane) as ssh:
         reached, _ = ssh.reachable()
         found = [node for node, kept in zip(reached, each(reached, static_pods.is_kept), strict=True) if kept]
         each(found, action)
@@ -184,7 +184,7 @@ def _move(found: Gathered, image: CloudImage) -> Move:
     if not record.digest:
         raise CheckError(
             f"the cluster {found.state.name} was made by another tool: its nodes have no rootfs of an image that could be changed",
-            hint="kubeadm upgrade plan, on a master, says what to do",
+            hint="kubeadm upgrade plan, on a control-plane node, says what to do",
         )
     last = moves.read(kubectl)
     after = Version(image.name or image.digest, image.digest, kubernetes_of(image))
@@ -258,7 +258,7 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: RolloutOpti
         )
     recorded = _asked(found, options.clusterfile)
     known = missing_secrets.kept(recorded, options.env)
-    kubectl = NodeKubectl(found.first, tuple(node for node in found.masters if node is not found.first))
+    kubectl = NodeKubectl(found.first, tuple(node for node in found.control_plane if node is not found.first))
     configuration = rollout.kubernetes(kubectl)
     apps = records.listed(kubectl)
     run.check_network(store, image, image.name or image.digest, run.known_networks(store, [app.digest for app in apps]))
@@ -301,7 +301,7 @@ def _asked(found: Gathered, given: Clusterfile | None) -> Clusterfile:
     recorded = found.record.clusterfile
     if given is None or given.cluster is None or recorded.cluster is None:
         return recorded if given is None or given.cluster is not None else dataclasses.replace(given, cluster=recorded.cluster)
-    members = {*found.record.masters, *found.record.nodes}
+    members = {*found.record.control_plane, *found.record.workers}
     hosts: list[Host] = []
     for host in (*given.cluster.hosts, *recorded.cluster.hosts):
         # Who comes or goes is not our business: others join and remove.
@@ -348,7 +348,7 @@ def _context(
         store=store,
         ssh=found.ssh,
         state=found.state,
-        masters=found.masters,
+        control_plane=found.control_plane,
         workers=found.workers,
         clusterfile=whole,
         env=env,

@@ -101,7 +101,7 @@ class GroupMember:
     name: str
     address: str
     role: str
-    """``master`` or ``node``: the role that it was made for; it has it only in a cluster."""
+    """``control-plane`` or ``worker``: the role that it was made for; it has it only in a cluster."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,18 +114,18 @@ class NodeGroup:
     login: Login
 
     @property
-    def masters(self) -> tuple[Machine, ...]:
-        return tuple(Machine(member.address, self.login) for member in self.members if member.role == "master")
+    def control_plane(self) -> tuple[Machine, ...]:
+        return tuple(Machine(member.address, self.login) for member in self.members if member.role == "control-plane")
 
     @property
-    def nodes(self) -> tuple[Machine, ...]:
-        return tuple(Machine(member.address, self.login) for member in self.members if member.role == "node")
+    def workers(self) -> tuple[Machine, ...]:
+        return tuple(Machine(member.address, self.login) for member in self.members if member.role == "worker")
 
 
 class Provider(Protocol):
     """Creates and removes machines."""
 
-    def up(self, name: str, masters: int, nodes: int, *, image: str = ...) -> NodeGroup:
+    def up(self, name: str, control_plane: int, workers: int, *, image: str = ...) -> NodeGroup:
         """Make machines and wait until they have booted and answer over SSH. A failure or an interruption removes them."""
         ...
 

@@ -68,14 +68,14 @@ class ContainerProvider:
     def up(
         self,
         name: str,
-        masters: int,
-        nodes: int,
+        control_plane: int,
+        workers: int,
         *,
         image: str,
         labels: Mapping[str, str] | None = None,
         subnet: str | None = None,
     ) -> NodeGroup:
-        """Make ``masters + nodes`` machines and wait until they have booted and answer over SSH.
+        """Make ``control_plane + workers`` machines and wait until they have booted and answer over SSH.
 
         ``image`` is the name of the node image (``IMAGE``) in the engine, ``labels`` are labels of the engine. ``subnet``, as
         192.168.0.0/24, is the network of the machines: its first address is the gateway, the next ones are those of the machines in
@@ -84,12 +84,12 @@ class ContainerProvider:
         """
         if not _NAME.fullmatch(name):
             raise UsageError(f"{name!r} is not a name for a group of nodes", hint="use lower-case letters, digits and hyphens, at most 32")
-        if masters < 0 or nodes < 0 or masters + nodes == 0:
-            raise UsageError("no nodes were requested", hint="give --masters or --nodes")
-        addresses = member_addresses(subnet, masters + nodes) if subnet else [None] * (masters + nodes)
+        if control_plane < 0 or workers < 0 or control_plane + workers == 0:
+            raise UsageError("no nodes were requested", hint="give --control-plane or --workers")
+        addresses = member_addresses(subnet, control_plane + workers) if subnet else [None] * (control_plane + workers)
         if self._containers(name):
             raise UsageError(f"nodes named {name} exist already", hint=f"slipway nodes down {name}, or choose another name")
-        roles = ["master"] * masters + ["node"] * nodes
+        roles = ["control-plane"] * control_plane + ["worker"] * workers
         names = [f"{name}-{role}-{1 + roles[:index].count(role)}" for index, role in enumerate(roles)]
         try:
             with _refusals():
@@ -152,7 +152,7 @@ class ContainerProvider:
                 GroupMember(container.attrs["Config"]["Hostname"], _address(container, name), container.labels[ROLE])
                 for container in containers
             ),
-            key=lambda member: (member.role != "master", len(member.name), member.name),
+            key=lambda member: (member.role != "control-plane", len(member.name), member.name),
         )
         return NodeGroup(name, "container", tuple(members), Login(key=self._folder(name) / "id_ed25519"))
 

@@ -17,7 +17,7 @@ class NodeKubectl:
 
     node: Node
     others: tuple[Node, ...] = ()
-    """Masters to ask when the API of the first one does not answer."""
+    """Control-plane nodes to ask when the API of the first one does not answer."""
     kubeconfig: str = "/etc/kubernetes/admin.conf"
     program: str = f"{STATE}/rootfs/bin/kubectl"
     home: str = STATE

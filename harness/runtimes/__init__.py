@@ -217,7 +217,7 @@ class Member:
     """Its name in Kubernetes: its host name, lower case."""
     address: str
     role: str
-    """``master`` or ``node``."""
+    """``control-plane`` or ``worker``."""
     registry: bool = False
     """Runs a registry: control-plane nodes, three at most."""
     systemd_cgroups: bool = False
@@ -237,8 +237,8 @@ class Member:
     """Address of the API server, when IPVS rules of its kernel lead there; None: its loopback, or the node itself."""
 
     @property
-    def is_master(self) -> bool:
-        return self.role == "master"
+    def is_control_plane(self) -> bool:
+        return self.role == "control-plane"
 
     @property
     def node_ip(self) -> str:
@@ -295,12 +295,12 @@ class RuntimeCluster:
     profile: Profile = Profile()
 
     @property
-    def masters(self) -> tuple[Member, ...]:
-        return tuple(member for member in self.members if member.is_master)
+    def control_plane(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if member.is_control_plane)
 
     @property
     def workers(self) -> tuple[Member, ...]:
-        return tuple(member for member in self.members if not member.is_master)
+        return tuple(member for member in self.members if not member.is_control_plane)
 
     @property
     def registries(self) -> tuple[Member, ...]:

@@ -45,7 +45,7 @@ def peer_url(address: str) -> str:
     return f"https://{bracketed(address)}:2380"
 
 
-def master_config(cluster: RuntimeCluster, member: Member, *, initial: bool, peers: str | None = None) -> str:
+def control_plane_config(cluster: RuntimeCluster, member: Member, *, initial: bool, peers: str | None = None) -> str:
     """kubeadm's configuration for one control-plane node. With ``initial``, etcd knows all members from the start:
     those of the cluster or, for a joining node, ``peers``.
 
@@ -117,7 +117,7 @@ def api_names(cluster: RuntimeCluster) -> list[str]:
     """SANs of the API server: names and addresses of all control-plane nodes, and the requested ones."""
     asked = (*cluster.cert_sans, *cluster.added_names, *requested_names(cluster, "apiServer", "certSANs"))
     virtual = [cluster.virtual_ip] if cluster.virtual_ip else []
-    return list(dict.fromkeys(["127.0.0.1", API_NAME, *virtual, *(master.address for master in cluster.masters), *asked]))
+    return list(dict.fromkeys(["127.0.0.1", API_NAME, *virtual, *(node.address for node in cluster.control_plane), *asked]))
 
 
 def requested_names(cluster: RuntimeCluster, *path: str) -> list[str]:
@@ -137,7 +137,7 @@ def _cluster_configuration(cluster: RuntimeCluster, *, initial: bool, peers: str
     if facts.etcd_image_tag:
         etcd["imageTag"] = facts.etcd_image_tag
     if initial:
-        all_new = ",".join(f"{master.name}={peer_url(master.address)}" for master in cluster.masters)
+        all_new = ",".join(f"{node.name}={peer_url(node.address)}" for node in cluster.control_plane)
         state = "existing" if peers else "new"
         etcd["extraArgs"] = _arguments({"initial-cluster": peers or all_new, "initial-cluster-state": state})
     configuration: dict[str, Any] = {
@@ -161,7 +161,7 @@ def _cluster_configuration(cluster: RuntimeCluster, *, initial: bool, peers: str
 
 def _server_arguments(cluster: RuntimeCluster) -> dict[str, Any]:
     """Graceful shutdown of an API server while others serve. A single one would only be down for longer."""
-    if len(cluster.masters) < 2:
+    if len(cluster.control_plane) < 2:
         return {}
     return {"extraArgs": _arguments({"shutdown-delay-duration": f"{_LEAVING}s", "shutdown-watch-termination-grace-period": f"{_WATCHES}s"})}
 

@@ -19,7 +19,7 @@ from harness.nodes.files import STATE, Files, NodeFile, read_files, write_files
 from harness.runtimes import API_PORT, DNS_DOMAIN, ROOTFS, Member, RuntimeCluster, addons, configuration, documents
 from harness.runtimes.configuration import CRI_SOCKET, SERVING_CRT, SERVING_KEY
 from harness.runtimes.kubeconfig import ADMIN, SUPER_ADMIN, administrator, kubeconfig
-from harness.runtimes.pki import ADMINISTRATORS, ENCRYPTION, FOLDER, LEAF_DAYS, SHARED, Pair, Pki, master_certificates
+from harness.runtimes.pki import ADMINISTRATORS, ENCRYPTION, FOLDER, LEAF_DAYS, SHARED, Pair, Pki, control_plane_certificates
 
 RUNTIME = "kubeadm"
 """The name of this runtime in a CloudImage."""
@@ -110,7 +110,7 @@ class Kubeadm:
     @property
     def first(self) -> Member:
         """The first control-plane node that answers."""
-        return next((master for master in self.cluster.masters if not master.away), self.cluster.masters[0])
+        return next((node for node in self.cluster.control_plane if not node.away), self.cluster.control_plane[0])
 
     def prepare(self) -> None:
         """Read the cluster's keys from a control-plane node that has them (an earlier run was killed), or make new ones.
@@ -120,8 +120,8 @@ class Kubeadm:
         """
         paths = [f"{FOLDER}/{name}" for name in SHARED]
         existing: list[tuple[str, Pki]] = []
-        masters = [master for master in self.cluster.masters if not master.away]
-        for member, files in zip(masters, each(masters, lambda master: read_files(master.node, paths)), strict=True):
+        control_plane = [node for node in self.cluster.control_plane if not node.away]
+        for member, files in zip(control_plane, each(control_plane, lambda node: read_files(node.node, paths)), strict=True):
             pki = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in SHARED})
             if pki is not None:
                 existing.append((member.name, pki))
@@ -162,7 +162,7 @@ class Kubeadm:
     def start_kubelet(self, member: Member) -> None:
         """Start the kubelet with its certificate. It takes seconds to get ready, which others use: nothing else need be there yet."""
         mode = self.cluster.profile.mode
-        if member.is_master:
+        if member.is_control_plane:
             files = {**self._configuration(member), **self.pki.placed}
             folders = "".join(f"mkdir -p {folder} && chmod 700 {folder} && " for folder in self.cluster.profile.folders)
             # kubeadm keeps the mode of what it writes over, and chooses one itself where there is nothing.
@@ -180,8 +180,8 @@ class Kubeadm:
 
     def _configuration(self, member: Member) -> dict[str, NodeFile]:
         return {
-            CONFIG: NodeFile.text(configuration.master_config(self.cluster, member, initial=True), 0o600),
-            f"{CONFIG}.upload": NodeFile.text(configuration.master_config(self.cluster, member, initial=False), 0o600),
+            CONFIG: NodeFile.text(configuration.control_plane_config(self.cluster, member, initial=True), 0o600),
+            f"{CONFIG}.upload": NodeFile.text(configuration.control_plane_config(self.cluster, member, initial=False), 0o600),
             **self.cluster.profile.files,
         }
 
@@ -200,18 +200,18 @@ class Kubeadm:
         # Not its phase for kubeconfigs: it makes an RSA key for each before it compares.
         self._phases(member, "certs all")
 
-    def start_master(self, member: Member) -> None:
+    def start_control_plane(self, member: Member) -> None:
         """etcd and the API server; the kubelet sees their manifests at once."""
         self._phases(member, "etcd local", "control-plane apiserver")
 
     def join_store(self, member: Member, peers: str) -> None:
         """Start etcd of a joining control-plane node: ``peers`` must be exactly the current members."""
         write_files(
-            member.node, {CONFIG: NodeFile.text(configuration.master_config(self.cluster, member, initial=True, peers=peers), 0o600)}
+            member.node, {CONFIG: NodeFile.text(configuration.control_plane_config(self.cluster, member, initial=True, peers=peers), 0o600)}
         )
         self._phases(member, "etcd local")
 
-    def join_master(self, member: Member) -> None:
+    def join_control_plane(self, member: Member) -> None:
         """The API server; what would be there of an earlier attempt started without its database."""
         self._phases(member, "control-plane apiserver")
 
@@ -333,7 +333,7 @@ done"""
         ]
         etcd_hosts = [member.name, "localhost", "127.0.0.1", "::1", member.address, *asked]
         files: dict[str, NodeFile] = {}
-        for name, pair in master_certificates(self.pki, member.name, api_hosts, etcd_hosts, self._days).items():
+        for name, pair in control_plane_certificates(self.pki, member.name, api_hosts, etcd_hosts, self._days).items():
             files[f"{FOLDER}/{name}.crt"] = NodeFile(pair.certificate, 0o644)
             files[f"{FOLDER}/{name}.key"] = NodeFile(pair.key, 0o600)
         for name, (user, organizations) in _KUBECONFIGS.items():

@@ -42,29 +42,29 @@ def kubeconfig(cluster: str, authority: bytes, user: str, credentials: Mapping[s
     )
 
 
-def administrator(master: Node, server: str, cluster: str, authority: bytes | None = None) -> bytes:
+def administrator(node: Node, server: str, cluster: str, authority: bytes | None = None) -> bytes:
     """Administrator's kubeconfig for other machines, with ``server``, the address of a control-plane node. See ``admin_identity``."""
     url = f"https://{bracketed(server)}:{API_PORT}"
-    return admin_identity(master, cluster, authority).kubeconfig(server=url, cluster=cluster).encode()
+    return admin_identity(node, cluster, authority).kubeconfig(server=url, cluster=cluster).encode()
 
 
-def admin_identity(master: Node, cluster: str, authority: bytes | None = None) -> KubeIdentity:
+def admin_identity(node: Node, cluster: str, authority: bytes | None = None) -> KubeIdentity:
     """Administrator's certificates and key from a control-plane node. The rest of its kubeconfig is not used: it may name programs.
 
     ``authority`` is the cluster's CA certificate, where it is known: the node must have the same.
     Raises NodeError when it has another, or when its file cannot be read.
     """
-    identity = untrusted.kube_identity(master.get(ADMIN), what=f"{master.name}: {ADMIN}")
-    if authority is not None and _fingerprints(identity.authority, master) != _fingerprints(authority, master):
+    identity = untrusted.kube_identity(node.get(ADMIN), what=f"{node.name}: {ADMIN}")
+    if authority is not None and _fingerprints(identity.authority, node) != _fingerprints(authority, node):
         raise NodeError(
-            f"{master.name}: the CA in its {ADMIN} is not the CA of cluster {cluster} that this machine knows",
+            f"{node.name}: the CA in its {ADMIN} is not the CA of cluster {cluster} that this machine knows",
             hint=f"replaced on purpose? then remove clusters/{cluster}/kubeconfig below SLIPWAY_HOME; if not, do not trust this machine",
         )
     return identity
 
 
-def _fingerprints(authority: bytes, master: Node) -> frozenset[bytes]:
+def _fingerprints(authority: bytes, node: Node) -> frozenset[bytes]:
     try:
         return frozenset(certificate.fingerprint(hashes.SHA256()) for certificate in x509.load_pem_x509_certificates(authority))
     except ValueError as wrong:
-        raise NodeError(f"{master.name}: the CA in its {ADMIN} cannot be read: {wrong}") from wrong
+        raise NodeError(f"{node.name}: the CA in its {ADMIN} cannot be read: {wrong}") from wrong

@@ -209,7 +209,9 @@ class Pki:
         return hashlib.sha256(self.files["ca.crt"]).hexdigest()[:16]
 
 
-def master_certificates(pki: Pki, node: str, api_hosts: Iterable[str], etcd_hosts: Iterable[str], days: int = LEAF_DAYS) -> dict[str, Pair]:
+def control_plane_certificates(
+    pki: Pki, node: str, api_hosts: Iterable[str], etcd_hosts: Iterable[str], days: int = LEAF_DAYS
+) -> dict[str, Pair]:
     """Certificates that kubeadm expects on a control-plane node, by name below ``FOLDER``.
 
     kubeadm would make the same; its RSA keys take a busy machine seconds. ``kubeadm certs`` renews these like its own.

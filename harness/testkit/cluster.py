@@ -53,8 +53,8 @@ class ClusterRequest:
     """Image and topology that tests request; tests with the same request share a cluster."""
 
     image: str
-    masters: int
-    nodes: int
+    control_plane: int
+    workers: int
     values: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
     """Names and values for the image, as ``slipway run -e`` gives them. Some are secrets."""
 
@@ -63,13 +63,13 @@ class ClusterRequest:
 class GivenMachines:
     """Existing machines, with their login."""
 
-    masters: tuple[Machine, ...]
-    nodes: tuple[Machine, ...]
+    control_plane: tuple[Machine, ...]
+    workers: tuple[Machine, ...]
 
     @classmethod
-    def of(cls, masters: Sequence[str], nodes: Sequence[str], user: str, key: Path | None) -> GivenMachines:
+    def of(cls, control_plane: Sequence[str], workers: Sequence[str], user: str, key: Path | None) -> GivenMachines:
         login = Login(user=user, key=key)
-        return cls(tuple(Machine(address, login) for address in masters), tuple(Machine(address, login) for address in nodes))
+        return cls(tuple(Machine(address, login) for address in control_plane), tuple(Machine(address, login) for address in workers))
 
 
 class ClusterKubectl:
@@ -112,7 +112,7 @@ class ClusterKubectl:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """A running cluster. ``masters`` (control-plane nodes) and ``nodes`` (workers) are testinfra hosts; ``hosts`` are both."""
+    """A running cluster. ``control_plane`` and ``workers`` are testinfra hosts; ``hosts`` are both."""
 
     name: str
     image: str
@@ -120,8 +120,8 @@ class Cluster:
     """Of the image, as the cluster has recorded it."""
     embedded: int
     """Number of container images in the CloudImage for this machine's platform."""
-    masters: tuple[Host, ...]
-    nodes: tuple[Host, ...]
+    control_plane: tuple[Host, ...]
+    workers: tuple[Host, ...]
     kubeconfig: Path
     kubectl: ClusterKubectl
     boot_seconds: float
@@ -134,7 +134,7 @@ class Cluster:
 
     @property
     def hosts(self) -> tuple[Host, ...]:
-        return (*self.masters, *self.nodes)
+        return (*self.control_plane, *self.workers)
 
     def run(self, *words: str, check: bool = True, timeout: float | None = None) -> process.ProcessResult:
         """The command line: ``cluster.run("check", cluster.name)``. Raises CommandError, unless ``check`` is off."""
@@ -164,7 +164,7 @@ class Cluster:
     def prove_offline(self) -> isolation.Offline:
         """Prove that the nodes are offline. Raises UsageError for given machines, CheckError with the violations."""
         if self.group is None:
-            raise UsageError("isolation of given machines cannot be proven from this machine", hint="test without --masters")
+            raise UsageError("isolation of given machines cannot be proven from this machine", hint="test without --control-plane")
         proof = isolation.Offline(docker.connect(), self.group, self.machines)
         proof.prove()
         return proof
@@ -214,9 +214,16 @@ class Cluster:
     def reach(self) -> list[str]:
         """Commands for the user to access a cluster that was kept running, to test it again and to remove it."""
         addresses = [machine.address for machine in self.machines]
-        masters, nodes = addresses[: len(self.masters)], addresses[len(self.masters) :]
+        control_plane, workers = addresses[: len(self.control_plane)], addresses[len(self.control_plane) :]
         login = self.machines[0].machine.login
-        again = ["pytest", "--image", self.image, "--masters", ",".join(masters), *(["--nodes", ",".join(nodes)] if nodes else [])]
+        again = [
+            "pytest",
+            "--image",
+            self.image,
+            "--control-plane",
+            ",".join(control_plane),
+            *(["--workers", ",".join(workers)] if workers else []),
+        ]
         # The user knows the secrets.
         again += [word for name, value in self.request.values if not is_secret(name, value) for word in ("--value", f"{name}={value}")]
         again += ["--ssh-user", login.user, *(["--ssh-key", str(login.key)] if login.key else [])]
@@ -247,9 +254,9 @@ def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: b
         if given is None:
             check_values(request, image)
             group = _make(request, undo, keep=keep)
-            name, masters, nodes = group.name, group.masters, group.nodes
+            name, control_plane, workers = group.name, group.control_plane, group.workers
             try:
-                _start(request, store, name, masters, nodes)
+                _start(request, store, name, control_plane, workers)
             except SlipwayError as error:
                 if keep:
                     error.details = "\n".join(
@@ -257,21 +264,21 @@ def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: b
                     )
                 raise
         else:
-            group, masters, nodes = None, given.masters, given.nodes
+            group, control_plane, workers = None, given.control_plane, given.workers
             existing = _running(given)
             if existing is None:
                 name = "test-" + hashlib.sha256(repr(given).encode()).hexdigest()[:8]
                 # Named after the machines, so that the next run resumes an interrupted one, as with `slipway run`.
                 # The digest is of the repr: the classes in it cannot be renamed.
                 check_values(request, image)
-                _start(request, store, name, masters, nodes)
+                _start(request, store, name, control_plane, workers)
                 if not keep:
                     undo.callback(process.run, [sys.executable, "-m", "harness.cli", "delete", name, "--yes"])
             else:
                 name, started = existing.name, time.monotonic()
                 existing.check(request, image.digest, image.platform(Platform.host()).info.env)
         state = ClusterState.of(name)
-        ssh = undo.enter_context(SshConnections(state.folder, (*masters, *nodes)))
+        ssh = undo.enter_context(SshConnections(state.folder, (*control_plane, *workers)))
         machines = ssh.connect()
         hosts = tuple(_host(machine) for machine in machines)
         if not state.kubeconfig.exists():
@@ -282,8 +289,8 @@ def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: b
             image=request.image,
             digest=image.digest,
             embedded=len(image.platform(Platform.host()).images.images),
-            masters=hosts[: len(masters)],
-            nodes=hosts[len(masters) :],
+            control_plane=hosts[: len(control_plane)],
+            workers=hosts[len(control_plane) :],
             kubeconfig=state.kubeconfig,
             kubectl=ClusterKubectl(machines[0]),
             boot_seconds=time.monotonic() - started,
@@ -322,11 +329,11 @@ def _make(request: ClusterRequest, undo: contextlib.ExitStack, *, keep: bool) ->
     if not keep:
         undo.callback(ClusterState.of(name).forget)
         undo.callback(provider.down, name)
-    return provider.up(name, request.masters, request.nodes, image=image)
+    return provider.up(name, request.control_plane, request.workers, image=image)
 
 
-def _start(request: ClusterRequest, store: Store, name: str, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
-    run.run(of_machines(name, request.image, masters, nodes, dict(request.values)), store)
+def _start(request: ClusterRequest, store: Store, name: str, control_plane: tuple[Machine, ...], workers: tuple[Machine, ...]) -> None:
+    run.run(of_machines(name, request.image, control_plane, workers, dict(request.values)), store)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,7 +366,7 @@ class _ExistingCluster:
 
 def _running(given: GivenMachines) -> _ExistingCluster | None:
     """Cluster recorded on the first given control-plane node; None when it has none that was completed."""
-    with tempfile.TemporaryDirectory(prefix="slipway-test-") as folder, SshConnections(Path(folder), given.masters[:1]) as ssh:
+    with tempfile.TemporaryDirectory(prefix="slipway-test-") as folder, SshConnections(Path(folder), given.control_plane[:1]) as ssh:
         (node,) = ssh.connect()
         mark = node.run(f"cat {MARK}", check=False)
         if not mark.ok or not mark.stdout.split():

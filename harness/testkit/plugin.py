@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TAG = "latest"
 _OURS = ("cluster", "node")
+_FORMER_WORDS = {"masters": "control_plane", "nodes": "workers"}
+"""Arguments of the marker topology in tests for an earlier slipway."""
 _NAME = r"[A-Za-z_][A-Za-z0-9_.-]*"
 """The name of a value, as ``harness.clusterfile.validators.ENV_NAME``, whose module is not loaded for it."""
 
@@ -40,8 +42,8 @@ class KitOptions:
 
     image: str | None
     keep: bool
-    masters: tuple[str, ...]
-    nodes: tuple[str, ...]
+    control_plane: tuple[str, ...]
+    workers: tuple[str, ...]
     user: str
     key: Path | None
     values: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
@@ -88,18 +90,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="write the results as a statement about the image that ran; slipway attest attaches it",
     )
-    group.addoption("--masters", dest="slipway_masters", metavar="ADDRESSES", help="test on these machines instead of making some")
-    group.addoption("--nodes", dest="slipway_nodes", metavar="ADDRESSES", help="more of them, as workers")
+    group.addoption(
+        "--control-plane", dest="slipway_control_plane", metavar="ADDRESSES", help="test on these machines instead of making some"
+    )
+    group.addoption("--workers", "--nodes", dest="slipway_workers", metavar="ADDRESSES", help="more of them, as workers")
     group.addoption("--ssh-user", dest="slipway_user", metavar="NAME", help="root, or one who may sudo without a password")
     group.addoption("--ssh-key", dest="slipway_key", metavar="FILE", help="the private key for them")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "topology(masters=1, nodes=1): the machines that a test, or a module of tests, runs on")
+    config.addinivalue_line("markers", "topology(control_plane=1, workers=1): the machines that a test, or a module of tests, runs on")
     config.addinivalue_line("markers", "values(NAME=VALUE): values for the image, as `slipway run -e` gives them; --value wins")
     options = read_options(config)
-    if not options.masters and (options.nodes or config.getoption("slipway_user") or options.key):
-        raise pytest.UsageError("--nodes, --ssh-user and --ssh-key go with --masters")
+    if not options.control_plane and (options.workers or config.getoption("slipway_user") or options.key):
+        raise pytest.UsageError("--workers, --ssh-user and --ssh-key go with --control-plane")
     config.stash[_kit] = Kit(options)
     config.pluginmanager.register(_Html(config.stash[_kit]), "slipway-html")
     if (record := config.getoption("slipway_result")) and not hasattr(config, "workerinput"):
@@ -122,8 +126,8 @@ def read_options(config: pytest.Config) -> KitOptions:
     return KitOptions(
         image=config.getoption("slipway_image"),
         keep=config.getoption("slipway_keep"),
-        masters=addresses("slipway_masters"),
-        nodes=addresses("slipway_nodes"),
+        control_plane=addresses("slipway_control_plane"),
+        workers=addresses("slipway_workers"),
         user=config.getoption("slipway_user") or "root",
         key=Path(key) if key else None,
         values={name: value for name, _, value in (pair.partition("=") for pair in pairs)},
@@ -142,19 +146,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     needed = _topology_of(item)
     image = options.image or _image_of(item.path)
     marks = []
-    masters, nodes = needed or (1, 1)
-    if options.masters:
+    control_plane, workers = needed or (1, 1)
+    if options.control_plane:
         # Given machines are one cluster, whatever a test would do with less.
-        masters, nodes = len(options.masters), len(options.nodes)
-        if needed is not None and (needed[0] > masters or needed[1] > nodes):
-            reason = f"needs {needed[0]} control-plane nodes and {needed[1]} workers, {masters} and {nodes} are given"
+        control_plane, workers = len(options.control_plane), len(options.workers)
+        if needed is not None and (needed[0] > control_plane or needed[1] > workers):
+            reason = f"needs {needed[0]} control-plane nodes and {needed[1]} workers, {control_plane} and {workers} are given"
             marks.append(pytest.mark.skip(reason=reason))
     # Not shown in the names of tests: it is the same for all of a module, nearly always.
-    request = ClusterRequest(image, masters, nodes, tuple(sorted({**_values_of(item), **options.values}.items())))
+    request = ClusterRequest(image, control_plane, workers, tuple(sorted({**_values_of(item), **options.values}.items())))
     parameter = pytest.param(request, marks=marks, id=pytest.HIDDEN_PARAM)
     metafunc.parametrize("cluster", [parameter], indirect=True, scope="session")
     if "node" in metafunc.fixturenames and _is_ours(metafunc, "node"):
-        ids = [f"master-{index}" for index in range(masters)] + [f"node-{index}" for index in range(nodes)]
+        ids = [f"control-plane-{index}" for index in range(control_plane)] + [f"worker-{index}" for index in range(workers)]
         metafunc.parametrize("node", range(len(ids)), ids=ids, indirect=True)
 
 
@@ -169,20 +173,22 @@ def _is_ours(metafunc: pytest.Metafunc, name: str) -> bool:
 
 
 def _topology_of(item: pytest.Item) -> tuple[int, int] | None:
-    """Masters and nodes that the nearest marker asks for; None without one."""
+    """Control-plane nodes and workers that the nearest marker asks for; None without one."""
     marker = item.get_closest_marker("topology")
     if marker is None:
         return None
     try:
-        return _topology(*marker.args, **marker.kwargs)
+        return _topology(*marker.args, **{_FORMER_WORDS.get(name, name): value for name, value in marker.kwargs.items()})
     except (TypeError, ValueError) as error:
         raise pytest.Collector.CollectError(f"{item.nodeid}: topology: {error}") from error
 
 
-def _topology(masters: int = 1, nodes: int = 1) -> tuple[int, int]:
-    if not isinstance(masters, int) or not isinstance(nodes, int) or masters < 1 or nodes < 0:
-        raise ValueError(f"masters={masters!r}, nodes={nodes!r}: at least one control-plane node is needed, and both are whole numbers")
-    return masters, nodes
+def _topology(control_plane: int = 1, workers: int = 1) -> tuple[int, int]:
+    if not isinstance(control_plane, int) or not isinstance(workers, int) or control_plane < 1 or workers < 0:
+        raise ValueError(
+            f"control_plane={control_plane!r}, workers={workers!r}: at least one control-plane node is needed, and both are whole numbers"
+        )
+    return control_plane, workers
 
 
 def _values_of(item: pytest.Item) -> dict[str, str]:
@@ -243,7 +249,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
     kit = request.config.stash[_kit]
     options = kit.options
-    given = testkit.GivenMachines.of(options.masters, options.nodes, options.user, options.key) if options.masters else None
+    given = testkit.GivenMachines.of(options.control_plane, options.workers, options.user, options.key) if options.control_plane else None
     with contextlib.ExitStack() as stack:
         with _shown(request.config, cluster_request, given):
             try:
@@ -294,7 +300,7 @@ def nodes(cluster: Cluster) -> tuple[Host, ...]:
 
 @pytest.fixture
 def node(request: pytest.FixtureRequest, cluster: Cluster) -> Host:
-    """Each machine as a testinfra host: a test with this fixture runs once per machine, as master-0, node-0, ..."""
+    """Each machine as a testinfra host: a test with this fixture runs once per machine, as control-plane-0, worker-0, ..."""
     return cluster.hosts[request.param]
 
 
@@ -333,7 +339,7 @@ def _shown(config: pytest.Config, cluster_request: ClusterRequest, given: GivenM
         return
     with capture.global_and_fixture_disabled():
         terminal.ensure_newline()
-        where = "the given machines" if given else f"{cluster_request.masters} + {cluster_request.nodes} nodes"
+        where = "the given machines" if given else f"{cluster_request.control_plane} + {cluster_request.workers} nodes"
         terminal.write_line(f"slipway: {cluster_request.image} on {where}")
         yield
 
@@ -345,11 +351,12 @@ def _note(kit: Kit, booted: Cluster) -> None:
     former = next((boot.digest for boot in kit.boots if boot.image == booted.image and boot.digest != booted.digest), None)
     if former is not None:
         raise _failure(f"{booted.image} changed during the tests: {former} ran before, and {booted.digest} runs now", "test it again")
-    topology = Topology(len(booted.masters), len(booted.nodes), given=booted.group is None)
+    topology = Topology(len(booted.control_plane), len(booted.workers), given=booted.group is None)
     kit.boots.append(Boot(booted.image, booted.digest, topology))
     facts = f"{booted.image} ({booted.digest[:19]}, {booted.embedded} container images)"
     kit.booted.append(
-        f"{facts} on {len(booted.masters)} control-plane nodes and {len(booted.nodes)} workers, ready in {booted.boot_seconds:.0f} s"
+        f"{facts} on {len(booted.control_plane)} control-plane nodes and {len(booted.workers)} workers, ready in"
+        f" {booted.boot_seconds:.0f} s"
     )
     if kit.options.keep:
         kit.kept += booted.reach()

@@ -207,10 +207,10 @@ def _commands(version: ImageVersion) -> Iterator[tuple[str, str]]:
     info = version.side.image.platforms[0].info
     needed = "".join(f" -e {value.name}=VALUE" for value in info.values if value.required)
     if info.kubernetes:
-        yield "Make a cluster that runs it", f"slipway run {name} --masters 10.0.0.1 --nodes 10.0.0.2,10.0.0.3{needed}"
+        yield "Make a cluster that runs it", f"slipway run {name} --control-plane 10.0.0.1 --workers 10.0.0.2,10.0.0.3{needed}"
     else:
         yield "Install it in a cluster", f"slipway run {name} --cluster NAME{needed}"
-        yield "Make a cluster with it", f"slipway run kubernetes {name} --masters 10.0.0.1{needed}"
+        yield "Make a cluster with it", f"slipway run kubernetes {name} --control-plane 10.0.0.1{needed}"
     if version.side.where != "store":
         yield "Pull exactly this version", f"slipway pull {dataclasses.replace(version.reference, tag=None, digest=version.digest)}"
     if version.evidence.signatures:

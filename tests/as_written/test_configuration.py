@@ -55,7 +55,7 @@ def lab(slipway: Slipway, built: str) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def made(world: World, lab: Lab, context: Path) -> str:
     """What the run of the Clusterfile said. Its author leaves the machines to the provider: here they are given."""
-    return world.type(f"sealer run -f Clusterfile --masters {lab.masters[0]} --key {lab.key}", context).stderr
+    return world.type(f"sealer run -f Clusterfile --control-plane {lab.control_plane[0]} --key {lab.key}", context).stderr
 
 
 def releases(lab: Lab) -> dict[str, int]:
@@ -107,4 +107,4 @@ def test_apply_of_the_file_of_the_command_upgrades_its_release(world: World, lab
     until(lambda: user(lab, "mysql") == "root")
     status = json.loads(world("status", "my-cluster", "--output", "json").stdout)
     assert status["healthy"], status
-    assert [node["name"] for node in status["nodes"]] == [lab.host(lab.masters[0])]
+    assert [node["name"] for node in status["nodes"]] == [lab.host(lab.control_plane[0])]

@@ -60,13 +60,13 @@ def test_run_without_machines_is_one_error(world: World, built: str, context: Pa
     assert built
     said = world.type(texts.command("environment", "sealer run"), context, check=False)
     assert said.returncode == 2
-    assert "no master is given" in said.stderr
-    assert "--masters" in said.stderr
+    assert "no control-plane node is given" in said.stderr
+    assert "--control-plane" in said.stderr
 
 
 def test_value_of_the_command_line_is_rendered(world: World, lab: Lab, context: Path) -> None:
     line = texts.command("environment", "sealer run")
-    world.type(f"{line} --masters {lab.masters[0]} --key xxx --cluster my-cluster", context)
+    world.type(f"{line} --control-plane {lab.control_plane[0]} --key xxx --cluster my-cluster", context)
     assert port(lab) == 8443
 
 

@@ -17,7 +17,7 @@ from tests.conftest import Slipway
 from tests.waiting import HANG
 
 SUBNET = "192.168.0.0/24"
-MASTERS = ["192.168.0.2", "192.168.0.3", "192.168.0.4"]
+CONTROL_PLANE = ["192.168.0.2", "192.168.0.3", "192.168.0.4"]
 WORKERS = ["192.168.0.5", "192.168.0.6"]
 PASSWORD_LOGIN = """printf 'PermitRootLogin yes\\nPasswordAuthentication yes\\n' > /etc/ssh/sshd_config.d/10-password.conf
 echo root:xxx | chpasswd
@@ -69,7 +69,7 @@ def saas(world: World, built: str, tmp_path_factory: pytest.TempPathFactory) -> 
 def lab(slipway: Slipway, built: str) -> Iterator[Lab]:
     """Machines at the addresses of the text, which let root in with its password."""
     assert built
-    lab = Lab(slipway, "test-written", len(MASTERS), len(WORKERS), subnet=SUBNET)
+    lab = Lab(slipway, "test-written", len(CONTROL_PLANE), len(WORKERS), subnet=SUBNET)
     try:
         for machine in lab.machines:
             machine.run(PASSWORD_LOGIN)
@@ -103,11 +103,11 @@ def test_application_without_a_cluster_is_one_error(world: World, saas: str, con
         said = world.type(texts.command("saas", start), context, check=False)
         assert said.returncode == 2
         assert "nothing is known of a cluster default" in said.stderr
-        assert "--masters" in said.stderr
+        assert "--control-plane" in said.stderr
 
 
 def test_machines_have_the_addresses_of_the_text(lab: Lab) -> None:
-    assert (lab.masters, lab.workers) == (MASTERS, WORKERS)
+    assert (lab.control_plane, lab.workers) == (CONTROL_PLANE, WORKERS)
     line = texts.command("quick-start", "sealer run")
     assert all(address in line for address in lab.addresses)
 
@@ -124,7 +124,7 @@ def test_dashboard_is_listed_by_the_line_of_the_text(world: World, lab: Lab, mad
     assert f"--kubeconfig {world.home}/clusters/default/kubeconfig" in made.stdout
     kubectl = tmp_path / "bin/kubectl"
     kubectl.parent.mkdir()
-    source = f"slipway-{lab.host(lab.masters[0])}:/var/lib/slipway/rootfs/bin/kubectl"
+    source = f"slipway-{lab.host(lab.control_plane[0])}:/var/lib/slipway/rootfs/bin/kubectl"
     process.run(["docker", "cp", "--follow-link", source, kubectl])
     line = texts.command("quick-start", "kubectl")
     env = {

@@ -96,7 +96,7 @@ def machines(work: Path, count: int) -> Iterator[list[str]]:
 
 def _ours(work: Path, addresses: Sequence[str]) -> Run:
     shutil.rmtree(work / "home", ignore_errors=True)
-    words = ["exec", "--nodes", ",".join(addresses), "--port", str(PORT), "--key", str(work / "key"), "--", "true"]
+    words = ["exec", "--workers", ",".join(addresses), "--port", str(PORT), "--key", str(work / "key"), "--", "true"]
     return _watched([sys.executable, "-m", "harness.cli", *words], {"SLIPWAY_HOME": str(work / "home")})
 
 

@@ -18,7 +18,7 @@ from harness.oci.store import Store
 from tests.bench.one_node import cli
 
 SIZES = ((1, 0), (1, 2), (3, 3), (3, 9))
-"""Masters and workers."""
+"""Control-plane nodes and workers."""
 SMOKE = {"sizes": ((1, 0), (1, 1))}
 
 
@@ -28,9 +28,9 @@ def measure(*, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, Any]]
     size = read(Store.default(), "kubernetes").size
     times: dict[int, float] = {}
     sent: dict[int, int] = {}
-    for masters, workers in sizes:
-        count = masters + workers
-        times[count], sent[count] = _run(provider, f"bench-{os.getpid()}-{count}", masters, workers)
+    for control_plane, workers in sizes:
+        count = control_plane + workers
+        times[count], sent[count] = _run(provider, f"bench-{os.getpid()}-{count}", control_plane, workers)
     rows = [
         {
             "name": f"growth: {count} nodes",
@@ -54,12 +54,12 @@ def measure(*, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, Any]]
     return rows
 
 
-def _run(provider: ContainerProvider, name: str, masters: int, workers: int) -> tuple[float, int]:
+def _run(provider: ContainerProvider, name: str, control_plane: int, workers: int) -> tuple[float, int]:
     """Seconds, and bytes that went to the machines."""
-    group = provider.up(name, masters, workers, image=container_images.package_image(provider.client, IMAGE))
+    group = provider.up(name, control_plane, workers, image=container_images.package_image(provider.client, IMAGE))
     try:
-        words = ["--masters", ",".join(made.address for made in group.masters), "--key", str(group.login.key), "--name", name]
-        words += ["--nodes", ",".join(made.address for made in group.nodes)] if workers else []
+        words = ["--control-plane", ",".join(made.address for made in group.control_plane), "--key", str(group.login.key), "--name", name]
+        words += ["--workers", ",".join(made.address for made in group.workers)] if workers else []
         started = time.monotonic()
         made = json.loads(cli("run", "kubernetes", *words, "--output", "json"))
         return time.monotonic() - started, int(made["sent"])

@@ -1,4 +1,4 @@
-"""A cluster of three masters and two workers through its life: join, apply with nothing to do, remove, delete of all six machines.
+"""A cluster of 3+2 nodes through its life: join, apply with nothing to do, remove, delete of all six machines.
 
 The peer of ``slipway join`` is a plain ``kubeadm join`` on a machine that has everything already: rootfs, containerd, images' registry.
 The others have none: nobody else does it in one command.
@@ -22,13 +22,13 @@ from harness.runtimes import kubeconfig
 from tests.bench.one_node import cli
 
 NAME = f"bench-{os.getpid()}"
-SMOKE = {"masters": 1, "nodes": 2}
+SMOKE = {"control_plane": 1, "workers": 2}
 
 
-def measure(*, masters: int = 3, nodes: int = 3) -> list[dict[str, Any]]:
+def measure(*, control_plane: int = 3, workers: int = 3) -> list[dict[str, Any]]:
     cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
     provider = ContainerProvider()
-    group = provider.up(NAME, masters, nodes, image=container_images.package_image(provider.client, IMAGE))
+    group = provider.up(NAME, control_plane, workers, image=container_images.package_image(provider.client, IMAGE))
     try:
         return _life(provider, group)
     finally:
@@ -36,20 +36,20 @@ def measure(*, masters: int = 3, nodes: int = 3) -> list[dict[str, Any]]:
 
 
 def _life(provider: ContainerProvider, group: NodeGroup) -> list[dict[str, Any]]:
-    masters = [made.address for made in group.masters]
-    *workers, late = [made.address for made in group.nodes]
+    control_plane = [made.address for made in group.control_plane]
+    *workers, late = [made.address for made in group.workers]
     key = str(group.login.key)
-    words = ["--masters", ",".join(masters), "--nodes", ",".join(workers), "--key", key, "--name", NAME]
+    words = ["--control-plane", ",".join(control_plane), "--workers", ",".join(workers), "--key", key, "--name", NAME]
     cli("run", "kubernetes", *words)
-    joined = _timed(lambda: cli("join", NAME, "--nodes", late, "--key", key))
+    joined = _timed(lambda: cli("join", NAME, "--workers", late, "--key", key))
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "Clusterfile")
-        whole = ["--masters", ",".join(masters), "--nodes", ",".join([*workers, late]), "--key", key, "--name", NAME]
+        whole = ["--control-plane", ",".join(control_plane), "--workers", ",".join([*workers, late]), "--key", key, "--name", NAME]
         path.write_text(cli("generate", "kubernetes", *whole))
         cli("apply", "-f", str(path))
         applied = _timed(lambda: cli("apply", "-f", str(path)))
     removed = _timed(lambda: cli("remove", NAME, late, "--yes"))
-    plain = _kubeadm_join(provider, group, late, masters[0], key)
+    plain = _kubeadm_join(provider, group, late, control_plane[0], key)
     deleted = _timed(lambda: cli("delete", NAME, "--yes"))
     none = {"peer": None, "peer_name": "nobody does it in one command", "unit": "s"}
     return [
@@ -72,20 +72,20 @@ def _timed(action: Callable[[], object]) -> float:
     return round(time.monotonic() - started, 1)
 
 
-def _kubeadm_join(provider: ContainerProvider, group: NodeGroup, worker: str, master: str, key: str) -> float:
+def _kubeadm_join(provider: ContainerProvider, group: NodeGroup, worker: str, node: str, key: str) -> float:
     """Joined by us, reset by kubeadm, joined by kubeadm: only the last is timed."""
-    cli("join", NAME, "--nodes", worker, "--key", key)
+    cli("join", NAME, "--workers", worker, "--key", key)
     containers = {made.address: provider.client.containers.get(f"slipway-{made.name}") for made in group.members}
     name = next(made.name for made in group.members if made.address == worker)
     admin = ["env", f"KUBECONFIG={kubeconfig.ADMIN}"]
     kubectl, kubeadm = (f"{runtimes.ROOTFS}/bin/{program}" for program in ("kubectl", "kubeadm"))
     docker.command_output(containers[worker], [kubeadm, "reset", "--force"])
-    docker.command_output(containers[master], [*admin, kubectl, "delete", "node", name])
-    command = docker.command_output(containers[master], [*admin, kubeadm, "token", "create", "--print-join-command"]).split()
+    docker.command_output(containers[node], [*admin, kubectl, "delete", "node", name])
+    command = docker.command_output(containers[node], [*admin, kubeadm, "token", "create", "--print-join-command"]).split()
     ready = [*admin, kubectl, "wait", "--for=condition=Ready", f"node/{name}", "--timeout=120s"]
 
     def action() -> None:
         docker.command_output(containers[worker], [kubeadm, *command[1:], "--skip-phases=preflight"])
-        docker.command_output(containers[master], ready)
+        docker.command_output(containers[node], ready)
 
     return _timed(action)

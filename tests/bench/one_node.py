@@ -71,9 +71,9 @@ def _ours(client: docker.Client, number: int) -> float:
     group = provider.up(name, 1, 0, image=container_images.package_image(client, IMAGE))
     try:
         started = time.monotonic()
-        made = ["--masters", group.masters[0].address, "--key", str(group.login.key), "--name", name]
+        made = ["--control-plane", group.control_plane[0].address, "--key", str(group.login.key), "--name", name]
         cli("run", "kubernetes", *made)
-        _await_dns(client.containers.get(f"slipway-{name}-master-1"))
+        _await_dns(client.containers.get(f"slipway-{name}-control-plane-1"))
         return time.monotonic() - started
     finally:
         provider.down(name)

@@ -1,16 +1,16 @@
 #!/bin/sh
-# serial.sh WORK MASTER... -- WORKER...: the usual way to a cluster, one thing after another, on booted container nodes (by container
+# serial.sh WORK CONTROL_PLANE_NODE... -- WORKER...: the usual way to a cluster, one thing after another, on booted container nodes (by container
 # name) that have containerd, kubeadm, kubelet and kubectl already. WORK holds images.tar, init.yaml and the addons network.yaml,
 # storage.yaml and metrics.yaml.
 set -eu
 work=$1
 shift
-masters='' workers=''
-while [ "$1" != -- ]; do masters="$masters $1"; shift; done
+control_plane='' workers=''
+while [ "$1" != -- ]; do control_plane="$control_plane $1"; shift; done
 shift
 workers=$*
 # shellcheck disable=SC2086 # a list of words
-set -- $masters
+set -- $control_plane
 first=$1
 shift
 others=$*
@@ -19,7 +19,7 @@ on() { docker exec "$@"; }
 into() { docker exec -i "$@"; }
 admin() { docker exec -i -e KUBECONFIG=/etc/kubernetes/admin.conf "$first" kubectl "$@"; }
 
-for node in $masters $workers; do
+for node in $control_plane $workers; do
   into "$node" ctr -n k8s.io images import --no-unpack - < "$work/images.tar" > /dev/null
 done
 

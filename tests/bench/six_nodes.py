@@ -1,4 +1,4 @@
-"""Three masters and three workers, booted and with no images on them, to all nodes and kube-system pods Ready, beside the usual serial way.
+"""3+3 nodes, booted and with no images on them, to all nodes and kube-system pods Ready, beside the usual serial way.
 
 Ours: ``slipway run`` from a machine that has the CloudImage; rootfs and images go over SSH. The peer, ``serial.sh``: the same binaries and
 images, where the binaries lie on the nodes already; an archive of images into each node, ``kubeadm init``, then one ``kubeadm join``
@@ -30,18 +30,18 @@ from tests.bench.one_node import KUBELET, addon, archive, cli, install
 
 NAME = f"bench-{os.getpid()}"
 WITH_BINARIES = "slipway-bench-serial:latest"
-MASTERS = WORKERS = 3
-SMOKE = {"masters": 1, "workers": 1}
+CONTROL_PLANE = WORKERS = 3
+SMOKE = {"control_plane": 1, "workers": 1}
 
 
-def measure(*, masters: int = MASTERS, workers: int = WORKERS) -> list[dict[str, Any]]:
+def measure(*, control_plane: int = CONTROL_PLANE, workers: int = WORKERS) -> list[dict[str, Any]]:
     cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
     client = docker.connect()
     provider = ContainerProvider(client)
     with tempfile.TemporaryDirectory() as scratch:
         prepared = _prepare(client, Path(scratch))
-        peer = _serial(provider, prepared, masters, workers)
-        summary, ours = _ours(provider, masters, workers)
+        peer = _serial(provider, prepared, control_plane, workers)
+        summary, ours = _ours(provider, control_plane, workers)
     rows = [
         {
             "ours": round(ours, 1),
@@ -57,13 +57,26 @@ def measure(*, masters: int = MASTERS, workers: int = WORKERS) -> list[dict[str,
     return rows
 
 
-def _ours(provider: ContainerProvider, master_count: int, worker_count: int) -> tuple[dict[str, Any], float]:
+def _ours(provider: ContainerProvider, control_plane_count: int, worker_count: int) -> tuple[dict[str, Any], float]:
     name = f"{NAME}-ours"
-    group = provider.up(name, master_count, worker_count, image=container_images.package_image(provider.client, IMAGE))
+    group = provider.up(name, control_plane_count, worker_count, image=container_images.package_image(provider.client, IMAGE))
     try:
-        masters, nodes = (",".join(made.address for made in some) for some in (group.masters, group.nodes))
+        control_plane, workers = (",".join(made.address for made in some) for some in (group.control_plane, group.workers))
         started = time.monotonic()
-        made = cli("run", "kubernetes", "--masters", masters, "--nodes", nodes, "--key", str(group.login.key), "--name", name, "-o", "json")
+        made = cli(
+            "run",
+            "kubernetes",
+            "--control-plane",
+            control_plane,
+            "--workers",
+            workers,
+            "--key",
+            str(group.login.key),
+            "--name",
+            name,
+            "-o",
+            "json",
+        )
         ended = time.monotonic() - started
         _check(provider, group)
         return json.loads(made), ended
@@ -71,14 +84,21 @@ def _ours(provider: ContainerProvider, master_count: int, worker_count: int) -> 
         provider.down(name)
 
 
-def _serial(provider: ContainerProvider, work: Path, masters: int, workers: int) -> float:
+def _serial(provider: ContainerProvider, work: Path, control_plane: int, workers: int) -> float:
     name = f"{NAME}-serial"
-    group = provider.up(name, masters, workers, image=WITH_BINARIES)
+    group = provider.up(name, control_plane, workers, image=WITH_BINARIES)
     try:
         _configure(work, group)
         containers = [f"slipway-{made.name}" for made in group.members]
         started = time.monotonic()
-        command = ["sh", str(Path(__file__).with_name("serial.sh")), str(work), *containers[:masters], "--", *containers[masters:]]
+        command = [
+            "sh",
+            str(Path(__file__).with_name("serial.sh")),
+            str(work),
+            *containers[:control_plane],
+            "--",
+            *containers[control_plane:],
+        ]
         subprocess.run(command, check=True)
         ended = time.monotonic() - started
         _check(provider, group)
@@ -120,7 +140,7 @@ def _prepare(client: docker.Client, work: Path) -> Path:
 
 def _configure(work: Path, group: NodeGroup) -> None:
     facts = json.loads((work / "facts.json").read_text())
-    first = group.masters[0].address
+    first = group.control_plane[0].address
     documents: list[dict[str, Any]] = [
         {
             "apiVersion": "kubeadm.k8s.io/v1beta4",

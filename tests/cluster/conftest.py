@@ -139,7 +139,7 @@ def _remove_shared(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def made(slipway: Slipway, web: str, pytestconfig: pytest.Config) -> Made:
-    """A master and a worker that run the image, made by a command that was killed at every step; and a machine to spare."""
+    """A control-plane node and a worker that run the image, made by a command that was killed at every step; and a machine to spare."""
     lab = Lab(slipway, "test-run", 1, 1, spares=1)
     try:
         untouched = {address: found(lab.at(address)) for address in (*lab.addresses, *lab.spares)}

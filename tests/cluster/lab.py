@@ -46,16 +46,16 @@ NAMESPACE = hashlib.sha256(liveness.process_label().rsplit(".", 2)[0].encode()).
 class Lab:
     """A group of machines, and the cluster that is made of them. ``spares`` are kept out of it at first."""
 
-    def __init__(self, slipway: Slipway, name: str, masters: int, nodes: int, spares: int = 0, subnet: str | None = None) -> None:
+    def __init__(self, slipway: Slipway, name: str, control_plane: int, nodes: int, spares: int = 0, subnet: str | None = None) -> None:
         # Two runs of these tests on one machine do not meet.
         self.slipway, self.name = slipway, f"{name}-{os.getpid()}-{NAMESPACE}"
-        words = ("-m", str(masters), "-n", str(nodes + spares), "--output", "json", *(("--subnet", subnet) if subnet else ()))
+        words = ("-m", str(control_plane), "-n", str(nodes + spares), "--output", "json", *(("--subnet", subnet) if subnet else ()))
         group = json.loads(slipway("nodes", "up", "--name", self.name, *words).stdout)
         self.key = Path(group["key"])
-        self.masters: list[str] = [made["address"] for made in group["nodes"] if made["role"] == "master"]
-        others: list[str] = [made["address"] for made in group["nodes"] if made["role"] == "node"]
+        self.control_plane: list[str] = [made["address"] for made in group["nodes"] if made["role"] == "control-plane"]
+        others: list[str] = [made["address"] for made in group["nodes"] if made["role"] == "worker"]
         self.workers, self.spares = others[:nodes], others[nodes:]
-        everybody = [*self.masters, *others]
+        everybody = [*self.control_plane, *others]
         self.ssh = SshConnections(
             ClusterState.of(f"{self.name}-tests").folder, [Machine(address, Login(key=self.key)) for address in everybody]
         )
@@ -66,7 +66,7 @@ class Lab:
 
     @property
     def addresses(self) -> list[str]:
-        return [*self.masters, *self.workers]
+        return [*self.control_plane, *self.workers]
 
     @property
     def machines(self) -> Sequence[SshNode]:
@@ -74,7 +74,7 @@ class Lab:
 
     @property
     def first(self) -> SshNode:
-        return self._machines[self.masters[0]]
+        return self._machines[self.control_plane[0]]
 
     @property
     def worker(self) -> SshNode:
@@ -88,13 +88,24 @@ class Lab:
         return self._containers[address].removeprefix("slipway-")
 
     def words(self, image: str, *more: str, name: str | None = None) -> list[str]:
-        workers = ["--nodes", ",".join(self.workers)] if self.workers else []
-        return ["run", image, "--masters", ",".join(self.masters), *workers, "--key", str(self.key), "--cluster", name or self.name, *more]
+        workers = ["--workers", ",".join(self.workers)] if self.workers else []
+        return [
+            "run",
+            image,
+            "--control-plane",
+            ",".join(self.control_plane),
+            *workers,
+            "--key",
+            str(self.key),
+            "--cluster",
+            name or self.name,
+            *more,
+        ]
 
     def run(self, image: str, *more: str, check: bool = True, name: str | None = None) -> process.ProcessResult:
         return self.slipway(*self.words(image, *more, name=name), check=check, timeout=2 * HANG)
 
-    def join_words(self, address: str, *more: str, role: str = "nodes") -> list[str]:
+    def join_words(self, address: str, *more: str, role: str = "workers") -> list[str]:
         return ["join", self.name, f"--{role}", address, "--key", str(self.key), *more]
 
     def kubectl(self, *argv: str) -> str:
@@ -122,14 +133,14 @@ class Lab:
         return {machine.address: text.splitlines() for machine, text in zip(machines, texts, strict=True)}
 
     def registry(self, path: str = "", address: str | None = None, **headers: str) -> int:
-        """The status with which the registry of a master, or of the first one, answers this machine, which is no member of the cluster, for
+        """The status with which the registry of a node, or of the first one, answers this machine, which is no member of the cluster, for
         a path below ``/v2/``.
         """
         authority = self.first.get("/etc/kubernetes/pki/ca.crt").decode()
         with urllib3.PoolManager(ca_cert_data=authority) as http:
             # A manifest is given to those only that say that they can read it.
             headers = {"Accept": ", ".join((*MANIFESTS, *INDEXES)), **headers}
-            return http.request("GET", f"https://{address or self.masters[0]}:5000/v2/{path}", headers=headers).status
+            return http.request("GET", f"https://{address or self.control_plane[0]}:5000/v2/{path}", headers=headers).status
 
     def login(self, machine: SshNode) -> str:
         """What a machine sends along wherever it looks for images; root alone reads it."""
@@ -142,9 +153,9 @@ class Lab:
         for machine in self.machines:
             machine.run(f"sed -i '/header\\]$/d; /^Authorization = /d' {HOSTS}; chmod 644 {HOSTS}")
             machine.run("sed -i '/^set-up-machines /d; /^start-registry /d' /var/lib/slipway/journal")
-        for machine in self.machines[: len(self.masters)]:
+        for machine in self.machines[: len(self.control_plane)]:
             machine.run("cd /var/lib/slipway; rm registry.htpasswd; sed -i '/^auth:/,$d' registry.yaml; systemctl restart slipway-registry")
-        until(lambda: {self._answers(address) for address in self.masters} == {200})
+        until(lambda: {self._answers(address) for address in self.control_plane} == {200})
 
     def _answers(self, address: str) -> int:
         """As ``registry``; 0 for one that is only just starting."""
@@ -282,16 +293,16 @@ def until(condition: Callable[[], Any]) -> Any:
     return waiting.until(holds, lambda: failed, pause=0.3)
 
 
-def succeeded(master: SshNode, pod: str) -> bool:
-    return bool(json.loads(NodeKubectl(master).run("get", "pod", pod, "--output=json"))["status"]["phase"] == "Succeeded")
+def succeeded(node: SshNode, pod: str) -> bool:
+    return bool(json.loads(NodeKubectl(node).run("get", "pod", pod, "--output=json"))["status"]["phase"] == "Succeeded")
 
 
-def runs_on(master: SshNode, node: str, pod: str, image: str, *command: str) -> None:
+def runs_on(control_plane_node: SshNode, node: str, pod: str, image: str, *command: str) -> None:
     """Start a pod on a node by name, its image pulled anew, and wait until it has succeeded."""
     spec = {"nodeName": node, "tolerations": [{"operator": "Exists"}], "terminationGracePeriodSeconds": 0}
-    kubectl = NodeKubectl(master)
+    kubectl = NodeKubectl(control_plane_node)
     kubectl.run(*RUN, pod, f"--image={image}", f"--overrides={json.dumps({'spec': spec})}", "--command", "--", *command)
-    until(lambda: succeeded(master, pod))
+    until(lambda: succeeded(control_plane_node, pod))
     kubectl.run("delete", "pod", pod, "--wait=false")
 
 

@@ -108,7 +108,9 @@ def build(slipway: Slipway, folder: Path, image: str, base: str, more: str = "",
 def start(lab: Lab, image: str, folder: Path) -> None:
     """Make a cluster of a lab's machines that runs an image, with values, labels and hooks of its own."""
     file = folder / "Clusterfile"
-    file.write_text(_CLUSTERFILE.format(name=lab.name, image=image, key=lab.key, secret=SECRET, masters=lab.masters, workers=lab.workers))
+    file.write_text(
+        _CLUSTERFILE.format(name=lab.name, image=image, key=lab.key, secret=SECRET, control_plane=lab.control_plane, workers=lab.workers)
+    )
     lab.slipway("run", "-f", file, timeout=HANG)
 
 
@@ -130,7 +132,7 @@ def settings(lab: Lab) -> str:
 
 
 def short(lab: Lab, node: str) -> str:
-    """The name of a node without that of the lab: ``master-1``."""
+    """The name of a node without that of the lab: ``control-plane-1``."""
     return node.removeprefix(f"{lab.name}-")
 
 
@@ -138,7 +140,7 @@ def was_kept(lab: Lab, image: str) -> None:
     """Fails unless what was asked for when the cluster was made holds after its one upgrade."""
     assert page(lab) == f"kept from version {image.rpartition(':')[2]}"
     assert settings(lab) == "from = the Clusterfile"
-    assert lab.json("get", "node", f"{lab.name}-node-2")["metadata"]["labels"]["disk"] == "ssd"
+    assert lab.json("get", "node", f"{lab.name}-worker-2")["metadata"]["labels"]["disk"] == "ssd"
     record = lab.json("get", "configmap", "slipway-clusterfile", "--namespace=kube-system")["data"]
     assert record["image"] == image
     assert "Greeting: kept" in record["Clusterfile"]

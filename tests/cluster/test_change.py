@@ -28,7 +28,7 @@ VERSION = "v1.36.3"
 MANIFEST = "slipway.dev/nginx/manifests/1.22"
 PULLED = "ctr -n k8s.io content fetch-object --hosts-dir /etc/containerd/certs.d slipway.dev/nginx:1.22 > /dev/null"
 """Asks the registry in the way that a machine takes to it, whatever images the machine has."""
-NODES = ("master-1", "master-2", "master-3", "node-1", "node-2")
+NODES = ("control-plane-1", "control-plane-2", "control-plane-3", "node-1", "node-2")
 BEFORE, AFTER = "110", "99"
 """How many pods a node takes: what its kubelet says of the image that it is configured by."""
 
@@ -180,17 +180,17 @@ def test_killed_change_is_finished_by_the_same_command_without_a_lost_request(la
     client = Client(lab.worker, market.PORT)
     until(client.answers)
     traffic.begin()
-    kill_at(market.upgrade(lab, SECOND), f"- change master {lab.name}-master-2")
-    said = kill_at(market.upgrade(lab, SECOND), f"- change node {lab.name}-node-1")
-    # The master has had its turn, and its registry asks for a login; those that are still to come have it already.
+    kill_at(market.upgrade(lab, SECOND), f"- change control-plane node {lab.name}-control-plane-2")
+    said = kill_at(market.upgrade(lab, SECOND), f"- change node {lab.name}-worker-1")
+    # The control-plane node has had its turn, and its registry asks for a login; those that are still to come have it already.
     assert lab.registry(MANIFEST) == 401
     assert {lab.login(machine) for machine in lab.machines} == {login}
     for machine in lab.machines:
         machine.run(PULLED)
     assert "+ remove addons that the image has not any more (5 objects removed, 3 kept)" in said
-    assert changed(lab)["master-1"] == AFTER
+    assert changed(lab)["control-plane-1"] == AFTER
     done = lab.slipway(*market.upgrade(lab, SECOND, "--output", "json"), timeout=HANG)
-    assert f"+ change master {lab.name}-master-1 (done before)" in done.stderr
+    assert f"+ change control-plane node {lab.name}-control-plane-1 (done before)" in done.stderr
     assert json.loads(done.stdout)["resumed"]
     told = traffic.end()
     client.stop()
@@ -239,9 +239,9 @@ def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: 
     assert (again.returncode, "has been rolled back already" in again.stderr) == (7, True)
 
 
-def test_all_parts_of_all_masters_restart_without_a_lost_request(lab: Lab, traffic: Traffic) -> None:
+def test_all_parts_of_all_control_plane_nodes_restart_without_a_lost_request(lab: Lab, traffic: Traffic) -> None:
     """etcd as well, which neither image has of its own."""
-    part = "get", "pod", f"etcd-{lab.name}-master-1", "--namespace=kube-system", "--output=jsonpath={.metadata.annotations}"
+    part = "get", "pod", f"etcd-{lab.name}-control-plane-1", "--namespace=kube-system", "--output=jsonpath={.metadata.annotations}"
     before = lab.kubectl(*part)
     client = Client(lab.worker, market.PORT)
     traffic.begin()
@@ -257,7 +257,7 @@ def test_all_parts_of_all_masters_restart_without_a_lost_request(lab: Lab, traff
 def test_change_that_lost_a_machine_is_reported_and_rolled_back_from_where_it_stood(lab: Lab) -> None:
     lost = lab.workers[1]
     with begun(market.upgrade(lab, SECOND)) as running:
-        reached(running, f"- change node {lab.name}-node-2")
+        reached(running, f"- change node {lab.name}-worker-2")
         # It holds its breath: a machine that is lost when its pods were asked to end is another case.
         running.send_signal(signal.SIGSTOP)
         lab.kill(lost)

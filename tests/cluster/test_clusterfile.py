@@ -115,7 +115,7 @@ def saas(slipway: Slipway, kubernetes: str, tmp_path_factory: pytest.TempPathFac
             f"charts/{name}/templates/workload.yaml": WORKLOAD.format(name=name, pods=pods_of(name)),
             f"etc/{name}-values.yaml": VALUES.format(name=name),
         }
-    for phase, on in (("pre-init-host", "all"), ("post-install", "master0"), ("pre-clean-host", "all"), ("post-clean-host", "node")):
+    for phase, on in (("pre-init-host", "all"), ("post-install", "master0"), ("pre-clean-host", "all"), ("post-clean-host", "worker")):
         files[f"plugins/{phase}.yaml"] = PLUGIN.format(name=phase, phase=phase, on=on)
     for path, text in files.items():
         (context / path).parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class Site:
         self.made = ""
 
     def words(self, verb: str, file: Path, *more: str) -> list[str | Path]:
-        machines = ["--masters", ",".join(self.lab.masters), "--nodes", ",".join(self.lab.workers)]
+        machines = ["--control-plane", ",".join(self.lab.control_plane), "--workers", ",".join(self.lab.workers)]
         return [verb, "-f", file, IMAGE, *machines, "--cluster", self.lab.name, "--key", self.lab.key, *more]
 
     def __call__(self, verb: str, file: Path, *more: str, check: bool = True) -> process.ProcessResult:
@@ -167,8 +167,13 @@ class Site:
         """A document Cluster that names everything itself."""
         ssh = {"user": "root", "pk": str(self.lab.key)}
         hosts = [
-            {"ips": self.lab.masters, "roles": ["master"], "labels": {"zone": "a"}},
-            {"ips": self.lab.workers, "roles": ["node", "storage"], "labels": {"disk": "ssd"}, "taints": ["dedicated=db:PreferNoSchedule"]},
+            {"ips": self.lab.control_plane, "roles": ["control-plane"], "labels": {"zone": "a"}},
+            {
+                "ips": self.lab.workers,
+                "roles": ["worker", "storage"],
+                "labels": {"disk": "ssd"},
+                "taints": ["dedicated=db:PreferNoSchedule"],
+            },
         ]
         aliases = [{"ip": "10.9.9.9", "hostnames": ["harbor.site", "harbor"]}]
         env = {"DashBoardPort": 9443}
@@ -218,9 +223,9 @@ def test_documents_of_kubeadm_are_merged_into_those_of_slipway(site: Site) -> No
 
 
 def test_hooks_of_image_and_clusterfile_ran_once_each_in_order_with_the_environment(site: Site) -> None:
-    master, worker = site.lab.masters[0], site.lab.workers[0]
+    node, worker = site.lab.control_plane[0], site.lab.workers[0]
     rootfs = "/var/lib/slipway/rootfs"
-    assert site.hooks(0) == [f"pre-init-host {rootfs} 8443 {master}", f"post-install {rootfs} 8443 {master}"]
+    assert site.hooks(0) == [f"pre-init-host {rootfs} 8443 {node}", f"post-install {rootfs} 8443 {node}"]
     assert site.hooks(1) == ["Originally /", f"pre-init-host {rootfs} 8443 {worker}"]
 
 
@@ -246,7 +251,7 @@ def test_apply_with_nothing_to_do_is_quick_and_touches_nothing(site: Site) -> No
     before = site.lab.first.run("cksum < /var/lib/slipway/journal").stdout
     said = site.lab.slipway("--verbose", *site.words("apply", site.first, "-e", "DashBoardPort=8443"))
     assert "nothing to do" in said.stdout
-    # One connection to one master, one question, and the end of the connection. What commands that were killed left behind is ended
+    # One connection to one node, one question, and the end of the connection. What commands that were killed left behind is ended
     # without a configuration.
     assert len([line for line in said.stderr.splitlines() if "ssh -F" in line and "ssh -F none" not in line]) <= 3, said.stderr
     assert site.lab.first.run("cksum < /var/lib/slipway/journal").stdout == before
@@ -375,7 +380,7 @@ def test_cluster_without_a_record_of_slipway_is_taken_over(site: Site) -> None:
     for machine in lab.machines:
         machine.run("rm /var/lib/slipway/cluster")
     ClusterState.of(lab.name).forget()
-    words = ("generate", "--from-cluster", "--masters", lab.masters[0], "--key", lab.key, "--cluster", lab.name)
+    words = ("generate", "--from-cluster", "--control-plane", lab.control_plane[0], "--key", lab.key, "--cluster", lab.name)
     document = yaml.safe_load(lab.slipway(*words).stdout)
     assert document["spec"]["hosts"][1]["ips"] == lab.workers
     assert document["spec"]["network"]["podCIDR"] == "100.64.0.0/10"
@@ -391,6 +396,6 @@ def test_delete_runs_the_hooks_of_the_end_and_gives_machines_their_names_back(si
     assert "2 machines cleaned" in done.stdout
     assert site.hooks(0)[-1].startswith("pre-clean-host /var/lib/slipway/rootfs")
     assert [line.split()[:2] for line in site.hooks(1)[-2:]] == [["pre-clean-host", "/var/lib/slipway/rootfs"], ["post-clean-host", "/"]]
-    assert site.lab.worker.run("uname -n").stdout.strip() == f"{site.lab.name}-node-1"
+    assert site.lab.worker.run("uname -n").stdout.strip() == f"{site.lab.name}-worker-1"
     assert not site.lab.worker.run("ls -A /var/lib/slipway", check=False).stdout
     assert "harbor" not in site.lab.worker.run("cat /etc/hosts").stdout

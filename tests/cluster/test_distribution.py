@@ -32,7 +32,7 @@ printf '%s\\n' "$text" > {RUNNING}/serve && grep 'sleep 300' {RUNNING}/serve"""
 
 
 class Cluster:
-    """Three masters and a worker, and what their making cost."""
+    """Three control-plane nodes and a worker, and what their making cost."""
 
     def __init__(self, slipway: Slipway, image: str) -> None:
         self.lab = Lab(slipway, "test-distribution", 3, 1)
@@ -96,11 +96,11 @@ def test_nothing_serves_when_the_cluster_is_made(cluster: Cluster) -> None:
 
 
 def test_a_stranger_is_given_nothing_and_who_has_the_key_nothing_but_the_parcel(cluster: Cluster) -> None:
-    master, name = cluster.lab.first, rootfs.parcel_name(cluster.image)
-    exchange = Exchange([master])
+    node, name = cluster.lab.first, rootfs.parcel_name(cluster.image)
+    exchange = Exchange([node])
 
     def asked(name: str, path: str, key: str) -> bytes:
-        with socket.create_connection((master.address, PORT), timeout=60) as connection:
+        with socket.create_connection((node.address, PORT), timeout=60) as connection:
             stream = connection.makefile("rwb")
             nonce, listed = stream.readline(), f"{path}\n".encode()
             code = hashlib.blake2b(b"%b\n%b%b\n%b" % (key.encode(), nonce, name.encode(), listed)).hexdigest()
@@ -114,7 +114,7 @@ def test_a_stranger_is_given_nothing_and_who_has_the_key_nothing_but_the_parcel(
             return found
 
     try:
-        cluster._bring(exchange, master)
+        cluster._bring(exchange, node)
         key = exchange.key(name)
         assert b"ELF" in asked(name, "./bin/cni/loopback", key)
         for other in ("guessed", "", exchange.key("images-0")):
@@ -125,7 +125,7 @@ def test_a_stranger_is_given_nothing_and_who_has_the_key_nothing_but_the_parcel(
                 assert asked(unknown, path, exchange.key(unknown)) == b""
         for path in ("/etc/shadow", "/etc/kubernetes/pki/ca.key", "./../password", "./bin/../../x", "./..", "--to-command=id", "./bin", ""):
             assert asked(name, path, key) == b""
-        assert not master.run(f"timeout 60 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{PORT}'", check=False).ok
+        assert not node.run(f"timeout 60 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{PORT}'", check=False).ok
     finally:
         exchange.close()
 

@@ -77,7 +77,7 @@ def image(slipway: Slipway, kubernetes: str, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def bare(slipway: Slipway) -> Iterator[Lab]:
-    """A master and a worker that have become nothing yet, and a machine to spare."""
+    """A control-plane node and a worker that have become nothing yet, and a machine to spare."""
     lab = Lab(slipway, "test-dual", 1, 1, spares=1)
     try:
         yield lab

@@ -1,6 +1,6 @@
 """What goes wrong while a cluster is made, while it serves and while it changes; each test goes on where the one before has left it.
 
-One lab for all: three masters, two workers, two machines to spare.
+One lab for all: three control-plane nodes, two workers, two machines to spare.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def test_one_machine_that_refuses_the_login_is_reported_before_a_change_on_any(l
 
 
 def test_machines_that_fail_meanwhile_are_named_and_the_others_are_not_harmed(lab: Lab, web: str) -> None:
-    cut, full, rebooting = lab.workers[0], lab.workers[1], lab.masters[2]
+    cut, full, rebooting = lab.workers[0], lab.workers[1], lab.control_plane[2]
     lab.at(full).run("mount -t tmpfs -o size=2g none /var/lib/slipway")
     with begun(lab.words(web)) as running:
         reached(running, "- send the rootfs")
@@ -113,8 +113,8 @@ def test_machines_that_fail_meanwhile_are_named_and_the_others_are_not_harmed(la
         assert LOST.search(said.replace(address, "it")), said
     assert f"{lab.host(full)}: " in said
     assert "No space left on device" in said
-    journals = lab.journals(*lab.masters[:2])
-    for address in lab.masters[:2]:
+    journals = lab.journals(*lab.control_plane[:2])
+    for address in lab.control_plane[:2]:
         assert {line.split()[0] for line in journals[address]} >= {"send-rootfs", "send-images"}
     lab.mend(cut)
     lab.at(full).run("mount -o remount,size=2g /var/lib/slipway")
@@ -234,8 +234,8 @@ def test_pods_reach_pods_and_services_by_name_and_every_machine_serves(cluster: 
 
 
 def test_what_is_left_is_a_cluster_that_kubeadm_takes_for_its_own(cluster: Lab) -> None:
-    for master in cluster.masters:
-        checked = cluster.at(master).run("kubeadm certs check-expiration").stdout
+    for node in cluster.control_plane:
+        checked = cluster.at(node).run("kubeadm certs check-expiration").stdout
         assert "front-proxy-client" in checked
         assert "invalid" not in checked
     planned = cluster.first.run("kubeadm upgrade plan v1.36.3", timeout=HANG).stdout
@@ -257,8 +257,8 @@ def test_a_machine_that_slipway_never_saw_joins_by_plain_kubeadm(cluster: Lab) -
     process.run(["sh", "-c", f"docker exec {source} tar -C / -cf - {PREPARED} | docker exec -i {target} tar -C / -xf -"])
     hosts = "/etc/containerd/certs.d/*/hosts.toml"
     plain.put(cluster.first.get("/etc/kubernetes/pki/ca.crt"), "/etc/containerd/ca.crt")
-    plain.run(f"sed -i 's|127.0.0.1:5000|{cluster.masters[1]}:5000|; s|/etc/kubernetes/pki/ca.crt|/etc/containerd/ca.crt|' {hosts}")
-    plain.run(f"echo '{cluster.masters[1]} apiserver.cluster.local' >> /etc/hosts; sysctl -q -e -p /etc/sysctl.d/90-slipway.conf")
+    plain.run(f"sed -i 's|127.0.0.1:5000|{cluster.control_plane[1]}:5000|; s|/etc/kubernetes/pki/ca.crt|/etc/containerd/ca.crt|' {hosts}")
+    plain.run(f"echo '{cluster.control_plane[1]} apiserver.cluster.local' >> /etc/hosts; sysctl -q -e -p /etc/sysctl.d/90-slipway.conf")
     plain.run("systemctl daemon-reload; systemctl restart containerd; systemctl enable kubelet")
     command = cluster.first.run("kubeadm token create --print-join-command 2>/dev/null").stdout.strip()
     assert command.startswith("kubeadm join apiserver.cluster.local:6443 --token ")
@@ -281,7 +281,7 @@ def test_a_machine_that_slipway_never_saw_joins_by_plain_kubeadm(cluster: Lab) -
 
 def test_a_command_that_slept_past_its_lease_stops_and_leaves_the_next_one_alone(cluster: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_LEASE_SECONDS", "8")
-    before, second = cluster.journals(), cluster.at(cluster.masters[1])
+    before, second = cluster.journals(), cluster.at(cluster.control_plane[1])
     with begun(cluster.join_words(cluster.spares[0])) as running, contextlib.ExitStack() as stack:
         reached(running, "- send the rootfs")
         running.send_signal(signal.SIGSTOP)
@@ -292,7 +292,7 @@ def test_a_command_that_slept_past_its_lease_stops_and_leaves_the_next_one_alone
                 return True
             return False
 
-        # This process is the next command; it knows the way to another master.
+        # This process is the next command; it knows the way to another control-plane node.
         until(taken)
         running.send_signal(signal.SIGCONT)
         code, said = ended(running)
@@ -314,7 +314,7 @@ def test_a_machine_that_is_lost_while_it_joins_is_named_and_joins_once_it_is_bac
     with begun(cluster.join_words(address)) as running:
         reached(running, "- send the rootfs")
         running.send_signal(signal.SIGSTOP)
-        via = ("--via", cluster.masters[1], *cluster.join_words(address)[2:])
+        via = ("--via", cluster.control_plane[1], *cluster.join_words(address)[2:])
         second = cluster.slipway("join", cluster.name, *via, check=False, env=somebody)
         assert second.returncode == 2, second.stderr
         assert f":{running.pid} is changing the cluster {cluster.name}" in second.stderr
@@ -352,25 +352,25 @@ def test_a_worker_is_replaced_and_no_request_to_the_others_fails(cluster: Lab, c
 
 
 @pytest.mark.long
-def test_the_first_master_is_lost_for_good_and_another_takes_its_place(
+def test_the_first_control_plane_node_is_lost_for_good_and_another_takes_its_place(
     slipway: Slipway, cluster: Lab, clients: dict[str, Client], record_property: Any
 ) -> None:
-    lost, new = cluster.masters[0], cluster.spares[0]
+    lost, new = cluster.control_plane[0], cluster.spares[0]
     since = now(clients)
     cluster.kill(lost)
     # Its loss is over for the clients when none of many requests on end fails any more.
     until(lambda: all(steady(client, since[address]) for address, client in clients.items()))
     calm = now(clients)
     # Through every worker the API answers, and an image comes that the worker never had.
-    second = cluster.at(cluster.masters[1])
-    cluster.masters.remove(lost)
+    second = cluster.at(cluster.control_plane[1])
+    cluster.control_plane.remove(lost)
     for number, address in enumerate(cluster.workers):
         image = "registry.k8s.io/kube-scheduler:v1.36.3"
         runs_on(second, cluster.host(address), f"pulls-{number}", image, "kube-scheduler", "--version")
     said = slipway("remove", cluster.name, lost, "--yes", "--output", "json", timeout=HANG)
     assert list(json.loads(said.stdout)["unreachable"]) == [lost]
-    slipway(*cluster.join_words(new, role="masters"), timeout=HANG)
-    cluster.masters.append(new)
+    slipway(*cluster.join_words(new, role="control-plane"), timeout=HANG)
+    cluster.control_plane.append(new)
     members = until(lambda: second.run(MEMBERS, check=False).stdout)
     assert members.count("started") == 3
     assert new in members
@@ -384,10 +384,10 @@ def test_the_first_master_is_lost_for_good_and_another_takes_its_place(
     assert all(failed[1:] == (0, 0) for failed in after.values()), after
 
 
-def test_no_more_masters_are_removed_than_etcd_can_lose_and_a_dead_one_delays_no_other(slipway: Slipway, cluster: Lab) -> None:
-    lost = cluster.masters[0]
+def test_no_more_control_plane_nodes_are_removed_than_etcd_can_lose_and_a_dead_one_delays_no_other(slipway: Slipway, cluster: Lab) -> None:
+    lost = cluster.control_plane[0]
     cluster.kill(lost)
-    refused = slipway("remove", cluster.name, cluster.masters[1], "--yes", check=False)
+    refused = slipway("remove", cluster.name, cluster.control_plane[1], "--yes", check=False)
     assert refused.returncode == 7, refused.stderr
     assert "quorum" in refused.stderr
     status = cluster.status()

@@ -1,4 +1,4 @@
-"""A worker joins a cluster that runs, leaves it, comes back, and dies. What becomes of masters is in test_faults."""
+"""A worker joins a cluster that runs, leaves it, comes back, and dies. What becomes of control-plane nodes is in test_faults."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def joined(lab: Lab, later: str) -> Lab:
     assert lab.at(later).run("ls -A /var/lib/slipway", check=False).stdout == ""
     assert "+ send the rootfs (copied between machines)" in kill_at(lab.join_words(later), "- start the kubelets")
     said = lab.slipway(*lab.join_words(later, "--output", "json"), timeout=HANG)
-    assert json.loads(said.stdout)["nodes"] == [f"{lab.name}-node-2"]
+    assert json.loads(said.stdout)["nodes"] == [f"{lab.name}-worker-2"]
     assert "+ send the rootfs (done before)" in said.stderr
     return lab
 
 
 def test_a_worker_joins_and_runs_what_the_others_run(joined: Lab, later: str) -> None:
     assert joined.status()["healthy"]
-    assert joined.nodes() == {f"{joined.name}-{name}": True for name in ("master-1", "node-1", "node-2")}
-    runs_on(joined.first, f"{joined.name}-node-2", "there", "slipway.dev/redis:7.0", "redis-server", "--version")
+    assert joined.nodes() == {f"{joined.name}-{name}": True for name in ("control-plane-1", "node-1", "node-2")}
+    runs_on(joined.first, f"{joined.name}-worker-2", "there", "slipway.dev/redis:7.0", "redis-server", "--version")
     newcomer = joined.at(later)
     assert joined.login(newcomer) == joined.login(joined.first)
-    # What only the master launches a worker has as the image has it, without the values that were given; root alone reads either.
+    # What only the first node launches a worker has as the image has it, without the values that were given; root alone reads either.
     assert GREETING in joined.first.run(f"cat {MANIFEST}").stdout
     assert joined.first.run(f"stat -c %a {MANIFEST}").stdout.strip() == "600"
     assert GREETING not in newcomer.run(f"cat {MANIFEST}").stdout
@@ -59,7 +59,7 @@ def test_every_node_knows_a_worker_that_has_joined(joined: Lab, later: str) -> N
 
 
 def test_a_member_does_not_change_sides_by_joining(joined: Lab, later: str) -> None:
-    said = joined.slipway(*joined.join_words(later, role="masters"), check=False)
+    said = joined.slipway(*joined.join_words(later, role="control-plane"), check=False)
     assert said.returncode == 2
     assert "is a node of" in said.stderr
 
@@ -74,7 +74,7 @@ def test_run_with_other_machines_than_there_are_is_refused(joined: Lab, later: s
 def test_a_budget_holds_up_the_removal_and_is_named(joined: Lab) -> None:
     # All of web's pods must stay, and one of them cannot be anywhere else.
     joined.kubectl("create", "poddisruptionbudget", "web", "--selector=app=web", "--min-available=2")
-    name = f"{joined.name}-node-1"
+    name = f"{joined.name}-worker-1"
     said = joined.slipway("remove", joined.name, joined.workers[0], "--yes", "--timeout", "4", check=False)
     joined.kubectl("delete", "poddisruptionbudget", "web")
     assert said.returncode == 7, said.stderr
@@ -84,28 +84,28 @@ def test_a_budget_holds_up_the_removal_and_is_named(joined: Lab) -> None:
     joined.kubectl("uncordon", name)
 
 
-def test_the_last_master_is_not_removed(joined: Lab) -> None:
-    said = joined.slipway("remove", joined.name, joined.masters[0], "--yes", check=False)
+def test_the_last_control_plane_node_is_not_removed(joined: Lab) -> None:
+    said = joined.slipway("remove", joined.name, joined.control_plane[0], "--yes", check=False)
     assert said.returncode == 7
-    assert "no master would be left" in said.stderr
+    assert "no control-plane node would be left" in said.stderr
     assert joined.slipway("remove", joined.name, "10.99.99.99", "--yes", check=False).returncode == 2
 
 
 def test_a_worker_leaves_its_machine_as_it_was_and_may_come_back(joined: Lab, later: str, made: Made) -> None:
-    done = json.loads(joined.slipway("remove", joined.name, f"{joined.name}-node-2", "--yes", "--output", "json").stdout)
-    assert done["cleaned"] == [f"{joined.name}-node-2"]
+    done = json.loads(joined.slipway("remove", joined.name, f"{joined.name}-worker-2", "--yes", "--output", "json").stdout)
+    assert done["cleaned"] == [f"{joined.name}-worker-2"]
     assert found(joined.at(later)) == made.untouched[later]
-    assert f"{joined.name}-node-2" not in joined.nodes()
+    assert f"{joined.name}-worker-2" not in joined.nodes()
     assert later not in joined.json(*RECORD)["data"]["Clusterfile"]
     assert joined.first.run(f"curl -s --max-time 60 http://{joined.first.address}:30080/").stdout.strip() == PAGE
     # Its pods are gone with it: nobody waits for them.
     until(lambda: joined.status()["healthy"])
     joined.slipway(*joined.join_words(later), timeout=HANG)
-    assert joined.nodes()[f"{joined.name}-node-2"]
+    assert joined.nodes()[f"{joined.name}-worker-2"]
 
 
 def test_a_worker_that_dies_while_it_is_drained_is_named_and_then_removed_without_it(joined: Lab, later: str) -> None:
-    name = f"{joined.name}-node-2"
+    name = f"{joined.name}-worker-2"
     # Its process does not heed the signal to end, so the drain waits for it.
     joined.kubectl("create", "deployment", "stubborn", "--image=slipway.dev/nginx:1.22", "--replicas=0", "--", "sleep", "1000000")
     spec = {"nodeSelector": {"kubernetes.io/hostname": name}, "terminationGracePeriodSeconds": 100000}
@@ -127,5 +127,5 @@ def test_a_worker_that_dies_while_it_is_drained_is_named_and_then_removed_withou
     joined.kubectl("delete", "deployment", "stubborn")
     done = json.loads(joined.slipway("remove", joined.name, later, "--yes", "--output", "json").stdout)
     assert list(done["unreachable"]) == [later]
-    assert f"{joined.name}-node-2" not in joined.nodes()
+    assert f"{joined.name}-worker-2" not in joined.nodes()
     until(lambda: joined.status()["healthy"])

@@ -29,7 +29,7 @@ NOBODY = "127.0.0.77"
 
 def way(lab: Lab, *nodes: str) -> list[str]:
     """Options for a machine that knows nothing of the cluster."""
-    return ["--masters", ",".join(lab.masters), *(["--nodes", ",".join(nodes)] if nodes else []), "--key", str(lab.key)]
+    return ["--control-plane", ",".join(lab.control_plane), *(["--workers", ",".join(nodes)] if nodes else []), "--key", str(lab.key)]
 
 
 # ---- exec -------------------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def way(lab: Lab, *nodes: str) -> list[str]:
 
 def test_a_command_runs_everywhere_and_each_line_has_its_machine_in_front(lab: Lab) -> None:
     said = lab.slipway("exec", lab.name, "--", "for i in 1 2 3; do echo line $i of $(uname -n); done; echo worse >&2")
-    for machine in ("master-1", "node-1"):
+    for machine in ("control-plane-1", "node-1"):
         name = f"{lab.name}-{machine}"
         assert [line for line in said.stdout.splitlines() if line.startswith(f"{name}: ")] == [
             f"{name}: line {number} of {name}" for number in (1, 2, 3)
@@ -47,8 +47,13 @@ def test_a_command_runs_everywhere_and_each_line_has_its_machine_in_front(lab: L
 
 
 def test_roles_addresses_and_names_choose_the_machines(lab: Lab) -> None:
-    name = f"{lab.name}-node-1"
-    for choice in (["--role", "node"], ["--on", lab.workers[0]], ["--on", name], ["--role", "worker", "--on", f"{name},{lab.masters[0]}"]):
+    name = f"{lab.name}-worker-1"
+    for choice in (
+        ["--role", "worker"],
+        ["--on", lab.workers[0]],
+        ["--on", name],
+        ["--role", "worker", "--on", f"{name},{lab.control_plane[0]}"],
+    ):
         assert lab.slipway("exec", lab.name, *choice, "--", "uname", "-n").stdout == f"{name}: {name}\n"
     lab.kubectl("label", "node", name, "node-role.kubernetes.io/storage=")
     assert lab.slipway("exec", lab.name, "--role", "storage", "--", "echo", "a  b").stdout == f"{name}: a  b\n"
@@ -58,13 +63,15 @@ def test_roles_addresses_and_names_choose_the_machines(lab: Lab) -> None:
 
 
 def test_command_that_fails_somewhere_is_reported_with_its_exit_codes(lab: Lab) -> None:
-    said = lab.slipway("exec", lab.name, "-o", "json", "--", "case $(uname -n) in *master*) echo fine;; *) exit 255;; esac", check=False)
+    said = lab.slipway(
+        "exec", lab.name, "-o", "json", "--", "case $(uname -n) in *control-plane*) echo fine;; *) exit 255;; esac", check=False
+    )
     assert said.returncode == 6
     found = {one["role"]: one for one in json.loads(said.stdout)["nodes"]}
-    assert (found["master"]["exitCode"], found["master"]["stdout"]) == (0, "fine")
+    assert (found["control-plane"]["exitCode"], found["control-plane"]["stdout"]) == (0, "fine")
     # The code that ssh keeps for its own failures is no lost connection when it is the command's.
     assert (found["node"]["exitCode"], found["node"]["error"]) == (255, None)
-    assert f"{lab.name}-node-1: exit code 255" in said.stderr
+    assert f"{lab.name}-worker-1: exit code 255" in said.stderr
 
 
 def test_a_machine_that_cannot_be_reached_does_not_hold_up_the_others(lab: Lab) -> None:
@@ -79,11 +86,11 @@ def test_a_machine_that_cannot_be_reached_does_not_hold_up_the_others(lab: Lab) 
 
 
 def test_a_command_on_a_node_has_all_of_the_node_and_leaves_nothing(lab: Lab) -> None:
-    name = f"{lab.name}-node-1"
+    name = f"{lab.name}-worker-1"
     script = "cat /host/etc/hostname; ps | grep -q '[/]kubelet ' && echo kubelet; chroot /host uname -n; exit 3"
     said = lab.slipway("debug", "node", lab.workers[0], "-c", lab.name, "--", script, check=False)
     assert (said.returncode, said.stdout.split()) == (3, [name, "kubelet", name]), said.stderr
-    other = ("-c", f"{lab.name}-else", "--via", lab.masters[0], "--key", lab.key)
+    other = ("-c", f"{lab.name}-else", "--via", lab.control_plane[0], "--key", lab.key)
     as_json = lab.slipway("debug", "node", name, *other, "-o", "json", "--", "echo", "a  b")
     ClusterState.of(f"{lab.name}-else").forget()
     assert (json.loads(as_json.stdout)["stdout"], json.loads(as_json.stdout)["exitCode"]) == ("a  b\n", 0)
@@ -94,7 +101,7 @@ def test_a_command_on_a_node_has_all_of_the_node_and_leaves_nothing(lab: Lab) ->
 
 def test_an_interrupted_shell_on_a_node_removes_its_pod(lab: Lab) -> None:
     pods = ("get", "pods", "--namespace=kube-system", "--selector=slipway.dev/debug", "--output=jsonpath={.items[*].status.phase}")
-    with begun(["debug", "node", f"{lab.name}-node-1", "-c", lab.name, "--", "sleep", "600"]) as running:
+    with begun(["debug", "node", f"{lab.name}-worker-1", "-c", lab.name, "--", "sleep", "600"]) as running:
         until(lambda: lab.kubectl(*pods) == "Running")
         running.send_signal(signal.SIGHUP)
         assert ended(running)[0] == 130
@@ -127,10 +134,10 @@ def test_a_kubeconfig_is_merged_without_losing_others(lab: Lab, tmp_path: Path) 
     assert (found["clusters"][0], found["preferences"]) == (other, {"colors": True})
     assert config.stat().st_mode & 0o077 == 0
     lab.first.put(config.read_bytes(), "/run/merged", 0o600)
-    assert f"{lab.name}-node-1" in NodeKubectl(lab.first, kubeconfig="/run/merged").run("get", "nodes")
+    assert f"{lab.name}-worker-1" in NodeKubectl(lab.first, kubeconfig="/run/merged").run("get", "nodes")
 
 
-def test_a_kubeconfig_is_had_from_a_master_when_nothing_is_known_here(lab: Lab) -> None:
+def test_a_kubeconfig_is_had_from_a_control_plane_node_when_nothing_is_known_here(lab: Lab) -> None:
     said = lab.slipway("kubeconfig", f"{lab.name}-lost", *way(lab), "--server", "203.0.113.9")
     assert yaml.safe_load(said.stdout)["clusters"][0]["cluster"]["server"] == "https://203.0.113.9:6443"
     assert "does not hold for 203.0.113.9" in said.stderr
@@ -160,7 +167,7 @@ def test_a_bundle_has_what_is_needed_and_no_secret(lab: Lab, tmp_path: Path) -> 
     assert list(files) == ["index.json", *sorted(files.keys() - {"index.json"})]
     assert index["unreachable"][NOBODY]
     addresses = {name: address for address, name in index["nodes"].items()}
-    for machine in ("master-1", "node-1"):
+    for machine in ("control-plane-1", "node-1"):
         place = f"nodes/{addresses[f'{lab.name}-{machine}']}"
         for name in ("journal-kubelet.log", "journal-containerd.log", "steps.txt", "disk.txt", "facts.json", "addresses.txt"):
             assert files[f"{place}/{name}"].strip(), name
@@ -192,12 +199,12 @@ def test_a_check_tries_every_way_and_leaves_nothing_in_the_cluster(lab: Lab) -> 
            if one["result"] in ("failed", "unknown")}  # fmt: skip
     assert (code, bad) == (0, {})
     assert found.keys() == CHECKS.keys()
-    names = {f"{lab.name}-master-1", f"{lab.name}-node-1"}
+    names = {f"{lab.name}-control-plane-1", f"{lab.name}-worker-1"}
     for check in ("pod-start", "pod-network", "pod-services", "pod-dns", "nodes"):
         assert found[check].keys() == names, check
     for check in ("services", "api-way", "node-dns", "node-services", "node-port-way", "certificates"):
         assert found[check].keys() == set(lab.addresses), check
-    assert re.fullmatch(r"\d+ images", found["registry"][lab.masters[0]]["seen"])
+    assert re.fullmatch(r"\d+ images", found["registry"][lab.control_plane[0]]["seen"])
     assert found["balancer"][lab.workers[0]]["seen"] == "2 servers"
 
     # The images are gone, and so are the pods' packets; one place each is to blame, and where it hurts is told as well.
@@ -212,8 +219,8 @@ def test_a_check_tries_every_way_and_leaves_nothing_in_the_cluster(lab: Lab) -> 
     failed = {(check, where) for check, places in found.items() for where, one in places.items() if one["result"] == "failed"}
     assert code == 7
     assert failed >= {
-        ("services", lab.masters[0]),
-        ("registry", lab.masters[0]),
+        ("services", lab.control_plane[0]),
+        ("registry", lab.control_plane[0]),
         ("registry-way", lab.workers[0]),
         ("balancer", lab.workers[0]),
         *(("pod-network", name) for name in names),
@@ -229,11 +236,11 @@ def test_ordinary_cluster_gets_the_findings_of_the_benchmark_with_remedies(lab: 
     assert code == 7
     assert found.keys() == CIS_CHECKS.keys()
     assert not [number for number, places in results.items() if "unknown" in places.values()]
-    (master,), (worker,) = lab.masters, lab.workers
+    (node,), (worker,) = lab.control_plane, lab.workers
     for number, result in (("1.1.1", "ok"), ("1.2.7", "ok"), ("1.2.16", "failed"), ("1.2.28", "warning"), ("2.2", "ok")):
-        assert results[number] == {master: result}, found[number]
+        assert results[number] == {node: result}, found[number]
     for number, result in (("4.1.5", "ok"), ("4.1.9", "failed"), ("4.2.1", "ok"), ("4.2.9", "warning"), ("4.2.14", "warning")):
-        assert results[number] == {master: result, worker: result}, found[number]
+        assert results[number] == {node: result, worker: result}, found[number]
     assert results["5.2.1"] == {lab.name: "warning"}
     assert all(one["remedy"] for places in found.values() for one in places.values() if one["result"] != "ok")
 
@@ -249,12 +256,12 @@ def expiry(lab: Lab) -> dict[tuple[str, str], dict[str, Any]]:
 def test_certificates_are_listed_renewed_and_given_more_names(lab: Lab) -> None:
     before = expiry(lab)
     for key in (
-        ("master-1", "pki/apiserver.crt"),
-        ("master-1", "admin.conf"),
+        ("control-plane-1", "pki/apiserver.crt"),
+        ("control-plane-1", "admin.conf"),
         ("node-1", "/var/lib/kubelet/pki/kubelet-client-current.pem"),
     ):
         assert 360 <= before[key]["daysLeft"] <= 365
-    assert before["master-1", "pki/ca.crt"]["authority"]
+    assert before["control-plane-1", "pki/ca.crt"]["authority"]
 
     lab.slipway("certs", "renew", lab.name, "--days", "20")
     listed = lab.slipway("certs", lab.name)
@@ -273,9 +280,9 @@ def test_certificates_are_listed_renewed_and_given_more_names(lab: Lab) -> None:
     assert served == lab.first.run("openssl x509 -noout -serial -in /etc/kubernetes/pki/apiserver.crt").stdout
 
     lab.slipway("certs", "add-names", "api.example.com", "203.0.113.9", "--cluster", lab.name)
-    names = expiry(lab)["master-1", "pki/apiserver.crt"]["names"]
-    assert {"api.example.com", "203.0.113.9", lab.masters[0], "kubernetes"} <= set(names)
-    ask = f"--server=https://{lab.masters[0]}:6443 --tls-server-name=api.example.com get --raw /readyz"
+    names = expiry(lab)["control-plane-1", "pki/apiserver.crt"]["names"]
+    assert {"api.example.com", "203.0.113.9", lab.control_plane[0], "kubernetes"} <= set(names)
+    ask = f"--server=https://{lab.control_plane[0]}:6443 --tls-server-name=api.example.com get --raw /readyz"
     assert lab.kubectl(*ask.split()) == "ok"
     checked = lab.first.run(f"kubeadm certs check-expiration --config {CONFIG}; kubeadm certs check-expiration").stdout
     assert checked.count("front-proxy-client") == 2
@@ -338,7 +345,7 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
     assert json.loads(said.stdout)["inPlace"] is False
     assert lab.objects() >= {one for one in before if not one.startswith("ConfigMap kube-system/slipway-clusterfile")}
     names = sorted(node["metadata"]["name"] for node in lab.json("get", "nodes")["items"])
-    assert names == sorted(["renamed-master", f"{lab.name}-node-1"])
+    assert names == sorted(["renamed-master", f"{lab.name}-worker-1"])
     assert lab.status()["healthy"]
     answers(lab)
     assert "front-proxy-client" in lab.first.run("kubeadm certs check-expiration").stdout

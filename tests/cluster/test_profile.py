@@ -90,7 +90,7 @@ def lab(slipway: Slipway, web: str, untouched: dict[str, str]) -> Iterator[Lab]:
 
 
 def way(lab: Lab) -> list[str]:
-    return ["--masters", ",".join(lab.masters), "--nodes", ",".join(lab.workers), "--key", str(lab.key)]
+    return ["--control-plane", ",".join(lab.control_plane), "--workers", ",".join(lab.workers), "--key", str(lab.key)]
 
 
 def secured(lab: Lab) -> dict[str, dict[str, str]]:
@@ -109,7 +109,7 @@ def secured(lab: Lab) -> dict[str, dict[str, str]]:
 
 
 def server(lab: Lab) -> dict[str, str]:
-    """The arguments of the API server of the first master."""
+    """The arguments of the API server of the first control-plane node."""
     manifest = yaml.safe_load(lab.first.run("cat /etc/kubernetes/manifests/kube-apiserver.yaml").stdout)
     words = manifest["spec"]["containers"][0]["command"][1:]
     return {name: value for name, _, value in (word.removeprefix("--").partition("=") for word in words)}
@@ -124,8 +124,8 @@ def stored(lab: Lab, secret: str = "hidden") -> bytes:
 
 def read_back(lab: Lab, address: str | None = None) -> str:
     """The Secret as an API server gives it."""
-    master = lab.at(address or lab.masters[0])
-    return base64.b64decode(NodeKubectl(master).run("get", "secret", "hidden", "--output=jsonpath={.data.key}")).decode()
+    node = lab.at(address or lab.control_plane[0])
+    return base64.b64decode(NodeKubectl(node).run("get", "secret", "hidden", "--output=jsonpath={.data.key}")).decode()
 
 
 def audited(lab: Lab, word: str) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ def test_the_cluster_works_as_any_other_and_so_do_its_addons(lab: Lab) -> None:
     for machine in lab.machines:
         assert "<h1>" in machine.run(f"curl -s --max-time 60 http://{machine.address}:30080/").stdout
     # metrics-server asks kubelets, and local-path-provisioner makes folders by pods that the baseline forbids.
-    until(lambda: f"{lab.name}-node-1" in lab.kubectl("top", "nodes"))
+    until(lambda: f"{lab.name}-worker-1" in lab.kubectl("top", "nodes"))
     lab.first.run("KUBECONFIG=/etc/kubernetes/admin.conf kubectl apply -f -", input=CLAIM)
     until(lambda: succeeded(lab.first, "keeps"))
     lab.kubectl("delete", "pod,persistentvolumeclaim", "keeps")
@@ -191,7 +191,7 @@ def test_who_did_what_is_in_the_audit_log_and_no_secret_is(lab: Lab) -> None:
 
 def test_logs_and_exec_work_on_every_node_over_certificates_of_the_cluster(lab: Lab) -> None:
     pods = lab.json("get", "pods", "--namespace=kube-system", "--selector=k8s-app=kube-proxy")["items"]
-    assert {pod["spec"]["nodeName"] for pod in pods} == {f"{lab.name}-master-1", f"{lab.name}-node-1"}
+    assert {pod["spec"]["nodeName"] for pod in pods} == {f"{lab.name}-control-plane-1", f"{lab.name}-worker-1"}
     for pod in pods:
         lab.kubectl("logs", "--namespace=kube-system", pod["metadata"]["name"], "--tail=1")
     assert lab.kubectl("exec", "deploy/redis", "--", "redis-cli", "ping").strip() == "PONG"
@@ -201,7 +201,7 @@ def test_logs_and_exec_work_on_every_node_over_certificates_of_the_cluster(lab: 
 
 
 def serves_as_itself(lab: Lab, address: str) -> bool:
-    """Whether the kubelet of a machine shows the first master a certificate that the cluster's authority signed for its address."""
+    """Whether the kubelet of a machine shows the first node a certificate that the cluster's authority signed for its address."""
     proof = f"-CAfile {FOLDER}/ca.crt -verify_return_error -verify_ip {address}"
     return lab.first.run(f"openssl s_client -connect {address}:10250 {proof} < /dev/null > /dev/null 2>&1", check=False).ok
 
@@ -254,7 +254,7 @@ def serial(lab: Lab, address: str) -> str:
 def test_a_renewal_gives_kubelets_other_certificates_to_serve_with(lab: Lab) -> None:
     before = {address: serial(lab, address) for address in lab.addresses}
     done = json.loads(lab.slipway("certs", "renew", lab.name, "--output", "json").stdout)
-    assert done["kubelets"] == sorted([f"{lab.name}-master-1", f"{lab.name}-node-1"])
+    assert done["kubelets"] == sorted([f"{lab.name}-control-plane-1", f"{lab.name}-worker-1"])
     for address in lab.addresses:
         assert serial(lab, address) != before[address]
         until(functools.partial(serves_as_itself, lab, address))
@@ -313,9 +313,9 @@ def test_all_of_it_leaves_with_the_cluster_and_comes_back_with_a_backup(lab: Lab
     assert set(secured(lab)) <= REMAINS
 
 
-def test_a_master_that_joins_is_as_the_others_and_reads_their_secrets(lab: Lab) -> None:
+def test_a_control_plane_node_that_joins_is_as_the_others_and_reads_their_secrets(lab: Lab) -> None:
     newcomer = lab.spares[0]
-    lab.slipway(*lab.join_words(newcomer, role="masters"), timeout=2 * HANG)
+    lab.slipway(*lab.join_words(newcomer, role="control-plane"), timeout=2 * HANG)
     assert lab.at(newcomer).get(KEY) == lab.first.get(KEY)
     assert until(lambda: read_back(lab, newcomer)) == HIDDEN
     lab.kubectl("logs", "--namespace=kube-system", f"kube-apiserver-{lab.host(newcomer)}", "--tail=1")
@@ -323,4 +323,4 @@ def test_a_master_that_joins_is_as_the_others_and_reads_their_secrets(lab: Lab) 
     bad = secured(lab)
     assert set(bad) <= REMAINS
     # It was asked, too.
-    assert set(bad["1.1.12"]) == {*lab.masters, newcomer}
+    assert set(bad["1.1.12"]) == {*lab.control_plane, newcomer}

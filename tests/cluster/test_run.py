@@ -67,7 +67,7 @@ def test_the_cluster_is_healthy_and_says_what_it_runs(lab: Lab, web: str) -> Non
     found = lab.status()
     assert found["healthy"], found["notReady"]
     assert (found["image"], found["kubernetes"]) == (web, "v1.36.3")
-    assert [(node["roles"], node["ready"]) for node in found["nodes"]] == [(["master"], True), (["node"], True)]
+    assert [(node["roles"], node["ready"]) for node in found["nodes"]] == [(["control-plane"], True), (["node"], True)]
     inspected = json.loads(lab.slipway("inspect", web, "--output", "json").stdout)
     assert found["digest"] == inspected["digest"]
 
@@ -76,7 +76,7 @@ def test_the_applied_clusterfile_is_in_the_cluster_without_secrets(lab: Lab, web
     data = lab.json("get", "configmap", "slipway-clusterfile", "--namespace=kube-system")["data"]
     document = yaml.safe_load(data["Clusterfile"])
     assert document["spec"]["image"] == web
-    assert document["spec"]["hosts"] == [{"ips": lab.masters, "roles": ["master"]}, {"ips": lab.workers, "roles": ["node"]}]
+    assert document["spec"]["hosts"] == [{"ips": lab.control_plane, "roles": ["control-plane"]}, {"ips": lab.workers, "roles": ["node"]}]
     assert document["spec"]["env"]["DbPassword"].startswith("<redacted")
     everything = lab.kubectl("get", "configmaps,secrets", "--all-namespaces", "--output=yaml")
     assert SECRET not in everything
@@ -92,9 +92,9 @@ def test_the_kubeconfig_that_is_left_here_leads_to_the_cluster(lab: Lab) -> None
     state = ClusterState.of(lab.name)
     assert state.kubeconfig.stat().st_mode & 0o077 == 0
     server = yaml.safe_load(state.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
-    assert server == f"https://{lab.masters[0]}:6443"
+    assert server == f"https://{lab.control_plane[0]}:6443"
     lab.first.put(state.kubeconfig.read_bytes(), "/run/from-elsewhere", 0o600)
-    assert f"{lab.name}-master-1" in NodeKubectl(lab.first, kubeconfig="/run/from-elsewhere").run("get", "nodes")
+    assert f"{lab.name}-control-plane-1" in NodeKubectl(lab.first, kubeconfig="/run/from-elsewhere").run("get", "nodes")
 
 
 def test_original_names_digests_and_always_work_on_every_node(lab: Lab) -> None:
@@ -106,7 +106,7 @@ def test_original_names_digests_and_always_work_on_every_node(lab: Lab) -> None:
     )
     for number, (node, image) in enumerate(
         (node, image)
-        for node in (f"{lab.name}-master-1", f"{lab.name}-node-1")
+        for node in (f"{lab.name}-control-plane-1", f"{lab.name}-worker-1")
         for image in ("slipway.dev/redis:7.0", f"slipway.dev/redis@{digest}")
     ):
         spec = {"nodeName": node, "tolerations": [{"operator": "Exists"}]}
@@ -123,7 +123,7 @@ def test_images_are_given_to_the_machines_of_the_cluster_only(lab: Lab) -> None:
     for path in ("", MANIFEST):
         assert [lab.registry(path), lab.registry(path, Authorization=other), lab.registry(path, Authorization=login)] == [401, 401, 200]
     # From the network of every pod of a machine.
-    url = f"https://{lab.masters[0]}:5000/v2/"
+    url = f"https://{lab.control_plane[0]}:5000/v2/"
     ask = f"curl -sk --max-time 60 -o /dev/null -o /dev/null -w '%{{http_code}}\\n' {url} {url}{MANIFEST}"
     answers = lab.worker.run(f"for pod in /run/netns/cni-*; do nsenter --net=$pod {ask}; done").stdout.split()
     assert set(answers) == {"401"}
@@ -180,8 +180,8 @@ def test_the_same_command_again_repeats_nothing(lab: Lab, web: str) -> None:
         pods = lab.json("get", "pods", "--all-namespaces")["items"]
         return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods if pod["metadata"]["namespace"] != "default"}
 
-    # The kubelet tells the API of its static pods when it gets round to it: four on the one master.
-    until(lambda: sum(name.endswith(f"-{lab.name}-master-1") for name in running()) == 4)
+    # The kubelet tells the API of its static pods when it gets round to it: four on the one control-plane node.
+    until(lambda: sum(name.endswith(f"-{lab.name}-control-plane-1") for name in running()) == 4)
     before = running()
     again = lab.run(web, *GIVEN)
     for title in ("send the rootfs", "send the container images", "start the kubelets", "launch: kubectl apply -f manifests/web.yaml"):
@@ -197,7 +197,7 @@ def test_a_cluster_of_an_earlier_slipway_gets_the_login_of_its_registry_by_the_s
     lab.run(web, *GIVEN)
     assert {lab.login(machine) for machine in lab.machines} == {before}
     assert [lab.registry(MANIFEST), lab.registry(MANIFEST, Authorization=before)] == [401, 200]
-    for node in ("master-1", "node-1"):
+    for node in ("control-plane-1", "node-1"):
         runs_on(lab.first, f"{lab.name}-{node}", "again", "slipway.dev/redis:7.0", "redis-server", "--version")
         until(lambda: "again" not in lab.kubectl("get", "pods", "--output=name"))
 

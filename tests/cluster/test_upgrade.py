@@ -24,18 +24,18 @@ from tests.conftest import Slipway
 from tests.waiting import HANG
 
 OLD, NEW, LATER = "v1.36.3", "v1.37.2", "v1.37.3"
-NODES = ("master-1", "master-2", "master-3", "node-1", "node-2")
+NODES = ("control-plane-1", "control-plane-2", "control-plane-3", "node-1", "node-2")
 REQUESTS = 10_000
 MOMENTS = (
     "note that the upgrade begins",
-    "keep a backup on the masters",
+    "keep a backup on the control-plane nodes",
     "bring the new files",
-    "change master NAME-master-1",
-    "change master NAME-master-2",
-    "change master NAME-master-3",
+    "change control-plane node NAME-control-plane-1",
+    "change control-plane node NAME-control-plane-2",
+    "change control-plane node NAME-control-plane-3",
     "update the cluster's configuration",
-    "change node NAME-node-1",
-    "change node NAME-node-2",
+    "change node NAME-worker-1",
+    "change node NAME-worker-2",
     "launch: ",
 )
 """The steps at whose beginning the command is killed, in order."""
@@ -92,7 +92,7 @@ def test_upgrade_killed_ten_times_is_finished_by_the_same_command_without_a_lost
     until(lambda: len(traffic.reads()) >= REQUESTS)
     told = traffic.end()
     client.stop()
-    assert f"+ change master {lab.name}-master-1 (done before)" in done.stderr
+    assert f"+ change control-plane node {lab.name}-control-plane-1 (done before)" in done.stderr
     assert json.loads(done.stdout)["resumed"]
     answers = client.answers()
     record_property("requests", f"{told}, {len(answers)} of the application; killed {len(MOMENTS)} times")
@@ -146,17 +146,19 @@ def test_a_way_back_on_which_etcd_could_not_read_its_data_is_refused(lab: Lab) -
     assert versions(lab) == dict.fromkeys(NODES, NEW)
 
 
-def test_no_object_is_missing_after_all_masters_were_lost_for_good_and_others_took_their_place(lab: Lab, tmp_path: Path) -> None:
+def test_no_object_is_missing_after_all_control_plane_nodes_were_lost_for_good_and_others_took_their_place(
+    lab: Lab, tmp_path: Path
+) -> None:
     file, word = tmp_path / "cluster.backup", {"BACKUP_PASSWORD": "correct horse"}
     lab.slipway("backup", lab.name, "-f", file, "--password-env", "BACKUP_PASSWORD", env=word)
     before = lab.objects()
     assert any("ConfigMap default/traffic" in one for one in before)
-    for address in lab.masters:
+    for address in lab.control_plane:
         lab.kill(address)
     deleted = json.loads(lab.slipway("delete", lab.name, "--yes", "--output", "json", timeout=HANG).stdout)
-    assert sorted(deleted["unreachable"]) == sorted(lab.masters)
-    lab.masters, lab.spares = lab.spares, []
-    machines = ("--masters", ",".join(lab.masters), "--nodes", ",".join(lab.workers), "--key", lab.key)
+    assert sorted(deleted["unreachable"]) == sorted(lab.control_plane)
+    lab.control_plane, lab.spares = lab.spares, []
+    machines = ("--control-plane", ",".join(lab.control_plane), "--workers", ",".join(lab.workers), "--key", lab.key)
     lab.slipway("restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", *machines, env=word, timeout=2 * HANG)
     # What is written anew: which machines the cluster has.
     assert lab.objects() >= {one for one in before if not one.startswith("ConfigMap kube-system/slipway-clusterfile")}

@@ -98,7 +98,7 @@ def test_run_with_the_value_renders_it_and_leaves_what_others_wrote(lab: Lab, da
 def test_apply_takes_the_value_of_the_clusterfile(lab: Lab, dashboard: str, slipway: Slipway, tmp_path: Path) -> None:
     assert ClusterState.of(lab.name).read()
     path = tmp_path / "Clusterfile"
-    path.write_text(CLUSTERFILE.format(name=lab.name, image=dashboard, port=6443, key=lab.key, master=lab.masters[0]))
+    path.write_text(CLUSTERFILE.format(name=lab.name, image=dashboard, port=6443, key=lab.key, node=lab.control_plane[0]))
     slipway("apply", "-f", path)
     assert port(lab) == 6443
 

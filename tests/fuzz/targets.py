@@ -206,7 +206,7 @@ class _Spoken:
 
 def read_facts(data: bytes, _: Path) -> None:
     told = gather.ask(cast("Node", _Spoken(text_of(data))))
-    target = gather.Target("10.0.0.1", "master", told)
+    target = gather.Target("10.0.0.1", "control-plane", told)
     assert told.platform is not None
     told.link("10.0.0.1")
     gather.ours([target], "default")

@@ -84,7 +84,7 @@ def stored(hosts: str = "", *, image: str = "bad:latest", digest: str = "", **da
         "apiVersion": "sealer.cloud/v2",
         "kind": "Cluster",
         "metadata": {"name": "default"},
-        "spec": {"image": image, "hosts": [{"ips": ["127.0.0.1"], "roles": ["master"]}]},
+        "spec": {"image": image, "hosts": [{"ips": ["127.0.0.1"], "roles": ["control-plane"]}]},
     }
     text = hosts or yaml.safe_dump(document)
     return {
@@ -96,7 +96,7 @@ def stored(hosts: str = "", *, image: str = "bad:latest", digest: str = "", **da
 
 
 def cluster(machine: Machine, record: Mapping[str, Any] | str, nodes: Mapping[str, Any] | str | None = None) -> None:
-    """A master of a running cluster whose API gives these answers (text as it is)."""
+    """A control-plane node of a running cluster whose API gives these answers (text as it is)."""
     objects = {"apiVersion": "v1", "kind": "List", "items": []} if nodes is None else nodes
     machine.on("date +%s.%N", says(f"{time.time():.9f}\n"))
     machine.on("get", says(objects if isinstance(objects, str) else json.dumps(objects)))
@@ -106,7 +106,7 @@ def cluster(machine: Machine, record: Mapping[str, Any] | str, nodes: Mapping[st
 
 
 def snapshot(machine: Machine, data: bytes) -> None:
-    """A master whose snapshot of etcd is ``data``, as its tool vouches for."""
+    """A control-plane node whose snapshot of etcd is ``data``, as its tool vouches for."""
     account = json.dumps({"hash": 1, "revision": 1, "totalKey": 1, "totalSize": len(data)})
     machine.on("cat /var/lib/etcd/slipway-snapshot.db", says(data))
     machine.on("snapshot save", says(f"{hashlib.sha256(data).hexdigest()}  x\n{account}\n"))

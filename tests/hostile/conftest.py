@@ -31,6 +31,6 @@ def home() -> Iterator[Home]:
 
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[Sshd]:
-    """Two machines: a master at 127.0.0.1, a worker at 127.0.0.2."""
+    """Two machines: a control-plane node at 127.0.0.1, a worker at 127.0.0.2."""
     with sshd(tmp_path, "127.0.0.1", "127.0.0.2") as server:
         yield server

@@ -500,7 +500,7 @@ def test_a_backup_that_is_none_is_refused(kind: str, home: Home, machines: Sshd)
     path.write_bytes(data)
     for words in ((), ("--password-env", "PASSWORD")):
         outcome = home.slipway(
-            "restore", "-f", path, "--masters", "127.0.0.1", "--port", str(machines.port), "--key", machines.key, "--yes", *words,
+            "restore", "-f", path, "--control-plane", "127.0.0.1", "--port", str(machines.port), "--key", machines.key, "--yes", *words,
             env={"PASSWORD": "sesame"},
         )  # fmt: skip
         assert outcome.code != 0

@@ -23,7 +23,7 @@ from tests.hostile.sshd import Answer, Sshd, drip, endless, hang, hangs_up, says
 # Everything that a terminal obeys: colours, a title, a clipboard, C1, carriage return, backspace, marks that turn the direction of text.
 SEQUENCES = "\x1b[2J\x1b]0;owned\x07\x1b]52;c;b3duZWQ=\x07\x9b31m\u009d\r\x08\x7f\u202egpj\u2066\u200f\x00\u2028"
 
-WORKER, MASTER = "127.0.0.2", "127.0.0.1"
+WORKER, CONTROL_PLANE = "127.0.0.2", "127.0.0.1"
 
 
 def login(machines: Sshd) -> tuple[str | Path, ...]:
@@ -31,8 +31,8 @@ def login(machines: Sshd) -> tuple[str | Path, ...]:
 
 
 def known(machines: Sshd) -> tuple[str | Path, ...]:
-    """Options that name a cluster by its master and its worker."""
-    return ("--masters", MASTER, "--nodes", WORKER, *login(machines))
+    """Options that name a cluster by its control-plane node and its worker."""
+    return ("--control-plane", CONTROL_PLANE, "--workers", WORKER, *login(machines))
 
 
 def remembered(home: Home, machines: Sshd) -> None:
@@ -41,7 +41,7 @@ def remembered(home: Home, machines: Sshd) -> None:
     folder.mkdir(parents=True)
     entry = {"user": "root", "port": machines.port, "key": str(machines.key)}
     found = {"name": "default", "image": "bad:latest", "digest": "sha256:" + "0" * 64}
-    found |= {"masters": [{"address": MASTER, "name": "m", **entry}], "nodes": [{"address": WORKER, "name": "w", **entry}]}  # type: ignore[dict-item]
+    found |= {"controlPlane": [{"address": CONTROL_PLANE, "name": "m", **entry}], "workers": [{"address": WORKER, "name": "w", **entry}]}  # type: ignore[dict-item]
     (folder / "cluster.json").write_text(json.dumps(found))
 
 
@@ -52,7 +52,7 @@ def loaded(home: Home, layout: images.Layout | None = None) -> None:
 
 
 def run(home: Home, machines: Sshd, *words: str) -> Outcome:
-    return home.slipway("run", "bad", "--masters", MASTER, *login(machines), "--timeout", "1", *words)
+    return home.slipway("run", "bad", "--control-plane", CONTROL_PLANE, *login(machines), "--timeout", "1", *words)
 
 
 # ---- every verb, every kind -------------------------------------------------------------------------------------------
@@ -67,12 +67,12 @@ VERBS: dict[str, Verb] = {
     "status": lambda home, machines: home.slipway("status", *known(machines)),
     "check-pre": lambda home, machines: home.slipway("check", "--pre", *known(machines)),
     "check-post": lambda home, machines: home.slipway("check", "--post", *known(machines)),
-    "kubeconfig": lambda home, machines: home.slipway("kubeconfig", "--masters", MASTER, *login(machines)),
-    "generate": lambda home, machines: home.slipway("generate", "--from-cluster", "--masters", MASTER, *login(machines)),
+    "kubeconfig": lambda home, machines: home.slipway("kubeconfig", "--control-plane", CONTROL_PLANE, *login(machines)),
+    "generate": lambda home, machines: home.slipway("generate", "--from-cluster", "--control-plane", CONTROL_PLANE, *login(machines)),
     "run": lambda home, machines: home.slipway("run", "bad", *known(machines), "--timeout", "1"),
-    "join": lambda home, machines: home.slipway("join", "--via", MASTER, "--nodes", WORKER, *login(machines), "--timeout", "1"),
-    "remove": lambda home, machines: home.slipway("remove", "--via", MASTER, "--nodes", WORKER, *login(machines), "--yes"),
-    "upgrade": lambda home, machines: home.slipway("upgrade", "bad", "--via", MASTER, *login(machines), "--yes", "--timeout", "1"),
+    "join": lambda home, machines: home.slipway("join", "--via", CONTROL_PLANE, "--workers", WORKER, *login(machines), "--timeout", "1"),
+    "remove": lambda home, machines: home.slipway("remove", "--via", CONTROL_PLANE, "--workers", WORKER, *login(machines), "--yes"),
+    "upgrade": lambda home, machines: home.slipway("upgrade", "bad", "--via", CONTROL_PLANE, *login(machines), "--yes", "--timeout", "1"),
     "rollback": lambda home, machines: home.slipway("rollback", "--yes"),
     "apply": lambda home, machines: home.slipway("apply", "bad", *known(machines), "--timeout", "1"),
     "apps": lambda home, machines: home.slipway("apps"),
@@ -132,7 +132,7 @@ def test_logs_writes_only_into_its_file_whatever_paths_a_machine_lists(home: Hom
     cluster(machines.first, stored())
     machines.first.on("tail -c", says("ssh-ed25519 AAAA attacker\n"))
     machines.first.on("/var/log/pods/kube-system_", says(lines(listed)))
-    assert home.slipway("logs", "--masters", MASTER, *login(machines), "-f", home.work / "logs.tar.gz").code == 0
+    assert home.slipway("logs", "--control-plane", CONTROL_PLANE, *login(machines), "-f", home.work / "logs.tar.gz").code == 0
     assert all(not name.startswith("/") and ".." not in name.split("/") for name in bundle_names(home))
 
 
@@ -140,7 +140,7 @@ def test_logs_writes_only_into_its_file_whatever_paths_a_machine_lists(home: Hom
 def test_a_machine_has_no_name_that_leads_out_of_the_bundle(name: str, home: Home, machines: Sshd) -> None:
     cluster(machines.first, stored())
     machines.first.on("uname -n", says(f"{name}\n"))
-    assert home.slipway("logs", "--masters", MASTER, *login(machines), "-f", home.work / "logs.tar.gz").code == 0
+    assert home.slipway("logs", "--control-plane", CONTROL_PLANE, *login(machines), "-f", home.work / "logs.tar.gz").code == 0
     assert all(re.fullmatch(r"index\.json|status\.json|(cluster|nodes)/[\w./-]+", entry) for entry in bundle_names(home)), bundle_names(
         home
     )
@@ -189,14 +189,14 @@ def test_join_does_not_write_where_the_stored_clusterfile_says(home: Home, machi
     record = stored(text, digest=layout.index[0]["digest"])
     cluster(machines.first, record)
     snapshot(machines.first, b"ssh-ed25519 AAAA attacker\n")
-    home.slipway("join", "--via", MASTER, "--nodes", WORKER, *login(machines), "--timeout", "1")
+    home.slipway("join", "--via", CONTROL_PLANE, "--workers", WORKER, *login(machines), "--timeout", "1")
     assert machines.first.was_told("slipway-clusterfile")
 
 
 def test_join_uses_no_key_that_the_stored_clusterfile_names(home: Home, machines: Sshd) -> None:
     text = HOOK.split("---", maxsplit=1)[0].format(target="", port=machines.port, key=home.home / ".ssh/id_rsa")
     cluster(machines.first, stored(text + f"env: ['A=$(cat {home.home}/.ssh/id_rsa)']\n"))
-    home.slipway("join", "--via", MASTER, "--nodes", WORKER, *login(machines), "--timeout", "1")
+    home.slipway("join", "--via", CONTROL_PLANE, "--workers", WORKER, *login(machines), "--timeout", "1")
     assert not told(machines)
 
 
@@ -266,7 +266,12 @@ def test_a_kubeconfig_has_no_program_of_a_machine(how: str, home: Home, machines
     target = home.work / "kubeconfig"
     options: dict[str, tuple[str | Path, ...]] = {"printed": (), "file": ("-f", target), "merged": ("--merge",)}
     outcome = home.slipway(
-        "kubeconfig", "--masters", MASTER, *login(machines), *options[how], env={"KUBECONFIG": str(target)} if how == "merged" else None
+        "kubeconfig",
+        "--control-plane",
+        CONTROL_PLANE,
+        *login(machines),
+        *options[how],
+        env={"KUBECONFIG": str(target)} if how == "merged" else None,
     )
     made = outcome.stdout + (target.read_text() if target.exists() else "")
     assert not [word for word in _OBEYED if word in made], made
@@ -291,7 +296,7 @@ def test_what_is_no_kubeconfig_is_refused(text: str, home: Home, machines: Sshd)
     cluster(machines.first, stored())
     machines.first.on("base64 <", says(base64.b64encode(text.encode())))
     machines.first.on("/readyz", says("ok"))
-    assert home.slipway("kubeconfig", "--masters", MASTER, *login(machines)).code != 0
+    assert home.slipway("kubeconfig", "--control-plane", CONTROL_PLANE, *login(machines)).code != 0
 
 
 # ---- lies about facts -------------------------------------------------------------------------------------------------
@@ -332,7 +337,7 @@ def test_what_is_no_kubeconfig_is_refused(text: str, home: Home, machines: Sshd)
 )
 def test_a_fact_that_is_none_is_no_crash(line: str, home: Home, machines: Sshd) -> None:
     healthy(machines.first, more=line)
-    home.slipway("check", "--pre", "--masters", MASTER, *login(machines))
+    home.slipway("check", "--pre", "--control-plane", CONTROL_PLANE, *login(machines))
     assert machines.first.was_told("MemTotal")
 
 
@@ -379,14 +384,14 @@ def test_a_record_that_is_none_is_refused(verb: str, record: object, home: Home,
 def test_a_machine_that_never_answers_is_given_up(way: str, home: Home, machines: Sshd) -> None:
     cluster(machines.first, stored())
     machines.first.on("base64 <", hang if way == "silent" else drip(b"A"))
-    assert home.slipway("kubeconfig", "--masters", MASTER, *login(machines), command_limit=5).code in (5, 6)
+    assert home.slipway("kubeconfig", "--control-plane", CONTROL_PLANE, *login(machines), command_limit=5).code in (5, 6)
     assert machines.first.was_told("base64 <")
 
 
 def test_the_canary_is_found_in_what_a_machine_receives(home: Home, machines: Sshd) -> None:
     """What all tests above rely on."""
-    outcome = home.slipway("exec", "--masters", MASTER, *login(machines), "--", f"echo {SECRET.decode()}")
+    outcome = home.slipway("exec", "--control-plane", CONTROL_PLANE, *login(machines), "--", f"echo {SECRET.decode()}")
     assert outcome.code == 0
-    assert told(machines) == [MASTER]
+    assert told(machines) == [CONTROL_PLANE]
     assert tells(b"x" + base64.b64encode(b"ab" + SECRET + b"c"))
-    assert facts("a", MASTER).startswith("begun ")
+    assert facts("a", CONTROL_PLANE).startswith("begun ")

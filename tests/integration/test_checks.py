@@ -49,8 +49,10 @@ class Site:
         return [node.address for node in self.nodes]
 
     def words(self, *more: str) -> list[str]:
-        masters, nodes = (",".join(machine.address for machine in group) for group in (self.group.masters, self.group.nodes))
-        return ["--masters", masters, "--nodes", nodes, "--key", str(self.group.login.key), *more]
+        control_plane, workers = (
+            ",".join(machine.address for machine in group) for group in (self.group.control_plane, self.group.workers)
+        )
+        return ["--control-plane", control_plane, "--workers", workers, "--key", str(self.group.login.key), *more]
 
     def call(self, *words: str, **env: str) -> process.ProcessResult:
         return self.slipway(*words, check=False, env={"SLIPWAY_HOME": str(self.home), **env}, timeout=HANG)
@@ -77,7 +79,7 @@ def site(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     try:
         group = provider.up(NAME, 1, 3, image=node_image)
         _small_image(Store(home / "store"), tmp_path_factory.mktemp("root"))
-        with SshConnections(home / "tests", (*group.masters, *group.nodes)) as ssh:
+        with SshConnections(home / "tests", (*group.control_plane, *group.workers)) as ssh:
             yield Site(slipway, client, group, home, ssh.connect())
     finally:
         provider.down(NAME)
@@ -129,8 +131,8 @@ def test_the_facts_are_had_with_busybox_alone(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def broken(site: Site) -> Site:
     """Machines with everything wrong that can be made wrong in a container."""
-    master, one, two, three = site.nodes
-    master.run(
+    node, one, two, three = site.nodes
+    node.run(
         # A port that is taken, a small disk that refuses programs, a name that leads elsewhere, an address in the middle of the pods'.
         'perl -MIO::Socket::INET -e \'fork and exit; open STDOUT, ">/dev/null"; open STDERR, ">&STDOUT"; close STDIN;'
         " $s = IO::Socket::INET->new(LocalPort => 6443, Listen => 1); sleep 300';"
@@ -145,11 +147,11 @@ def broken(site: Site) -> Site:
         "iptables -A INPUT -p tcp --dport 22 -j ACCEPT; iptables -A INPUT -m state --state ESTABLISHED -j ACCEPT; iptables -P INPUT DROP"
     )
     two.run(
-        # The master's name and identity, long packets that others cannot have, forwarding that ends with the next start.
+        # The control-plane node's name and identity, long packets that others cannot have, forwarding that ends with the next start.
         "hostname $(cat); echo 'net.ipv4.ip_forward = 0' > /etc/sysctl.d/99-hardened.conf; ip link set eth0 mtu 1400",
-        input=master.name,
+        input=node.name,
     )
-    two.put(master.get("/etc/machine-id"), "/etc/machine-id")
+    two.put(node.get("/etc/machine-id"), "/etc/machine-id")
     # What is on the machine is not what it was told to be: a proxy, search domains, and less memory than it takes.
     three.run("systemctl set-environment HTTPS_PROXY=http://ops:hunter2@10.1.1.1:3128; cat > /etc/resolv.conf",
               input="nameserver 127.0.0.1\nsearch a.example b.example c.example d.example cluster.local\n")  # fmt: skip
@@ -232,7 +234,7 @@ def test_all_reasons_against_a_login_are_reported_at_once_and_nothing_is_changed
     )
     key = str(site.group.login.key)
     hosts = [
-        {"ips": [first.address], "roles": ["master"], "ssh": {"user": "pass", "passwdEnv": "WRONG"}},
+        {"ips": [first.address], "roles": ["control-plane"], "ssh": {"user": "pass", "passwdEnv": "WRONG"}},
         {"ips": [sad.address], "roles": ["node"], "ssh": {"user": "lowly", "pk": key}},
         {"ips": [changed.address, fine.address, NOBODY], "roles": ["node"], "ssh": {"pk": key}},
     ]

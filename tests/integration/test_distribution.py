@@ -78,7 +78,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     provider = ContainerProvider(client, home)
     try:
         group = provider.up(NAME, 2, 0, image=node_image)
-        with SshConnections(home / "tests", group.masters) as ssh:
+        with SshConnections(home / "tests", group.control_plane) as ssh:
             first, second = ssh.connect()
             made = World((first, second), tmp_path_factory.mktemp("sources"))
             made.bring(first)

@@ -18,7 +18,7 @@ from harness.lifecycle.provision import ipvs
 from tests.waiting import HANG, until
 
 VIP = "10.103.97.2"
-MASTERS = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+CONTROL_PLANE = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
 KEEPER = assets.FOLDER / "ipvs.sh"
 FOREIGN = "-A -t 10.96.0.10:53 -s rr"
 
@@ -68,7 +68,7 @@ class Kept:
         (folder / "proc/net").mkdir()
         (folder / "proc/net/ip_vs").touch()
         self.rules_file.write_text(f"{FOREIGN}\n")
-        self.configure(ipvs.config(VIP, "10.0.0.7", MASTERS, MASTERS[:1]))
+        self.configure(ipvs.config(VIP, "10.0.0.7", CONTROL_PLANE, CONTROL_PLANE[:1]))
         self.process: subprocess.Popen[bytes] | None = None
 
     def configure(self, text: str) -> None:
@@ -137,10 +137,10 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
 
 
 def test_rules_and_the_route_exist_before_an_endpoint_is_asked(kept: Kept) -> None:
-    for address in (*(f"{master}:6443" for master in MASTERS), "10.0.0.1:5000"):
+    for address in (*(f"{node}:6443" for node in CONTROL_PLANE), "10.0.0.1:5000"):
         kept.kill(address)
     kept.start()
-    assert kept.servers() == set(MASTERS)
+    assert kept.servers() == set(CONTROL_PLANE)
     assert kept.servers(5000) == {"10.0.0.1"}
     (route,) = (kept.folder / "routes").read_text().splitlines()
     assert route == f"route replace local {VIP} dev lo src 10.0.0.7 table local mtu 1500 advmss 1460"
@@ -156,7 +156,7 @@ def test_a_server_that_dies_is_left_out_until_it_answers(kept: Kept) -> None:
     told = (kept.folder / "run/servers").read_text().splitlines()
     assert sorted(told) == ["api 10.0.0.1 UP", "api 10.0.0.2 DOWN", "api 10.0.0.3 UP", "registry 10.0.0.1 UP"]
     kept.kill("10.0.0.2:6443", dead=False)
-    kept.until(lambda: kept.servers() == set(MASTERS))
+    kept.until(lambda: kept.servers() == set(CONTROL_PLANE))
     assert FOREIGN in kept.rules
     assert f"{VIP}:6443 leads to 10.0.0.2:6443 no more" in (kept.folder / "log").read_text()
 
@@ -166,7 +166,7 @@ def test_every_machine_is_asked_for_what_it_serves(kept: Kept) -> None:
     kept.rounds(1)
     asked = set((kept.folder / "asked").read_text().splitlines())
     assert {line.rstrip("\r") for line in asked} == {
-        *(f"{master}:6443 GET /readyz HTTP/1.0" for master in MASTERS),
+        *(f"{node}:6443 GET /readyz HTTP/1.0" for node in CONTROL_PLANE),
         "10.0.0.1:5000 GET / HTTP/1.0",
     }
 
@@ -195,19 +195,19 @@ def test_one_that_ends_gets_no_new_connections_and_keeps_those_that_it_has(kept:
         kept.kill("10.0.0.3:6443")
     kept.says("10.0.0.3", READY)
     kept.kill("10.0.0.3:6443", dead=False)
-    kept.until(lambda: kept.servers() == set(MASTERS))
+    kept.until(lambda: kept.servers() == set(CONTROL_PLANE))
 
 
 def test_where_all_end_or_all_refuse_they_are_still_asked(kept: Kept) -> None:
-    for master in MASTERS:
-        kept.says(master, FRESH)
+    for node in CONTROL_PLANE:
+        kept.says(node, FRESH)
     kept.start()
     kept.rounds()
-    assert kept.servers() == set(MASTERS)
-    kept.says(MASTERS[0], LEAVING)
-    kept.until(lambda: kept.weights() == {MASTERS[0]: 1})
-    kept.says(MASTERS[1], READY)
-    kept.until(lambda: kept.weights() == {MASTERS[0]: 0, MASTERS[1]: 1})
+    assert kept.servers() == set(CONTROL_PLANE)
+    kept.says(CONTROL_PLANE[0], LEAVING)
+    kept.until(lambda: kept.weights() == {CONTROL_PLANE[0]: 1})
+    kept.says(CONTROL_PLANE[1], READY)
+    kept.until(lambda: kept.weights() == {CONTROL_PLANE[0]: 0, CONTROL_PLANE[1]: 1})
 
 
 @pytest.mark.parametrize(("said", "lives"), [("HTTP/1.1 401 Unauthorized", True), ("HTTP/1.1 500 no etcd", False), ("", False)])
@@ -216,7 +216,7 @@ def test_one_that_asks_for_credentials_lives_and_one_that_is_not_ready_does_not(
     kept.start()
     if lives:
         kept.rounds()
-        assert kept.servers() == set(MASTERS)
+        assert kept.servers() == set(CONTROL_PLANE)
     else:
         kept.until(lambda: kept.servers() == {"10.0.0.1", "10.0.0.2"})
 
@@ -232,10 +232,10 @@ def test_one_answer_that_fails_is_no_death(kept: Kept) -> None:
 
 def test_all_endpoints_stay_when_none_answers(kept: Kept) -> None:
     kept.start()
-    for master in MASTERS:
-        kept.kill(f"{master}:6443")
+    for node in CONTROL_PLANE:
+        kept.kill(f"{node}:6443")
     kept.rounds(4)
-    kept.until(lambda: kept.servers() == set(MASTERS))
+    kept.until(lambda: kept.servers() == set(CONTROL_PLANE))
     kept.kill("10.0.0.3:6443", dead=False)
     kept.until(lambda: kept.servers() == {"10.0.0.3"})
 
@@ -244,7 +244,7 @@ def test_removed_rules_come_back(kept: Kept) -> None:
     kept.start()
     kept.rules_file.write_text("")
     (kept.folder / "route").unlink()
-    kept.until(lambda: kept.servers() == set(MASTERS) and kept.servers(5000) and (kept.folder / "route").exists())
+    kept.until(lambda: kept.servers() == set(CONTROL_PLANE) and kept.servers(5000) and (kept.folder / "route").exists())
 
 
 def test_what_does_not_belong_to_the_address_goes(kept: Kept) -> None:
@@ -252,10 +252,10 @@ def test_what_does_not_belong_to_the_address_goes(kept: Kept) -> None:
     strange = [f"-a -t {VIP}:6443 -r 10.9.9.9:6443 -m -w 1", f"-A -t {VIP}:80 -s rr"]
     kept.rules_file.write_text("".join(f"{line}\n" for line in [*kept.rules, *strange]))
     kept.until(lambda: not set(strange) & set(kept.rules))
-    assert kept.servers() == set(MASTERS)
+    assert kept.servers() == set(CONTROL_PLANE)
 
 
-def test_it_learns_of_other_masters_and_touches_no_connection_of_those_that_stay(kept: Kept) -> None:
+def test_it_learns_of_other_control_plane_nodes_and_touches_no_connection_of_those_that_stay(kept: Kept) -> None:
     kept.start()
     assert kept.process is not None
     (kept.folder / "connections").write_text(f"TCP 14:59 ESTABLISHED 10.0.0.7:40000 {VIP}:6443 10.0.0.2:6443\n")
@@ -280,7 +280,7 @@ def test_rules_outlive_the_keeper_and_one_that_starts_again_goes_on(kept: Kept) 
     kept.start()
     kept.stop()
     before = kept.rules
-    assert kept.servers() == set(MASTERS)
+    assert kept.servers() == set(CONTROL_PLANE)
     kept.start()
     assert kept.rules == before
 

@@ -51,7 +51,7 @@ def group(client: docker.Client, image: str, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def node(group: NodeGroup, tmp_path: Path) -> Iterator[SshNode]:
     """The first machine, as root."""
-    with SshConnections(tmp_path / "cluster", group.masters) as ssh:
+    with SshConnections(tmp_path / "cluster", group.control_plane) as ssh:
         yield ssh.connect()[0]
 
 
@@ -61,7 +61,7 @@ def into(group: NodeGroup, tmp_path: Path) -> Callable[..., SshConnections]:
 
     def make(name: str = "other", **changes: object) -> SshConnections:
         login = dataclasses.replace(group.login, **changes)  # type: ignore[arg-type]
-        return SshConnections(tmp_path / name, [Machine(group.masters[0].address, login)])
+        return SshConnections(tmp_path / name, [Machine(group.control_plane[0].address, login)])
 
     return make
 
@@ -70,16 +70,16 @@ def into(group: NodeGroup, tmp_path: Path) -> Callable[..., SshConnections]:
 
 
 def test_machines_have_booted_and_know_their_names(group: NodeGroup, tmp_path: Path) -> None:
-    with SshConnections(tmp_path / "c", (*group.masters, *group.nodes)) as ssh:
+    with SshConnections(tmp_path / "c", (*group.control_plane, *group.workers)) as ssh:
         nodes = ssh.connect()
-        assert [node.name for node in nodes] == [f"{NAME}-master-1", f"{NAME}-node-1"]
+        assert [node.name for node in nodes] == [f"{NAME}-control-plane-1", f"{NAME}-worker-1"]
         for node in nodes:
             assert node.run("systemctl is-system-running", check=False).stdout.strip() in {"running", "degraded"}
             assert node.run("id -u").stdout.strip() == "0"
 
 
 def test_machines_reach_each_other_and_nothing_else(group: NodeGroup, node: SshNode) -> None:
-    other = group.nodes[0].address
+    other = group.workers[0].address
     assert node.run(f"timeout 5 bash -c 'exec 3<>/dev/tcp/{other}/22 && head -c 4 <&3'").stdout == "SSH-"
     # An address set aside for documentation: whoever answered, it would be through a way out.
     assert not node.run("timeout 3 bash -c 'exec 3<>/dev/tcp/192.0.2.1/80'", check=False).ok
@@ -179,7 +179,7 @@ def test_going_down_takes_disks_network_and_keys_along(client: docker.Client, im
 def test_a_command_gives_its_output_and_its_exit_code(node: SshNode) -> None:
     done = node.run("echo out; echo err >&2; exit 3", check=False)
     assert (done.stdout, done.stderr.strip(), done.returncode) == ("out\n", "err", 3)
-    with pytest.raises(CommandError, match=f"{NAME}-master-1: .*exit code 3") as caught:
+    with pytest.raises(CommandError, match=f"{NAME}-control-plane-1: .*exit code 3") as caught:
         node.run("echo err >&2; exit 3")
     assert "err" in str(caught.value.details)
 
@@ -314,7 +314,7 @@ def test_a_key_that_only_the_agent_has_is_enough(
 
 
 def test_a_machine_is_reached_by_way_of_another(group: NodeGroup, tmp_path: Path) -> None:
-    over, behind = group.masters[0], group.nodes[0]
+    over, behind = group.control_plane[0], group.workers[0]
     jump = JumpHost(over.address, "root", 22, group.login.key)
     with SshConnections(tmp_path / "c", [Machine(behind.address, dataclasses.replace(group.login, jump=jump))]) as ssh:
         node = ssh.connect()[0]
@@ -345,7 +345,7 @@ def test_a_port_where_nothing_listens_is_named(into: Callable[..., SshConnection
 
 
 def test_an_address_without_a_machine_and_a_name_without_an_address(group: NodeGroup, tmp_path: Path) -> None:
-    absent = group.masters[0].address.rsplit(".", maxsplit=1)[0] + ".250"
+    absent = group.control_plane[0].address.rsplit(".", maxsplit=1)[0] + ".250"
     with pytest.raises(NodeError) as caught:
         SshConnections(tmp_path / "c", [Machine(absent, group.login), Machine("nosuch.invalid", group.login)]).connect()
     assert f"{absent}: no " in caught.value.message
@@ -364,10 +364,10 @@ def test_a_machine_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: py
 
 
 def test_all_machines_are_tried_and_the_good_ones_can_be_used(group: NodeGroup, tmp_path: Path) -> None:
-    bad = Machine(group.nodes[0].address, dataclasses.replace(group.login, port=2222))
-    with SshConnections(tmp_path / "c", [*group.masters, bad]) as ssh:
+    bad = Machine(group.workers[0].address, dataclasses.replace(group.login, port=2222))
+    with SshConnections(tmp_path / "c", [*group.control_plane, bad]) as ssh:
         good, errors = ssh.reachable()
-        assert [node.address for node in good] == [group.masters[0].address]
+        assert [node.address for node in good] == [group.control_plane[0].address]
         assert ["nothing listens" in error.message for error in errors.values()] == [True]
         assert good[0].run("true").ok
 

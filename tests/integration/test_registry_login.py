@@ -22,13 +22,13 @@ OTHER = Credential(registry.USER, "0" * 64)
 
 @pytest.fixture(scope="module")
 def login() -> Credential:
-    """As every master derives it of the cluster's key."""
+    """As every control-plane node derives it of the cluster's key."""
     return registry.login(Authority.make("kubernetes").secret(registry.PURPOSE))
 
 
 @pytest.fixture(scope="module")
 def running(login: Credential, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry that asks for the login as those of masters do, and has an image."""
+    """A registry that asks for the login as those of control-plane nodes do, and has an image."""
     folder = tmp_path_factory.mktemp("registry")
     section = yaml.safe_load(registry.config(login))["auth"]
     section["htpasswd"]["path"] = str(folder / "htpasswd")

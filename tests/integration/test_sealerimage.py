@@ -187,7 +187,7 @@ def test_image_built_from_a_sealer_image_is_not_run_as_a_cloudimage(
     info = cloudimage.read(store, "mine").platforms[0].info
     assert (info.type, info.kubernetes, info.env) == ("kube", "v1.22.15", {"Mode": "slow"})
     for name in ("mine", kubernetes):
-        refused = slipway("run", name, "--masters", "127.0.0.1", check=False)
+        refused = slipway("run", name, "--control-plane", "127.0.0.1", check=False)
         assert refused.returncode == 4
         assert "sealer" in refused.stderr
     # With slipway's own runtime in it the image is what it was made to be.

@@ -1,4 +1,4 @@
-"""How the API server of a master leaves and comes back, by the shell that does it, also when that is killed in the middle.
+"""How the API server of a control-plane node leaves and comes back, by the shell that does it, also when that is killed in the middle.
 
 The kubelet is a stand-in: what runs is what has a manifest.
 """
@@ -55,7 +55,7 @@ class KilledError(Exception):
     """The shell did not come to its end."""
 
 
-class Master(StandIn):
+class ControlPlaneNode(StandIn):
     """A folder for a machine, on which commands are run. ``kill_at``: the shell is killed at so manieth program."""
 
     def __init__(self, folder: Path) -> None:
@@ -98,14 +98,14 @@ WHOLE = {part: f"# {part}\n" for part in PARTS}
 
 
 @pytest.fixture
-def master(tmp_path: Path) -> Master:
-    return Master(tmp_path)
+def node(tmp_path: Path) -> ControlPlaneNode:
+    return ControlPlaneNode(tmp_path)
 
 
-def test_the_controllers_hand_over_and_end_before_the_api_server_does(master: Master) -> None:
-    static_pods.leave(master)
-    assert master.there == {"etcd": "# etcd\n"}
-    ends = [line for line in master.happened if line.endswith(" ended") or line.startswith("released")]
+def test_the_controllers_hand_over_and_end_before_the_api_server_does(node: ControlPlaneNode) -> None:
+    static_pods.leave(node)
+    assert node.there == {"etcd": "# etcd\n"}
+    ends = [line for line in node.happened if line.endswith(" ended") or line.startswith("released")]
     assert ends[-1] == "kube-apiserver ended"
     assert {line for line in ends if line.endswith("ended")} == {f"{part} ended" for part in PARTS if part != "etcd"}
     (released,) = (line for line in ends if line.startswith("released"))
@@ -113,33 +113,33 @@ def test_the_controllers_hand_over_and_end_before_the_api_server_does(master: Ma
     at = '"path":"/spec/holderIdentity"'
     patch = f'[{{"op":"test",{at},"value":"{holder}"}},{{"op":"replace",{at},"value":""}}]'
     assert released == f"released kube-controller-manager {patch}"
-    static_pods.come_back(master)
-    assert master.there == WHOLE
-    assert not (master.state / "away").exists()
+    static_pods.come_back(node)
+    assert node.there == WHOLE
+    assert not (node.state / "away").exists()
 
 
-def test_what_has_been_replaced_meanwhile_stays(master: Master) -> None:
-    static_pods.leave(master)
-    (master.manifests / "kube-apiserver.yaml").write_text("# newer\n")
-    static_pods.come_back(master)
-    assert master.there == {**WHOLE, "kube-apiserver": "# newer\n"}
-    static_pods.leave(master)
-    static_pods.come_back(master)
-    assert master.there == {**WHOLE, "kube-apiserver": "# newer\n"}
+def test_what_has_been_replaced_meanwhile_stays(node: ControlPlaneNode) -> None:
+    static_pods.leave(node)
+    (node.manifests / "kube-apiserver.yaml").write_text("# newer\n")
+    static_pods.come_back(node)
+    assert node.there == {**WHOLE, "kube-apiserver": "# newer\n"}
+    static_pods.leave(node)
+    static_pods.come_back(node)
+    assert node.there == {**WHOLE, "kube-apiserver": "# newer\n"}
 
 
-def test_one_that_does_not_end_is_reported_and_stays(master: Master) -> None:
-    (master.folder / "stuck").touch()
+def test_one_that_does_not_end_is_reported_and_stays(node: ControlPlaneNode) -> None:
+    (node.folder / "stuck").touch()
     with pytest.raises(CheckError, match="kube-controller-manager does not end"):
-        static_pods.leave(master, timeout=1)
-    assert master.there == WHOLE
+        static_pods.leave(node, timeout=1)
+    assert node.there == WHOLE
 
 
 @pytest.mark.parametrize("returns", ["by the same again", "by itself"])
 def test_killed_at_any_moment_all_of_it_comes_back(tmp_path: Path, returns: str) -> None:
     kills = 0
     while True:
-        made = Master(tmp_path / str(kills))
+        made = ControlPlaneNode(tmp_path / str(kills))
         made.kill_at = kills + 1
         try:
             static_pods.leave(made)

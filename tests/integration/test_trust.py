@@ -364,7 +364,7 @@ def test_run_refuses_what_the_policy_does_not_let_in(command: Command, image: Cl
     (tmp_path / "config/slipway").mkdir(parents=True)
     rules = tmp_path / "config/slipway/policy.yaml"
     rules.write_text(f"default: deny\nrules: [{{repository: web, require: signed, keys: ['{key[1]}']}}]\n")
-    run = ("run", "web", "--masters", "127.0.0.1", "--plan")
+    run = ("run", "web", "--control-plane", "127.0.0.1", "--plan")
     assert "refused by policy" in refusal(command(*run, check=False))
     command("sign", "web", "--key", key[0])
     assert "refused by policy" not in command(*run, check=False).stderr

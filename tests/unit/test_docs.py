@@ -78,10 +78,10 @@ def resolve(words: list[str]) -> tuple[Any, list[str]]:
 
 
 def options(command: Any) -> set[str]:
-    return {name for parameter in (*command.params, *root().params) for name in (*parameter.opts, *parameter.secondary_opts)} | {
-        "-h",
-        "--help",
-    }
+    """Options of a verb and of the program, with the spellings of other tools; no old ones."""
+    aliases = {spelling for spelling, (_, is_old) in getattr(command, "renamed", {}).items() if not is_old}
+    own = {name for parameter in (*command.params, *root().params) for name in (*parameter.opts, *parameter.secondary_opts)}
+    return own | aliases | {"-h", "--help"}
 
 
 def fault(words: list[str], *, whole: bool) -> str:

@@ -1,4 +1,4 @@
-"""Balancing by rules of a kernel, on a real one: a virtual machine is the worker, and servers of ours stand for the masters.
+"""Balancing by rules of a kernel, on a real one: a virtual machine is the worker, and servers of ours stand for the control-plane nodes.
 
 One machine for all, since it takes its minute to boot; so the tests stand in the order in which a worker lives.
 """
@@ -26,10 +26,10 @@ from harness.nodes.ssh import SshConnections, SshNode
 from harness.runtimes import ROOTFS, ClusterNetwork, Facts, Member, RuntimeCluster
 from harness.runtimes.pki import Authority
 from tests.unit.lifecycle.standin import StandIn
+from tests.vm.control_plane import ControlPlaneNode, serving
 from tests.vm.machine import ADDRESS, answering, booted
-from tests.vm.masters import Master, serving
 
-MASTERS = ("198.18.77.11", "198.18.77.12", "198.18.77.13")
+CONTROL_PLANE = ("198.18.77.11", "198.18.77.12", "198.18.77.13")
 VIP = ipvs.ADDRESSES[4]
 RUNTIME = "slipway.dev/runtime:13"
 NETWORK = ClusterNetwork("100.64.0.0/10", "10.96.0.0/22")
@@ -41,11 +41,13 @@ _PATIENCE = 600
 class Lab:
     """The worker, and what it is told."""
 
-    def __init__(self, ssh: SshConnections, masters: list[Master], authority: Authority) -> None:
-        self.ssh, self.worker, self.masters, self.authority = ssh, ssh.nodes[0], masters, authority
+    def __init__(self, ssh: SshConnections, control_plane: list[ControlPlaneNode], authority: Authority) -> None:
+        self.ssh, self.worker, self.control_plane, self.authority = ssh, ssh.nodes[0], control_plane, authority
         worker = self.worker
-        members = [Member(StandIn(address), f"master-{address[-1]}", address, "master", registry=True) for address in MASTERS]
-        self.member = Member(worker, "worker", ADDRESS, "node", virtual_ip=VIP)
+        members = [
+            Member(StandIn(address), f"control-plane-{address[-1]}", address, "control-plane", registry=True) for address in CONTROL_PLANE
+        ]
+        self.member = Member(worker, "worker", ADDRESS, "worker", virtual_ip=VIP)
         self.cluster = RuntimeCluster("lab", Facts("v1.36.3"), NETWORK, (*members, self.member), virtual_ip=VIP)
 
     def run(self, command: str, check: bool = True) -> str:
@@ -106,8 +108,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         pytest.skip("the virtual machine is made for amd64 only")
     folder: Path = tmp_path_factory.mktemp("vm")
     authority = Authority.make("kubernetes")
-    with booted(folder) as (ssh, link), serving(folder, link, MASTERS, authority, VIP) as masters:
-        yield Lab(ssh, masters, authority)
+    with booted(folder) as (ssh, link), serving(folder, link, CONTROL_PLANE, authority, VIP) as control_plane:
+        yield Lab(ssh, control_plane, authority)
 
 
 _KERNEL = """cat /proc/modules | cut -d ' ' -f 1 | grep ip_vs | sort
@@ -137,21 +139,21 @@ def test_a_kernel_of_a_distribution_can_do_what_enforces_policies_and_is_not_tou
     assert "nft_queue" not in loaded
 
 
-def test_the_kernel_leads_to_every_master(lab: Lab, before: str) -> None:
+def test_the_kernel_leads_to_every_control_plane_node(lab: Lab, before: str) -> None:
     programs(lab.worker)
     text = node_files.balancer_config(lab.cluster, lab.member)
     lab.worker.run(node_files.note_state({}))
     install_files(lab.worker, {**node_files.files(lab.cluster, lab.member), _CA: NodeFile(lab.authority.certificate)})
     node_files.set_hosts(lab.worker, node_files.hosts_lines(lab.member))
     node_files.start_balancer(lab.worker, text)
-    assert lab.servers() == lab.servers(5000) == set(MASTERS)
+    assert lab.servers() == lab.servers(5000) == set(CONTROL_PLANE)
     for port in (6443, 5000):
         answers = lab.who(port, times=9)
-        assert sorted(answers) == sorted([master, ADDRESS] for master in MASTERS for _ in range(3))
+        assert sorted(answers) == sorted([node, ADDRESS] for node in CONTROL_PLANE for _ in range(3))
     # It is on no interface, and nothing listens anywhere: there is no process on the way.
     assert VIP not in lab.run("ip addr")
     assert "haproxy" not in lab.run("ps ax")
-    assert ipvs.status(lab.worker)["servers"] == sorted(f"{master}:{port}" for master in MASTERS for port in (5000, 6443))
+    assert ipvs.status(lab.worker)["servers"] == sorted(f"{node}:{port}" for node in CONTROL_PLANE for port in (5000, 6443))
 
 
 def test_answers_pass_a_firewall_that_knows_connections(lab: Lab) -> None:
@@ -163,41 +165,41 @@ def test_answers_pass_a_firewall_that_knows_connections(lab: Lab) -> None:
         lab.run("iptables -F INPUT")
 
 
-def test_a_master_that_refuses_is_left_out_and_comes_back(lab: Lab) -> None:
-    second = lab.masters[1]
+def test_a_control_plane_node_that_refuses_is_left_out_and_comes_back(lab: Lab) -> None:
+    second = lab.control_plane[1]
     second.stop()
-    until("one that refuses is left out", lambda: lab.servers() == lab.servers(5000) == {MASTERS[0], MASTERS[2]})
-    assert {master for master, _ in lab.who(times=6)} == {MASTERS[0], MASTERS[2]}
+    until("one that refuses is left out", lambda: lab.servers() == lab.servers(5000) == {CONTROL_PLANE[0], CONTROL_PLANE[2]})
+    assert {node for node, _ in lab.who(times=6)} == {CONTROL_PLANE[0], CONTROL_PLANE[2]}
     second.start()
-    until("and taken back", lambda: lab.servers() == set(MASTERS))
-    assert {master for master, _ in lab.who(times=6)} == set(MASTERS)
+    until("and taken back", lambda: lab.servers() == set(CONTROL_PLANE))
+    assert {node for node, _ in lab.who(times=6)} == set(CONTROL_PLANE)
 
 
-def test_master_that_vanishes_stops_no_other(lab: Lab) -> None:
+def test_control_plane_node_that_vanishes_stops_no_other(lab: Lab) -> None:
     lab.run(
         f"for i in 1 2 3; do ({lab.client('/hold', seconds=900)} > /run/held.$i; echo ended >> /run/held.$i) > /dev/null 2>&1 & done",
         check=True,
     )
-    until("three connections, one to each", lambda: all(master.held == 1 for master in lab.masters))
-    lab.masters[2].vanish()
-    until("one that is silent is left out", lambda: lab.servers() == set(MASTERS[:2]))
+    until("three connections, one to each", lambda: all(node.held == 1 for node in lab.control_plane))
+    lab.control_plane[2].vanish()
+    until("one that is silent is left out", lambda: lab.servers() == set(CONTROL_PLANE[:2]))
     # The connection to it is ended at once, not when its end loses patience; the others go on.
     until("and its connection ends", lambda: lab.run("cat /run/held.* | grep -c ended", check=False).strip() == "1")
     assert all(len(lab.who()) == 1 for _ in range(3))
     assert lab.run("cat /run/held.* | grep -c ended").strip() == "1"
-    lab.masters[2].appear()
-    until("it is back", lambda: lab.servers() == set(MASTERS))
+    lab.control_plane[2].appear()
+    until("it is back", lambda: lab.servers() == set(CONTROL_PLANE))
 
 
 def test_no_endpoint_is_given_up_when_all_are_gone(lab: Lab) -> None:
-    for master in lab.masters:
-        master.stop()
+    for node in lab.control_plane:
+        node.stop()
     # Long enough for two looks.
     until("nobody answers", lambda: all(int(line) > 1 for line in lab.run("cat /run/slipway-balancer/failed.*").split()))
-    until("all are in", lambda: lab.servers() == set(MASTERS))
+    until("all are in", lambda: lab.servers() == set(CONTROL_PLANE))
     assert lab.who() == []
-    for master in lab.masters:
-        master.start()
+    for node in lab.control_plane:
+        node.start()
     until("somebody answers", lambda: len(lab.who()) == 1)
 
 
@@ -205,7 +207,7 @@ def test_flushed_rules_come_back(lab: Lab) -> None:
     # As kube-proxy does in its mode ipvs when it starts, and a careful administrator sometimes.
     lab.run(f"{ROOTFS}/bin/ipvsadm -C; ip route del local {VIP} table local")
     until("the way is back", lambda: f"src {ADDRESS}" in lab.run(f"ip route get {VIP}", check=False))
-    until("rules are back", lambda: lab.servers() == set(MASTERS))
+    until("rules are back", lambda: lab.servers() == set(CONTROL_PLANE))
     assert len(lab.who()) == 1
 
 
@@ -214,19 +216,19 @@ def test_what_no_rule_catches_is_refused_and_leaves_the_machine_for_nowhere(lab:
     assert "Connection refused" in refused.output
 
 
-def test_the_keeper_learns_of_other_masters(lab: Lab) -> None:
-    fewer = ipvs.config(VIP, ADDRESS, MASTERS[:2], MASTERS[:1])
+def test_the_keeper_learns_of_other_control_plane_nodes(lab: Lab) -> None:
+    fewer = ipvs.config(VIP, ADDRESS, CONTROL_PLANE[:2], CONTROL_PLANE[:1])
     assert membership.tell_balancer(lab.worker, fewer)
-    assert (lab.servers(), lab.servers(5000)) == (set(MASTERS[:2]), {MASTERS[0]})
+    assert (lab.servers(), lab.servers(5000)) == (set(CONTROL_PLANE[:2]), {CONTROL_PLANE[0]})
     assert not membership.tell_balancer(lab.worker, fewer)
     assert membership.tell_balancer(lab.worker, node_files.balancer_config(lab.cluster, lab.member))
-    assert lab.servers() == set(MASTERS)
+    assert lab.servers() == set(CONTROL_PLANE)
 
 
 def test_rules_of_others_are_none_of_its_business(lab: Lab) -> None:
     tool = f"{ROOTFS}/bin/ipvsadm"
     lab.run(f"{tool} -A -t 10.96.0.10:53 -s rr && {tool} -a -t 10.96.0.10:53 -r 198.18.77.11:53 -m && systemctl restart slipway-balancer")
-    until("the keeper is back", lambda: lab.servers() == set(MASTERS))
+    until("the keeper is back", lambda: lab.servers() == set(CONTROL_PLANE))
     assert "-A -t 10.96.0.10:53" in lab.rules()
     lab.run(f"systemctl stop slipway-balancer; sh {ipvs.KEEPER} clean")
     assert "10.96.0.10:53" in lab.rules()
@@ -241,7 +243,7 @@ def test_after_a_start_of_the_machine_all_is_as_before(lab: Lab) -> None:
     lab.worker.disconnect()
     until("another boot", lambda: reached(lab.worker, boot) not in ("", before))
     answering(lab.ssh)
-    until("rules after a start", lambda: lab.servers() == set(MASTERS))
+    until("rules after a start", lambda: lab.servers() == set(CONTROL_PLANE))
     assert len(lab.who(times=3)) == 3
 
 

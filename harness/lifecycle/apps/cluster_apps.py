@@ -50,7 +50,7 @@ def target(context: ClusterContext) -> AppTarget:
         exclusive=contextlib.nullcontext,
         image=spec.image.digest,
         holders=spec.registries if spec.elsewhere is None else (),
-        masters=spec.masters,
+        control_plane=spec.control_plane,
         path=f"{ROOTFS}/bin:$PATH:/usr/local/bin",
         facts=facts(resolved),
     )
@@ -94,6 +94,6 @@ def network_steps(context: ClusterContext, documents: Sequence[ApplicationDocume
     """
     steps: list[Step] = []
     for document in documents:
-        after = (steps[-1].id,) if steps else ("welcome-masters", "start-kubelets", "start-registry")
+        after = (steps[-1].id,) if steps else ("register-control-plane", "start-kubelets", "start-registry")
         steps.append(step(context, document, results, after, waits=False))
     return Insertion(steps, ("start-addons",))

@@ -111,7 +111,7 @@ def read(request: Request, store: Store) -> CloudImage:
     policy.admit(store, name, image.digest)
     if image.platforms[0].info.type != "app":
         raise StoreError(
-            f"{name} brings Kubernetes: it makes a cluster", hint=f"slipway run {name} --masters IP; slipway upgrade changes one"
+            f"{name} brings Kubernetes: it makes a cluster", hint=f"slipway run {name} --control-plane IP; slipway upgrade changes one"
         )
     return image
 

@@ -41,7 +41,7 @@ class Where:
     """The cluster that a command line selects."""
 
     name: str | None = None
-    masters: tuple[Machine, ...] = ()
+    control_plane: tuple[Machine, ...] = ()
     """Of a cluster that this machine has no state of."""
     kubeconfig: Path | None = None
     login: Login = dataclasses.field(default_factory=Login)
@@ -73,7 +73,7 @@ class AppTarget:
     """Digest of the cluster image, in a cluster of slipway."""
     holders: tuple[Node, ...] = ()
     """Nodes with a registry of slipway."""
-    masters: tuple[Node, ...] = ()
+    control_plane: tuple[Node, ...] = ()
     """Nodes that may have files of applications."""
     away: tuple[str, ...] = ()
     """Names of nodes that do not answer."""
@@ -104,7 +104,7 @@ def opened(where: Where, *, nodes: bool = True, home: Path | None = None) -> Ite
             yield target
         return
     name = where.name or DEFAULT_NAME
-    if where.masters:
+    if where.control_plane:
         where, owner = _answering(where, home)
         if owner is None:
             with _foreign(where, nodes, home) as target:
@@ -120,9 +120,9 @@ def opened(where: Where, *, nodes: bool = True, home: Path | None = None) -> Ite
 
 @contextmanager
 def _own(name: str, where: Where, home: Path | None) -> Iterator[AppTarget]:
-    with membership.gathered(name, via=where.masters, password=where.login.password, home=home) as connection:
-        masters = connection.alive(connection.masters)
-        kubectl = NodeKubectl(connection.first, tuple(node for node in masters if node is not connection.first))
+    with membership.gathered(name, via=where.control_plane, password=where.login.password, home=home) as connection:
+        control_plane = connection.alive(connection.control_plane)
+        kubectl = NodeKubectl(connection.first, tuple(node for node in control_plane if node is not connection.first))
         own = connection.record.registry == "own"
         holding = membership.holders(connection) if own else frozenset()
         listed = _nodes(kubectl)
@@ -147,8 +147,8 @@ def _own(name: str, where: Where, home: Path | None) -> Iterator[AppTarget]:
             platforms={address: platform for address, (_, platform, _) in listed.items()},
             exclusive=exclusive,
             image=connection.record.digest,
-            holders=tuple(node for node in masters if node.address in holding),
-            masters=masters,
+            holders=tuple(node for node in control_plane if node.address in holding),
+            control_plane=control_plane,
             away=tuple(connection.name(node) for node in connection.members if node.address in connection.errors),
             path=f"{ROOTFS}/bin:$PATH:/usr/local/bin",
             facts=_facts(kubectl),
@@ -163,15 +163,15 @@ def _answering(where: Where, home: Path | None) -> tuple[Where, str | None]:
 
     Raises NodeError when none answers.
     """
-    with _connections(where, where.masters, home) as ssh:
+    with _connections(where, where.control_plane, home) as ssh:
         reachable, errors = ssh.reachable()
         if not reachable:
             raise together(list(errors.values()))
         answering = tuple(node.machine for node in reachable)
-        rest = tuple(machine for machine in where.masters if machine not in answering)
+        rest = tuple(machine for machine in where.control_plane if machine not in answering)
         marks = [node.run(f"cat {MARK} 2>/dev/null || true").stdout.split() for node in reachable]
     owner = next((mark[0] for mark in marks if mark), None)
-    return dataclasses.replace(where, masters=(*answering, *rest)), owner
+    return dataclasses.replace(where, control_plane=(*answering, *rest)), owner
 
 
 @contextmanager
@@ -183,15 +183,15 @@ def _connections(where: Where, machines: Sequence[Machine], home: Path | None) -
 
 def _state(where: Where, home: Path | None) -> ClusterState:
     """State folder of a cluster without a name on this machine, named after its first control-plane node, for host keys."""
-    address = min(machine.address for machine in where.masters)
+    address = min(machine.address for machine in where.control_plane)
     return ClusterState.of(where.name or f"at-{re.sub('[.:]+', '-', address).strip('-')}", home)
 
 
 @contextmanager
 def _foreign(where: Where, nodes: bool, home: Path | None) -> Iterator[AppTarget]:
-    login = where.masters[0].login
+    login = where.control_plane[0].login
     with ExitStack() as stack:
-        (first,) = stack.enter_context(_connections(where, where.masters[:1], home)).connect()
+        (first,) = stack.enter_context(_connections(where, where.control_plane[:1], home)).connect()
         config = next((path for path in (ADMIN, "/etc/rancher/k3s/k3s.yaml") if first.run(f"[ -f {path} ]", check=False).ok), None)
         if config is None:
             raise CheckError(f"{first.name}: there is no {ADMIN}", hint="name a control-plane node, or give --kubeconfig FILE")
@@ -218,7 +218,7 @@ def _foreign(where: Where, nodes: bool, home: Path | None) -> Iterator[AppTarget
             kubernetes=_version(kubectl),
             platforms={address: platform for address, (_, platform, _) in listed.items()},
             exclusive=exclusive,
-            masters=(first,),
+            control_plane=(first,),
             path="$PATH:/usr/local/bin",
             facts=_facts(kubectl),
         )
@@ -230,7 +230,9 @@ def _by_kubeconfig(where: Where, nodes: bool, home: Path | None) -> Iterator[App
     assert where.kubeconfig is not None
     local = LocalNode()
     if not local.run("command -v kubectl", check=False).ok:
-        raise UsageError("--kubeconfig needs kubectl on the PATH of this machine", hint="--masters IP runs it on a control-plane node")
+        raise UsageError(
+            "--kubeconfig needs kubectl on the PATH of this machine", hint="--control-plane IP runs it on a control-plane node"
+        )
     kubectl = NodeKubectl(local, kubeconfig=str(where.kubeconfig.absolute()), program="kubectl", home=str(Path.home()))
     version, listed = _version(kubectl), _nodes(kubectl)
     answer = kubectl.run("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")[:8]
@@ -255,7 +257,7 @@ def _by_kubeconfig(where: Where, nodes: bool, home: Path | None) -> Iterator[App
             kubernetes=version,
             platforms={address: platform for address, (_, platform, _) in listed.items()},
             exclusive=state.lock,
-            masters=(local,),
+            control_plane=(local,),
             facts=_facts(kubectl),
         )
 
@@ -296,10 +298,10 @@ def _version(kubectl: NodeKubectl) -> str:
         raise CheckError("the API of the cluster does not answer", hint="slipway status shows more", details=details) from error
 
 
-def seen_from(name: str, master: Node, platform: Platform) -> AppTarget:
-    """A cluster as one of its masters sees it, to judge what is to be put into it. Raises CheckError when the API does not answer."""
-    kubectl = NodeKubectl(master)
-    return AppTarget.planned(name, master, _version(kubectl), _facts(kubectl), platform)
+def seen_from(name: str, node: Node, platform: Platform) -> AppTarget:
+    """A cluster as one of its nodes sees it, to judge what is to be installed into it. Raises CheckError when the API does not answer."""
+    kubectl = NodeKubectl(node)
+    return AppTarget.planned(name, node, _version(kubectl), _facts(kubectl), platform)
 
 
 def _facts(kubectl: NodeKubectl) -> dict[str, str]:

@@ -202,7 +202,7 @@ def _clean(work: AppRemoval, after: str) -> Step:
             timeout=LONG_TIMEOUT,
         )
 
-    return Step("clean", "remove its files", action, work.target.masters, after_all=(after,))
+    return Step("clean", "remove its files", action, work.target.control_plane, after_all=(after,))
 
 
 def _forget(work: AppRemoval) -> Step:

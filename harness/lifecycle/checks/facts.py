@@ -16,7 +16,7 @@ from harness.nodes.files import STATE
 from harness.oci.model import Platform
 from harness.runtimes import API_NAME, API_PORT, NFTABLES_KERNEL, REGISTRY_PORT, profiles
 
-MASTER_PORTS: Mapping[int, str] = {
+CONTROL_PLANE_PORTS: Mapping[int, str] = {
     API_PORT: "the API server",
     2379: "etcd",
     2380: "etcd",
@@ -67,7 +67,7 @@ LEFT = ("/etc/kubernetes/manifests/*.yaml", "/etc/kubernetes/admin.conf", "/etc/
         "/var/lib/k0s/kubelet.conf", "/var/snap/microk8s/current")  # fmt: skip
 """Files that other clusters leave behind."""
 
-_PORTS = " ".join(sorted({f"{port:04X}" for port in (*MASTER_PORTS, *WORKER_PORTS, distribution.PORT)}))
+_PORTS = " ".join(sorted({f"{port:04X}" for port in (*CONTROL_PLANE_PORTS, *WORKER_PORTS, distribution.PORT)}))
 
 LISTENER = "slipway-listens"
 """Word in the command line of a listener of the probes."""

@@ -23,8 +23,8 @@ class Known:
     """The nodes of a cluster, with the login of each."""
 
     state: ClusterState
-    masters: tuple[Machine, ...]
-    nodes: tuple[Machine, ...]
+    control_plane: tuple[Machine, ...]
+    workers: tuple[Machine, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,26 +33,27 @@ class Access:
 
     known: Known
     ssh: SshConnections
-    masters: tuple[SshNode, ...]
+    control_plane: tuple[SshNode, ...]
     """The reachable ones, in the order of ``known``."""
-    nodes: tuple[SshNode, ...]
+    workers: tuple[SshNode, ...]
     unreachable: Mapping[str, NodeError]
     """By address."""
 
     @property
     def first(self) -> SshNode:
         """The first reachable control-plane node. Raises NodeError, with all reasons, when there is none."""
-        if not self.masters:
+        if not self.control_plane:
             raise NodeError(
-                "\n".join(error.message for error in self.unreachable.values()) or f"the cluster {self.known.state.name} has no master",
-                hint="a cluster is reached through one of its masters",
+                "\n".join(error.message for error in self.unreachable.values())
+                or f"the cluster {self.known.state.name} has no control-plane node",
+                hint="a cluster is reached through one of its control-plane nodes",
             )
-        return self.masters[0]
+        return self.control_plane[0]
 
     @property
     def kubectl(self) -> NodeKubectl:
         """kubectl on the first control-plane node; the others are asked when its API does not answer."""
-        return NodeKubectl(self.first, self.masters[1:])
+        return NodeKubectl(self.first, self.control_plane[1:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,8 @@ def give(login: GivenLogin) -> None:
 
 def known(
     name: str = cluster_cache.DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
     *,
     home: Path | None = None,
     option: str = "--via",
@@ -86,16 +87,18 @@ def known(
     Raises UsageError, with the cached names and the ``option`` for control-plane nodes, when no machine is given and none is cached.
     """
     state = ClusterState.of(name, home)
-    if masters or nodes:
-        return Known(state, tuple(masters), tuple(nodes))
+    if control_plane or workers:
+        return Known(state, tuple(control_plane), tuple(workers))
     facts = state.read()
-    if not facts.get("masters"):
+    if not facts.get("controlPlane"):
         names = [other.name for other in cluster_cache.known(home)]
         near = difflib.get_close_matches(name, names, n=1)
         known_names = f"known here: {', '.join(names)}; " if names else ""
         hint = f"did you mean {near[0]}?" if near else f"{known_names}name one of its control-plane nodes with {option}"
         raise UsageError(f"nothing is known of a cluster {name}", hint=hint)
-    return Known(state, tuple(_machine(entry) for entry in facts["masters"]), tuple(_machine(entry) for entry in facts.get("nodes", ())))
+    return Known(
+        state, tuple(_machine(entry) for entry in facts["controlPlane"]), tuple(_machine(entry) for entry in facts.get("workers", ()))
+    )
 
 
 def _machine(entry: Mapping[str, Any]) -> Machine:
@@ -123,8 +126,8 @@ def _entry(node: SshNode, name: str) -> dict[str, object]:
 
 def remember(
     state: ClusterState,
-    masters: Iterable[SshNode],
-    nodes: Iterable[SshNode],
+    control_plane: Iterable[SshNode],
+    workers: Iterable[SshNode],
     *,
     image: Mapping[str, str | None] | None = None,
     names: Mapping[str, str] | None = None,
@@ -132,7 +135,7 @@ def remember(
     """Cache on this machine how its nodes are reached. ``image``: ``{"image", "digest"}`` to cache too; ``names``: of nodes, by address."""
     entries = {
         kind: [_entry(node, (names or {}).get(node.address, node.name)) for node in members]
-        for kind, members in (("masters", masters), ("nodes", nodes))
+        for kind, members in (("controlPlane", control_plane), ("workers", workers))
     }
     state.remember({"name": state.name, **(image or {}), **entries})
 
@@ -143,13 +146,13 @@ def opened(cluster: Known, *, workers: bool = True) -> Iterator[Access]:
 
     An unreachable node is listed with its reason; it raises nothing.
     """
-    with SshConnections(cluster.state.folder, (*cluster.masters, *cluster.nodes)) as ssh:
-        masters = ssh.nodes[: len(cluster.masters)]
-        reachable, errors = ssh.reachable(ssh.nodes if workers else masters)
+    with SshConnections(cluster.state.folder, (*cluster.control_plane, *cluster.workers)) as ssh:
+        control_plane = ssh.nodes[: len(cluster.control_plane)]
+        reachable, errors = ssh.reachable(ssh.nodes if workers else control_plane)
         yield Access(
             known=cluster,
             ssh=ssh,
-            masters=tuple(node for node in masters if node in reachable),
-            nodes=tuple(node for node in reachable if node not in masters),
+            control_plane=tuple(node for node in control_plane if node in reachable),
+            workers=tuple(node for node in reachable if node not in control_plane),
             unreachable={node.address: error for node, error in errors.items()},
         )

@@ -81,28 +81,28 @@ class Contents:
 def backup(
     file: Path,
     name: str = cluster_cache.DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
     *,
     password: str | None = None,
     home: Path | None = None,
 ) -> Saved:
     """Write a backup of a cluster that runs to ``file``, which only its owner may read, and check what was written.
 
-    Raises UsageError when the file is there or cannot be written, NodeError and CheckError when no master can give its data.
+    Raises UsageError when the file is there or cannot be written, NodeError and CheckError when no control-plane node can give its data.
     """
     if file.exists():
         raise UsageError(f"{file} is there already", hint="a backup is never overwritten; choose another name")
     if not file.absolute().parent.is_dir():
         raise UsageError(f"{file.parent}: no such folder")
-    found = access.known(name, masters, nodes, home=home)
+    found = access.known(name, control_plane, workers, home=home)
     with access.opened(found, workers=False) as cluster, tempfile.TemporaryFile(dir=file.absolute().parent) as snapshot:
-        master = kubeconfig.answering(cluster)
+        node = kubeconfig.answering(cluster)
         with log.step("take a snapshot of etcd"):
-            status = take_snapshot(master, snapshot)
+            status = take_snapshot(node, snapshot)
         with log.step("write the backup"):
-            members = _members(cluster, master)
-            front = _front(cluster, master, members, status, snapshot)
+            members = _members(cluster, node)
+            front = _front(cluster, node, members, status, snapshot)
             _write(file, front, members, snapshot, password)
     with log.step("read the backup again"), open_backup(file, password):
         pass
@@ -110,9 +110,9 @@ def backup(
     return Saved(name, file, file.stat().st_size, password is not None, etcd["revision"], etcd["totalKey"], front["image"]["digest"])
 
 
-def _members(cluster: Access, master: SshNode) -> dict[str, bytes]:
+def _members(cluster: Access, node: SshNode) -> dict[str, bytes]:
     """The small files of a backup, by their names in it."""
-    kubectl = NodeKubectl(master)
+    kubectl = NodeKubectl(node)
     config = objects.config_map(
         kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"), where=kubectl.where
     )
@@ -121,24 +121,30 @@ def _members(cluster: Access, master: SshNode) -> dict[str, bytes]:
     try:
         stored = record.read(kubectl)
     except CheckError:
-        log.warning(f"the cluster {cluster.known.state.name} has no record of slipway: it can be restored onto its own masters only")
+        log.warning(
+            f"the cluster {cluster.known.state.name} has no record of slipway: it can be restored onto its own control-plane nodes only"
+        )
     members["Clusterfile"] = stored.text.encode()
     members["record.json"] = json.dumps({"name": stored.image, "digest": stored.digest, "registry": stored.registry}).encode()
-    members |= {f"pki/{name}": data for name, data in certificates.keys_of(master).files.items()}
+    members |= {f"pki/{name}": data for name, data in certificates.keys_of(node).files.items()}
     return dict(sorted(members.items()))
 
 
-def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], status: Mapping[str, Any], snapshot: BinaryIO) -> dict[str, Any]:
-    listed = objects.objects(master.run(f"{KUBECTL} get nodes --output=json", timeout=60).stdout, where=master.name)
-    manifest = untrusted.yaml_document(master.get(f"{MANIFESTS}/etcd.yaml"), what=f"{master.name}: {MANIFESTS}/etcd.yaml", error=NodeError)
+def _front(
+    cluster: Access, control_plane_node: SshNode, members: Mapping[str, bytes], status: Mapping[str, Any], snapshot: BinaryIO
+) -> dict[str, Any]:
+    listed = objects.objects(control_plane_node.run(f"{KUBECTL} get nodes --output=json", timeout=60).stdout, where=control_plane_node.name)
+    manifest = untrusted.yaml_document(
+        control_plane_node.get(f"{MANIFESTS}/etcd.yaml"), what=f"{control_plane_node.name}: {MANIFESTS}/etcd.yaml", error=NodeError
+    )
     try:
         image = str(manifest["spec"]["containers"][0]["image"])
     except (LookupError, TypeError) as wrong:
-        raise NodeError(f"{master.name}: {MANIFESTS}/etcd.yaml is no manifest of etcd") from wrong
+        raise NodeError(f"{control_plane_node.name}: {MANIFESTS}/etcd.yaml is no manifest of etcd") from wrong
     kept = untrusted.yaml_document(members["kubeadm.yaml"], what="the ClusterConfiguration of the cluster", error=NodeError)
     version = str(kept.get("kubernetesVersion") or "") if isinstance(kept, Mapping) else ""
     if not version:
-        raise NodeError(f"{master.name}: the ClusterConfiguration of the cluster has no kubernetesVersion")
+        raise NodeError(f"{control_plane_node.name}: the ClusterConfiguration of the cluster has no kubernetesVersion")
     snapshot.seek(0)
     files = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in members.items()}
     files[SNAPSHOT] = {"sha256": hashlib.file_digest(cast("Any", snapshot), "sha256").hexdigest(), "size": snapshot.seek(0, io.SEEK_END)}
@@ -146,12 +152,14 @@ def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], statu
     return {
         "format": FORMAT,
         "cluster": found.state.name,
-        "identity": certificates.keys_of(master).identity,
+        "identity": certificates.keys_of(control_plane_node).identity,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "kubernetes": version,
-        "image": untrusted.json_object(members["record.json"], what=f"{master.name}: the record of the image", error=CommandError),
-        "masters": [machine.address for machine in found.masters],
-        "nodes": [machine.address for machine in found.nodes],
+        "image": untrusted.json_object(
+            members["record.json"], what=f"{control_plane_node.name}: the record of the image", error=CommandError
+        ),
+        "controlPlane": [machine.address for machine in found.control_plane],
+        "workers": [machine.address for machine in found.workers],
         "names": sorted(node["metadata"]["name"] for node in listed),
         "etcd": {**status, "image": image},
         "files": files,
@@ -222,14 +230,16 @@ def open_backup(file: Path, password: str | None = None) -> Iterator[tuple[Conte
 _FRONT_FIELDS: dict[str, type] = {
     **dict.fromkeys(("cluster", "identity", "made", "kubernetes"), str),
     **dict.fromkeys(("image", "etcd", "files"), dict),
-    **dict.fromkeys(("masters", "nodes", "names"), list),
+    **dict.fromkeys(("controlPlane", "workers", "names"), list),
 }
 
 
 def _check_front(front: Mapping[str, Any]) -> None:
     """Raise UsageError when what a backup says of itself is not of the kinds that ``_front`` writes."""
     odd = [name for name, kind in _FRONT_FIELDS.items() if not isinstance(front.get(name), kind)]
-    odd += [name for name in ("masters", "nodes", "names") if name not in odd and not all(isinstance(text, str) for text in front[name])]
+    odd += [
+        name for name in ("controlPlane", "workers", "names") if name not in odd and not all(isinstance(text, str) for text in front[name])
+    ]
     if not odd:
         etcd, image = front["etcd"], front["image"]
         odd += [f"etcd.{name}" for name in ("revision", "totalKey") if type(etcd.get(name)) is not int]
@@ -251,7 +261,8 @@ def _read(stream: Any, snapshot: Any) -> Contents:
         if entry.name != SNAPSHOT and entry.size > _LARGEST:
             raise UsageError(f"holds {entry.name} of {entry.size} bytes, which is too large")
         if entry.name == _FRONT:
-            front = untrusted.json_object(tar.head(entry.size), what=_FRONT, error=UsageError)
+            stored = untrusted.json_object(tar.head(entry.size), what=_FRONT, error=UsageError)
+            front = {cluster_cache.FORMER_KEYS.get(key, key): value for key, value in stored.items()}
             if front.get("format") != FORMAT:
                 raise UsageError(f"has the format {front.get('format')!r}", hint="a newer slipway may know it")
             _check_front(front)

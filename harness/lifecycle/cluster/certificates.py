@@ -104,11 +104,15 @@ class Listing:
 
 
 def listing(
-    name: str = cluster_cache.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+    name: str = cluster_cache.DEFAULT_NAME,
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
+    *,
+    home: Path | None = None,
 ) -> Listing:
     """Return every certificate on every reachable node. Raises NodeError when none is reachable."""
-    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
-        reached = (*cluster.masters, *cluster.nodes)
+    with access.opened(access.known(name, control_plane, workers, home=home)) as cluster:
+        reached = (*cluster.control_plane, *cluster.workers)
         if not reached:
             raise NodeError("\n".join(error.message for error in cluster.unreachable.values()), hint="no machine of the cluster answers")
         by_node = each(reached, certificates_of)
@@ -171,7 +175,7 @@ class Renewed:
     """The names of the nodes whose certificates were renewed."""
 
     name: str
-    masters: tuple[str, ...]
+    control_plane: tuple[str, ...]
     kubelets: tuple[str, ...]
     """Nodes whose kubelet has a new certificate: a client certificate where less than ``WARN_DAYS`` were left, since kubelets renew it by
     themselves; a serving certificate wherever the CA of the cluster signed the old one.
@@ -181,8 +185,8 @@ class Renewed:
 
 def renew(
     name: str = cluster_cache.DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
     *,
     days: int = LEAF_DAYS,
     home: Path | None = None,
@@ -195,13 +199,13 @@ def renew(
     """
     if days < 1:
         raise InputError([Fault(f"--days {days}", "a certificate holds for a day at least")])
-    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
-        all_masters(cluster)
+    with access.opened(access.known(name, control_plane, workers, home=home)) as cluster:
+        require_control_plane(cluster)
         kubelets: list[str] = []
         with cluster.known.state.lock(), _alone(cluster, name):
             execute(_renewal(cluster, days, kubelets))
             _remember_access(cluster)
-    return Renewed(name, tuple(node.name for node in cluster.masters), tuple(sorted(kubelets)), days)
+    return Renewed(name, tuple(node.name for node in cluster.control_plane), tuple(sorted(kubelets)), days)
 
 
 @contextlib.contextmanager
@@ -216,41 +220,42 @@ def _alone(cluster: Access, name: str) -> Iterator[None]:
         yield
 
 
-def all_masters(cluster: Access) -> None:
+def require_control_plane(cluster: Access) -> None:
     """Raise NodeError unless every control-plane node is reachable: one that is left out would disagree with the others."""
     _ = cluster.first
-    missing = [cluster.unreachable[machine.address] for machine in cluster.known.masters if machine.address in cluster.unreachable]
+    missing = [cluster.unreachable[machine.address] for machine in cluster.known.control_plane if machine.address in cluster.unreachable]
     if missing:
         raise NodeError(
-            "\n".join(error.message for error in missing), hint="bring every master up first, or remove it from the cluster: slipway remove"
+            "\n".join(error.message for error in missing),
+            hint="bring every control-plane node up first, or remove it from the cluster: slipway remove",
         )
 
 
 def _renewal(cluster: Access, days: int, kubelets: list[str]) -> list[Step]:
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     authority: list[Authority] = []
-    names = {str(entry["address"]): str(entry.get("name") or "") for entry in cluster.known.state.read().get("nodes") or ()}
+    names = {str(entry["address"]): str(entry.get("name") or "") for entry in cluster.known.state.read().get("workers") or ()}
 
     def read() -> None:
         authority.append(keys_of(cluster.first).authority)
 
     steps = [Step("read-keys", "read the keys of the authorities", read)]
-    for number, master in enumerate(cluster.masters, 1):
+    for number, control_plane_node in enumerate(cluster.control_plane, 1):
 
         def action(node: Node) -> None:
-            if renew_master(node, days, stamp, others=len(cluster.masters) > 1):
+            if renew_control_plane_node(node, days, stamp, others=len(cluster.control_plane) > 1):
                 kubelets.append(node.name)
 
-        title = f"renew the certificates of {master.name}"
-        steps.append(Step(f"renew-{number}", title, action, (master,), after_all=(steps[-1].id,)))
+        title = f"renew the certificates of {control_plane_node.name}"
+        steps.append(Step(f"renew-{number}", title, action, (control_plane_node,), after_all=(steps[-1].id,)))
 
     def kubelet(node: Node) -> None:
         if renew_kubelet(node, authority[0], days, stamp, names.get(node.address)):
             kubelets.append(node.name)
 
-    if cluster.nodes:
+    if cluster.workers:
         title = "renew certificates of kubelets"
-        steps.append(Step("renew-kubelets", title, kubelet, cluster.nodes, after_all=(steps[-1].id,)))
+        steps.append(Step("renew-kubelets", title, kubelet, cluster.workers, after_all=(steps[-1].id,)))
     return steps
 
 
@@ -272,7 +277,7 @@ def any_has_keys(nodes: Sequence[Node], *, encrypts: bool) -> bool:
     return any(each(nodes, lambda node: node.run(tests, check=False).ok))
 
 
-def renew_master(node: Node, days: int, stamp: str, *, others: bool = False) -> bool:
+def renew_control_plane_node(node: Node, days: int, stamp: str, *, others: bool = False) -> bool:
     """Renew all certificates of one control-plane node and restart its components. Returns True when its kubelet has a new one too.
 
     ``stamp`` identifies this renewal; ``others``: there are other control-plane nodes.
@@ -312,7 +317,9 @@ def renewed(files: Mapping[str, bytes], pki: Pki, days: int, where: str) -> dict
 
 def _renewed_kubeconfig(data: bytes, authority: Authority, days: int) -> bytes:
     config = next(
-        iter(untrusted.yaml_documents(data, what="a kubeconfig of a master", limits=untrusted.KUBECONFIG_LIMITS, error=NodeError)),
+        iter(
+            untrusted.yaml_documents(data, what="a kubeconfig of a control-plane node", limits=untrusted.KUBECONFIG_LIMITS, error=NodeError)
+        ),
         None,
     )
     users = config.get("users") if isinstance(config, dict) else None
@@ -389,6 +396,6 @@ def _check_kubelet(node: Node, path: str, authority: Authority, data: bytes, nam
 def _remember_access(cluster: Access) -> None:
     """Put the new certificate into the cached kubeconfig."""
     if cluster.known.state.exists:
-        master, state = cluster.first, cluster.known.state
-        config = kubeconfig.named(admin_identity(master, state.name, state.authority()), state.name, master.address)
+        node, state = cluster.first, cluster.known.state
+        config = kubeconfig.named(admin_identity(node, state.name, state.authority()), state.name, node.address)
         cluster.known.state.write("kubeconfig", kubeconfig.text(config))

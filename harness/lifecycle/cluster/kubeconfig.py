@@ -31,8 +31,8 @@ _MARK = "slipway"
 
 def fetch(
     name: str = cluster_cache.DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
     *,
     server: str | None = None,
     home: Path | None = None,
@@ -41,30 +41,32 @@ def fetch(
 
     Raises UsageError when the cluster is not known, NodeError when no control-plane node is reachable, CheckError when no API answers.
     """
-    with access.opened(access.known(name, masters, nodes, home=home), workers=False) as cluster:
-        master = answering(cluster)
+    with access.opened(access.known(name, control_plane, workers, home=home), workers=False) as cluster:
+        node = answering(cluster)
         if server is not None:
-            _warn_of_name(master, server)
-        return named(admin_identity(master, name, cluster.known.state.authority()), name, server or master.address)
+            _warn_of_name(node, server)
+        return named(admin_identity(node, name, cluster.known.state.authority()), name, server or node.address)
 
 
 def answering(cluster: Access) -> SshNode:
     """Return the first control-plane node whose API is ready. Raises CheckError, with the reason of each, when none is."""
     _ = cluster.first
     reasons = []
-    for master in cluster.masters:
+    for node in cluster.control_plane:
         try:
-            NodeKubectl(master).run("get", "--raw", "/readyz", "--request-timeout=5s")
-            return master
+            NodeKubectl(node).run("get", "--raw", "/readyz", "--request-timeout=5s")
+            return node
         except SlipwayError as error:
-            reasons.append(f"{master.name}: {(error.details or error.message).strip().splitlines()[-1]}")
+            reasons.append(f"{node.name}: {(error.details or error.message).strip().splitlines()[-1]}")
     raise CheckError(
-        "the API of no master answers", hint=f"slipway logs {cluster.known.state.name} gathers what happened", details="\n".join(reasons)
+        "the API of no control-plane node answers",
+        hint=f"slipway logs {cluster.known.state.name} gathers what happened",
+        details="\n".join(reasons),
     )
 
 
-def _warn_of_name(master: SshNode, server: str) -> None:
-    certificate = x509.load_pem_x509_certificate(master.get(f"{FOLDER}/apiserver.crt"))
+def _warn_of_name(node: SshNode, server: str) -> None:
+    certificate = x509.load_pem_x509_certificate(node.get(f"{FOLDER}/apiserver.crt"))
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     if general_name(server) not in names:
         log.warning(f"the API's certificate does not hold for {server}: slipway certs add-names {server}")

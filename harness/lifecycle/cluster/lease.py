@@ -79,13 +79,13 @@ def holder() -> str:
 
 
 @contextlib.contextmanager
-def held(master: Node, cluster: str) -> Iterator[None]:
+def held(node: Node, cluster: str) -> Iterator[None]:
     """Hold the lease of a cluster, by way of any of its control-plane nodes. Raises UsageError when another command holds it."""
     if cluster in _held:
         yield
         return
-    with _noted([master], cluster) as noted:
-        lease = _Lease(master, cluster)
+    with _noted([node], cluster) as noted:
+        lease = _Lease(node, cluster)
         lease.take()
         _held.add(cluster)
         try:
@@ -111,9 +111,9 @@ def _numbered(holding: claim.ClusterClaim, token: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def claimed(masters: Sequence[Node], cluster: str) -> Iterator[None]:
+def claimed(control_plane: Sequence[Node], cluster: str) -> Iterator[None]:
     """Claim nodes, which need not be a cluster yet. Raises UsageError when another command has claimed one."""
-    with _noted(masters, cluster) as noted, claim.holding() as holding, _kept(holding, _Renewal(noted.renew)):
+    with _noted(control_plane, cluster) as noted, claim.holding() as holding, _kept(holding, _Renewal(noted.renew)):
         yield
 
 
@@ -152,7 +152,7 @@ class _Notes:
 
         answers = [answer for answer in each(self.nodes, renew) if answer is not None]
         if not answers:
-            raise CommandError(f"no master of {self._cluster} answers")
+            raise CommandError(f"no control-plane node of {self._cluster} answers")
         return _named(next((answer for answer in answers if answer), ""))
 
     def release(self) -> None:
@@ -167,11 +167,11 @@ class _Notes:
 
 
 @contextlib.contextmanager
-def _noted(masters: Sequence[Node], cluster: str) -> Iterator[_Notes]:
+def _noted(control_plane: Sequence[Node], cluster: str) -> Iterator[_Notes]:
     notes = _Notes(cluster)
     try:
         # Always in the same order: of two commands that begin at once, the one with the first node has all.
-        for node in sorted(masters, key=lambda node: node.address):
+        for node in sorted(control_plane, key=lambda node: node.address):
             notes.take(node)
         yield notes
     finally:
@@ -260,17 +260,17 @@ def _gently(action: Callable[[], object]) -> None:
 class _Lease:
     """The Lease object of a cluster, held by this process. One thread at a time renews it."""
 
-    def __init__(self, master: Node, cluster: str) -> None:
-        self._master, self._cluster = master, cluster
+    def __init__(self, node: Node, cluster: str) -> None:
+        self._node, self._cluster = node, cluster
         self._holder = holder()
         self._object: dict[str, Any] = {}
         self._released = False
 
     def take(self) -> None:
-        taken = self._write("create", document(_clock(self._master)))
+        taken = self._write("create", document(_clock(self._node)))
         if taken is None:
             existing = self._read()
-            now = _clock(self._master)
+            now = _clock(self._node)
             if existing is not None and not expired(existing, now) and not abandoned(existing):
                 spec = existing.get("spec") or {}
                 raise _busy(self._cluster, spec.get("holderIdentity"), spec.get("acquireTime"))
@@ -281,7 +281,7 @@ class _Lease:
     def renew(self) -> str:
         """Renew the lease; return its holder when another command has taken over. Raises SlipwayError when the API does not answer."""
         for _ in range(3):
-            now = _clock(self._master)
+            now = _clock(self._node)
             if self._write("replace", _version_of(self._object, {**self._object["spec"], "renewTime": _stamp(now)})) is not None:
                 return ""
             # Another version, or absent: a backup of etcd may have been restored.
@@ -313,16 +313,16 @@ class _Lease:
         self._write("replace", _version_of(self._object, spec))
 
     def _read(self) -> dict[str, Any] | None:
-        result = self._master.run(f"{_ASK} get lease {NAME} --ignore-not-found --output=json", timeout=60)
+        result = self._node.run(f"{_ASK} get lease {NAME} --ignore-not-found --output=json", timeout=60)
         return untrusted.json_object(result.stdout, what=self._what, error=CommandError) if result.stdout.strip() else None
 
     def _write(self, verb: str, lease: dict[str, Any]) -> dict[str, Any] | None:
         """Write the object and return it; None when it exists already, has another version or is absent. Raises CommandError otherwise."""
-        result = self._master.run(f"{_ASK} {verb} --output=json -f -", input=json.dumps(lease), check=False, timeout=60)
+        result = self._node.run(f"{_ASK} {verb} --output=json -f -", input=json.dumps(lease), check=False, timeout=60)
         if not result.ok:
             if any(reason in result.stderr for reason in _OTHERWISE):
                 return None
-            raise CommandError(f"{self._master.name}: the lease of the cluster {self._cluster} could not be taken", details=result.output)
+            raise CommandError(f"{self._node.name}: the lease of the cluster {self._cluster} could not be taken", details=result.output)
         self._object = untrusted.json_object(result.stdout, what=self._what, error=CommandError)
         for part in ("metadata", "spec"):
             if not isinstance(self._object.get(part), dict):
@@ -331,7 +331,7 @@ class _Lease:
 
     @property
     def _what(self) -> str:
-        return f"{self._master.name}: the lease of the cluster {self._cluster}"
+        return f"{self._node.name}: the lease of the cluster {self._cluster}"
 
 
 _OTHERWISE = ("(AlreadyExists)", "(Conflict)", "(NotFound)")
@@ -395,8 +395,8 @@ def _stamp(moment: datetime.datetime) -> str:
     return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _clock(master: Node) -> datetime.datetime:
+def _clock(node: Node) -> datetime.datetime:
     try:
-        return datetime.datetime.fromtimestamp(float(master.run("date +%s.%N").stdout), datetime.UTC)
+        return datetime.datetime.fromtimestamp(float(node.run("date +%s.%N").stdout), datetime.UTC)
     except (ValueError, OverflowError, OSError) as wrong:
-        raise CommandError(f"{master.name}: its clock cannot be read") from wrong
+        raise CommandError(f"{node.name}: its clock cannot be read") from wrong

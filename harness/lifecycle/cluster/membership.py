@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.clusterfile import MASTER, NODE, ApplicationDocument, Clusterfile, Host
+from harness.clusterfile import CONTROL_PLANE, WORKER, ApplicationDocument, Clusterfile, Host
 from harness.errors import CheckError, CommandError, NodeError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.cluster import access, record
@@ -24,14 +24,16 @@ from harness.runtimes.kubeconfig import administrator
 _ATTEMPTS = 5
 
 
-def with_members(clusterfile: Clusterfile, masters: Iterable[str], nodes: Iterable[str], described: Iterable[Host] = ()) -> Clusterfile:
+def with_members(
+    clusterfile: Clusterfile, control_plane: Iterable[str], workers: Iterable[str], described: Iterable[Host] = ()
+) -> Clusterfile:
     """Add nodes to a Clusterfile by address; those that it has stay as they are. ``described`` has more about some of the new ones."""
     cluster = clusterfile.cluster
     if cluster is None:
         return clusterfile
     special = {address: host for host in described for address in host.ips if not _is_plain(host)}
-    hosts, known = list(cluster.hosts), {*cluster.masters, *cluster.nodes}
-    for role, addresses in ((MASTER, masters), (NODE, nodes)):
+    hosts, known = list(cluster.hosts), {*cluster.control_plane, *cluster.workers}
+    for role, addresses in ((CONTROL_PLANE, control_plane), (WORKER, workers)):
         new = [address for address in addresses if address not in known]
         hosts += [dataclasses.replace(special[address], ips=(address,)) for address in new if address in special]
         added = tuple(address for address in new if address not in special)
@@ -40,7 +42,7 @@ def with_members(clusterfile: Clusterfile, masters: Iterable[str], nodes: Iterab
             hosts[plain] = dataclasses.replace(hosts[plain], ips=(*hosts[plain].ips, *added))
         elif added:
             hosts.append(Host(added, (role,), cluster.ssh))
-    hosts.sort(key=lambda host: not host.is_master)
+    hosts.sort(key=lambda host: not host.is_control_plane)
     return dataclasses.replace(clusterfile, cluster=dataclasses.replace(cluster, hosts=tuple(hosts)))
 
 
@@ -59,28 +61,28 @@ def _is_plain(host: Host) -> bool:
 
 
 def update(
-    master: Node,
-    masters: Iterable[str] = (),
-    nodes: Iterable[str] = (),
+    node: Node,
+    control_plane: Iterable[str] = (),
+    workers: Iterable[str] = (),
     gone: Iterable[str] = (),
     left: Iterable[str] = (),
     back: Iterable[str] = (),
     described: Iterable[Host] = (),
 ) -> ClusterRecord:
-    """Record which nodes joined (``masters``, ``nodes``) and left (``gone``); retried when another command writes at the same time.
+    """Record which nodes joined (``control_plane``, ``workers``) and left (``gone``); retried when another command writes at the same time.
 
     ``left``: addresses and names of nodes that could not be cleaned; ``back``: of those that are clean by now.
     """
-    masters, nodes, described, removed = tuple(masters), tuple(nodes), tuple(described), frozenset(gone)
+    control_plane, workers, described, removed = tuple(control_plane), tuple(workers), tuple(described), frozenset(gone)
     for attempt in range(_ATTEMPTS):
-        before = record.read(NodeKubectl(master))
-        clusterfile = with_members(without_members(before.clusterfile, removed), masters, nodes, described)
+        before = record.read(NodeKubectl(node))
+        clusterfile = with_members(without_members(before.clusterfile, removed), control_plane, workers, described)
         uncleaned = (before.left - {*removed, *back}) | frozenset(left)
         if (clusterfile, uncleaned) == (before.clusterfile, before.left):
             break
         after = dataclasses.replace(before.with_clusterfile(clusterfile), left=uncleaned)
         try:
-            record.replace(master, after)
+            record.replace(node, after)
         except CommandError as error:
             if "Conflict" not in (error.details or "") or attempt == _ATTEMPTS - 1:
                 raise
@@ -89,10 +91,10 @@ def update(
     return before
 
 
-def set_apps(master: Node, apps: tuple[ApplicationDocument, ...]) -> None:
+def set_apps(node: Node, apps: tuple[ApplicationDocument, ...]) -> None:
     """Record which applications the Clusterfile has now."""
-    before = record.read(NodeKubectl(master))
-    record.replace(master, before.with_clusterfile(dataclasses.replace(before.clusterfile, apps=apps)))
+    before = record.read(NodeKubectl(node))
+    record.replace(node, before.with_clusterfile(dataclasses.replace(before.clusterfile, apps=apps)))
 
 
 def proxy_mode(kubectl: NodeKubectl) -> str | None:
@@ -116,7 +118,7 @@ class Gathered:
     ssh: SshConnections
     first: SshNode
     """A control-plane node whose API answers."""
-    masters: tuple[SshNode, ...]
+    control_plane: tuple[SshNode, ...]
     """All in the record, also the unreachable ones."""
     workers: tuple[SshNode, ...]
     others: tuple[SshNode, ...]
@@ -128,7 +130,7 @@ class Gathered:
 
     @property
     def members(self) -> tuple[SshNode, ...]:
-        return (*self.masters, *self.workers)
+        return (*self.control_plane, *self.workers)
 
     def name(self, node: Node) -> str:
         return self.names.get(node.address, node.name)
@@ -147,15 +149,15 @@ def gathered(
     when no API answers or the cluster has no record.
     """
     cluster = access.known(name, via, home=home)
-    known = [_with_password(machine, password) for machine in (*cluster.masters, *cluster.nodes)]
+    known = [_with_password(machine, password) for machine in (*cluster.control_plane, *cluster.workers)]
     machines = {machine.address: machine for machine in (*named, *known)}
     ssh = SshConnections(cluster.state.folder, list(machines.values()))
     try:
         _, errors = ssh.reachable()
-        masters = _among(ssh, [machine.address for machine in cluster.masters])
-        first = answering([node for node in masters if node not in errors], errors)
+        control_plane = _among(ssh, [machine.address for machine in cluster.control_plane])
+        first = answering([node for node in control_plane if node not in errors], errors)
         stored = record.read(NodeKubectl(first))
-        listed = (*stored.masters, *stored.nodes)
+        listed = (*stored.control_plane, *stored.workers)
         unknown = [address for address in listed if address not in machines]
         if unknown:
             # Another machine has changed the cluster since this one did.
@@ -168,8 +170,8 @@ def gathered(
             record=stored,
             ssh=ssh,
             first=first,
-            masters=_among(ssh, stored.masters),
-            workers=_among(ssh, stored.nodes),
+            control_plane=_among(ssh, stored.control_plane),
+            workers=_among(ssh, stored.workers),
             others=_among(ssh, [machine.address for machine in named if machine.address not in listed]),
             errors={node.address: error for node, error in errors.items()},
             names=drain.names(readiness.get(NodeKubectl(first), "nodes")),
@@ -188,20 +190,23 @@ def _among(ssh: SshConnections, addresses: Sequence[str]) -> tuple[SshNode, ...]
     return tuple(by_address[address] for address in addresses)
 
 
-def answering(masters: Sequence[SshNode], errors: Mapping[SshNode, NodeError]) -> SshNode:
-    """Return the first control-plane node whose API answers. Raises NodeError when ``masters`` is empty, CheckError when no API answers."""
-    if not masters:
+def answering(control_plane: Sequence[SshNode], errors: Mapping[SshNode, NodeError]) -> SshNode:
+    """Return the first of ``control_plane`` whose API answers. Raises NodeError when it is empty, CheckError when no API answers."""
+    if not control_plane:
         raise NodeError(
-            "\n".join(error.message for error in errors.values()) or "there is no master", hint="a cluster is reached through its masters"
+            "\n".join(error.message for error in errors.values()) or "there is no control-plane node",
+            hint="a cluster is reached through its control-plane nodes",
         )
     probe = f"{KUBECTL} --request-timeout=5s get --raw /readyz"
-    results = each(masters, lambda node: node.run(probe, check=False, timeout=30))
-    for node, result in zip(masters, results, strict=True):
+    results = each(control_plane, lambda node: node.run(probe, check=False, timeout=30))
+    for node, result in zip(control_plane, results, strict=True):
         if result.ok:
             return node
-    details = "\n".join(f"{node.name}: {result.output.strip()[-300:]}" for node, result in zip(masters, results, strict=True))
+    details = "\n".join(f"{node.name}: {result.output.strip()[-300:]}" for node, result in zip(control_plane, results, strict=True))
     raise CheckError(
-        "no API of the cluster answers", hint="slipway status says more; with most masters gone, restore a backup", details=details
+        "no API of the cluster answers",
+        hint="slipway status says more; with most control-plane nodes gone, restore a backup",
+        details=details,
     )
 
 
@@ -214,8 +219,8 @@ def remember(cluster: Gathered, stored: ClusterRecord, *, kubeconfig_from: Node)
     state.write("kubeconfig", administrator(kubeconfig_from, server, state.name, state.authority()).decode())
     access.remember(
         state,
-        _among(cluster.ssh, stored.masters),
-        _among(cluster.ssh, stored.nodes),
+        _among(cluster.ssh, stored.control_plane),
+        _among(cluster.ssh, stored.workers),
         image={"image": stored.image, "digest": stored.digest},
         names=cluster.names,
     )
@@ -223,10 +228,10 @@ def remember(cluster: Gathered, stored: ClusterRecord, *, kubeconfig_from: Node)
 
 def holders(cluster: Gathered) -> frozenset[str]:
     """Return the addresses of the control-plane nodes with a registry. An unreachable one counts when it is among the first ones."""
-    first = cluster.masters[: registry.most(cluster.record.clusterfile)]
+    first = cluster.control_plane[: registry.most(cluster.record.clusterfile)]
     if cluster.record.registry != record.OWN:
         return frozenset(node.address for node in first)
-    alive = cluster.alive(cluster.masters)
+    alive = cluster.alive(cluster.control_plane)
     running = each(alive, lambda node: node.run(f"[ -e {STATE}/registry.yaml ]", check=False).ok)
     sure = {node.address for node, runs in zip(alive, running, strict=True) if runs}
     return frozenset(sure | {node.address for node in first if node not in alive})
@@ -234,7 +239,7 @@ def holders(cluster: Gathered) -> frozenset[str]:
 
 def requires_login(cluster: Gathered) -> bool:
     """Return True when a registry of the cluster requires the login: then every member has it."""
-    return any(each(cluster.alive(cluster.masters), lambda node: node.run(registry.REQUIRES_LOGIN, check=False).ok))
+    return any(each(cluster.alive(cluster.control_plane), lambda node: node.run(registry.REQUIRES_LOGIN, check=False).ok))
 
 
 def tell_balancer(node: Node, text: str) -> bool:
@@ -248,19 +253,19 @@ def tell_balancer(node: Node, text: str) -> bool:
     return bool(changed)
 
 
-def balancers(cluster: Gathered, masters: Sequence[tuple[str, str]], holding: frozenset[str]) -> dict[str, str]:
+def balancers(cluster: Gathered, control_plane: Sequence[tuple[str, str]], holding: frozenset[str]) -> dict[str, str]:
     """Return the configuration of every member's balancer, by address, for these control-plane nodes (names and addresses).
 
     ``holding``: addresses of those with a registry.
     """
-    images = [(name, address) for name, address in masters if address in holding]
+    images = [(name, address) for name, address in control_plane if address in holding]
     balancing = ipvs.as_it_is(ipvs.ask(cluster.alive(cluster.members)))
 
-    def text(node: Node, masters: Sequence[tuple[str, str]]) -> str:
+    def text(node: Node, control_plane: Sequence[tuple[str, str]]) -> str:
         virtual_ip = balancing.of(node.address)
         if virtual_ip is None:
-            return node_files.balancing(masters, images)
-        return ipvs.config(virtual_ip, node.address, [address for _, address in masters], [address for _, address in images])
+            return node_files.balancing(control_plane, images)
+        return ipvs.config(virtual_ip, node.address, [address for _, address in control_plane], [address for _, address in images])
 
-    texts = {node.address: text(node, masters) for node in cluster.workers}
-    return texts | {node.address: text(node, []) for node in cluster.masters if node.address not in holding and images}
+    texts = {node.address: text(node, control_plane) for node in cluster.workers}
+    return texts | {node.address: text(node, []) for node in cluster.control_plane if node.address not in holding and images}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -16,6 +16,7 @@ import yaml
 from harness import untrusted
 from harness.clusterfile import Clusterfile, write
 from harness.clusterfile.parse import parse
+from harness.clusterfile.validators import ROLES
 from harness.errors import CheckError, CommandError, NodeError
 from harness.lifecycle.kube import objects
 from harness.nodes import Node
@@ -82,15 +83,15 @@ class ClusterRecord:
 
     def addresses(self, role: str) -> frozenset[str]:
         """Addresses of the hosts that have a role."""
-        return frozenset(str(address) for host in self.hosts if role in _list(host, "roles") for address in _list(host, "ips"))
+        return frozenset(str(address) for host in self.hosts if role in _roles(host) for address in _list(host, "ips"))
 
     @property
-    def masters(self) -> tuple[str, ...]:
-        return self.clusterfile.cluster.masters if self.clusterfile.cluster else ()
+    def control_plane(self) -> tuple[str, ...]:
+        return self.clusterfile.cluster.control_plane if self.clusterfile.cluster else ()
 
     @property
-    def nodes(self) -> tuple[str, ...]:
-        return self.clusterfile.cluster.nodes if self.clusterfile.cluster else ()
+    def workers(self) -> tuple[str, ...]:
+        return self.clusterfile.cluster.workers if self.clusterfile.cluster else ()
 
     def unready_workloads(self) -> list[str] | None:
         """The titles in ``unready``; None when no change is unfinished. Raises NodeError for text that is not JSON."""
@@ -102,6 +103,10 @@ class ClusterRecord:
     def with_clusterfile(self, clusterfile: Clusterfile) -> ClusterRecord:
         """This record with another Clusterfile, whose secrets are left out."""
         return dataclasses.replace(self, text=write.redacted(clusterfile))
+
+
+def _roles(host: Mapping[str, Any]) -> Iterator[str]:
+    return (ROLES.get(role, role) for role in map(str, _list(host, "roles")))
 
 
 def _list(mapping: Mapping[str, Any], key: str) -> list[Any]:
@@ -122,23 +127,23 @@ def read(kubectl: NodeKubectl) -> ClusterRecord:
         ) from error
 
 
-def apply(master: Node, record: ClusterRecord, kubectl: str = KUBECTL) -> None:
+def apply(node: Node, record: ClusterRecord, kubectl: str = KUBECTL) -> None:
     """Write a record whatever was there before. ``left`` stays as it is, and so does ``unready`` when it is None."""
     data = {"Clusterfile": record.text, "digest": record.digest, "image": record.image, "registry": record.registry}
     if record.unready is not None:
         data[_UNREADY] = record.unready
     metadata = {"name": CONFIG_MAP, "namespace": "kube-system"}
     document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
-    master.run(f"{kubectl} apply --validate=false -f -", input=yaml.safe_dump(document, sort_keys=False), timeout=60)
+    node.run(f"{kubectl} apply --validate=false -f -", input=yaml.safe_dump(document, sort_keys=False), timeout=60)
 
 
-def replace(master: Node, record: ClusterRecord) -> None:
+def replace(node: Node, record: ClusterRecord) -> None:
     """Write ``text`` and ``left`` in place of the version that was read. Raises CommandError when the record has changed since."""
     patch = {"metadata": {"resourceVersion": record.version}, "data": {"Clusterfile": record.text, _LEFT: " ".join(sorted(record.left))}}
     # By a file: the text may be long, and is not for a list of processes.
     path = f"{STATE}/record.json"
-    master.put(json.dumps(patch).encode(), path, 0o600)
-    master.run(
+    node.put(json.dumps(patch).encode(), path, 0o600)
+    node.run(
         f'{KUBECTL} patch {" ".join(_OBJECT)} --type=merge -p "$(cat {path})" > /dev/null; code=$?; rm -f {path}; exit $code', timeout=60
     )
 

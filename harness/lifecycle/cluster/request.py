@@ -16,8 +16,8 @@ from pathlib import Path
 from harness import log, untrusted
 from harness.cloudimage import ImageApp, Info, values
 from harness.clusterfile import (
-    MASTER,
-    NODE,
+    CONTROL_PLANE,
+    WORKER,
     AppConfig,
     ApplicationDocument,
     ClusterDocument,
@@ -77,7 +77,7 @@ def effective(written: Clusterfile | None, flags: ClusterDocument = NO_FLAGS) ->
     own = clusterfile.cluster or ClusterDocument(name=DEFAULT_NAME, image="")
     image = flags.image or own.image
     if not image:
-        raise UsageError("no image is named", hint="slipway run IMAGE --masters 192.168.0.2, or image: in a document Cluster of -f")
+        raise UsageError("no image is named", hint="slipway run IMAGE --control-plane 192.168.0.2, or image: in a document Cluster of -f")
     cluster = dataclasses.replace(
         own,
         name=flags.name or own.name,
@@ -101,10 +101,10 @@ def effective(written: Clusterfile | None, flags: ClusterDocument = NO_FLAGS) ->
 
 
 def of_machines(
-    name: str, image: str, masters: Sequence[Machine], nodes: Sequence[Machine] = (), env: Mapping[str, str] | None = None
+    name: str, image: str, control_plane: Sequence[Machine], workers: Sequence[Machine] = (), env: Mapping[str, str] | None = None
 ) -> Clusterfile:
     """Return the Clusterfile of a cluster on given machines, with the login of each."""
-    machines = [*((MASTER, machine) for machine in masters), *((NODE, machine) for machine in nodes)]
+    machines = [*((CONTROL_PLANE, machine) for machine in control_plane), *((WORKER, machine) for machine in workers)]
     hosts = [Host((machine.address,), (role,), _ssh(machine.login)) for role, machine in machines]
     logins = [host.ssh for host in hosts]
     common = logins[0] if logins and all(login == logins[0] for login in logins) else SshSettings()
@@ -140,11 +140,11 @@ def _over(values: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
 def _hosts(own: ClusterDocument, flags: ClusterDocument) -> tuple[Host, ...]:
     """Return the hosts, control-plane nodes first. Options replace the addresses in the file; its other settings of a host stay."""
     if flags.hosts:
-        masters, nodes = flags.masters or own.masters, flags.nodes or own.nodes
-        single = [_host(own, address, MASTER) for address in masters] + [_host(own, address, NODE) for address in nodes]
+        control_plane, workers = flags.control_plane or own.control_plane, flags.workers or own.workers
+        single = [_host(own, address, CONTROL_PLANE) for address in control_plane] + [_host(own, address, WORKER) for address in workers]
         hosts: Iterable[Host] = _grouped(single)
     else:
-        hosts = sorted(own.hosts, key=lambda host: not host.is_master)
+        hosts = sorted(own.hosts, key=lambda host: not host.is_control_plane)
     return tuple(dataclasses.replace(host, ssh=flags.ssh.over(host.ssh.over(own.ssh))) for host in hosts)
 
 
@@ -171,7 +171,7 @@ def machines(clusterfile: Clusterfile, password: str | None = None) -> tuple[tup
     by_role: dict[bool, list[Machine]] = {True: [], False: []}
     for host in cluster.hosts:
         login = _resolved(host.ssh, password, clusterfile.path, faults)
-        by_role[host.is_master] += [Machine(address, login) for address in host.ips]
+        by_role[host.is_control_plane] += [Machine(address, login) for address in host.ips]
     if faults:
         raise InputError(dict.fromkeys(faults))
     return tuple(by_role[True]), tuple(by_role[False])
@@ -236,7 +236,9 @@ def _unsupported(cluster: ClusterDocument, where: str) -> list[Fault]:
         faults.append(Fault(f"{spec}.dataRoot", message, f"leave it out, and make {STATE} a link or a mount of the disk before"))
     if any(host.count for host in cluster.hosts):
         message = "containers to try with are made by a command of their own"
-        faults.append(Fault(f"{spec}.hosts", message, "slipway nodes up --masters 1 --nodes 1, then write their addresses or give them"))
+        faults.append(
+            Fault(f"{spec}.hosts", message, "slipway nodes up --control-plane 1 --workers 1, then write their addresses or give them")
+        )
     if cluster.local_registry:
         faults += _local(cluster.local_registry, f"{spec}.registry.localRegistry")
     return faults
@@ -284,7 +286,7 @@ def check_once(machines: Sequence[Machine]) -> None:
     addresses = [machine.address for machine in machines]
     twice = sorted({address for address in addresses if addresses.count(address) > 1})
     if twice:
-        raise UsageError(f"{', '.join(twice)} given twice", hint="a machine is a master or a node, once")
+        raise UsageError(f"{', '.join(twice)} given twice", hint="a machine is a control-plane node or a worker, once")
 
 
 def check_env(env: Mapping[str, str]) -> None:

@@ -17,7 +17,7 @@ from harness.errors import CheckError, Fault, InputError, NodeError
 from harness.host import cluster_cache
 from harness.lifecycle.cluster import access, lease
 from harness.lifecycle.cluster.access import Access
-from harness.lifecycle.cluster.certificates import all_masters, keys_of, sans_of
+from harness.lifecycle.cluster.certificates import keys_of, require_control_plane, sans_of
 from harness.lifecycle.kube import objects
 from harness.lifecycle.plan import Step, execute
 from harness.nodes import Machine, Node
@@ -60,8 +60,8 @@ class NamesAdded:
 def add_names(
     names: Sequence[str],
     name: str = cluster_cache.DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
     *,
     days: int = LEAF_DAYS,
     home: Path | None = None,
@@ -71,8 +71,8 @@ def add_names(
     One control-plane node after the other; each answers by every new name before the next one begins. May be repeated.
     """
     added = check_names(names)
-    with access.opened(access.known(name, masters, nodes, home=home), workers=False) as cluster:
-        all_masters(cluster)
+    with access.opened(access.known(name, control_plane, workers, home=home), workers=False) as cluster:
+        require_control_plane(cluster)
         with cluster.known.state.lock(), lease.held(cluster.first, name):
             execute(_naming(cluster, added, days))
         certificate = x509.load_pem_x509_certificate(cluster.first.get(f"{FOLDER}/apiserver.crt"))
@@ -84,16 +84,18 @@ def _naming(cluster: Access, names: tuple[str, ...], days: int) -> list[Step]:
         configure_names(node, names)
 
     steps = [Step("configure", "tell kubeadm the names", configure, (cluster.first,))]
-    for number, master in enumerate(cluster.masters, 1):
+    for number, control_plane_node in enumerate(cluster.control_plane, 1):
 
         def action(node: Node) -> str:
-            return name_master(node, names, days, others=len(cluster.masters) > 1)
+            return name_control_plane_node(node, names, days, others=len(cluster.control_plane) > 1)
 
-        steps.append(Step(f"name-{number}", f"a certificate for {master.name}", action, (master,), after_all=(steps[-1].id,)))
+        steps.append(
+            Step(f"name-{number}", f"a certificate for {control_plane_node.name}", action, (control_plane_node,), after_all=(steps[-1].id,))
+        )
     return steps
 
 
-def name_master(node: Node, names: tuple[str, ...], days: int, *, others: bool = False) -> str:
+def name_control_plane_node(node: Node, names: tuple[str, ...], days: int, *, others: bool = False) -> str:
     """Add names to the configuration and the certificate of one control-plane node, and restart its API server. Returns a note."""
     for path, data in read_files(node, [CONFIG, f"{CONFIG}.upload"]).items():
         node.put(with_names(data.decode(), names).encode(), path, 0o600)

@@ -77,9 +77,9 @@ def minor(version: str) -> int:
 class Api:
     """The API calls of a drain, through a control-plane node."""
 
-    def __init__(self, master: Node) -> None:
-        self.master = master
-        self.kubectl = NodeKubectl(master)
+    def __init__(self, node: Node) -> None:
+        self.control_plane_node = node
+        self.kubectl = NodeKubectl(node)
 
     def node(self, name: str) -> Resource | None:
         """The Node object; None when it does not exist."""
@@ -115,7 +115,7 @@ class Api:
                 script.append("wait")
         script += ["wait", 'cd "$work"; for file in *; do [ -e "$file" ] && echo "$file $(tr "\\n" " " < "$file")"; done; true']
         refused = {}
-        for line in self.master.run("\n".join(script), timeout=120).stdout.splitlines():
+        for line in self.control_plane_node.run("\n".join(script), timeout=120).stdout.splitlines():
             number, _, message = line.partition(" ")
             position = untrusted.number(number, maximum=len(pods) - 1)
             if position is not None and "NotFound" not in message:

@@ -62,8 +62,8 @@ class EtcdStatus:
 class Etcd:
     """etcdctl, on the first control-plane node whose etcd runs."""
 
-    def __init__(self, masters: Sequence[Node]) -> None:
-        self.masters = tuple(masters)
+    def __init__(self, control_plane: Sequence[Node]) -> None:
+        self.control_plane = tuple(control_plane)
 
     def members(self) -> tuple[EtcdMember, ...]:
         return _members(self._json("member list"))
@@ -149,7 +149,7 @@ class Etcd:
         endpoint = "" if "--endpoints" in command else "--endpoints=https://127.0.0.1:2379 "
         words = shlex.split(f"{endpoint}{command}")
         script = assets.script("etcdctl", *words, not_here=_NOT_HERE, pki=FOLDER, rootfs=ROOTFS)
-        for node in self.masters:
+        for node in self.control_plane:
             result = node.run(script, check=False, timeout=60)
             if result.returncode == _NOT_HERE:
                 continue
@@ -157,7 +157,9 @@ class Etcd:
                 reason = (result.output.strip().splitlines() or ["no reason"])[-1]
                 raise CommandError(f"{node.name}: etcdctl {command.split(' --', maxsplit=1)[0]}: {reason}", details=result.output)
             return result.stdout
-        raise CheckError("etcd runs on no master that answers", hint="start a master again, or restore etcd from a backup")
+        raise CheckError(
+            "etcd runs on no control-plane node that answers", hint="start a control-plane node again, or restore etcd from a backup"
+        )
 
 
 def _parsed(text: str) -> list[dict[str, Any]]:
@@ -197,9 +199,9 @@ def version(image: str) -> tuple[int, int, int] | None:
     return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
-def image_of(master: Node) -> str:
+def image_of(node: Node) -> str:
     """The image of etcd that a node runs; empty when it runs none."""
-    match = re.search(r"image: [\"']?([^\s\"']*/etcd:[^\s\"']*)", master.run(f"cat {MANIFEST}", check=False).stdout)
+    match = re.search(r"image: [\"']?([^\s\"']*/etcd:[^\s\"']*)", node.run(f"cat {MANIFEST}", check=False).stdout)
     return match[1] if match else ""
 
 
@@ -348,22 +350,22 @@ def _require_quorum(voters: int, alive: int, what: str, hint: str) -> None:
         raise CheckError(f"etcd {what}: {alive} of {voters} members would answer", hint=hint)
 
 
-def take_snapshot(master: SshNode, into: BinaryIO) -> dict[str, Any]:
+def take_snapshot(node: SshNode, into: BinaryIO) -> dict[str, Any]:
     """Write a snapshot of etcd to an open file. Return the status of etcdutl: ``hash``, ``revision``, ``totalKey``, ``totalSize``."""
     try:
-        lines = master.run(_SNAPSHOT, timeout=1800).stdout.splitlines()
+        lines = node.run(_SNAPSHOT, timeout=1800).stdout.splitlines()
         try:
             checksum = lines[0].split()[0]
-            status = untrusted.json_object(lines[-1], what=f"{master.name}: the account of the snapshot", error=CommandError)
+            status = untrusted.json_object(lines[-1], what=f"{node.name}: the account of the snapshot", error=CommandError)
         except IndexError as wrong:
-            raise CommandError(f"{master.name}: etcd's tool gave no account of the snapshot", details="\n".join(lines)) from wrong
-        master.fetch(f"cat {_SNAPSHOT_FILE}", into, limit=_LARGEST_SNAPSHOT, timeout=2 * LONG_TIMEOUT)
+            raise CommandError(f"{node.name}: etcd's tool gave no account of the snapshot", details="\n".join(lines)) from wrong
+        node.fetch(f"cat {_SNAPSHOT_FILE}", into, limit=_LARGEST_SNAPSHOT, timeout=2 * LONG_TIMEOUT)
     finally:
         with contextlib.suppress(SlipwayError):
-            master.run(f"rm -f {_SNAPSHOT_FILE} {_SNAPSHOT_FILE}.part")
+            node.run(f"rm -f {_SNAPSHOT_FILE} {_SNAPSHOT_FILE}.part")
     into.seek(0)
     if hashlib.file_digest(cast("Any", into), "sha256").hexdigest() != checksum:
-        raise NodeError(f"{master.name}: the snapshot did not arrive whole", hint="run the same command again")
+        raise NodeError(f"{node.name}: the snapshot did not arrive whole", hint="run the same command again")
     if not status.get("totalKey"):
-        raise CheckError(f"{master.name}: the snapshot of etcd holds nothing", hint="see etcdctl member list on the control-plane nodes")
+        raise CheckError(f"{node.name}: the snapshot of etcd holds nothing", hint="see etcdctl member list on the control-plane nodes")
     return dict(status)

@@ -32,7 +32,7 @@ _RUN = "slipway-balancer"
 _UNIT = "/etc/systemd/system/slipway-balancer.service"
 
 SERVICE = f"""[Unit]
-Description=slipway: the way to the masters that live
+Description=slipway: balancer to the control-plane nodes
 After=network.target
 
 [Service]
@@ -231,11 +231,11 @@ def _keeper() -> str:
     return (assets.FOLDER / "ipvs.sh").read_text()
 
 
-def config(virtual_ip: str, address: str, masters: Sequence[str], holders: Sequence[str]) -> str:
+def config(virtual_ip: str, address: str, control_plane: Sequence[str], holders: Sequence[str]) -> str:
     """The keeper's configuration on the node ``address``: the servers of the API and of images."""
     lines = [f"virtual {virtual_ip}", f"source {address}"]
     # The registry logs every request for another path that comes without a login.
-    for name, port, path, servers in (("api", API_PORT, "/readyz", masters), ("registry", REGISTRY_PORT, "/", holders)):
+    for name, port, path, servers in (("api", API_PORT, "/readyz", control_plane), ("registry", REGISTRY_PORT, "/", holders)):
         if servers:
             # Nodes start with different servers.
             first = int(ipaddress.ip_address(address)) % len(servers)
@@ -245,9 +245,9 @@ def config(virtual_ip: str, address: str, masters: Sequence[str], holders: Seque
 
 def member_config(cluster: RuntimeCluster, member: Member) -> str:
     """The keeper's configuration for a node that uses IPVS."""
-    masters = [] if member.is_master else [master.address for master in cluster.masters]
+    control_plane = [] if member.is_control_plane else [node.address for node in cluster.control_plane]
     holders = [] if member.registry else [holder.address for holder in cluster.registries]
-    return config(member.virtual_ip or "", member.address, masters, holders)
+    return config(member.virtual_ip or "", member.address, control_plane, holders)
 
 
 def is_config(text: str) -> bool:

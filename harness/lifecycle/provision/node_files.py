@@ -43,7 +43,7 @@ WantedBy=multi-user.target
 """
 
 BALANCER_SERVICE = f"""[Unit]
-Description=slipway: the way to the masters that live
+Description=slipway: balancer to the control-plane nodes
 After=network.target
 
 [Service]
@@ -181,20 +181,20 @@ def balancer_files(text: str) -> Files:
 
 def needs_balancer(member: Member) -> bool:
     """Return whether a node needs a balancer: a control-plane node with a registry asks itself only."""
-    return not member.is_master or not member.registry
+    return not member.is_control_plane or not member.registry
 
 
 def balancer_config(cluster: RuntimeCluster, member: Member) -> str:
     """Configuration of a node's balancer: haproxy on its loopback, or rules of its kernel."""
     if member.virtual_ip:
         return ipvs.member_config(cluster, member)
-    masters = [(master.name, master.address) for master in cluster.masters]
-    holders = [(master.name, master.address) for master in cluster.registries]
-    return balancing([] if member.is_master else masters, [] if member.registry else holders)
+    control_plane = [(node.name, node.address) for node in cluster.control_plane]
+    holders = [(node.name, node.address) for node in cluster.registries]
+    return balancing([] if member.is_control_plane else control_plane, [] if member.registry else holders)
 
 
-def balancing(masters: Sequence[tuple[str, str]], holders: Sequence[tuple[str, str]]) -> str:
-    """haproxy's configuration: the loopback leads to ``masters`` for the API, and to ``holders`` for images.
+def balancing(control_plane: Sequence[tuple[str, str]], holders: Sequence[tuple[str, str]]) -> str:
+    """haproxy's configuration: the loopback leads to ``control_plane`` for the API, and to ``holders`` for images.
 
     Both are names and addresses; a part without servers is left out.
     """
@@ -218,8 +218,8 @@ defaults
   default-server inter 3s fastinter 500ms downinter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
 """
     ]
-    if masters:
-        parts.append(_balanced_api(masters))
+    if control_plane:
+        parts.append(_balanced_api(control_plane))
     if holders:
         lines = _servers(holders, REGISTRY_PORT, "check")
         parts.append(f"listen registry\n  bind 127.0.0.1:{REGISTRY_PORT}\n  balance source\n{lines}")
@@ -230,7 +230,7 @@ UNSURE = "api-unsure"
 """haproxy's backend of the API servers when their readiness cannot be determined."""
 
 
-def _balanced_api(masters: Sequence[tuple[str, str]]) -> str:
+def _balanced_api(control_plane: Sequence[tuple[str, str]]) -> str:
     """haproxy's part for the API.
 
     A server that shuts down reports it, and serves on for a moment: it gets no new connections, and open ones are not cut. A server that
@@ -238,7 +238,7 @@ def _balanced_api(masters: Sequence[tuple[str, str]]) -> str:
     server answers 401 or 403, always; then that has to suffice.
     """
     # A single server must take every connection.
-    leaving = '  http-check expect error-status L7OKC ! string "[-]shutdown failed"\n' if len(masters) > 1 else ""
+    leaving = '  http-check expect error-status L7OKC ! string "[-]shutdown failed"\n' if len(control_plane) > 1 else ""
     check = "check check-ssl verify none"
     return f"""frontend api
   bind 127.0.0.1:{API_PORT}
@@ -249,14 +249,14 @@ backend api
   balance leastconn
   option httpchk GET /readyz
 {leaving}  http-check expect status 200,401
-{_servers(masters, API_PORT, check)}
+{_servers(control_plane, API_PORT, check)}
 backend {UNSURE}
   balance leastconn
   option httpchk GET /readyz
   http-check expect status 200,401,403
   # No server is long in starting.
   default-server inter 10s rise 20
-{_servers(masters, API_PORT, check)}"""
+{_servers(control_plane, API_PORT, check)}"""
 
 
 def _servers(servers: Iterable[tuple[str, str]], port: int, check: str) -> str:
@@ -265,7 +265,7 @@ def _servers(servers: Iterable[tuple[str, str]], port: int, check: str) -> str:
 
 def hosts_lines(member: Member) -> tuple[str, ...]:
     """slipway's lines in the node's /etc/hosts."""
-    return (f"{member.address if member.is_master else member.virtual_ip or '127.0.0.1'} {API_NAME} {HOSTS_MARK}",)
+    return (f"{member.address if member.is_control_plane else member.virtual_ip or '127.0.0.1'} {API_NAME} {HOSTS_MARK}",)
 
 
 def set_hosts(node: Node, lines: Iterable[str]) -> None:

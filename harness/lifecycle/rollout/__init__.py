@@ -18,7 +18,7 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
 
 BACKUP = f"{STATE}/before-upgrade.backup"
-"""On every master: what ``slipway restore`` takes, of before the last upgrade. There is one for the last rollback, too."""
+"""On every control-plane node: what ``slipway restore`` takes, of before the last upgrade. There is one for the last rollback, too."""
 
 # Parts of a node that are restarted when they change.
 CONTAINERD, KUBELET, CONTROL_PLANE, REGISTRY, BALANCER = "containerd", "kubelet", "control-plane", "registry", "balancer"
@@ -50,8 +50,8 @@ class RolloutWork(MemberChange):
 
     @property
     def kubectl(self) -> NodeKubectl:
-        """By way of any master whose API answers."""
-        return NodeKubectl(self.found.first, tuple(node for node in self.found.masters if node is not self.found.first))
+        """By way of any control-plane node whose API answers."""
+        return NodeKubectl(self.found.first, tuple(node for node in self.found.control_plane if node is not self.found.first))
 
     @property
     def worker_batches(self) -> tuple[tuple[SshNode, ...], ...]:
@@ -63,8 +63,11 @@ class RolloutWork(MemberChange):
         return self.found.name(node)
 
     def beside(self, node: Node) -> SshNode:
-        """A master whose API is there while ``node`` is changed; itself when it is the only one."""
-        return next((master for master in (self.found.first, *self.found.masters) if master is not node), self.found.first)
+        """A control-plane node whose API is there while ``node`` is changed; itself when it is the only one."""
+        return next(
+            (control_plane_node for control_plane_node in (self.found.first, *self.found.control_plane) if control_plane_node is not node),
+            self.found.first,
+        )
 
 
 def moves(work: RolloutWork, node: Node) -> bool:

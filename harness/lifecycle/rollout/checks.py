@@ -32,11 +32,11 @@ def check(work: RolloutWork) -> Step:
 
     def action() -> str:
         if work.resumed:
-            each(work.found.masters, static_pods.resume)
+            each(work.found.control_plane, static_pods.resume)
         unfit = records.unfit(work.apps, work.move.after.kubernetes)
         if unfit:
             raise CheckError("\n".join(unfit), hint="bring them to a version that admits it first, or take them out: slipway apps")
-        client = etcd.Etcd(work.found.masters)
+        client = etcd.Etcd(work.found.control_plane)
         members = client.members()
         etcd.require_health(members, client.sick(members), f"no {work.move.kind}")
         require_etcd(work)
@@ -52,8 +52,8 @@ def check(work: RolloutWork) -> Step:
 
 
 def require_etcd(work: RolloutWork) -> None:
-    """Raises CheckError when etcd cannot go from what a master runs to what the image has."""
-    for runs in each(work.found.masters, etcd.image_of):
+    """Raises CheckError when etcd cannot go from what a control-plane node runs to what the image has."""
+    for runs in each(work.found.control_plane, etcd.image_of):
         etcd.require_step(runs, registries.etcd_image(work.resolved))
 
 
@@ -121,8 +121,8 @@ def find_keys(work: RolloutWork) -> Step:
     """The keys are those of the cluster: new ones, as ``run`` would make them, would be another cluster's."""
 
     def action() -> None:
-        if not certificates.any_has_keys(work.found.masters, encrypts=work.resolved.profile.encrypts):
-            raise CheckError("no master has the keys of the cluster", hint="put them back from a backup")
+        if not certificates.any_has_keys(work.found.control_plane, encrypts=work.resolved.profile.encrypts):
+            raise CheckError("no control-plane node has the keys of the cluster", hint="put them back from a backup")
         work.resolved.runtime.prepare()
 
     return Step("make-keys", "find the keys of the cluster", action, after=("unpack-rootfs", "check"))

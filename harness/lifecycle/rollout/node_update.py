@@ -50,7 +50,7 @@ def _change(work: RolloutWork, node: SshNode, together: Sequence[SshNode]) -> st
     parts = _with_registry(work, node, rootfs_update.begin(node))
     moved = _empty(work, node, together, parts)
     if CONTROL_PLANE in parts:
-        client = etcd.Etcd(work.found.masters)
+        client = etcd.Etcd(work.found.control_plane)
         members = client.members()
         etcd.require_health(members, client.sick(members), f"{work.name(node)} is not touched")
         static_pods.keep(node)
@@ -114,13 +114,13 @@ def _start(work: RolloutWork, node: SshNode, parts: frozenset[str]) -> None:
 def _start_kubelet(work: RolloutWork, node: SshNode) -> None:
     """Start the kubelet, and wait until its node is Ready.
 
-    One of another version makes other pods of the same manifests, and starts all parts of a master again, as it likes. So they end in good
+    One of another version makes other pods of the same manifests, and starts all static pods again, as it likes. So they end in good
     order before it starts, and the step does not end before they are at work again: else no endpoint would follow when pods are moved.
     """
     member = work.resolved.member(node)
-    again = member.is_master and moves(work, node)
+    again = member.is_control_plane and moves(work, node)
     if again:
-        static_pods.halt(node, _patience(work), others=len(work.spec.masters) > 1)
+        static_pods.halt(node, _patience(work), others=len(work.spec.control_plane) > 1)
     since = node.run("date -u +%Y-%m-%dT%H:%M:%SZ").stdout.strip()
     work.resolved.runtime.start_kubelet(member)
     if again:
@@ -132,18 +132,18 @@ def _start_kubelet(work: RolloutWork, node: SshNode) -> None:
 
 
 def _patience(work: RolloutWork) -> float:
-    """Seconds that a part of a master may take to end, or to come up."""
+    """Seconds that a part of a control-plane node may take to end, or to come up."""
     return min(300.0, work.spec.timeout)
 
 
 def _control_plane(work: RolloutWork, node: SshNode) -> None:
     """etcd where its image is another one, then the API, then what stands on it. What does not come up is as it was again.
 
-    An API server answers with errors while its etcd is away: where other masters serve it ends before etcd does, and comes back after it.
+    An API server answers with errors while its etcd is away: where others serve it ends before etcd does, and comes back after it.
     """
     member, runtime = work.resolved.member(node), work.resolved.runtime
     patience = _patience(work)
-    several = len(work.spec.masters) > 1
+    several = len(work.spec.control_plane) > 1
     try:
         runtime.configure(member)
         image = runtime.store_image(member)
@@ -152,7 +152,7 @@ def _control_plane(work: RolloutWork, node: SshNode) -> None:
         if image and f"image: {image}\n" not in node.run(f"cat {etcd.MANIFEST}").stdout:
             static_pods.replace(node, ("etcd",), lambda: runtime.join_store(member, _peers(work)), timeout=patience, serves=not several)
             runtime.configure(member)
-        static_pods.replace(node, ("kube-apiserver",), lambda: runtime.join_master(member), timeout=patience)
+        static_pods.replace(node, ("kube-apiserver",), lambda: runtime.join_control_plane(member), timeout=patience)
         static_pods.replace(
             node, ("kube-controller-manager", "kube-scheduler"), lambda: runtime.start_controllers(member), timeout=patience
         )
@@ -165,14 +165,14 @@ def _control_plane(work: RolloutWork, node: SshNode) -> None:
 
 
 def _peers(work: RolloutWork) -> str:
-    members = etcd.Etcd(work.found.masters).members()
+    members = etcd.Etcd(work.found.control_plane).members()
     return ",".join(f"{member.name}={url}" for member in members for url in member.peers)
 
 
 def _await_leaders(work: RolloutWork, node: SshNode) -> None:
     """Until a controller manager and a scheduler are at work again: before that no endpoint would follow when pods are moved.
 
-    What the ended ones of this master held is released; else nobody would be at work until it runs out, a quarter of a minute later.
+    What the ended ones of this node held is released; else no other would be at work until it runs out, a quarter of a minute later.
     """
     script = assets.script("await_leaders", admin=ADMIN, node=work.name(node), rootfs=ROOTFS, state=STATE)
     result = node.run(script, check=False, timeout=150)
@@ -190,11 +190,11 @@ def _require_version(work: RolloutWork, node: SshNode) -> None:
 def _taken_back(work: RolloutWork, node: SshNode, error: SlipwayError) -> CheckError:
     name, after = work.name(node), work.move.after
     try:
-        static_pods.put_back(node, others=len(work.spec.masters) > 1)
+        static_pods.put_back(node, others=len(work.spec.control_plane) > 1)
     except SlipwayError as worse:
         return CheckError(
             f"{name}: the control plane of {after} did not come up, nor the one before it: {error.message}; {worse.message}",
-            hint=f"where etcd has changed its data the backup is the way: {BACKUP} on the masters, slipway restore",
+            hint=f"where etcd has changed its data the backup is the way: {BACKUP} on the control-plane nodes, slipway restore",
             details=error.details,
         )
     return CheckError(
@@ -230,8 +230,9 @@ def _note_all(work: RolloutWork, node: SshNode) -> None:
     """Note on a node that what ``run`` would do there is done."""
     makers = (
         registries.send_images, preparation.send_rootfs, preparation.set_up_machines, preparation.start_containerd,
-        registries.start_registry, registries.start_balancers, bootstrap.start_kubelets, bootstrap.certify_masters, bootstrap.start_masters,
-        bootstrap.wait_for_api, preparation.send_rendered, bootstrap.finish_cluster, bootstrap.welcome_masters,
+        registries.start_registry, registries.start_balancers, bootstrap.start_kubelets, bootstrap.certify_control_plane,
+        bootstrap.start_control_plane, bootstrap.wait_for_api, preparation.send_rendered, bootstrap.finish_cluster,
+        bootstrap.register_control_plane,
     )  # fmt: skip
     for make in makers:
         if work.spec.elsewhere is not None and make in (registries.send_images, registries.start_registry):

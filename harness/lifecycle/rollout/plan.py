@@ -1,8 +1,8 @@
 """A cluster goes from one image to another, node by node, and serves all the time: what ``upgrade`` and ``rollback`` share.
 
 Everything is made ready beside what runs: blobs in the registries, a second rootfs on each node, the images of Kubernetes. Then each
-master and each batch of workers is updated. Which change this is, and from what to what, the cluster keeps in a ConfigMap; with it the same
-command again, or the way back, knows what was begun.
+control-plane node and each batch of workers is updated. A ConfigMap of the cluster says which change this is, from what to what;
+with it the same command again, or the way back, knows what was begun.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from harness.nodes.ssh import SshNode
 
 
 def batches(work: RolloutWork) -> tuple[tuple[str, tuple[SshNode, ...]], ...]:
-    """The nodes that are updated together, one batch after the other, each with its role: masters singly, workers in batches.
+    """The nodes that are updated together, one batch after the other, each with its role: control-plane nodes singly, workers in batches.
 
     No kubelet may be newer than an API server: to a lower minor version the workers go first.
     """
-    masters = tuple(("master", (node,)) for node in work.spec.masters)
-    workers = tuple(("node", batch) for batch in work.worker_batches)
+    control_plane = tuple(("control-plane", (node,)) for node in work.spec.control_plane)
+    workers = tuple(("worker", batch) for batch in work.worker_batches)
     down = drain.minor(work.move.after.kubernetes) < drain.minor(work.move.before.kubernetes)
-    return (*workers, *masters) if down else (*masters, *workers)
+    return (*workers, *control_plane) if down else (*control_plane, *workers)
 
 
 # ---- the recipe -------------------------------------------------------------------------------------------------------
@@ -63,13 +63,13 @@ def plan(work: RolloutWork) -> list[Step]:
 
 
 def _add_batches(work: RolloutWork, recipe: Plan) -> None:
-    """Update every batch; after all masters, what exists once for the whole cluster."""
-    masters_left = len(work.spec.masters)
+    """Update every batch; after all control-plane nodes, what exists once for the whole cluster."""
+    control_plane_left = len(work.spec.control_plane)
     for number, (role, nodes) in enumerate(batches(work), 1):
         recipe.add(node_update.update_batch(work, number, role, nodes, recipe.last))
         recipe.add(node_update.healthy(work, str(number), recipe.last))
-        masters_left -= role == "master"
-        if role == "master" and masters_left == 0:
+        control_plane_left -= role == "control-plane"
+        if role == "control-plane" and control_plane_left == 0:
             _add_whole_cluster(work, recipe)
 
 
@@ -115,7 +115,7 @@ def _prune(work: RolloutWork, after: str) -> Step:
 
 
 def _former_addons(work: RolloutWork) -> dict[str, str]:
-    """The addons of the image that the cluster comes from, as its first master had them; none when it is not here."""
+    """The addons of the image that the cluster comes from, as its first control-plane node had them; none when it is not here."""
     try:
         former = cloudimage.read(work.spec.store, work.move.before.digest)
         return ResolvedCluster(dataclasses.replace(work.spec, image=former, edit=None), work.resolved.facts).addons
@@ -153,16 +153,16 @@ def _begin(work: RolloutWork) -> Step:
 
 
 def _keep_backup(work: RolloutWork) -> Step:
-    """Once in every change, on all masters: what it was like before."""
+    """Once in every change, on all control-plane nodes: what it was like before."""
     found = work.found
     target = BACKUP.replace(UPGRADE, work.move.kind)
 
     def action() -> str:
-        if all(each(found.masters, lambda node: work.journal.has(node, "keep-backup", work.move.id))):
+        if all(each(found.control_plane, lambda node: work.journal.has(node, "keep-backup", work.move.id))):
             return "done before"
         with tempfile.TemporaryDirectory(prefix="slipway-backup-") as folder:
             file = Path(folder, "backup")
-            machines = [node.machine for node in (found.first, *(node for node in found.masters if node is not found.first))]
+            machines = [node.machine for node in (found.first, *(node for node in found.control_plane if node is not found.first))]
             workers, home = [node.machine for node in found.workers], found.state.folder.parent.parent
             saved = backup.backup(file, found.state.name, machines, workers, home=home)
 
@@ -171,10 +171,10 @@ def _keep_backup(work: RolloutWork) -> Step:
                     node.run(f"umask 077; cat > {target}.part && mv {target}.part {target}", input=content, timeout=1800)
                 work.journal.add(node, "keep-backup", work.move.id)
 
-            each(found.masters, keep)
+            each(found.control_plane, keep)
         return f"{saved.size / 1e6:.1f} MB, {saved.keys} keys"
 
-    return Step("keep-backup", "keep a backup on the masters", action, after=("begin",))
+    return Step("keep-backup", "keep a backup on the control-plane nodes", action, after=("begin",))
 
 
 # ---- the end ----------------------------------------------------------------------------------------------------------

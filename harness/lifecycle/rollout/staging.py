@@ -18,7 +18,7 @@ from harness.nodes.ssh import SshNode
 def tell_nodes(work: RolloutWork, after: str) -> Step:
     """Give nodes the way to their images, which they may know early; everything else waits for the update of the node.
 
-    This step is not journalled: a registry requires the login from the update of its master on, and an earlier slipway, which began the
+    This step is not journalled: a registry requires the login from the update of its node on, and an earlier slipway, which began the
     change, gave it to no node.
     """
 
@@ -61,7 +61,7 @@ def _parts(work: RolloutWork, node: SshNode, delta: rootfs_update.Delta) -> froz
         found.add(CONTAINERD)
     if changes(("kubelet",), "/kubelet.service") or not work.journal.holds(node, bootstrap.start_kubelets(work.context)):
         found.add(KUBELET)
-    if member.is_master and not work.journal.holds(node, bootstrap.start_masters(work.context)):
+    if member.is_control_plane and not work.journal.holds(node, bootstrap.start_control_plane(work.context)):
         found.add(CONTROL_PLANE)
     if member.registry and work.spec.elsewhere is None and (libraries or changes(("registry",), "registry.")):
         found.add(REGISTRY)

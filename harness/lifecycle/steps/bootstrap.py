@@ -15,7 +15,7 @@ from harness.runtimes.kubeadm import Kubeadm
 
 def kubernetes_inputs(resolved: ResolvedCluster, node: Node) -> str:
     cluster = resolved.cluster
-    members = [(member.name, member.address, member.role) for member in cluster.members if member.is_master]
+    members = [(member.name, member.address, member.role) for member in cluster.members if member.is_control_plane]
     return digest(
         resolved.runtime.identity,
         dataclasses.astuple(cluster.facts),
@@ -58,14 +58,16 @@ def start_kubelets(context: ClusterContext) -> Step:
     return _member_step(context, "start-kubelets", "start the kubelets", Kubeadm.start_kubelet, context.nodes, "start-containerd")
 
 
-def certify_masters(context: ClusterContext) -> Step:
-    masters, title = context.selected(context.spec.masters), "write the certificates of the masters"
-    return _member_step(context, "certify-masters", title, Kubeadm.certify, masters, "start-kubelets")
+def certify_control_plane(context: ClusterContext) -> Step:
+    control_plane, title = context.selected(context.spec.control_plane), "write the certificates of the control-plane nodes"
+    return _member_step(context, "certify-control-plane", title, Kubeadm.certify, control_plane, "start-kubelets")
 
 
-def start_masters(context: ClusterContext) -> Step:
-    before = ("certify-masters", "start-registry")
-    return _member_step(context, "start-masters", "start the masters", Kubeadm.start_master, context.spec.masters, *before)
+def start_control_plane(context: ClusterContext) -> Step:
+    before = ("certify-control-plane", "start-registry")
+    return _member_step(
+        context, "start-control-plane", "start the control-plane nodes", Kubeadm.start_control_plane, context.spec.control_plane, *before
+    )
 
 
 def wait_for_api(context: ClusterContext) -> Step:
@@ -74,8 +76,8 @@ def wait_for_api(context: ClusterContext) -> Step:
         "wait-for-api",
         "wait for the API",
         lambda node: context.resolved.runtime.wait_api(context.resolved.member(node), context.spec.timeout),
-        context.selected(context.spec.masters),
-        after=("start-masters",),
+        context.selected(context.spec.control_plane),
+        after=("start-control-plane",),
     )
 
 
@@ -96,10 +98,12 @@ def finish_cluster(context: ClusterContext) -> Step:
     )
 
 
-def welcome_masters(context: ClusterContext) -> Step:
-    """On each master once its own API answers: one whose first run was cut off may not even have its rootfs yet."""
-    masters, title = context.selected(context.spec.masters), "tell the cluster of the masters"
-    return _member_step(context, "welcome-masters", title, Kubeadm.welcome, masters, "wait-for-api", after_all=("finish-cluster",))
+def register_control_plane(context: ClusterContext) -> Step:
+    """On each control-plane node once its own API answers: one whose first run was cut off may not even have its rootfs yet."""
+    control_plane, title = context.selected(context.spec.control_plane), "register the control-plane nodes"
+    return _member_step(
+        context, "register-control-plane", title, Kubeadm.welcome, control_plane, "wait-for-api", after_all=("finish-cluster",)
+    )
 
 
 def start_addons(context: ClusterContext, after: str, beside: Callable[[Mapping[str, str]], Mapping[str, str]] = lambda _: {}) -> Step:

@@ -60,7 +60,7 @@ class ClusterSpec:
     store: Store
     ssh: SshConnections
     state: ClusterState
-    masters: tuple[SshNode, ...]
+    control_plane: tuple[SshNode, ...]
     workers: tuple[SshNode, ...]
     clusterfile: Clusterfile
     """The whole request, as it is recorded."""
@@ -106,24 +106,24 @@ class ClusterSpec:
 
     @property
     def nodes(self) -> tuple[SshNode, ...]:
-        return (*self.masters, *self.workers)
+        return (*self.control_plane, *self.workers)
 
     @property
     def first(self) -> SshNode:
         """The first control-plane node that answers."""
-        return next((node for node in self.masters if node.address not in self.unreachable), self.masters[0])
+        return next((node for node in self.control_plane if node.address not in self.unreachable), self.control_plane[0])
 
     @property
     def registries(self) -> tuple[SshNode, ...]:
         """The control-plane nodes that hold images."""
         if self.registry_hosts is None:
-            return self.masters[: registry.most(self.clusterfile)]
-        return tuple(node for node in self.masters if node.address in self.registry_hosts)
+            return self.control_plane[: registry.most(self.clusterfile)]
+        return tuple(node for node in self.control_plane if node.address in self.registry_hosts)
 
     @property
     def balanced(self) -> tuple[SshNode, ...]:
         """Nodes that need a balancer: for the API, or at least for images."""
-        return (*(node for node in self.masters if node not in self.registries), *self.workers)
+        return (*(node for node in self.control_plane if node not in self.registries), *self.workers)
 
     @property
     def info(self) -> Info:
@@ -231,7 +231,7 @@ class ResolvedCluster:
 
     def needed(self, node: Node, files: Files) -> Files:
         """The files that a node needs: workers launch nothing, so they get what is launched only when a hook reads it."""
-        if any(node.address == master.address for master in self.spec.masters):
+        if any(node.address == control_plane_node.address for control_plane_node in self.spec.control_plane):
             return files
 
         def is_needed(path: str) -> bool:
@@ -333,7 +333,7 @@ class ResolvedCluster:
             node=node,
             name=machine.host,
             address=node.address,
-            role="master" if node in self.spec.masters else "node",
+            role="control-plane" if node in self.spec.control_plane else "worker",
             registry=node in self.spec.registries,
             away=node.address in self.spec.unreachable,
             systemd_cgroups=machine.cgroup == 2,

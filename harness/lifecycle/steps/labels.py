@@ -40,7 +40,7 @@ def commands(member: Member, cluster: ClusterDocument, before: Clusterfile | Non
 
 
 def step(context: ClusterContext, after: str) -> list[Step]:
-    """One step for all nodes, run on the first master; none when nothing is asked for."""
+    """One step for all nodes, run on the first control-plane node; none when nothing is asked for."""
     cluster, previous = context.spec.clusterfile.cluster, context.spec.previous
     before = previous.cluster if previous else None
     hosts = [*(cluster.hosts if cluster else ()), *(before.hosts if before else ())]

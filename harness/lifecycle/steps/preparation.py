@@ -65,7 +65,7 @@ def check_machines(context: ClusterContext, names: Mapping[str, str]) -> Step:
 
 def target(resolved: ResolvedCluster, node: SshNode) -> gather.Target:
     """A machine as preflight checks see it."""
-    role = "master" if node in resolved.spec.masters else "node"
+    role = "control-plane" if node in resolved.spec.control_plane else "worker"
     return gather.Target(node.address, role, resolved.facts.machines[node.address])
 
 

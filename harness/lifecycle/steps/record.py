@@ -30,4 +30,4 @@ def keep_access(context: ClusterContext) -> None:
     """Cache on this machine a kubeconfig and how the nodes are reached."""
     spec = context.spec
     spec.state.write("kubeconfig", context.resolved.runtime.kubeconfig(spec.first.address).decode())
-    access.remember(spec.state, spec.masters, spec.workers, image={"image": spec.image.name, "digest": spec.image.digest})
+    access.remember(spec.state, spec.control_plane, spec.workers, image={"image": spec.image.name, "digest": spec.image.digest})

@@ -88,7 +88,7 @@ def balancing_wish(resolved: ResolvedCluster) -> ipvs.Wish:
 
 
 def etcd_image(resolved: ResolvedCluster) -> str:
-    """The image of etcd that the masters run; empty when the image of the cluster has none."""
+    """The image of etcd that the control-plane nodes run; empty when the image of the cluster has none."""
     names = [image.name for image in resolved.images.images if "/etcd:" in image.name]
     tag = resolved.kubernetes.etcd_image_tag
     return next((name for name in names if tag and name.endswith(f":{tag}")), names[0] if names else "")
@@ -106,7 +106,7 @@ def images_needed_to_be_ready(resolved: ResolvedCluster, node: Node) -> list[str
     network, used = (set(_IMAGE.findall(text)) for text in (texts.get(NETWORK_ADDON, ""), "\n".join(texts.values())))
     ranks: tuple[Callable[[str], object], ...] = (
         lambda name: name == resolved.kubernetes.pause_image,
-        lambda name: resolved.member(node).is_master and _CONTROL_PLANE.search(name),
+        lambda name: resolved.member(node).is_control_plane and _CONTROL_PLANE.search(name),
         lambda name: name in network,
         lambda name: "/kube-proxy:" in name,
         lambda name: "/coredns:" in name,

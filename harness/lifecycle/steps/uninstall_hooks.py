@@ -28,23 +28,25 @@ class Parting:
 
     hooks: tuple[Hook, ...] = ()
     nodes: tuple[Node, ...] = ()
-    """The machines that are cleaned, masters first."""
+    """The machines that are cleaned, control-plane nodes first."""
     places: tuple[HookTarget, ...] = ()
     clusterfile: Clusterfile = dataclasses.field(default_factory=lambda: Clusterfile(""))
     labels: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     """The labels of the nodes in the cluster, by address."""
 
     @classmethod
-    def read(cls, masters: Sequence[Node], nodes: Sequence[Node]) -> Parting:
+    def read(cls, control_plane: Sequence[Node], nodes: Sequence[Node]) -> Parting:
         """The record of the cluster, from a control-plane node that answers, and the hooks of its image. Warns of what cannot be read."""
-        return cls.of(_kept(masters), masters, nodes)
+        return cls.of(_kept(control_plane), control_plane, nodes)
 
     @classmethod
-    def of(cls, kept: Clusterfile | None, masters: Sequence[Node], nodes: Sequence[Node], leaving: Sequence[Node] | None = None) -> Parting:
+    def of(
+        cls, kept: Clusterfile | None, control_plane: Sequence[Node], nodes: Sequence[Node], leaving: Sequence[Node] | None = None
+    ) -> Parting:
         """As ``read``, of what the cluster keeps; None when it does not tell. ``leaving`` are those of ``nodes`` that are cleaned."""
-        if not masters:
+        if not control_plane:
             return cls()
-        of_image = _of_image(masters[0])
+        of_image = _of_image(control_plane[0])
         if kept is None and of_image:
             log.warning("the API does not answer: hooks of the Clusterfile are not run, those of the image are")
         found = values.merged(of_image, kept.hooks if kept else ())
@@ -53,11 +55,13 @@ class Parting:
             if hook.redacted:
                 log.warning(f"hook {hook.name} was kept without its script, since that may hold a secret; it is not run")
         known = {place.address: place for place in (kept.cluster.places if kept and kept.cluster else ())}
-        places = [known.get(node.address, HookTarget(node.address, ("master" if node in masters else "node",))) for node in nodes]
+        places = [
+            known.get(node.address, HookTarget(node.address, ("control-plane" if node in control_plane else "worker",))) for node in nodes
+        ]
         usable = tuple(hook for hook in wanted if not hook.redacted)
         asks = any(selector.labels for hook in usable for selector in hook.on)
         going = tuple(nodes if leaving is None else leaving)
-        return cls(usable, going, tuple(places), kept or Clusterfile(""), _labels(masters) if asks else {})
+        return cls(usable, going, tuple(places), kept or Clusterfile(""), _labels(control_plane) if asks else {})
 
     def chosen(self, phase: Phase, node: Node) -> tuple[Hook, ...]:
         """The hooks of a phase that are for one machine."""
@@ -84,43 +88,43 @@ class Parting:
         return {**environments.environment({}, None, plain), "HostIP": node.address}
 
 
-def _kept(masters: Sequence[Node]) -> Clusterfile | None:
+def _kept(control_plane: Sequence[Node]) -> Clusterfile | None:
     command = f"{KUBECTL} --request-timeout=3s {' '.join(GET)}"
-    for master in masters:
+    for node in control_plane:
         try:
-            asked = master.run(command, check=False, timeout=10)
+            asked = node.run(command, check=False, timeout=10)
             if asked.ok and asked.stdout:
-                return ClusterRecord.of(asked.stdout, master.name).clusterfile
+                return ClusterRecord.of(asked.stdout, node.name).clusterfile
             if "NotFound" in asked.stderr:
                 return Clusterfile("")
         except (CheckError, CommandError, NodeError, InputError) as error:
-            log.debug(f"{master.name}: {error}")
+            log.debug(f"{node.name}: {error}")
     return None
 
 
-def _labels(masters: Sequence[Node]) -> dict[str, dict[str, str]]:
+def _labels(control_plane: Sequence[Node]) -> dict[str, dict[str, str]]:
     """By address; nothing when the API does not answer."""
-    for master in masters:
-        asked = master.run(f"{KUBECTL} --request-timeout=3s get nodes --output=json", check=False, timeout=10)
+    for node in control_plane:
+        asked = node.run(f"{KUBECTL} --request-timeout=3s get nodes --output=json", check=False, timeout=10)
         if asked.ok and asked.stdout:
             try:
                 return {
                     address: dict(item["metadata"].get("labels") or {})
-                    for item in objects.objects(asked.stdout, where=master.name)
+                    for item in objects.objects(asked.stdout, where=node.name)
                     for address in objects.internal_addresses(item)
                 }
             except NodeError as error:
-                log.debug(f"{master.name}: {error}")
+                log.debug(f"{node.name}: {error}")
     return {}
 
 
-def _of_image(master: Node) -> tuple[Hook, ...]:
-    listed = master.run(f"cd {ROOTFS}/{hooks.FOLDER} 2>/dev/null && ls -A || true").stdout.splitlines()
+def _of_image(node: Node) -> tuple[Hook, ...]:
+    listed = node.run(f"cd {ROOTFS}/{hooks.FOLDER} 2>/dev/null && ls -A || true").stdout.splitlines()
     names = [f"{ROOTFS}/{hooks.FOLDER}/{name}" for name in listed if name.endswith((".yaml", ".yml"))]
     if not names:
         return ()
     try:
-        return image_hooks({path.removeprefix(f"{ROOTFS}/"): data for path, data in read_files(master, names).items()})
+        return image_hooks({path.removeprefix(f"{ROOTFS}/"): data for path, data in read_files(node, names).items()})
     except InputError as error:
         log.warning(f"the hooks of the image are not run: {error.message}")
         return ()

@@ -60,7 +60,7 @@ def _check_networks(resolved: ResolvedCluster, nodes: Sequence[SshNode]) -> None
     wanted = gather.Wanted(resolved.spec.name, (), 0, resolved.network)
     judged = [(name, node) for node in nodes for name in ("networks", *(["ipv6"] if ":" in node.address else []))]
     findings = [
-        Finding.of(name, node.address, RULES[name](gather.Target(node.address, "node", MachineFacts()), wanted)) for name, node in judged
+        Finding.of(name, node.address, RULES[name](gather.Target(node.address, "worker", MachineFacts()), wanted)) for name, node in judged
     ]
     gather.require(findings, resolved.spec.skip_checks)
 
@@ -88,7 +88,7 @@ def check_files(resolved: ResolvedCluster, nodes: Sequence[SshNode]) -> None:
     own = (*spec.host_env.values(), *spec.app_env.values(), *(app.env for app in resolved.main.info.apps))
     request.warn_of_text(spec.info, resolved.tree(first), set().union(resolved.environment(first), *own), spec.clusterfile)
     # As control-plane nodes: workers get a part of the same files.
-    trial = ResolvedCluster(dataclasses.replace(spec, masters=tuple(alike.values()), workers=(), unreachable={}), resolved.facts)
+    trial = ResolvedCluster(dataclasses.replace(spec, control_plane=tuple(alike.values()), workers=(), unreachable={}), resolved.facts)
     for node in trial.spec.nodes:
         trial.containerd_overrides(node)
     _ = trial.documents, trial.profile

@@ -235,7 +235,7 @@ def test_workers_of_a_kind_cluster_are_as_its_first_node_but_for_the_application
 
 
 def test_workers_need_a_pod_network(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="--nodes 1: the image brings no pod network"):
+    with pytest.raises(BuildError, match="--workers 1: the image brings no pod network"):
         kind_document(tmp_path, workers=1, files={})
 
 

@@ -34,13 +34,13 @@ from tests.unit.cloudimage.examples import put
     ],
 )
 def test_addresses_lists_and_ranges(text: str, addresses: list[str]) -> None:
-    found = options.to_machines([text], options.Ssh().login(), "--masters")
+    found = options.to_machines([text], options.Ssh().login(), "--control-plane")
     assert [machine.address for machine in found] == addresses
 
 
 def test_of_many_lines_that_give_one_reason_a_few_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     full = [f"tar: ./file-{number}: Cannot write: No space left on device" for number in range(50)]
-    app._explain(CommandError("master-1: exit code 2", details="\n".join(["it began", *full, "tar: Exiting with failure status"])))
+    app._explain(CommandError("control-plane-1: exit code 2", details="\n".join(["it began", *full, "tar: Exiting with failure status"])))
     said = capsys.readouterr().err.splitlines()
     assert said[2:] == [
         *(f"    {line}" for line in full[:4]),
@@ -51,14 +51,14 @@ def test_of_many_lines_that_give_one_reason_a_few_are_shown(capsys: pytest.Captu
 
 def test_a_traceback_shows_what_the_program_that_failed_said() -> None:
     """A test of an image's author that fails says why."""
-    error = CommandError("master-1: exit code 1", details="wget: bad address")
+    error = CommandError("control-plane-1: exit code 1", details="wget: bad address")
     assert "wget: bad address" in "".join(traceback.format_exception(error))
 
 
 def test_every_wrong_address_is_named() -> None:
     with pytest.raises(InputError) as caught:
-        options.to_machines(["10.0.0.300", "10.0.0.9-10.0.0.1,10.0.0.2"], options.Ssh().login(), "--nodes")
-    assert [fault.where for fault in caught.value.faults] == ["--nodes 10.0.0.300", "--nodes 10.0.0.9-10.0.0.1"]
+        options.to_machines(["10.0.0.300", "10.0.0.9-10.0.0.1,10.0.0.2"], options.Ssh().login(), "--workers")
+    assert [fault.where for fault in caught.value.faults] == ["--workers 10.0.0.300", "--workers 10.0.0.9-10.0.0.1"]
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_every_wrong_address_is_named() -> None:
 )
 def test_address_that_is_not_valid_has_the_words_of_a_clusterfile(text: str, message: str, hint: str) -> None:
     with pytest.raises(InputError) as caught:
-        options.addresses([text], "--masters")
+        options.addresses([text], "--control-plane")
     (fault,) = caught.value.faults
-    assert fault.where == f"--masters {text}"
+    assert fault.where == f"--control-plane {text}"
     assert message in fault.message
     assert hint in (fault.hint or "")
 
@@ -99,7 +99,7 @@ def test_nothing_to_remove_is_success_and_names_the_group(monkeypatch: pytest.Mo
 
 
 def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert app.execute(["run", "x", "--masters", "10.0.0.1", "-e", "novalue", "-e", "=x"]) == 2
+    assert app.execute(["run", "x", "--control-plane", "10.0.0.1", "-e", "novalue", "-e", "=x"]) == 2
     said = capsys.readouterr().err
     assert "--env novalue: not NAME=VALUE" in said
     assert "2 faults in the input; nothing has been changed" in said
@@ -113,7 +113,7 @@ def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFix
         (["build", ".", "--cluster", "vagrant"], 2, "--sandbox vagrant"),
         (["build", ".", "--discover", "guessed"], 2, "--discover guessed"),
         (["build", ".", "--on", "kubernetes", "--discover", "declared"], 2, "--discover declared runs nothing"),
-        (["build", ".", "--nodes", "10"], 2, "--nodes"),
+        (["build", ".", "--workers", "10"], 2, "--workers"),
         (["build", ".", "-e", "Port"], 2, "--env Port: not NAME=VALUE"),
         (["build", ".", "--platform", "linux/"], 2, "--platform linux/"),
         (["build", ".", "--platform", "linux/amd64,nothing/at/all/of"], 2, "--platform nothing/at/all/of"),
@@ -125,14 +125,14 @@ def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFix
         (["images", "--output", "yaml"], 2, "--output yaml"),
         (["inspect", "nothere"], 4, "nothere: no such image"),
         (["rmi", "nothere"], 4, "nothere"),
-        (["run", "nothere", "--masters", "10.0.0.1"], 4, "nothere: no such image"),
-        (["run", "x"], 2, "no master is given"),
+        (["run", "nothere", "--control-plane", "10.0.0.1"], 4, "nothere: no such image"),
+        (["run", "x"], 2, "no control-plane node is given"),
         (["status", "nothere"], 2, "nothing is known of a cluster nothere"),
         (["check", "--pre"], 2, "no machine is named"),
         (["check", "--pre", "--post"], 2, "two things"),
-        (["check", "--pre", "--masters", "10.0.0.1", "--skip-check", "memry"], 2, "memry: no such check"),
-        (["check", "--pre", "--masters", "10.0.0.1", "--skip-check", "cluster"], 2, "cluster: this cannot be skipped"),
-        (["run", "nothere", "--masters", "10.0.0.1", "--skip-check", "memry"], 2, "--skip-check memry: no such check"),
+        (["check", "--pre", "--control-plane", "10.0.0.1", "--skip-check", "memry"], 2, "memry: no such check"),
+        (["check", "--pre", "--control-plane", "10.0.0.1", "--skip-check", "cluster"], 2, "cluster: this cannot be skipped"),
+        (["run", "nothere", "--control-plane", "10.0.0.1", "--skip-check", "memry"], 2, "--skip-check memry: no such check"),
     ],
 )
 def test_what_goes_wrong_has_its_exit_code_and_says_what(
@@ -217,7 +217,7 @@ def test_the_words_of_sealers_users_are_understood(home: Path, capsys: pytest.Ca
     lines = (Path(__file__).parents[2] / "cases/run-by-flags/commands.txt").read_text().splitlines()
     for line in (line for line in lines if line.startswith("run ")):
         words = line.split()
-        assert app.execute([*words, *([] if "--master" in words else ["--masters", "10.0.0.1"])]) == 4, line
+        assert app.execute([*words, *([] if "--master" in words else ["--control-plane", "10.0.0.1"])]) == 4, line
         assert "no such image" in capsys.readouterr().err
 
 

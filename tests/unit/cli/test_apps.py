@@ -26,13 +26,13 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run", "shop", "--nodes", "10.0.0.2"], "it makes no nodes"),
-        (["run", "shop", "--masters", "10.0.0.1", "--kubeconfig", __file__], "name two clusters"),
+        (["run", "shop", "--workers", "10.0.0.2"], "it makes no nodes"),
+        (["run", "shop", "--control-plane", "10.0.0.1", "--kubeconfig", __file__], "name two clusters"),
         (["run", "shop", "--apps", "web", "--cmds", "true"], "both given"),
         (["run", "shop", "--as", "No!"], "is not a valid application name"),
         (["run", "shop"], "nothing is known of a cluster default"),
         (["run", "shop", "--name", "prod"], "nothing is known of a cluster prod"),
-        (["run", "web", "--as", "it", "--masters", "10.0.0.1"], "--as is for application images"),
+        (["run", "web", "--as", "it", "--control-plane", "10.0.0.1"], "--as is for application images"),
         (["apps", "--name", "prod"], "nothing is known of a cluster prod"),
         (["apps", "remove", "shop", "--masters", "10.0.0.1", "--kubeconfig", __file__], "name two clusters"),
         (["apps", "remove", "shop", "--kubeconfig", "/nosuch"], "no such file"),
@@ -43,7 +43,7 @@ def test_what_cannot_be_meant_is_reported_and_nothing_is_done(words: list[str], 
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("words", "option"), [(["run", "shop"], "--masters"), (["apps"], "--via")])
+@pytest.mark.parametrize(("words", "option"), [(["run", "shop"], "--control-plane"), (["apps"], "--via")])
 def test_hint_names_an_option_of_the_verb(words: list[str], option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(words) == 2
     error = "slipway: nothing is known of a cluster default\n  hint: name one of its control-plane nodes with "

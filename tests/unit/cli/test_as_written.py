@@ -63,9 +63,9 @@ def test_command_line_as_written_is_understood(
     def wanted(options: ClusterOptions, *_: object) -> None:
         spec, ssh = options.spec, options.ssh
         words = [f"run {' '.join(spec.images or [])}", *(spec.env or [])]
-        if spec.masters:
-            masters, nodes = (" ".join(addresses(each, "")) for each in (spec.masters, spec.nodes))
-            words.append(f"on {masters} and {nodes} with {ssh.password()}")
+        if spec.control_plane:
+            control_plane, workers = (" ".join(addresses(each, "")) for each in (spec.control_plane, spec.workers))
+            words.append(f"on {control_plane} and {workers} with {ssh.password()}")
         asked.append(" ".join(words))
         raise KeyboardInterrupt
 

@@ -13,13 +13,13 @@ from harness.lifecycle.cluster import request
 
 
 def test_options_describe_a_cluster() -> None:
-    spec = ClusterFlags(images=["web"], masters=["10.0.0.1-10.0.0.3"], nodes=["10.0.0.9"], cluster="shop", env=["A=b"])
+    spec = ClusterFlags(images=["web"], control_plane=["10.0.0.1-10.0.0.3"], workers=["10.0.0.9"], cluster="shop", env=["A=b"])
     found, options, _ = cluster_options.wanted(
         cluster_options.ClusterOptions(spec=spec, ssh=Ssh(user="ops", port=2222), site=SiteAccess(), timeout=30)
     )
-    masters, nodes = request.machines(found)
-    assert [machine.address for machine in masters] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    assert {(machine.login.user, machine.login.port) for machine in (*masters, *nodes)} == {("ops", 2222)}
+    control_plane, workers = request.machines(found)
+    assert [machine.address for machine in control_plane] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert {(machine.login.user, machine.login.port) for machine in (*control_plane, *workers)} == {("ops", 2222)}
     assert found.cluster is not None
     assert (found.cluster.name, found.cluster.image, found.cluster.env, options.timeout) == ("shop", "web", {"A": "b"}, 30)
 

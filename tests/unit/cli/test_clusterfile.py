@@ -27,7 +27,7 @@ def test_generate_writes_a_clusterfile_of_what_options_say(capsys: pytest.Captur
     assert app.execute([*words, "--name", "shop", "--registry", "harbor.site:8443/apps", "--profile", "cis"]) == 0
     cluster = parse(capsys.readouterr().out, "Clusterfile").cluster
     assert cluster is not None
-    assert (cluster.name, cluster.masters, cluster.nodes) == ("shop", ("10.0.0.1",), ("10.0.0.2", "10.0.0.3"))
+    assert (cluster.name, cluster.control_plane, cluster.workers) == ("shop", ("10.0.0.1",), ("10.0.0.2", "10.0.0.3"))
     assert (cluster.env, cluster.ssh.user, cluster.ssh.port) == ({"Port": "8080"}, "ops", 2222)
     assert cluster.profile == "cis"
     assert cluster.external_registry is not None
@@ -94,12 +94,12 @@ def test_generate_prints_the_schema_for_editors(capsys: pytest.CaptureFixture[st
         (("generate",), "no image is named"),
         (("generate", "web", "-m", "10.0.0.1,10.0.0.2"), "2 control-plane nodes"),
         (("generate", "--adopt"), "--adopt is for a cluster that runs"),
-        (("generate", "--from-cluster"), "no master is named"),
+        (("generate", "--from-cluster"), "no control-plane node is named"),
         (("apply",), "no Clusterfile is given"),
         (("apply", "-f", "nosuch"), "nosuch: No such file"),
         (("run",), "no image is named"),
         (("run", "-f", "wrong"), "10.0.0.300 is not an address"),
-        (("run", "-f", "right", "--masters", "10.0.0.999"), "--masters 10.0.0.999"),
+        (("run", "-f", "right", "--control-plane", "10.0.0.999"), "--control-plane 10.0.0.999"),
         (("run", "-f", "right", "-e", "Port"), "not NAME=VALUE"),
         (("run", "-f", "right", "--profile", "sic"), "--profile sic: there is no such profile\n  hint: there are: cis"),
         (("apply", "-f", "right", "--profile", ""), "there are: cis"),

@@ -80,7 +80,7 @@ def test_json_without_a_command_is_refused(asked: list[Any], capsys: pytest.Capt
 def test_nodes_of_known_clusters_are_offered(asked: list[Any], tmp_path: Path) -> None:
     folder = tmp_path / "clusters/shop"
     folder.mkdir(parents=True)
-    facts = {"masters": [{"address": "10.0.0.1", "name": "master-1"}], "nodes": [{"address": "10.0.0.2"}]}
+    facts = {"controlPlane": [{"address": "10.0.0.1", "name": "control-plane-1"}], "workers": [{"address": "10.0.0.2"}]}
     (folder / "cluster.json").write_text(json.dumps(facts))
-    assert completion.nodes("") == ["master-1", "10.0.0.2"]
-    assert completion.nodes("m") == ["master-1"]
+    assert completion.nodes("") == ["control-plane-1", "10.0.0.2"]
+    assert completion.nodes("c") == ["control-plane-1"]

@@ -14,7 +14,7 @@ from harness.host.cluster_cache import ClusterState
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
-    ClusterState.of("prod", tmp_path).remember({"masters": []})
+    ClusterState.of("prod", tmp_path).remember({"controlPlane": []})
     return tmp_path
 
 
@@ -36,13 +36,13 @@ def test_a_cluster_that_an_option_names_leaves_all_words_to_nodes() -> None:
     assert members._name_and_nodes(["lab", "10.0.0.4"], "prod") == ("prod", ["lab", "10.0.0.4"])
 
 
-def test_a_cluster_that_is_reached_by_a_master_need_not_be_known() -> None:
+def test_a_cluster_that_is_reached_by_a_control_plane_node_need_not_be_known() -> None:
     assert members._name_and_nodes(["lab", "10.0.0.4"], None, named=True) == ("lab", ["10.0.0.4"])
     assert members._name_and_nodes(["10.0.0.4", "worker-3"], None, named=True) == ("default", ["10.0.0.4", "worker-3"])
 
 
 def test_an_unknown_cluster_names_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["join", "lab", "--nodes", "10.0.0.4"], ["remove", "10.0.0.4", "--yes"]):
+    for words in (["join", "lab", "--workers", "10.0.0.4"], ["remove", "10.0.0.4", "--yes"]):
         assert execute(words) == 2
         said = capsys.readouterr().err
         assert "nothing is known of a cluster" in said
@@ -50,9 +50,9 @@ def test_an_unknown_cluster_names_those_that_are_known(capsys: pytest.CaptureFix
 
 
 def test_invalid_address_is_reported_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
-    assert execute(["join", "prod", "--nodes", "10.0.0.300,10.0.0.4,x"]) == 2
+    assert execute(["join", "prod", "--workers", "10.0.0.300,10.0.0.4,x"]) == 2
     said = capsys.readouterr().err
     assert "10.0.0.300" in said
-    assert "--nodes x" in said
+    assert "--workers x" in said
     assert execute(["join", "prod"]) == 2
     assert "no machine is given" in capsys.readouterr().err

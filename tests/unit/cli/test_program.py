@@ -65,7 +65,7 @@ def test_quiet_works_between_a_group_and_its_verb(words: list[str], capsys: pyte
         (["load", "-f", "absent"], "-f", "--from", "absent: no such file"),
         (["status", "mine", "--masters", "10.0.0.300"], "--masters", "--via", "--via 10.0.0.300"),
         (["kubeconfig", "mine", "-m", "10.0.0.300"], "-m", "--via", "--via 10.0.0.300"),
-        (["check", "--pre", "--masters", "10.0.0.1", "--skip", "memry"], "--skip", "--skip-check", "memry: no such check"),
+        (["check", "--pre", "--control-plane", "10.0.0.1", "--skip", "memry"], "--skip", "--skip-check", "memry: no such check"),
         (["remove", "10.0.0.9", "--timeout", "5"], "--timeout", "--drain-timeout", "a cluster default"),
     ],
 )
@@ -78,10 +78,10 @@ def test_old_spelling_works_and_names_the_new_one(
     assert message in error
 
 
-def test_words_behind_two_dashes_are_no_old_spellings() -> None:
-    verb = type("Renaming", (Verb,), {"renamed": {"--name": "--cluster"}})("x")
+def test_spellings_before_two_dashes_are_replaced_and_old_ones_noted() -> None:
+    verb = type("Renaming", (Verb,), {"renamed": {"--name": ("--cluster", True), "-n": ("--workers", False)}})("x")
     old: list[tuple[str, str]] = []
-    assert list(verb._present(["--name", "a", "--", "--name", "b"], old)) == ["--cluster", "a", "--", "--name", "b"]
+    assert list(verb._present(["--name", "a", "-n1", "--", "--name", "b"], old)) == ["--cluster", "a", "--workers=1", "--", "--name", "b"]
     assert old == [("--name", "--cluster")]
 
 
@@ -89,7 +89,15 @@ def test_no_old_spelling_is_a_present_one_of_the_same_verb() -> None:
     for name, verb in verbs():
         present = {word for one in verb.params for word in one.opts}
         assert present & set(verb.renamed) == set(), name
-        assert set(verb.renamed.values()) <= present, name
+        assert {new for new, _ in verb.renamed.values()} <= present, name
+
+
+@pytest.mark.parametrize("word", ["--masters", "--master", "-m"])
+def test_spellings_of_other_tools_work_without_a_hint(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["run", "x", word, "10.0.0.300"]) == 2
+    error = capsys.readouterr().err
+    assert "--control-plane 10.0.0.300" in error
+    assert "old spelling" not in error
 
 
 def test_old_takes_several_spellings() -> None:
@@ -182,9 +190,9 @@ def test_errors_are_one_line_of_json_for_programs(capsys: pytest.CaptureFixture[
 
 
 def test_faults_are_listed_in_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert app.execute(["run", "x", "--masters", "10.0.0.300,3", "--output=json"]) == 2
+    assert app.execute(["run", "x", "--control-plane", "10.0.0.300,3", "--output=json"]) == 2
     error = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
-    assert [fault["where"] for fault in error["faults"]] == ["--masters 10.0.0.300", "--masters 3"]
+    assert [fault["where"] for fault in error["faults"]] == ["--control-plane 10.0.0.300", "--control-plane 3"]
     assert "slipway nodes up" in error["faults"][1]["hint"]
 
 

@@ -36,7 +36,7 @@ def steps(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 
 def test_one_command_plans_a_cluster_and_its_applications(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert store.names()
-    found = steps(capsys, "more:1", "web", "shop:1", "--masters", "10.0.0.1", "-e", "Port=80")
+    found = steps(capsys, "more:1", "web", "shop:1", "--control-plane", "10.0.0.1", "-e", "Port=80")
     assert found[0] == "connect"
     assert found[-3:] == ["record", "app-more", "app-shop"]
     Path("Clusterfile").write_text(
@@ -53,17 +53,17 @@ def test_one_command_plans_a_cluster_and_its_applications(store: Store, capsys: 
         (("web", "web2", "nosuch:1"), 2, ("web2: brings Kubernetes, as web does", "nosuch:1", "2 faults")),
         (("shop:1", "more:1"), 2, ("nothing is known of a cluster default",)),
         (
-            ("shop:1", "more:1", "--as", "a", "--cmds", "true", "--nodes", "10.0.0.2", "--profile", "cis"),
+            ("shop:1", "more:1", "--as", "a", "--cmds", "true", "--workers", "10.0.0.2", "--profile", "cis"),
             2,
             (
                 "--as: is for one application, and there are 2",
                 "--cmds: is for",
-                "--nodes: shop:1, more:1 are",
+                "--workers: shop:1, more:1 are",
                 "--profile: is for",
                 "4 faults",
             ),
         ),
-        (("web", "shop:1", "--masters", "10.0.0.1", "--as", "x"), 2, ("--as is for application images alone",)),
+        (("web", "shop:1", "--control-plane", "10.0.0.1", "--as", "x"), 2, ("--as is for application images alone",)),
     ],
 )
 def test_images_that_do_not_go_together_are_refused_with_all_faults(

@@ -20,11 +20,11 @@ def test_status_of_an_unknown_cluster_is_refused(refused: Callable[[Sequence[str
 
 def test_status_takes_the_password_of_the_command_for_machines_that_are_remembered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No password is remembered: of a cluster with nothing else, each command is given it."""
-    ClusterState.of("lab", home).remember({"masters": [{"address": "10.0.0.1", "name": "a", "user": "ops", "port": 22, "key": None}]})
+    ClusterState.of("lab", home).remember({"controlPlane": [{"address": "10.0.0.1", "name": "a", "user": "ops", "port": 22, "key": None}]})
     logins: list[Login] = []
 
     def known(name: str, *_: object) -> dict[str, object]:
-        logins.extend(machine.login for machine in access.known(name).masters)
+        logins.extend(machine.login for machine in access.known(name).control_plane)
         raise NodeError("10.0.0.1: no answer")
 
     monkeypatch.setattr("harness.lifecycle.status.status", known)
@@ -32,7 +32,7 @@ def test_status_takes_the_password_of_the_command_for_machines_that_are_remember
     assert app.execute(["status", "lab"]) == 5
     assert app.execute(["status", "lab", "--user", "root"]) == 5
     assert logins == [Login("ops", 22, password="secret"), Login("root", 22, password="secret")]
-    assert access.known("lab").masters[0].login == Login("ops", 22)
+    assert access.known("lab").control_plane[0].login == Login("ops", 22)
 
 
 def test_status_names_what_is_not_ready_and_what_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:

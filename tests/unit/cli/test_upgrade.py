@@ -15,7 +15,7 @@ from harness.host.cluster_cache import ClusterState
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
-    ClusterState.of("prod", tmp_path).remember({"masters": []})
+    ClusterState.of("prod", tmp_path).remember({"controlPlane": []})
     return tmp_path
 
 

@@ -70,7 +70,7 @@ def test_containers_by_count() -> None:
     assert cluster is not None
     assert (cluster.name, cluster.provider) == ("my-test-cluster", "CONTAINER")
     assert cluster.image == "docker.io/sealerio/kubernetes:v1-22-15-sealerio-2"
-    assert (cluster.containers("master"), cluster.containers("node")) == (1, 1)
+    assert (cluster.containers("control-plane"), cluster.containers("worker")) == (1, 1)
     assert (cluster.pod_cidr, cluster.svc_cidr) == ("100.64.0.0/10", "10.96.0.0/22")
     assert cluster.cert_sans == ("aliyun-inc.com", "10.0.0.2")
     assert (cluster.ssh.user, cluster.ssh.password.text) == ("root", "Sealer123")
@@ -142,8 +142,8 @@ def test_the_same_file_with_comments_and_machines_of_ones_own_is_read() -> None:
     found = parse(text, "v1Clusterfile")
     cluster = found.cluster
     assert cluster is not None
-    assert cluster.masters == ("172.16.0.194", "172.16.0.196", "172.16.0.195")
-    assert cluster.nodes == ("172.16.0.198", "172.16.0.199", "172.16.0.197")
+    assert cluster.control_plane == ("172.16.0.194", "172.16.0.196", "172.16.0.195")
+    assert cluster.workers == ("172.16.0.198", "172.16.0.199", "172.16.0.197")
     assert cluster.hosts[0].count is None
     assert [warning.message.split(":")[0] for warning in found.warnings] == [
         "cpu, memory and disks are for machines that are bought; slipway takes machines as they are",

@@ -11,7 +11,7 @@ from harness.clusterfile.parse import parse
 
 from .reading import cluster, faults, hints, read, spec_text
 
-MASTER = "{ips: [10.0.0.1], roles: [master]}"
+CONTROL_PLANE = "{ips: [10.0.0.1], roles: [master]}"
 
 
 def test_everything_there_is() -> None:
@@ -51,12 +51,12 @@ def test_everything_there_is() -> None:
     assert found.ssh == ssh
     assert dict(found.env) == {"A": "1", "B": "x=y", "C": ""}
     assert (found.commands, dict(found.command_args), found.app_names) == (("kubectl apply -f a.yaml",), {"Version": "1"}, ("b", "a"))
-    assert found.masters == ("10.0.0.1", "10.0.0.2", "10.0.0.3")
-    assert found.nodes == ("10.0.1.1", "10.0.1.4", "10.0.1.5")
+    assert found.control_plane == ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    assert found.workers == ("10.0.1.1", "10.0.1.4", "10.0.1.5")
     assert found.hosts[0].ssh == ssh
     worker = found.host("10.0.1.4")
     assert worker is not None
-    assert worker.roles == ("node", "ingress")
+    assert worker.roles == ("worker", "ingress")
     assert worker.ssh == SshSettings("me", 22, "~/.ssh/id", "s1", Password(file="/run/pass"), jump)
     assert (dict(worker.env), dict(worker.labels)) == ({"etcd-dir": "/data"}, {"ssd": "true", "example.com/disk": "1.20"})
     assert worker.taints == (
@@ -162,13 +162,17 @@ def test_what_sealer_made_lists_of_is_said() -> None:
         ("masters: {count: 3}", ".spec.masters.count", "3 machines are requested, and slipway makes none"),
         ("masters: {ipList: [10.0.0.1], count: 3}", ".spec.masters.count", "3 machines, and 1 addresses are given"),
         ("nodes: {ipList: [10.0.0.1]}", ".spec.nodes", "there is no control-plane node"),
-        (f"hosts: [{MASTER}]\nmasters: {{ipList: [10.0.0.2]}}", ".spec.masters", "hosts is given too"),
+        (f"hosts: [{CONTROL_PLANE}]\nmasters: {{ipList: [10.0.0.2]}}", ".spec.masters", "hosts is given too"),
         (
-            f"hosts: [{MASTER}, {{ips: [10.0.0.1], roles: [node]}}]",
+            f"hosts: [{CONTROL_PLANE}, {{ips: [10.0.0.1], roles: [node]}}]",
             ".spec.hosts[1].ips[0]",
             "10.0.0.1 is listed twice; the first is .spec.hosts[0].ips[0] in line 6",
         ),
-        (f"hosts: [{MASTER}, {{ips: ['fd00::1'], roles: [node]}}]", ".spec.hosts[1].ips[0]", "fd00::1 is IPv6, and 10.0.0.1 is IPv4"),
+        (
+            f"hosts: [{CONTROL_PLANE}, {{ips: ['fd00::1'], roles: [node]}}]",
+            ".spec.hosts[1].ips[0]",
+            "fd00::1 is IPv6, and 10.0.0.1 is IPv4",
+        ),
         ("hosts: [{ips: [10.0.0.1], roles: [master], labels: {-a: b}}]", '.spec.hosts[0].labels["-a"]', "-a is not a key"),
         (
             "hosts: [{ips: [10.0.0.1], roles: [master], labels: {A_b/c: b}}]",
@@ -234,7 +238,7 @@ def test_each_fault_with_its_path(spec: str, path: str, message: str) -> None:
     [
         ("imge: x", "did you mean image?"),
         ("certSANs: [a]", "did you mean certSANS?"),
-        ("hosts: [{ips: [10.0.0.1], role: [master]}]", "did you mean roles?"),
+        ("hosts: [{ips: [10.0.0.1], role: [control-plane node]}]", "did you mean roles?"),
         ("ssh: {password: x}", "passwd, passwdFile or passwdEnv"),
         ("masters: {ips: [10.0.0.1]}", "did you mean ipList?"),
         ("provider: CONTAINR", "did you mean CONTAINER?"),
@@ -281,7 +285,7 @@ def test_containers_are_counted() -> None:
     found = cluster(
         "provider: CONTAINER\nhosts: [{count: 3, roles: [master]}, {count: '2', roles: [node]}, {count: 1, roles: [node, gpu]}]"
     )
-    assert (found.containers("master"), found.containers("node"), found.masters) == (3, 3, ())
+    assert (found.containers("control-plane"), found.containers("worker"), found.control_plane) == (3, 3, ())
     assert faults(spec_text("provider: CONTAINER\nmasters: {count: 2}")) == [("7 .spec.masters", "2 control-plane nodes")]
 
 
@@ -292,17 +296,17 @@ def test_networks_of_both_families() -> None:
 
 
 def test_what_a_cluster_that_is_there_says_of_its_families_is_read_whatever_it_is() -> None:
-    text = spec_text(f"hosts: [{MASTER}, {{ips: ['fd00::1'], roles: [node]}}]\nnetwork: {{podCIDR: 'fd00:64::/64,100.64.0.0/10'}}")
+    text = spec_text(f"hosts: [{CONTROL_PLANE}, {{ips: ['fd00::1'], roles: [node]}}]\nnetwork: {{podCIDR: 'fd00:64::/64,100.64.0.0/10'}}")
     found = parse(text, "Clusterfile", stored=True).cluster
     assert found is not None
-    assert (found.nodes, found.pod_cidr) == (("fd00::1",), "fd00:64::/64,100.64.0.0/10")
+    assert (found.workers, found.pod_cidr) == (("fd00::1",), "fd00:64::/64,100.64.0.0/10")
 
 
-def test_places_are_masters_first_with_their_roles_and_labels() -> None:
+def test_places_are_control_plane_nodes_first_with_their_roles_and_labels() -> None:
     found = cluster("hosts: [{ips: [10.0.0.2], roles: [gpu], labels: {a: b}}, {ips: [10.0.0.1], roles: [master]}]")
     assert [(place.address, place.roles, dict(place.labels)) for place in found.places] == [
-        ("10.0.0.1", ("master",), {}),
-        ("10.0.0.2", ("node", "gpu"), {"a": "b"}),
+        ("10.0.0.1", ("control-plane",), {}),
+        ("10.0.0.2", ("worker", "gpu"), {"a": "b"}),
     ]
 
 

@@ -38,17 +38,17 @@ def test_hosts_come_go_and_change() -> None:
     )
     found = difference(read(before), read(after))
     assert [str(change) for change in found] == [
-        "- .spec.hosts[10.0.0.2]: node",
-        "~ .spec.hosts[10.0.0.3].roles: node -> node, gpu",
+        "- .spec.hosts[10.0.0.2]: worker",
+        "~ .spec.hosts[10.0.0.3].roles: worker -> worker, gpu",
         "~ .spec.hosts[10.0.0.3].labels.a: b -> c",
         "~ .spec.hosts[10.0.0.3].taints: nothing -> x:NoSchedule",
         "+ .spec.hosts[10.0.0.3].labels.d: e",
-        "~ .spec.hosts[10.0.0.4].roles: node -> master",
+        "~ .spec.hosts[10.0.0.4].roles: worker -> control-plane",
         "- .spec.hosts[10.0.0.4].labels.a: b",
-        "+ .spec.hosts[10.0.0.5]: master",
+        "+ .spec.hosts[10.0.0.5]: control-plane",
     ]
-    assert found[0] == ClusterfileChange("host", "10.0.0.2", ".spec.hosts[10.0.0.2]", "removed", "node", None)
-    assert found[-1] == ClusterfileChange("host", "10.0.0.5", ".spec.hosts[10.0.0.5]", "added", None, "master")
+    assert found[0] == ClusterfileChange("host", "10.0.0.2", ".spec.hosts[10.0.0.2]", "removed", "worker", None)
+    assert found[-1] == ClusterfileChange("host", "10.0.0.5", ".spec.hosts[10.0.0.5]", "added", None, "control-plane")
 
 
 def test_the_way_into_machines_and_the_order_of_hosts_change_nothing() -> None:
@@ -156,5 +156,5 @@ def test_against_nothing() -> None:
         "+ .spec.image: shop:1.0",
         "+ .spec.env.A: 1",
         "+ .spec.loadBalancing: auto",
-        "+ .spec.hosts[10.0.0.1]: master",
+        "+ .spec.hosts[10.0.0.1]: control-plane",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.clusterfile import MASTER0, Hook, HookTarget, Phase, Selector, Taint
+from harness.clusterfile import FIRST, Hook, HookTarget, Phase, Selector, Taint
 from harness.clusterfile import hooks as hooking
 from harness.clusterfile.parse import image_hooks, parse_hooks
 from harness.errors import InputError
@@ -12,10 +12,10 @@ from harness.errors import InputError
 from .reading import document, faults, hints, hook, read
 
 PLACES = (
-    HookTarget("10.0.0.1", ("master",), {"zone": "a"}),
-    HookTarget("10.0.0.2", ("master",)),
-    HookTarget("10.0.0.3", ("node", "gpu"), {"zone": "a"}),
-    HookTarget("10.0.0.4", ("node",)),
+    HookTarget("10.0.0.1", ("control-plane",), {"zone": "a"}),
+    HookTarget("10.0.0.2", ("control-plane",)),
+    HookTarget("10.0.0.3", ("worker", "gpu"), {"zone": "a"}),
+    HookTarget("10.0.0.4", ("worker",)),
 )
 
 
@@ -111,23 +111,23 @@ def test_only_machines_that_the_phase_is_about() -> None:
 @pytest.mark.parametrize(
     ("spec", "kind", "on"),
     [
-        ("action: post-install", "Plugin", (Selector(MASTER0),)),
-        ("action: upgrade", "Plugin", (Selector(MASTER0),)),
-        ("action: post-install\non: node", "Plugin", (Selector("node"),)),
-        ("phases: [post-install]\nscope: node", "Hook", (Selector("node"),)),
+        ("action: post-install", "Plugin", (Selector(FIRST),)),
+        ("action: upgrade", "Plugin", (Selector(FIRST),)),
+        ("action: post-install\non: node", "Plugin", (Selector("worker"),)),
+        ("phases: [post-install]\nscope: node", "Hook", (Selector("worker"),)),
         ("phases: [post-install]\non: all", "Hook", ()),
         ("action: PreInstall", "Plugin", ()),
         ("action: post-init-host", "Plugin", ()),
         ("action: PostInstall", "Plugin", ()),
     ],
 )
-def test_phases_of_the_whole_cluster_run_on_the_first_master(spec: str, kind: str, on: tuple[Selector, ...]) -> None:
+def test_phases_of_the_whole_cluster_run_on_the_first_control_plane_node(spec: str, kind: str, on: tuple[Selector, ...]) -> None:
     assert hook(f"{spec}\ndata: x", kind=kind).on == on
 
 
 def test_sealer_looks_at_no_scope_in_phases_of_the_whole_cluster() -> None:
     found = read(document("Plugin", "action: pre-install\nscope: node\ndata: x"))
-    assert found.hooks[0].on == (Selector(MASTER0),)
+    assert found.hooks[0].on == (Selector(FIRST),)
     assert [warning.message for warning in found.warnings] == ["pre-install runs on the first control-plane node and ignores scope"]
 
 

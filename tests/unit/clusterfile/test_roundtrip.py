@@ -184,7 +184,7 @@ def clusterfiles(draw: st.DrawFn) -> str:
                 "ips": draw(st.sampled_from(([], f"10.0.1.{index}", [f"10.0.2.{4 * index + 1}-10.0.2.{4 * index + 3}"]))),
                 "roles": draw(st.sampled_from(("node", ["gpu"], ["worker", "x.y"]))),
             }
-        whole["spec"]["hosts"] = [{"ips": ["10.0.0.100"], "roles": ["master"]}, *groups]
+        whole["spec"]["hosts"] = [{"ips": ["10.0.0.100"], "roles": ["control-plane"]}, *groups]
     elif form == "masters":
         whole["spec"] |= {"masters": {"ipList": ["10.0.0.100"]}, "nodes": {"ipList": draw(st.sampled_from(([], ["10.0.0.101"])))}}
     others = draw(st.lists(st.sampled_from(("Config", "Plugin", "Hook", "Application")).flatmap(document), max_size=2))
@@ -240,12 +240,12 @@ def test_what_is_accepted_is_read_back_as_it_was() -> None:
         assert redacted(stored) == kept
         assert difference(stored, found) == ()
         record = ClusterRecord(text=kept)
-        assert (record.masters, record.nodes) == (found.cluster.masters, found.cluster.nodes) if found.cluster else True
+        assert (record.control_plane, record.workers) == (found.cluster.control_plane, found.cluster.workers) if found.cluster else True
 
     check()
     # Without this, a table that refuses everything would pass.
     assert len(accepted) > 60
-    assert any(found.cluster and found.cluster.nodes for found in accepted)
+    assert any(found.cluster and found.cluster.workers for found in accepted)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_what_is_accepted_is_read_back_as_it_was() -> None:
 def test_a_group_without_machines_is_left_out(spec: str) -> None:
     found = read(spec_text(spec))
     assert found.cluster is not None
-    assert [host.roles for host in found.cluster.hosts] == [("master",)]
+    assert [host.roles for host in found.cluster.hosts] == [("control-plane",)]
     assert parse(redacted(found), "F", stored=True).cluster == found.cluster
 
 
@@ -268,7 +268,7 @@ def test_a_group_without_machines_is_left_out(spec: str) -> None:
 def test_a_cluster_that_already_stores_an_empty_group_can_be_read(group: str) -> None:
     text = spec_text(f"hosts: [{{ips: [10.0.0.1], roles: [master]}}, {group}]")
     record = ClusterRecord(text=text)
-    assert (record.masters, record.nodes) == (("10.0.0.1",), ())
+    assert (record.control_plane, record.workers) == (("10.0.0.1",), ())
 
 
 def test_a_group_whose_addresses_were_forgotten_is_still_a_fault() -> None:

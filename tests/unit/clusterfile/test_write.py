@@ -16,8 +16,8 @@ from .reading import CASES, CLUSTERFILES, document, read, spec_text
 def test_a_written_clusterfile_is_readable_and_stable() -> None:
     text = generate(
         image="registry.example.com/shop:1.0",
-        masters=["192.168.0.2", "192.168.0.3", "192.168.0.4"],
-        nodes=["192.168.0.5"],
+        control_plane=["192.168.0.2", "192.168.0.3", "192.168.0.4"],
+        workers=["192.168.0.5"],
         name="shop",
         env={"Port": "8443", "Debug": "yes"},
         user="admin",
@@ -49,11 +49,11 @@ spec:
         - 192.168.0.3
         - 192.168.0.4
       roles:
-        - master
+        - control-plane
     - ips:
         - 192.168.0.5
       roles:
-        - node
+        - worker
   registry:
     externalRegistry:
       domain: harbor.example.com
@@ -68,7 +68,7 @@ def test_values_are_read_back() -> None:
     ssh = SshSettings(user="me", key="k", port=22, jump=JumpSettings("h", "u", 2222))
     special = Host(
         ("10.0.0.9",),
-        ("node", "gpu"),
+        ("worker", "gpu"),
         SshSettings(port=2200),
         {"A": "b"},
         {"gpu": "true"},
@@ -76,7 +76,7 @@ def test_values_are_read_back() -> None:
     )
     text = generate(
         image="shop",
-        masters=["10.0.0.1"],
+        control_plane=["10.0.0.1"],
         hosts=[special],
         env={"Empty": "", "Multi": "a\nb\n", "Quote": "it's: {x}"},
         user="me",
@@ -94,7 +94,7 @@ def test_values_are_read_back() -> None:
     cluster = found.cluster
     assert cluster is not None
     assert cluster.ssh == ssh
-    assert cluster.hosts[0] == Host(("10.0.0.1",), ("master",), ssh)
+    assert cluster.hosts[0] == Host(("10.0.0.1",), ("control-plane",), ssh)
     assert cluster.hosts[1].ssh == SshSettings("me", 2200, "k", jump=ssh.jump)
     assert (cluster.hosts[1].taints, dict(cluster.hosts[1].labels)) == (special.taints, {"gpu": "true"})
     assert dict(cluster.env) == {"Empty": "", "Multi": "a\nb\n", "Quote": "it's: {x}"}

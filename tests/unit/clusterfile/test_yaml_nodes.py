@@ -191,7 +191,7 @@ def test_every_version_of_a_cluster_is_read(version: str) -> None:
     new = read(spec_text("hosts: [{ips: [10.0.0.1], roles: [master]}, {ips: [10.0.0.2], roles: [node]}]", version=version)).cluster
     assert old == new
     assert old is not None
-    assert (old.masters, old.nodes) == (("10.0.0.1",), ("10.0.0.2",))
+    assert (old.control_plane, old.workers) == (("10.0.0.1",), ("10.0.0.2",))
 
 
 def test_keys_of_spec_that_stand_beside_it_are_sent_home() -> None:

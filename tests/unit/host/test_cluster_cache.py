@@ -15,9 +15,9 @@ from harness.untrusted import KubeIdentity
 def test_what_is_remembered_is_added_to_and_for_its_owner_only(tmp_path: Path) -> None:
     state = ClusterState.of("lab", tmp_path)
     assert state.read() == {}
-    state.remember({"image": "web", "masters": []})
+    state.remember({"image": "web", "controlPlane": []})
     state.remember({"image": "web:2"})
-    assert state.read() == {"image": "web:2", "masters": []}
+    assert state.read() == {"image": "web:2", "controlPlane": []}
     assert stat.S_IMODE(state.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(state.write("kubeconfig", "secret").stat().st_mode) == 0o600
 

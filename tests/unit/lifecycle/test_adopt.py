@@ -38,7 +38,7 @@ NODES = [
 ]
 
 
-class Master(StandIn):
+class ControlPlaneNode(StandIn):
     def __init__(self, nodes: list[dict[str, Any]] | None = None, configuration: str | None = KUBEADM) -> None:
         super().__init__("10.0.0.1", "m1")
         self.nodes, self.configuration = nodes, configuration
@@ -56,17 +56,17 @@ class Master(StandIn):
 
 
 def test_a_cluster_becomes_a_clusterfile_that_reads_back() -> None:
-    taken = adopt.read(Master(NODES), None, SshSettings(user="ops", port=22))
+    taken = adopt.read(ControlPlaneNode(NODES), None, SshSettings(user="ops", port=22))
     cluster = parse(taken.text, "Clusterfile").cluster
     assert cluster is not None
     assert (cluster.name, cluster.image, taken.kubernetes) == ("default", "kubernetes:v1.36.3", "v1.36.3")
-    assert (cluster.masters, cluster.nodes) == (("10.0.0.1",), ("10.0.0.5", "10.0.0.6", "10.0.0.7"))
+    assert (cluster.control_plane, cluster.workers) == (("10.0.0.1",), ("10.0.0.5", "10.0.0.6", "10.0.0.7"))
     assert (cluster.pod_cidr, cluster.svc_cidr) == ("10.244.0.0/16", "10.96.0.0/12")
     assert cluster.cert_sans == ("api.example.com",)
     assert [(host.ips, host.roles) for host in cluster.hosts] == [
-        (("10.0.0.1",), ("master",)),
-        (("10.0.0.5", "10.0.0.6"), ("node",)),
-        (("10.0.0.7",), ("node", "storage")),
+        (("10.0.0.1",), ("control-plane",)),
+        (("10.0.0.5", "10.0.0.6"), ("worker",)),
+        (("10.0.0.7",), ("worker", "storage")),
     ]
     assert cluster.hosts[1].labels == {"disk": "ssd"}
     # What Kubernetes puts there and takes away by itself is nobody's wish.
@@ -74,15 +74,15 @@ def test_a_cluster_becomes_a_clusterfile_that_reads_back() -> None:
 
 
 def test_name_and_image_may_be_given() -> None:
-    cluster = adopt.read(Master(NODES), "shop", SshSettings(), "shop:1").clusterfile.cluster
+    cluster = adopt.read(ControlPlaneNode(NODES), "shop", SshSettings(), "shop:1").clusterfile.cluster
     assert cluster is not None
     assert (cluster.name, cluster.image) == ("shop", "shop:1")
 
 
 def test_invalid_cluster_of_kubeadms_is_reported() -> None:
     with pytest.raises(CheckError, match="no cluster answers"):
-        adopt.read(Master(), None, SshSettings())
+        adopt.read(ControlPlaneNode(), None, SshSettings())
     with pytest.raises(CheckError, match="was not made by kubeadm"):
-        adopt.read(Master(NODES, None), None, SshSettings())
+        adopt.read(ControlPlaneNode(NODES, None), None, SshSettings())
     with pytest.raises(CheckError, match="node w9 has no internal address"):
-        adopt.read(Master([node("w9", None, {})]), None, SshSettings())
+        adopt.read(ControlPlaneNode([node("w9", None, {})]), None, SshSettings())

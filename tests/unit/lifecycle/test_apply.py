@@ -108,7 +108,7 @@ def test_a_machine_does_not_change_sides() -> None:
 def test_machines_that_come_and_go_and_another_image_are_for_the_verbs_that_do_that() -> None:
     new = CLUSTER.replace("[10.0.0.101]", "[10.0.0.102]").replace("[10.0.0.1]", "[10.0.0.1, 10.0.0.2, 10.0.0.3]")
     found = work(CLUSTER, new)
-    assert (found.masters, found.nodes, found.leaving) == (("10.0.0.2", "10.0.0.3"), ("10.0.0.102",), ("10.0.0.101",))
+    assert (found.control_plane, found.workers, found.leaving) == (("10.0.0.2", "10.0.0.3"), ("10.0.0.102",), ("10.0.0.101",))
     assert work(CLUSTER, CLUSTER.replace("web:latest", "web:2")).image == "web:2"
 
 
@@ -130,13 +130,13 @@ def test_another_image_under_the_same_name_is_a_difference_and_another_spelling_
     known = store.names()["web:latest"].digest
     stored = parse(redacted(effective(parse(CLUSTER, "old"))), "stored")
     new = effective(parse(CLUSTER.replace("web:latest", "web"), "Clusterfile"))
-    master: Any = StandIn()
-    assert apply.compare(There(master, stored, known), new, store) == ()
-    (change,) = apply.compare(There(master, stored, "sha256:" + "0" * 64), new, store)
+    node: Any = StandIn()
+    assert apply.compare(There(node, stored, known), new, store) == ()
+    (change,) = apply.compare(There(node, stored, "sha256:" + "0" * 64), new, store)
     assert (change.subject, change.action) == ("image", "changed")
     # Nobody needs the image when there is nothing to do.
     elsewhere = Store(store.root.parent / "other")
-    assert apply.compare(There(master, stored, known), new, elsewhere) == ()
+    assert apply.compare(There(node, stored, known), new, elsewhere) == ()
 
 
 def test_another_name_of_the_image_that_runs_is_no_difference(store: Store) -> None:
@@ -145,9 +145,9 @@ def test_another_name_of_the_image_that_runs_is_no_difference(store: Store) -> N
     store.tag("shop:2", known)
     stored = parse(redacted(effective(parse(CLUSTER, "old"))), "stored")
     new = effective(parse(CLUSTER.replace("web:latest", "shop:2"), "Clusterfile"))
-    master: Any = StandIn()
-    assert apply.compare(There(master, stored, known.digest), new, store) == ()
-    (change,) = apply.compare(There(master, stored, "sha256:" + "0" * 64), new, store)
+    node: Any = StandIn()
+    assert apply.compare(There(node, stored, known.digest), new, store) == ()
+    (change,) = apply.compare(There(node, stored, "sha256:" + "0" * 64), new, store)
     assert (change.subject, change.after) == ("image", "shop:2")
 
 
@@ -158,10 +158,14 @@ def test_clusterfile_without_machines_leaves_those_of_the_cluster_as_they_are() 
     wanted = apply.with_machines(effective(parse(text, "Clusterfile")), stored)
     assert [str(change) for change in difference(stored, wanted)] == ["~ .spec.env.Port: 80 -> 81"]
     assert wanted.cluster is not None
-    (master, node) = wanted.cluster.hosts
-    assert (master.ips, master.roles, master.labels) == (("10.0.0.1",), ("master",), {"zone": "a"})
+    (control_plane_node, node) = wanted.cluster.hosts
+    assert (control_plane_node.ips, control_plane_node.roles, control_plane_node.labels) == (
+        ("10.0.0.1",),
+        ("control-plane",),
+        {"zone": "a"},
+    )
     # The mark of a password that the cluster did not keep is no password.
-    assert [(host.ssh.user, host.ssh.key, host.ssh.password.text) for host in (master, node)] == [("ops", "./id", None)] * 2
+    assert [(host.ssh.user, host.ssh.key, host.ssh.password.text) for host in (control_plane_node, node)] == [("ops", "./id", None)] * 2
     # One that names machines means them.
     named = effective(parse(CLUSTER, "Clusterfile"))
     assert apply.with_machines(named, stored) is named
@@ -186,7 +190,7 @@ def test_only_what_depends_on_changed_files_is_launched_again(store: Store) -> N
 def test_apply_leaves_services_of_the_cluster_alone(store: Store) -> None:
     build(store, launch=("one",))
     ids = [step.id for step in apply.here(prepared(store, 1, 1))]
-    assert not {"start-containerd", "start-kubelets", "start-masters", "send-rootfs", "start-registry"} & set(ids)
+    assert not {"start-containerd", "start-kubelets", "start-control-plane", "send-rootfs", "start-registry"} & set(ids)
     assert ids[-1] == "record"
 
 
@@ -194,7 +198,7 @@ def test_apply_leaves_services_of_the_cluster_alone(store: Store) -> None:
 
 
 class Api(StandIn):
-    """A master whose API has one Lease or none."""
+    """A control-plane node whose API has one Lease or none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -320,10 +324,10 @@ class OneCluster:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, stored: Clusterfile, digest: str, apps: tuple[Installed, ...] = ()) -> None:
         self.said: list[str] = []
-        master: Any = StandIn()
-        master.machine = Machine("10.0.0.1", Login())
+        node: Any = StandIn()
+        node.machine = Machine("10.0.0.1", Login())
         monkeypatch.setattr(apply, "SshConnections", lambda *_: contextlib.nullcontext())
-        monkeypatch.setattr(apply, "find", lambda *_: There(master, stored, digest, apps))
+        monkeypatch.setattr(apply, "find", lambda *_: There(node, stored, digest, apps))
         monkeypatch.setattr(lease, "held", lambda *_: contextlib.nullcontext())
         monkeypatch.setattr(uninstall, "remove", lambda name, *_, **__: self.said.append(f"remove {name}"))
         monkeypatch.setattr(install, "install", lambda request, *_, **__: self.said.append(f"install {request.document.name}"))

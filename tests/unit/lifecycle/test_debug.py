@@ -19,7 +19,7 @@ from harness.process import ProcessResult
 
 NODES = [
     {"metadata": {"name": name}, "status": {"addresses": [{"type": "InternalIP", "address": address}]}}
-    for name, address in (("master-1", "10.0.0.1"), ("node-1", "10.0.0.2"))
+    for name, address in (("control-plane-1", "10.0.0.1"), ("node-1", "10.0.0.2"))
 ]
 POD = {
     "apiVersion": "v1",
@@ -31,10 +31,10 @@ IMAGE = "docker.io/flannel/flannel:v0.28.10"
 REFUSED = 'pods "web-0" is forbidden: violates PodSecurity "baseline:latest": non-default capabilities'
 
 
-class Master:
+class ControlPlaneNode:
     """A control-plane node with a cluster of one pod: it starts containers at once, and remembers what it was asked."""
 
-    name = "master-1"
+    name = "control-plane-1"
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -62,11 +62,11 @@ class Master:
         elif "replace --raw" in command:
             if self.refusals:
                 self.refusals -= 1
-                raise CommandError("master-1: kubectl: exit code 1", details=REFUSED)
+                raise CommandError("control-plane-1: kubectl: exit code 1", details=REFUSED)
             self.pod["spec"] = json.loads(input)["spec"]
         elif "kill -9" in command:
             self.killed = True
-            raise CommandError("master-1: kubectl: exit code 137", details="command terminated with exit code 137")
+            raise CommandError("control-plane-1: kubectl: exit code 137", details="command terminated with exit code 137")
         elif "get pod absent" in command:
             return ""
         elif "get pod web-0" in command:
@@ -85,11 +85,11 @@ class Master:
 
 
 @pytest.fixture
-def master(monkeypatch: pytest.MonkeyPatch) -> Master:
-    one = Master()
+def node(monkeypatch: pytest.MonkeyPatch) -> ControlPlaneNode:
+    one = ControlPlaneNode()
 
     @contextlib.contextmanager
-    def opened(*_: Any) -> Iterator[Master]:
+    def opened(*_: Any) -> Iterator[ControlPlaneNode]:
         yield one
 
     monkeypatch.setattr(debug, "_opened", opened)
@@ -97,7 +97,7 @@ def master(monkeypatch: pytest.MonkeyPatch) -> Master:
 
 
 def test_debug_of_a_known_cluster_connects_to_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ClusterState.of("lab", tmp_path).remember({"masters": [{"address": "10.0.0.1"}], "nodes": [{"address": "10.0.0.2"}]})
+    ClusterState.of("lab", tmp_path).remember({"controlPlane": [{"address": "10.0.0.1"}], "workers": [{"address": "10.0.0.2"}]})
     connected: list[str] = []
     monkeypatch.setattr(SshConnections, "prepare", lambda _: None)
     monkeypatch.setattr(SshNode, "connect", lambda node: connected.append(node.address))
@@ -142,23 +142,23 @@ def test_an_image_without_a_valid_name_is_refused_before_the_cluster_is_asked() 
 
 
 @pytest.mark.parametrize("word", ["node-1", "10.0.0.2"])
-def test_a_node_is_found_by_name_and_by_address(word: str, master: Master) -> None:
+def test_a_node_is_found_by_name_and_by_address(word: str, node: ControlPlaneNode) -> None:
     with debug.on_node(word) as container:
         assert (container.node, container.image) == ("node-1", IMAGE)
 
 
-def test_a_node_that_does_not_exist_is_named_with_its_like(master: Master) -> None:
+def test_a_node_that_does_not_exist_is_named_with_its_like(node: ControlPlaneNode) -> None:
     with pytest.raises(UsageError, match="node-2: no such node") as caught, debug.on_node("node-2"):
         pass
     assert caught.value.hint == "did you mean node-1?"
-    assert master.created == {}
+    assert node.created == {}
 
 
-def test_a_pod_on_a_node_has_all_of_the_node_and_no_scheduler_decides(master: Master) -> None:
+def test_a_pod_on_a_node_has_all_of_the_node_and_no_scheduler_decides(node: ControlPlaneNode) -> None:
     with debug.on_node("node-1", image="tools:1"):
         pass
-    spec = master.created["spec"]
-    assert master.created["metadata"]["namespace"] == "kube-system"
+    spec = node.created["spec"]
+    assert node.created["metadata"]["namespace"] == "kube-system"
     assert (spec["nodeName"], spec["hostPID"], spec["hostNetwork"], spec["tolerations"]) == ("node-1", True, True, [{"operator": "Exists"}])
     assert spec["activeDeadlineSeconds"] == debug.LONGEST
     (container,) = spec["containers"]
@@ -168,48 +168,48 @@ def test_a_pod_on_a_node_has_all_of_the_node_and_no_scheduler_decides(master: Ma
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_the_pod_is_removed_however_it_ends(error: type[BaseException], master: Master) -> None:
+def test_the_pod_is_removed_however_it_ends(error: type[BaseException], node: ControlPlaneNode) -> None:
     with pytest.raises(error), debug.on_node("node-1"):
         raise error
-    pod = master.created["metadata"]["name"]
-    assert f"delete pod {pod} --namespace=kube-system --ignore-not-found" in master.said[-1]
+    pod = node.created["metadata"]["name"]
+    assert f"delete pod {pod} --namespace=kube-system --ignore-not-found" in node.said[-1]
 
 
-def test_an_interruption_while_the_pod_is_made_removes_it(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_while_the_pod_is_made_removes_it(node: ControlPlaneNode, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(debug, "_await_start", interrupted)
     with pytest.raises(KeyboardInterrupt), debug.on_node("node-1"):
         pass
-    assert "delete pod slipway-debug-" in master.said[-1]
+    assert "delete pod slipway-debug-" in node.said[-1]
 
 
 def test_a_pod_that_cannot_be_removed_is_reported_and_hides_no_other_error(
-    master: Master, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    node: ControlPlaneNode, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def deleting(command: str, **given: Any) -> ProcessResult:
         if "delete pod slipway-debug-" in command:
             raise CommandError("the API is away")
-        return Master.run(master, command, **given)
+        return ControlPlaneNode.run(node, command, **given)
 
-    monkeypatch.setattr(master, "run", deleting)
+    monkeypatch.setattr(node, "run", deleting)
     with pytest.raises(ValueError, match="mine"), debug.on_node("node-1"):
         raise ValueError("mine")
     said = " ".join(capsys.readouterr().err.split())
     assert "is left on node-1: the API is away; kubectl delete pod slipway-debug-" in said
 
 
-def test_an_image_that_the_node_cannot_pull_is_an_error_at_once_and_the_pod_goes(master: Master) -> None:
-    master.waiting = {"reason": "ErrImagePull", "message": "not found"}
+def test_an_image_that_the_node_cannot_pull_is_an_error_at_once_and_the_pod_goes(node: ControlPlaneNode) -> None:
+    node.waiting = {"reason": "ErrImagePull", "message": "not found"}
     said = "tools:1 does not start on node-1: ErrImagePull: not found"
     with pytest.raises(CommandError, match=said), debug.on_node("node-1", image="tools:1"):
         pass
-    assert "delete pod slipway-debug-" in master.said[-1]
+    assert "delete pod slipway-debug-" in node.said[-1]
 
 
-def test_a_container_that_does_not_start_in_time_is_an_error(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
-    master.waiting = {"reason": "ContainerCreating"}
+def test_a_container_that_does_not_start_in_time_is_an_error(node: ControlPlaneNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.waiting = {"reason": "ContainerCreating"}
     now = iter(range(0, 10_000, 40))
     monkeypatch.setattr("time.monotonic", lambda: next(now))
     monkeypatch.setattr("time.sleep", lambda _: None)
@@ -217,11 +217,11 @@ def test_a_container_that_does_not_start_in_time_is_an_error(master: Master, mon
         pass
 
 
-def test_a_node_that_rejects_the_pod_is_an_error(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_rejects_the_pod_is_an_error(node: ControlPlaneNode, monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(*_: Any) -> str:
-        return json.dumps({**master.created, "status": {"phase": "Failed", "reason": "OutOfpods", "message": "too many"}})
+        return json.dumps({**node.created, "status": {"phase": "Failed", "reason": "OutOfpods", "message": "too many"}})
 
-    monkeypatch.setattr(master, "_shown", shown)
+    monkeypatch.setattr(node, "_shown", shown)
     with pytest.raises(CommandError, match="OutOfpods: too many"), debug.on_node("node-1"):
         pass
 
@@ -229,57 +229,57 @@ def test_a_node_that_rejects_the_pod_is_an_error(master: Master, monkeypatch: py
 # Commands
 
 
-def test_a_command_is_shell_text_and_its_exit_code_is_passed_on(master: Master) -> None:
+def test_a_command_is_shell_text_and_its_exit_code_is_passed_on(node: ControlPlaneNode) -> None:
     with debug.on_node("node-1") as container:
         assert debug.attach(container, "ls -l /host | wc -l", terminal=False) == 5
         debug.attach(container, None, terminal=True)
-    (first, second) = master.attached
+    (first, second) = node.attached
     assert first[0].endswith(f"exec --namespace=kube-system {container.pod} --container=debug --stdin -- sh -c 'ls -l /host | wc -l'")
     assert (second[0].endswith("--stdin --tty -- sh"), second[1]) == (True, True)
 
 
-def test_output_is_kept_for_programs(master: Master) -> None:
+def test_output_is_kept_for_programs(node: ControlPlaneNode) -> None:
     with debug.on_node("node-1") as container:
         ran = debug.capture(container, "echo one; exit 3")
     assert (ran.command, ran.exit_code, ran.stdout, ran.node) == ("echo one; exit 3", 3, "echoed\n", "node-1")
-    assert "--stdin" not in next(text for text in master.said if "exit 3" in text)
+    assert "--stdin" not in next(text for text in node.said if "exit 3" in text)
 
 
 # Pods
 
 
-def test_a_container_beside_a_pod_sees_the_processes_of_the_main_one(master: Master) -> None:
-    master.pod["spec"]["ephemeralContainers"] = [{"name": "before"}]
+def test_a_container_beside_a_pod_sees_the_processes_of_the_main_one(node: ControlPlaneNode) -> None:
+    node.pod["spec"]["ephemeralContainers"] = [{"name": "before"}]
     with debug.beside_pod("web-0", "shop", None) as container:
-        before, added = master.pod["spec"]["ephemeralContainers"]
+        before, added = node.pod["spec"]["ephemeralContainers"]
         assert (before["name"], added["name"], added["targetContainerName"]) == ("before", container.name, "nginx")
         assert added["securityContext"] == {"capabilities": {"add": ["SYS_PTRACE"]}}
-    (call,) = (text for text in master.said if "replace --raw" in text)
+    (call,) = (text for text in node.said if "replace --raw" in text)
     assert "/api/v1/namespaces/shop/pods/web-0/ephemeralcontainers" in call
 
 
-def test_the_container_is_stopped_and_what_stays_is_said(master: Master, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_container_is_stopped_and_what_stays_is_said(node: ControlPlaneNode, capsys: pytest.CaptureFixture[str]) -> None:
     with debug.beside_pod("web-0", "shop", "proxy") as container:
         assert container.target == "proxy"
-    assert any(f"--container={container.name} -- sh -c 'read -r pid < /dev/shm/{container.name}" in text for text in master.said)
+    assert any(f"--container={container.name} -- sh -c 'read -r pid < /dev/shm/{container.name}" in text for text in node.said)
     said = " ".join(capsys.readouterr().err.split())
     assert f"{container.name} is stopped; Kubernetes lists it in shop/web-0 until that pod is deleted" in said
 
 
-def test_rights_that_pod_security_refuses_are_left_out(master: Master) -> None:
+def test_rights_that_pod_security_refuses_are_left_out(node: ControlPlaneNode) -> None:
     for refusals, context in ((1, {}), (2, {"runAsNonRoot": True, "runAsUser": 65534})):
-        master.refusals, master.pod, master.killed = refusals, json.loads(json.dumps(POD)), False
+        node.refusals, node.pod, node.killed = refusals, json.loads(json.dumps(POD)), False
         with debug.beside_pod("web-0", "shop", None):
-            (added,) = master.pod["spec"]["ephemeralContainers"]
+            (added,) = node.pod["spec"]["ephemeralContainers"]
             assert {key: added["securityContext"].get(key) for key in context} == context
 
 
-def test_a_pod_that_takes_no_container_at_all_says_why(master: Master) -> None:
-    master.refusals = 3
+def test_a_pod_that_takes_no_container_at_all_says_why(node: ControlPlaneNode) -> None:
+    node.refusals = 3
     with pytest.raises(CommandError) as caught, debug.beside_pod("web-0", "shop", None):
         pass
     assert caught.value.details == REFUSED
-    assert not any("kill -9" in text for text in master.said)
+    assert not any("kill -9" in text for text in node.said)
 
 
 def test_beside_a_pod_that_runs_no_root_none_is_started() -> None:
@@ -297,14 +297,14 @@ def test_beside_a_pod_that_runs_no_root_none_is_started() -> None:
         ("web-0", "redis", "web-0 has no container redis"),
     ],
 )
-def test_what_does_not_exist_is_reported_and_nothing_is_changed(pod: str, target: str | None, said: str, master: Master) -> None:
+def test_what_does_not_exist_is_reported_and_nothing_is_changed(pod: str, target: str | None, said: str, node: ControlPlaneNode) -> None:
     with pytest.raises(UsageError, match=said), debug.beside_pod(pod, "shop", target):
         pass
-    assert set(master.verbs()) <= {"get"}
+    assert set(node.verbs()) <= {"get"}
 
 
-def test_a_pod_without_a_node_is_refused(master: Master) -> None:
-    del master.pod["spec"]["nodeName"]
+def test_a_pod_without_a_node_is_refused(node: ControlPlaneNode) -> None:
+    del node.pod["spec"]["nodeName"]
     with pytest.raises(UsageError, match="runs on no node yet"), debug.beside_pod("web-0", "shop", None):
         pass
 

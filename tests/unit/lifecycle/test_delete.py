@@ -52,7 +52,7 @@ def member(address: str, mark: str = "lab 01") -> StandIn:
 def work(tmp_path: Path) -> Any:
     def make(*nodes: StandIn, gone: frozenset[str] = frozenset()) -> delete._Work:
         state = ClusterState.of("lab", tmp_path)
-        state.remember({"masters": []})
+        state.remember({"controlPlane": []})
         found = delete.prepare("lab", [Machine(node.address) for node in nodes], home=tmp_path)
         stand_in: Any = Connections(nodes, gone)
         found.ssh = stand_in
@@ -128,6 +128,6 @@ def test_a_plan_to_delete_is_made_without_touching_anything(tmp_path: Path) -> N
 
 
 def test_a_cluster_whose_machines_are_gone_can_be_forgotten(tmp_path: Path) -> None:
-    ClusterState.of("lab", tmp_path).remember({"masters": []})
+    ClusterState.of("lab", tmp_path).remember({"controlPlane": []})
     assert delete.forget("lab", home=tmp_path)
     assert not delete.forget("lab", home=tmp_path)

@@ -32,12 +32,12 @@ class Speaker:
         return self.code
 
 
-def target(address: str, role: str = "node", lines: list[str] | None = None, code: int = 0, error: str | None = None) -> ExecTarget:
+def target(address: str, role: str = "worker", lines: list[str] | None = None, code: int = 0, error: str | None = None) -> ExecTarget:
     node: Any = Speaker(address, lines or [], code, error)
     return ExecTarget(node, f"host-{address[-1]}", role)
 
 
-ALL = (target("10.0.0.1", "master"), target("10.0.0.2"), target("10.0.0.3"))
+ALL = (target("10.0.0.1", "control-plane"), target("10.0.0.2"), target("10.0.0.3"))
 
 
 def chosen(on: list[str], role: str | None, labelled: frozenset[str] = frozenset()) -> list[str]:
@@ -54,14 +54,14 @@ def test_one_word_is_shell_text_and_several_are_a_program_with_arguments() -> No
 
 def test_roles_addresses_and_names_choose() -> None:
     assert chosen([], None) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    assert chosen([], "master") == chosen([], "control-plane") == ["10.0.0.1"]
-    assert chosen([], "node") == chosen([], "worker") == ["10.0.0.2", "10.0.0.3"]
+    assert chosen([], "control-plane") == chosen([], "control-plane") == ["10.0.0.1"]
+    assert chosen([], "worker") == chosen([], "worker") == ["10.0.0.2", "10.0.0.3"]
     assert chosen(["host-3", "10.0.0.1"], None) == ["10.0.0.1", "10.0.0.3"]
-    assert chosen(["host-3", "10.0.0.1"], "node") == ["10.0.0.3"]
+    assert chosen(["host-3", "10.0.0.1"], "worker") == ["10.0.0.3"]
     assert chosen([], "storage", frozenset({"10.0.0.3"})) == ["10.0.0.3"]
 
 
-def test_no_master_left_is_an_error() -> None:
+def test_no_control_plane_node_left_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"10\.0\.0\.9, host-x: no machine of this cluster"):
         chosen(["10.0.0.9", "10.0.0.1", "host-x"], None)
     with pytest.raises(UsageError, match="no machine has the role storage"):
@@ -84,10 +84,10 @@ def test_roles_are_found_in_labels() -> None:
 
 def test_names_are_those_that_are_remembered(tmp_path: Path) -> None:
     state = ClusterState.of("lab", tmp_path)
-    state.remember({"masters": [{"address": "10.0.0.1", "name": "one"}]})
+    state.remember({"controlPlane": [{"address": "10.0.0.1", "name": "one"}]})
     found = Known(state, (Machine("10.0.0.1"),), (Machine("10.0.0.2"),))
-    named = targets(found, SshConnections(tmp_path / "c", (*found.masters, *found.nodes)))
-    assert [(one.name, one.role) for one in named] == [("one", "master"), ("10.0.0.2", "node")]
+    named = targets(found, SshConnections(tmp_path / "c", (*found.control_plane, *found.workers)))
+    assert [(one.name, one.role) for one in named] == [("one", "control-plane"), ("10.0.0.2", "worker")]
 
 
 def test_lines_of_many_machines_never_mix() -> None:
@@ -129,12 +129,12 @@ def test_no_more_than_asked_for_run_at_once() -> None:
             return 0
 
     nodes: list[Any] = [Slow(f"10.0.0.{number}", []) for number in range(20)]
-    on_each([ExecTarget(node, node.address, "node") for node in nodes], "true", jobs=3)
+    on_each([ExecTarget(node, node.address, "worker") for node in nodes], "true", jobs=3)
     assert 1 < most <= 3
 
 
 def outcome(name: str, code: int | None, error: str | None = None) -> Outcome:
-    return Outcome(name, name, "node", code, 0.1, error=error)
+    return Outcome(name, name, "worker", code, 0.1, error=error)
 
 
 def test_failures_and_losses_have_their_own_exit_codes() -> None:

@@ -43,8 +43,8 @@ def recorded(store: Store, **changes: Any) -> ClusterRecord:
     return dataclasses.replace(record(), digest=digest, image="web", **changes)
 
 
-def asked(masters: tuple[str, ...], nodes: tuple[str, ...] = (), **keys: Any) -> ClusterDocument:
-    hosts = [Host((address,), (role,)) for role, group in (("master", masters), ("node", nodes)) for address in group]
+def asked(control_plane: tuple[str, ...], workers: tuple[str, ...] = (), **keys: Any) -> ClusterDocument:
+    hosts = [Host((address,), (role,)) for role, group in (("control-plane", control_plane), ("worker", workers)) for address in group]
     return ClusterDocument("lab", "", tuple(hosts), **keys)
 
 
@@ -52,18 +52,18 @@ def work(
     store: Store,
     tmp_path: Path,
     *,
-    masters: tuple[str, ...] = (),
-    nodes: tuple[str, ...] = (),
+    control_plane: tuple[str, ...] = (),
+    workers: tuple[str, ...] = (),
     env: Any = None,
     resolved: bool = True,
     **options: Any,
 ) -> JoinWork:
-    """A join of new machines to three masters and a worker, whose machines have told about themselves."""
+    """A join of new machines to three control-plane nodes and a worker, whose machines have told about themselves."""
     build(store, files=options.pop("files", None), launch=("kubectl apply -f manifests",))
-    others: Any = tuple(StandIn(address, NAMED[address]) for address in (*masters, *nodes) if address in NAMED)
+    others: Any = tuple(StandIn(address, NAMED[address]) for address in (*control_plane, *workers) if address in NAMED)
     options.setdefault("record", recorded(store))
     found = gathered(tmp_path, others=others, **options)
-    made = join._work(found, asked(masters, nodes, env=env or {}), store, JoinOptions())
+    made = join._work(found, asked(control_plane, workers, env=env or {}), store, JoinOptions())
     return told(made) if resolved else made
 
 
@@ -81,7 +81,7 @@ def plan(made: JoinWork) -> dict[str, planning.Step]:
 
 
 def test_a_worker_gets_what_run_gives_a_worker_and_the_others_nothing(store: Store, tmp_path: Path) -> None:
-    found = plan(work(store, tmp_path, nodes=("10.0.0.9",)))
+    found = plan(work(store, tmp_path, workers=("10.0.0.9",)))
     for name in (
         "send-rootfs",
         "set-up-machines",
@@ -92,13 +92,21 @@ def test_a_worker_gets_what_run_gives_a_worker_and_the_others_nothing(store: Sto
         "send-rendered",
     ):
         assert [node.address for node in found[name].nodes] == ["10.0.0.9"], name
-    for name in ("send-images", "start-registry", "certify-masters", "start-masters", "welcome-masters", "finish-cluster", "launch-1"):
+    for name in (
+        "send-images",
+        "start-registry",
+        "certify-control-plane",
+        "start-control-plane",
+        "register-control-plane",
+        "finish-cluster",
+        "launch-1",
+    ):
         assert name not in found
     assert [node.address for node in found["adopt"].nodes] == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]
 
 
 def test_nothing_is_changed_before_the_machines_were_checked(store: Store, tmp_path: Path) -> None:
-    found = plan(work(store, tmp_path, masters=("10.0.0.8",), nodes=("10.0.0.9",)))
+    found = plan(work(store, tmp_path, control_plane=("10.0.0.8",), workers=("10.0.0.9",)))
 
     def leads_to(name: str) -> bool:
         return name == "check-machines" or any(leads_to(before) for before in found[name].needs)
@@ -107,35 +115,39 @@ def test_nothing_is_changed_before_the_machines_were_checked(store: Store, tmp_p
     assert all(leads_to(name) for name in found if name != "connect")
 
 
-def test_master_joins_before_the_balancers_are_updated_and_is_recorded_last(store: Store, tmp_path: Path) -> None:
-    found = plan(work(store, tmp_path, masters=("10.0.0.8",)))
+def test_control_plane_node_joins_before_the_balancers_are_updated_and_is_recorded_last(store: Store, tmp_path: Path) -> None:
+    found = plan(work(store, tmp_path, control_plane=("10.0.0.8",)))
     order = [
-        name for name in found if name in ("start-masters", "wait-for-api", "welcome-masters", "tell-balancers", "wait-for-nodes", "record")
+        name
+        for name in found
+        if name in ("start-control-plane", "wait-for-api", "register-control-plane", "tell-balancers", "wait-for-nodes", "record")
     ]
-    assert order == ["start-masters", "wait-for-api", "welcome-masters", "tell-balancers", "wait-for-nodes", "record"]
-    assert found["tell-balancers"].after_all == ("welcome-masters",)
+    assert order == ["start-control-plane", "wait-for-api", "register-control-plane", "tell-balancers", "wait-for-nodes", "record"]
+    assert found["tell-balancers"].after_all == ("register-control-plane",)
     assert list(found)[-1] == "record"
 
 
-def test_images_go_to_a_new_master_only_while_fewer_than_three_have_them(store: Store, tmp_path: Path) -> None:
-    assert "send-images" not in plan(work(store, tmp_path, masters=("10.0.0.8", "10.0.0.9")))
-    alone = work(store, tmp_path / "b", masters=("10.0.0.8", "10.0.0.9"), gone=(), record=without(recorded(store), "10.0.0.2", "10.0.0.3"))
-    found = gathered(tmp_path / "b", masters=1, others=alone.found.others, record=alone.found.record)
+def test_images_go_to_a_new_control_plane_node_only_while_fewer_than_three_have_them(store: Store, tmp_path: Path) -> None:
+    assert "send-images" not in plan(work(store, tmp_path, control_plane=("10.0.0.8", "10.0.0.9")))
+    alone = work(
+        store, tmp_path / "b", control_plane=("10.0.0.8", "10.0.0.9"), gone=(), record=without(recorded(store), "10.0.0.2", "10.0.0.3")
+    )
+    found = gathered(tmp_path / "b", control_plane=1, others=alone.found.others, record=alone.found.record)
     made = join._work(found, asked(("10.0.0.8", "10.0.0.9")), store, JoinOptions())
     assert [node.address for node in plan(made)["send-images"].nodes] == ["10.0.0.8", "10.0.0.9"]
     assert "start-balancers" not in plan(made)
 
 
 def test_who_is_a_member_already_is_left_as_it_is(store: Store, tmp_path: Path) -> None:
-    assert list(plan(work(store, tmp_path, nodes=("10.0.0.4",)))) == ["tell-balancers", "record"]
+    assert list(plan(work(store, tmp_path, workers=("10.0.0.4",)))) == ["tell-balancers", "record"]
 
 
 def test_a_member_does_not_change_sides(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"10\.0\.0\.4 is a node of lab already") as caught:
-        work(store, tmp_path, masters=("10.0.0.4",))
+    with pytest.raises(UsageError, match=r"10\.0\.0\.4 is a worker of lab already") as caught:
+        work(store, tmp_path, control_plane=("10.0.0.4",))
     assert "slipway remove lab 10.0.0.4 first" in str(caught.value.hint)
-    with pytest.raises(UsageError, match=r"10\.0\.0\.1 is a master"):
-        work(store, tmp_path, nodes=("10.0.0.1",))
+    with pytest.raises(UsageError, match=r"10\.0\.0\.1 is a control-plane node"):
+        work(store, tmp_path, workers=("10.0.0.1",))
 
 
 def test_no_machine_and_one_given_twice_are_reported(store: Store) -> None:
@@ -144,32 +156,32 @@ def test_no_machine_and_one_given_twice_are_reported(store: Store) -> None:
             pass
 
 
-def test_no_master_joins_while_one_does_not_answer_but_a_worker_may(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(CheckError, match="no master can join while host-1 does not answer") as caught:
-        work(store, tmp_path, masters=("10.0.0.8",), gone=("10.0.0.1",))
+def test_no_control_plane_node_joins_while_one_does_not_answer_but_a_worker_may(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="no control-plane node can join while host-1 does not answer") as caught:
+        work(store, tmp_path, control_plane=("10.0.0.8",), gone=("10.0.0.1",))
     assert "slipway remove lab 10.0.0.1" in str(caught.value.hint)
-    made = work(store, tmp_path, nodes=("10.0.0.9",), gone=("10.0.0.1",))
+    made = work(store, tmp_path, workers=("10.0.0.9",), gone=("10.0.0.1",))
     assert made.spec.first.address == "10.0.0.2"
-    assert [member.away for member in made.resolved.cluster.masters] == [True, False, False]
+    assert [member.away for member in made.resolved.cluster.control_plane] == [True, False, False]
     assert "10.0.0.1" not in [node.address for node in plan(made)["adopt"].nodes]
 
 
-def test_an_even_number_of_masters_is_warned_of(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_even_number_of_control_plane_nodes_is_warned_of(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
-    work(store, tmp_path, masters=("10.0.0.8",))
-    assert "4 masters survive no more losses than 3 would" in capsys.readouterr().err
-    work(store, tmp_path, masters=("10.0.0.8", "10.0.0.9"))
+    work(store, tmp_path, control_plane=("10.0.0.8",))
+    assert "4 control-plane nodes survive no more losses than 3 would" in capsys.readouterr().err
+    work(store, tmp_path, control_plane=("10.0.0.8", "10.0.0.9"))
     assert "survive" not in capsys.readouterr().err
 
 
 def test_the_image_of_the_cluster_must_be_here(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="the image of the cluster, web:1") as caught:
-        work(store, tmp_path, nodes=("10.0.0.9",), record=dataclasses.replace(record(), digest="sha256:" + "0" * 64))
+        work(store, tmp_path, workers=("10.0.0.9",), record=dataclasses.replace(record(), digest="sha256:" + "0" * 64))
     assert "slipway pull web:1" in str(caught.value.hint)
 
 
 def test_a_new_machine_that_does_not_answer_ends_it_before_anything_is_done(store: Store, tmp_path: Path) -> None:
-    made = work(store, tmp_path, nodes=("10.0.0.9",))
+    made = work(store, tmp_path, workers=("10.0.0.9",))
     made.found.errors["10.0.0.9"] = NodeError("10.0.0.9: no answer")  # type: ignore[index]
     with pytest.raises(NodeError, match=r"10\.0\.0\.9: no answer"):
         plan(made)["connect"].action()
@@ -198,7 +210,7 @@ def test_hooks_of_joining_run_on_those_that_join(store: Store, tmp_path: Path, c
     log.setup()
     build(store)
     kept = recorded(store, text=CLUSTERFILE + HOOKS)
-    found = plan(work(store, tmp_path, nodes=("10.0.0.9",), record=kept))
+    found = plan(work(store, tmp_path, workers=("10.0.0.9",), record=kept))
     assert [node.address for node in found["hook-pre-join-1-disk"].nodes] == ["10.0.0.9"]
     assert "hook-pre-join-1-disk" in found["set-up-machines"].needs
     assert [node.address for node in found["hook-post-scaleup-1-tell"].nodes] == ["10.0.0.1"]
@@ -207,7 +219,7 @@ def test_hooks_of_joining_run_on_those_that_join(store: Store, tmp_path: Path, c
 
 
 def test_what_is_said_about_a_new_machine_counts_and_is_kept(store: Store, tmp_path: Path) -> None:
-    host = Host(("10.0.0.9",), ("node", "storage"), env={"Disk": "b"}, labels={"disk": "ssd"})
+    host = Host(("10.0.0.9",), ("worker", "storage"), env={"Disk": "b"}, labels={"disk": "ssd"})
     build(store)
     found = gathered(tmp_path, others=(StandIn("10.0.0.9", "new-9"),), record=recorded(store))
     made = join._work(found, ClusterDocument("lab", "", (host,)), store, JoinOptions())
@@ -229,11 +241,13 @@ def test_new_members_know_where_images_of_applications_are_and_those_that_hold_i
     # A worker asks those that have them: the application's image need not be here.
     assert worker.spec.app_images.images == ()
     alone = without(recorded_web(store), "10.0.0.2", "10.0.0.3")
-    found_cluster = gathered(tmp_path / "b", masters=1, others=(StandIn("10.0.0.8", "new-8"), StandIn("10.0.0.9", "new-9")), record=alone)
-    master = join._work(found_cluster, asked(("10.0.0.8", "10.0.0.9")), store, JoinOptions(), found)
-    assert [image.name for image in master.spec.app_images.images] == ["registry.example.com/a:1"]
-    told(master)
-    assert any("repositories/registry.example.com/a/_manifests/tags/1" in path for path in master.resolved.layout.links)
+    found_cluster = gathered(
+        tmp_path / "b", control_plane=1, others=(StandIn("10.0.0.8", "new-8"), StandIn("10.0.0.9", "new-9")), record=alone
+    )
+    node = join._work(found_cluster, asked(("10.0.0.8", "10.0.0.9")), store, JoinOptions(), found)
+    assert [image.name for image in node.spec.app_images.images] == ["registry.example.com/a:1"]
+    told(node)
+    assert any("repositories/registry.example.com/a/_manifests/tags/1" in path for path in node.resolved.layout.links)
 
 
 def recorded_web(store: Store) -> ClusterRecord:
@@ -264,26 +278,26 @@ def checked(made: JoinWork, monkeypatch: pytest.MonkeyPatch, **changes: dict[str
 
 
 def test_members_are_not_judged_as_new_machines(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked(work(store, tmp_path, nodes=("10.0.0.9",), resolved=False), monkeypatch, host_1={"memory": 1, "ports": frozenset({6443})})
+    checked(work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, host_1={"memory": 1, "ports": frozenset({6443})})
 
 
 def test_a_new_machine_may_not_have_the_name_of_a_member(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckError, match="has the same host name host-4"):
-        checked(work(store, tmp_path, nodes=("10.0.0.9",), resolved=False), monkeypatch, new_9={"host": "host-4"})
+        checked(work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, new_9={"host": "host-4"})
     with pytest.raises(CheckError, match=r"has the host name of 10\.0\.0\.4"):
-        checked(work(store, tmp_path, nodes=("10.0.0.9",), gone=("10.0.0.4",), resolved=False), monkeypatch, new_9={"host": "host-4"})
+        checked(work(store, tmp_path, workers=("10.0.0.9",), gone=("10.0.0.4",), resolved=False), monkeypatch, new_9={"host": "host-4"})
 
 
 def test_a_machine_of_another_cluster_does_not_join(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckError, match="belongs to a cluster prod"):
-        checked(work(store, tmp_path, nodes=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "prod 99"})
+        checked(work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "prod 99"})
     with pytest.raises(CheckError, match="belongs to a cluster lab"):
-        checked(work(store, tmp_path, nodes=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "lab 99"})
+        checked(work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "lab 99"})
 
 
 def test_a_machine_that_was_begun_before_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked(
-        work(store, tmp_path, nodes=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "lab 01", "ports": frozenset({10250})}
+        work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "lab 01", "ports": frozenset({10250})}
     )
 
 
@@ -294,7 +308,7 @@ def test_a_machine_that_was_removed_while_it_was_away_is_cleaned_first(
     monkeypatch.setattr(delete, "clean", lambda node: cleaned.append(node.address))
     build(store)
     left = recorded(store, left=frozenset({"10.0.0.77", "new-9"}))
-    checked(work(store, tmp_path, masters=("10.0.0.8",), nodes=("10.0.0.9",), record=left, resolved=False), monkeypatch)
+    checked(work(store, tmp_path, control_plane=("10.0.0.8",), workers=("10.0.0.9",), record=left, resolved=False), monkeypatch)
     # It is known by its name too: machines come back under other addresses.
     assert cleaned == ["10.0.0.9"]
 
@@ -303,26 +317,26 @@ def test_a_machine_that_was_removed_while_it_was_away_is_cleaned_first(
 
 
 def test_no_new_keys_are_made_for_a_cluster_that_has_lost_some(store: Store, tmp_path: Path) -> None:
-    made = work(store, tmp_path, nodes=("10.0.0.9",))
-    for node in made.found.masters:
+    made = work(store, tmp_path, workers=("10.0.0.9",))
+    for node in made.found.control_plane:
         node.run = lambda command, **_: ProcessResult((), 1, "", "")  # type: ignore[method-assign]
     vars(made.resolved)["runtime"] = pytest.fail
-    with pytest.raises(CheckError, match="no master has all the keys"):
+    with pytest.raises(CheckError, match="no control-plane node has all the keys"):
         plan(made)["make-keys"].action()
 
 
-def test_a_master_is_started_on_no_data_as_a_member_that_the_others_know(
+def test_a_control_plane_node_is_started_on_no_data_as_a_member_that_the_others_know(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = work(store, tmp_path, masters=("10.0.0.8",))
+    made = work(store, tmp_path, control_plane=("10.0.0.8",))
     said: list[str] = []
 
     class Runtime:
         def join_store(self, member: Any, peers: str) -> None:
             said.append(f"store {member.name} {peers}")
 
-        def join_master(self, member: Any) -> None:
-            said.append(f"master {member.name}")
+        def join_control_plane(self, member: Any) -> None:
+            said.append(f"control-plane node {member.name}")
 
     def admit(_: Any, name: str, address: str, start: Any, *, timeout: float) -> None:
         assert timeout <= 120
@@ -330,32 +344,34 @@ def test_a_master_is_started_on_no_data_as_a_member_that_the_others_know(
 
     vars(made.resolved)["runtime"] = Runtime()
     monkeypatch.setattr(etcd, "admit", admit)
-    node: Any = made.masters[0]
-    plan(made)["start-masters"].action(node)
-    assert said == ["store new-8 new-8=https://10.0.0.8:2380", "master new-8"]
+    node: Any = made.control_plane[0]
+    plan(made)["start-control-plane"].action(node)
+    assert said == ["store new-8 new-8=https://10.0.0.8:2380", "control-plane node new-8"]
     assert any("find /var/lib/etcd -mindepth 1 -delete" in command for command in node.commands)
 
 
-def test_a_master_that_is_not_taken_in_does_not_go_on_trying(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = work(store, tmp_path, masters=("10.0.0.8",))
+def test_a_control_plane_node_that_is_not_taken_in_does_not_go_on_trying(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = work(store, tmp_path, control_plane=("10.0.0.8",))
 
     def admit(*_: Any, **__: Any) -> None:
         raise CheckError("etcd is not healthy")
 
     monkeypatch.setattr(etcd, "admit", admit)
-    node: Any = made.masters[0]
+    node: Any = made.control_plane[0]
     with pytest.raises(CheckError):
-        plan(made)["start-masters"].action(node)
+        plan(made)["start-control-plane"].action(node)
     assert node.commands == ["rm -f /etc/kubernetes/manifests/etcd.yaml"]
 
 
 # ---- the others -------------------------------------------------------------------------------------------------------
 
 
-def test_balancers_of_the_others_learn_of_a_new_master(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_balancers_of_the_others_learn_of_a_new_control_plane_node(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, str] = {}
     monkeypatch.setattr(membership, "tell_balancer", lambda node, text: told.setdefault(node.address, text) == text)
-    plan(work(store, tmp_path, masters=("10.0.0.8",)))["tell-balancers"].action()
+    plan(work(store, tmp_path, control_plane=("10.0.0.8",)))["tell-balancers"].action()
     assert list(told) == ["10.0.0.4"]
     assert "server new-8 10.0.0.8:6443" in told["10.0.0.4"]
     # The three that have the images are enough.
@@ -363,7 +379,7 @@ def test_balancers_of_the_others_learn_of_a_new_master(store: Store, tmp_path: P
 
 
 def test_run_finds_nothing_left_to_do_on_the_others(store: Store, tmp_path: Path) -> None:
-    made = work(store, tmp_path, nodes=("10.0.0.9",))
+    made = work(store, tmp_path, workers=("10.0.0.9",))
     made.resolved._files.update({node.address: {} for node in made.spec.nodes})
     assert isinstance(made.resolved.runtime, Kubeadm)
     made.resolved.runtime._pki = KEYS
@@ -384,10 +400,10 @@ def test_new_members_have_the_login_where_the_registries_ask_for_it(store: Store
         return ProcessResult((), 0 if asks or command != registry.REQUIRES_LOGIN else 1, "", "")
 
     found = gathered(tmp_path)
-    for node in found.masters:
+    for node in found.control_plane:
         node.run = run  # type: ignore[method-assign]
     assert membership.requires_login(found) is asks
-    made = work(store, tmp_path, nodes=("10.0.0.9",), resolved=False)
+    made = work(store, tmp_path, workers=("10.0.0.9",), resolved=False)
     assert made.spec.requires_login
     # What old members of such a cluster are noted to have is what they have.
     made.context = told(
@@ -403,13 +419,13 @@ def test_new_members_have_the_login_where_the_registries_ask_for_it(store: Store
 def test_members_are_recorded_in_the_cluster_and_here(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[Any] = []
 
-    def update(_: Any, masters: Any, nodes: Any, **words: Any) -> ClusterRecord:
-        noted.append((masters, nodes, words))
+    def update(_: Any, control_plane: Any, workers: Any, **words: Any) -> ClusterRecord:
+        noted.append((control_plane, workers, words))
         return record()
 
     monkeypatch.setattr(membership, "update", update)
     monkeypatch.setattr(membership, "remember", lambda *given, **words: noted.append(given[0].names["10.0.0.9"]))
-    made = work(store, tmp_path, masters=("10.0.0.8",), nodes=("10.0.0.9",))
+    made = work(store, tmp_path, control_plane=("10.0.0.8",), workers=("10.0.0.9",))
     plan(made)["record"].action()
     words = {"back": ["10.0.0.8", "new-8", "10.0.0.9", "new-9"], "described": made.asked.hosts}
     assert noted == [(["10.0.0.8"], ["10.0.0.9"], words), "new-9"]

@@ -76,8 +76,8 @@ def test_a_step_may_wait_for_all_nodes_of_another() -> None:
 
 def test_a_step_on_another_node_waits_for_all_of_it() -> None:
     notes = Notes()
-    execute([notes.step("masters", ONE), notes.step("workers", TWO, after=("masters",)), notes.step("here", after=("workers",))])
-    assert notes.done == ["masters 10.0.0.1", "workers 10.0.0.2", "here"]
+    execute([notes.step("first", ONE), notes.step("workers", TWO, after=("first",)), notes.step("here", after=("workers",))])
+    assert notes.done == ["first 10.0.0.1", "workers 10.0.0.2", "here"]
 
 
 def test_steps_that_wait_for_nothing_run_at_the_same_time() -> None:

@@ -70,8 +70,8 @@ def test_a_worker_is_drained_before_its_node_is_deleted_and_cleaned_last(tmp_pat
     assert ids(work(tmp_path, 4)) == ["drain", "delete-nodes", "clean", "record"]
 
 
-def test_a_master_leaves_the_balancers_and_etcd_before_it_is_cleaned(tmp_path: Path) -> None:
-    recipe = ["drain", "tell-balancers", "stop-masters", "leave-etcd", "delete-nodes", "clean", "record"]
+def test_a_control_plane_node_leaves_the_balancers_and_etcd_before_it_is_cleaned(tmp_path: Path) -> None:
+    recipe = ["drain", "tell-balancers", "stop-control-plane", "leave-etcd", "delete-nodes", "clean", "record"]
     assert ids(work(tmp_path, 1)) == recipe
 
 
@@ -84,15 +84,15 @@ def test_one_that_stays_leads(tmp_path: Path) -> None:
     assert work(tmp_path, 1, gone=("10.0.0.1", "10.0.0.2")).first.address == "10.0.0.3"
 
 
-def test_the_last_master_stays(tmp_path: Path) -> None:
-    with pytest.raises(CheckError, match="no master would be left") as caught:
+def test_the_last_control_plane_node_stays(tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="no control-plane node would be left") as caught:
         remove._check(work(tmp_path, 1, 2, 3))
     assert "slipway join" in str(caught.value.hint)
     assert "slipway delete" in str(caught.value.hint)
 
 
-def test_masters_that_do_not_answer_cannot_be_all_that_is_left(tmp_path: Path) -> None:
-    with pytest.raises(CheckError, match="none of the masters that would stay answers"):
+def test_control_plane_nodes_that_do_not_answer_cannot_be_all_that_is_left(tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="none of the control-plane nodes that would stay answers"):
         remove._check(work(tmp_path, 1, gone=("10.0.0.2", "10.0.0.3")))
 
 
@@ -110,13 +110,13 @@ def test_the_last_one_that_holds_images_stays(tmp_path: Path, monkeypatch: pytes
     remove._check(work(tmp_path, 1, record=record(registry="elsewhere")))
 
 
-def test_an_even_number_of_masters_and_no_worker_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_even_number_of_control_plane_nodes_and_no_worker_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from harness import log
 
     log.setup()
     remove._check(work(tmp_path, 1, 4))
     said = capsys.readouterr().err
-    assert "2 masters survive no more losses than 1 would" in said
+    assert "2 control-plane nodes survive no more losses than 1 would" in said
     assert "no worker is left" in said
 
 
@@ -140,9 +140,9 @@ def test_a_machine_that_is_not_listed_is_taken_when_it_holds_something_of_the_cl
     assert [fault.where for fault in caught.value.faults] == ["10.0.0.8", "10.0.0.9"]
 
 
-def test_a_master_that_came_half_way_is_taken_out_of_etcd(tmp_path: Path) -> None:
+def test_a_control_plane_node_that_came_half_way_is_taken_out_of_etcd(tmp_path: Path) -> None:
     half: Any = StandIn("10.0.0.3", "host-3")
-    found = gathered(tmp_path, masters=2, workers=0, others=(half,))
+    found = gathered(tmp_path, control_plane=2, workers=0, others=(half,))
     assert remove._strays(found, [half]) == {"10.0.0.3"}
     work = RemoveWork(found, (half,), False, 60, remove._strays(found, [half]))
     assert "leave-etcd" in ids(work)
@@ -210,7 +210,9 @@ def test_those_that_could_not_be_cleaned_are_noted(tmp_path: Path, monkeypatch: 
     assert noted == {"gone": ["10.0.0.4"], "left": ["10.0.0.4", "host-4"], "back": []}
 
 
-def test_balancers_of_those_that_stay_forget_the_master_before_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_balancers_of_those_that_stay_forget_the_control_plane_node_before_it_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: dict[str, str] = {}
     monkeypatch.setattr(membership, "tell_balancer", lambda node, text: told.setdefault(node.address, text) == text)
     run(work(tmp_path, 1), "tell-balancers")
@@ -235,7 +237,9 @@ spec: {phases: [post-clean-host], on: [node], data: "echo bye"}
 
 def parting(found: RemoveWork) -> RemoveWork:
     """With the hooks of what the cluster keeps, as ``prepared`` reads them."""
-    found.parting = Parting.of(found.found.record.clusterfile, found.found.alive(found.found.masters), found.found.members, found.going)
+    found.parting = Parting.of(
+        found.found.record.clusterfile, found.found.alive(found.found.control_plane), found.found.members, found.going
+    )
     return found
 
 

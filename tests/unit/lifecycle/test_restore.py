@@ -27,8 +27,8 @@ def contents(**more: Any) -> Contents:
     front = {
         "cluster": "lab",
         "identity": "0123456789abcdef",
-        "masters": ["10.0.0.1", "10.0.0.2", "10.0.0.3"],
-        "nodes": ["10.0.0.4"],
+        "controlPlane": ["10.0.0.1", "10.0.0.2", "10.0.0.3"],
+        "workers": ["10.0.0.4"],
         "files": {"etcd/snapshot.db": {"sha256": "ab" * 32, "size": 4}},
         **more,
     }
@@ -36,16 +36,16 @@ def contents(**more: Any) -> Contents:
 
 
 def cluster(tmp_path: Path, *marks: str, begun: str = "") -> Access:
-    masters = []
+    control_plane = []
     for number, mark in enumerate(marks, 1):
-        masters.append(StandIn(f"10.0.0.{number}", f"host-{number}"))
-        masters[-1].answers = {"/cluster": mark, "restore-begun": begun if number == 1 else ""}
-    known = Known(ClusterState.of("lab", tmp_path), tuple(Machine(one.address) for one in masters), ())
-    found: Any = tuple(masters)
-    return Access(known, SshConnections(tmp_path / "c", known.masters), found, (), {})
+        control_plane.append(StandIn(f"10.0.0.{number}", f"host-{number}"))
+        control_plane[-1].answers = {"/cluster": mark, "restore-begun": begun if number == 1 else ""}
+    known = Known(ClusterState.of("lab", tmp_path), tuple(Machine(one.address) for one in control_plane), ())
+    found: Any = tuple(control_plane)
+    return Access(known, SshConnections(tmp_path / "c", known.control_plane), found, (), {})
 
 
-def test_masters_of_the_same_cluster_are_restored_in_place(tmp_path: Path) -> None:
+def test_control_plane_nodes_of_the_same_cluster_are_restored_in_place(tmp_path: Path) -> None:
     assert _holds_it(cluster(tmp_path, MARK, f"{MARK}\n"), contents()) is True
 
 
@@ -80,17 +80,17 @@ def test_another_cluster_is_never_overwritten(tmp_path: Path, other: str) -> Non
 
 def test_the_machines_are_those_named_else_those_known_else_those_of_the_backup(tmp_path: Path) -> None:
     named = _machines(contents(), (Machine("10.1.0.1"),), (), None, tmp_path)
-    assert [one.address for one in named.masters] == ["10.1.0.1"]
+    assert [one.address for one in named.control_plane] == ["10.1.0.1"]
     login = Login(user="ops", port=2222)
     listed = _machines(contents(), (), (), login, tmp_path)
-    assert [(one.address, one.login) for one in listed.nodes] == [("10.0.0.4", login)]
-    ClusterState.of("lab", tmp_path).remember({"masters": [{"address": "10.2.0.1"}]})
-    assert [one.address for one in _machines(contents(), (), (), login, tmp_path).masters] == ["10.2.0.1"]
-    with pytest.raises(UsageError, match="no master"):
+    assert [(one.address, one.login) for one in listed.workers] == [("10.0.0.4", login)]
+    ClusterState.of("lab", tmp_path).remember({"controlPlane": [{"address": "10.2.0.1"}]})
+    assert [one.address for one in _machines(contents(), (), (), login, tmp_path).control_plane] == ["10.2.0.1"]
+    with pytest.raises(UsageError, match="no control-plane node"):
         _machines(contents(), (), (Machine("10.1.0.1"),), None, tmp_path)
 
 
-def test_each_master_gets_its_own_place_in_the_new_membership(tmp_path: Path) -> None:
+def test_each_control_plane_node_gets_its_own_place_in_the_new_membership(tmp_path: Path) -> None:
     peers = {"one": "10.0.0.1", "two": "fd00::2"}
     node = StandIn("fd00::2", "two")
     file = tmp_path / "snapshot"
@@ -133,7 +133,7 @@ def test_no_member_is_forgotten_when_all_answer() -> None:
     assert not any("delete" in command for command in node.commands)
 
 
-def test_parts_of_the_masters_are_not_deleted_by_their_mirrors() -> None:
+def test_parts_of_the_control_plane_nodes_are_not_deleted_by_their_mirrors() -> None:
     node = StandIn()
     node.answers = {"get pods": json.dumps({"items": [pod("etcd-one", "one", static=True), pod("dns", "one")]})}
     assert restart_watchers(NodeKubectl(node)) == "1 pods"
@@ -142,7 +142,7 @@ def test_parts_of_the_masters_are_not_deleted_by_their_mirrors() -> None:
 
 def test_a_clusterfile_is_moved_onto_other_machines_and_stays_what_it_was() -> None:
     text = "kind: Cluster\nspec:\n  image: web\n  hosts: [{ips: [10.9.9.9], roles: [master]}]\n---\nkind: Config\nspec: {path: x}\n"
-    found = list(yaml.safe_load_all(on_hosts(text, [{"ips": ["10.0.0.1"], "roles": ["master"]}])))
-    assert found[0]["spec"] == {"image": "web", "hosts": [{"ips": ["10.0.0.1"], "roles": ["master"]}]}
+    found = list(yaml.safe_load_all(on_hosts(text, [{"ips": ["10.0.0.1"], "roles": ["control-plane"]}])))
+    assert found[0]["spec"] == {"image": "web", "hosts": [{"ips": ["10.0.0.1"], "roles": ["control-plane"]}]}
     assert found[1] == {"kind": "Config", "spec": {"path": "x"}}
     assert on_hosts("", []) == ""

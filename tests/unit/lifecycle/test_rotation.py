@@ -1,4 +1,4 @@
-"""Another key for Secrets: in which order masters get it, also after a kill."""
+"""Another key for Secrets: in which order control-plane nodes get it, also after a kill."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.unit.runtimes.machines import final_path
 OLD, NEW = SecretsKey.make(1), SecretsKey.make(2)
 
 
-class Master:
+class ControlPlaneNode:
     """Keeps its file of keys, and counts how often its API server was started anew."""
 
     def __init__(self, number: int, *keys: SecretsKey) -> None:
-        self.address, self.name = f"10.0.0.{number}", f"master-{number}"
+        self.address, self.name = f"10.0.0.{number}", f"control-plane-{number}"
         self.keys: Keys = keys
         self.commands: list[str] = []
         self.used: list[str] = []
@@ -47,13 +47,13 @@ class Master:
 
 
 @pytest.fixture
-def masters(monkeypatch: pytest.MonkeyPatch) -> list[Master]:
-    made = [Master(1, OLD), Master(2, OLD), Master(3, OLD)]
+def control_plane(monkeypatch: pytest.MonkeyPatch) -> list[ControlPlaneNode]:
+    made = [ControlPlaneNode(1, OLD), ControlPlaneNode(2, OLD), ControlPlaneNode(3, OLD)]
 
-    def read_all(node: Master, paths: list[str]) -> dict[str, bytes]:
+    def read_all(node: ControlPlaneNode, paths: list[str]) -> dict[str, bytes]:
         return {PATH: configuration(node.keys)} if node.keys else {}
 
-    def restart(node: Master, parts: tuple[str, ...], *, reason: str, others: bool) -> None:
+    def restart(node: ControlPlaneNode, parts: tuple[str, ...], *, reason: str, others: bool) -> None:
         assert (parts, others) == (("kube-apiserver",), True)
         if node.used[-1:] != [reason]:
             node.used.append(reason)
@@ -65,23 +65,23 @@ def masters(monkeypatch: pytest.MonkeyPatch) -> list[Master]:
     return made
 
 
-def turn(masters: list[Master]) -> list[str]:
+def turn(control_plane: list[ControlPlaneNode]) -> list[str]:
     written: list[str] = []
-    execute(_plan(masters, *pair(read(masters)), written))  # type: ignore[arg-type]
+    execute(_plan(control_plane, *pair(read(control_plane)), written))  # type: ignore[arg-type]
     return written
 
 
-def test_all_know_the_new_key_before_one_uses_it_and_the_old_one_until_all_is_written(masters: list[Master]) -> None:
+def test_all_know_the_new_key_before_one_uses_it_and_the_old_one_until_all_is_written(control_plane: list[ControlPlaneNode]) -> None:
     def see() -> None:
-        assert all([key.number for key in master.keys] == [2, 1] for master in masters)
+        assert all([key.number for key in node.keys] == [2, 1] for node in control_plane)
 
-    masters[0].before = see
-    assert turn(masters) == ["default/one", "kube-system/two"]
-    assert len({master.keys for master in masters}) == 1
-    assert [key.number for key in masters[0].keys] == [2]
-    assert masters[0].keys[0].secret != OLD.secret
-    assert masters[1].used == [f"keys of Secrets: {names}" for names in ("slipway-1 slipway-2", "slipway-2 slipway-1", "slipway-2")]
-    assert not any("get secrets" in command for master in masters[1:] for command in master.commands)
+    control_plane[0].before = see
+    assert turn(control_plane) == ["default/one", "kube-system/two"]
+    assert len({node.keys for node in control_plane}) == 1
+    assert [key.number for key in control_plane[0].keys] == [2]
+    assert control_plane[0].keys[0].secret != OLD.secret
+    assert control_plane[1].used == [f"keys of Secrets: {names}" for names in ("slipway-1 slipway-2", "slipway-2 slipway-1", "slipway-2")]
+    assert not any("get secrets" in command for node in control_plane[1:] for command in node.commands)
 
 
 @pytest.mark.parametrize(
@@ -93,34 +93,36 @@ def test_all_know_the_new_key_before_one_uses_it_and_the_old_one_until_all_is_wr
         ((NEW,), (NEW, OLD), (NEW, OLD)),
     ],
 )
-def test_a_rotation_that_was_cut_off_is_ended_with_the_same_key(masters: list[Master], cut: tuple[Keys, Keys, Keys]) -> None:
-    for master, had in zip(masters, cut, strict=True):
-        master.keys = had
-    turn(masters)
-    assert {master.keys for master in masters} == {(NEW,)}
+def test_a_rotation_that_was_cut_off_is_ended_with_the_same_key(
+    control_plane: list[ControlPlaneNode], cut: tuple[Keys, Keys, Keys]
+) -> None:
+    for node, had in zip(control_plane, cut, strict=True):
+        node.keys = had
+    turn(control_plane)
+    assert {node.keys for node in control_plane} == {(NEW,)}
 
 
-def test_one_after_another_gives_one_more_each_time(masters: list[Master]) -> None:
-    turn(masters)
-    turn(masters)
-    assert [key.name for key in masters[2].keys] == ["slipway-3"]
+def test_one_after_another_gives_one_more_each_time(control_plane: list[ControlPlaneNode]) -> None:
+    turn(control_plane)
+    turn(control_plane)
+    assert [key.name for key in control_plane[2].keys] == ["slipway-3"]
 
 
-def test_keys_that_do_not_fit_together_are_not_touched(masters: list[Master]) -> None:
-    masters[1].keys = (SecretsKey.make(1),)
+def test_keys_that_do_not_fit_together_are_not_touched(control_plane: list[ControlPlaneNode]) -> None:
+    control_plane[1].keys = (SecretsKey.make(1),)
     with pytest.raises(StoreError, match="do not fit together"):
-        pair(read(masters))  # type: ignore[arg-type]
-    masters[1].keys = ()
-    with pytest.raises(UsageError, match="master-2: no key of Secrets is there") as wrong:
-        read(masters)  # type: ignore[arg-type]
+        pair(read(control_plane))  # type: ignore[arg-type]
+    control_plane[1].keys = ()
+    with pytest.raises(UsageError, match="control-plane-2: no key of Secrets is there") as wrong:
+        read(control_plane)  # type: ignore[arg-type]
     assert "--profile cis" in str(wrong.value.hint)
 
 
-def test_a_master_that_is_not_known_here_is_not_left_out() -> None:
-    masters = {"10.0.0.1", "10.0.0.2"}
-    require_known(masters, ["10.0.0.1", "10.0.0.2"])
-    with pytest.raises(UsageError, match=r"10\.0\.0\.2 is a master of the cluster, and not known here") as wrong:
-        require_known(masters, ["10.0.0.1"])
+def test_a_control_plane_node_that_is_not_known_here_is_not_left_out() -> None:
+    control_plane = {"10.0.0.1", "10.0.0.2"}
+    require_known(control_plane, ["10.0.0.1", "10.0.0.2"])
+    with pytest.raises(UsageError, match=r"10\.0\.0\.2 is a control-plane node of the cluster, and not known here") as wrong:
+        require_known(control_plane, ["10.0.0.1"])
     assert "--via 10.0.0.1,10.0.0.2" in str(wrong.value.hint)
 
 
@@ -129,11 +131,11 @@ def test_a_list_of_secrets_that_was_cut_off_ends_it_before_the_old_key_goes() ->
     assert rotation._REWRITE.index("set -eu\n") < rotation._REWRITE.index("listed=$(")
 
 
-def test_keys_are_in_no_command(masters: list[Master]) -> None:
-    give(masters[0], (OLD,), others=True)  # type: ignore[arg-type]
-    turn(masters)
+def test_keys_are_in_no_command(control_plane: list[ControlPlaneNode]) -> None:
+    give(control_plane[0], (OLD,), others=True)  # type: ignore[arg-type]
+    turn(control_plane)
     secrets = [line for line in configuration((OLD,)).decode().splitlines() if "secret: " in line]
-    said = "".join(command for master in masters for command in master.commands)
+    said = "".join(command for node in control_plane for command in node.commands)
     assert secrets
     assert not any(line.split()[-1] in said for line in secrets)
 

@@ -57,7 +57,7 @@ def machines(*addresses: str, **login: Any) -> tuple[Machine, ...]:
     return tuple(Machine(address, Login(**login)) for address in addresses)
 
 
-def asked(masters: int = 1, nodes: int = 0, /, **changes: Any) -> Clusterfile:
+def asked(control_plane: int = 1, workers: int = 0, /, **changes: Any) -> Clusterfile:
     """The request for a cluster; ``changes`` are of its machines, or of its document Cluster."""
     if "clusterfile" in changes:
         return cast("Clusterfile", changes["clusterfile"])
@@ -65,17 +65,17 @@ def asked(masters: int = 1, nodes: int = 0, /, **changes: Any) -> Clusterfile:
     found = request.of_machines(
         "default",
         "web",
-        changes.pop("masters", machines(*(f"10.0.0.{number + 1}" for number in range(masters)))),
-        changes.pop("nodes", machines(*(f"10.0.0.{number + 101}" for number in range(nodes)))),
+        changes.pop("control_plane", machines(*(f"10.0.0.{number + 1}" for number in range(control_plane)))),
+        changes.pop("workers", machines(*(f"10.0.0.{number + 101}" for number in range(workers)))),
     )
     assert found.cluster is not None
     hosts = tuple(dataclasses.replace(host, env=host_env.get(host.ips[0], {})) if host.ips else host for host in found.cluster.hosts)
     return dataclasses.replace(found, cluster=dataclasses.replace(found.cluster, hosts=hosts, **changes))
 
 
-def prepared(store: Store, masters: int = 1, nodes: int = 0, /, **changes: Any) -> ClusterContext:
+def prepared(store: Store, control_plane: int = 1, workers: int = 0, /, **changes: Any) -> ClusterContext:
     """A context whose machines have told about themselves."""
-    return known(run.prepare(asked(masters, nodes, **changes), store).spec, login=LOGIN)
+    return known(run.prepare(asked(control_plane, workers, **changes), store).spec, login=LOGIN)
 
 
 def changed(context: ClusterContext, **changes: Any) -> ClusterContext:
@@ -99,8 +99,8 @@ def test_a_plan_is_made_and_described_without_touching_anything(store: Store) ->
 
 def test_every_step_waits_only_for_steps_before_it(store: Store) -> None:
     build(store, launch=("a", "b"))
-    for masters, nodes in ((1, 0), (1, 1), (3, 0), (5, 3)):
-        planning.check(run.plan(run.prepare(asked(masters, nodes), store)))
+    for control_plane, workers in ((1, 0), (1, 1), (3, 0), (5, 3)):
+        planning.check(run.plan(run.prepare(asked(control_plane, workers), store)))
 
 
 def test_nothing_is_changed_before_the_machines_were_checked(store: Store) -> None:
@@ -115,10 +115,10 @@ def test_nothing_is_changed_before_the_machines_were_checked(store: Store) -> No
     assert all(leads_to(step.id) for step in plan if step.nodes)
 
 
-def test_masters_do_not_wait_for_each_other(store: Store) -> None:
+def test_control_plane_nodes_do_not_wait_for_each_other(store: Store) -> None:
     build(store)
     plan = {step.id: step for step in run.plan(run.prepare(asked(3, 1), store))}
-    for name in ("start-kubelets", "certify-masters", "start-masters", "wait-for-api"):
+    for name in ("start-kubelets", "certify-control-plane", "start-control-plane", "wait-for-api"):
         assert plan[name].after_all == (), name
 
 
@@ -129,21 +129,21 @@ def test_images_travel_while_the_rootfs_does(store: Store) -> None:
     assert "send-images" not in plan["send-rootfs"].needs
 
 
-def test_images_go_to_three_masters_at_most_and_the_rest_ask_them(store: Store) -> None:
+def test_images_go_to_three_control_plane_nodes_at_most_and_the_rest_ask_them(store: Store) -> None:
     build(store)
     plan = {step.id: step for step in run.plan(run.prepare(asked(5, 1), store))}
     assert len(plan["send-images"].nodes) == 3
     assert [node.address for node in plan["start-balancers"].nodes] == ["10.0.0.4", "10.0.0.5", "10.0.0.101"]
 
 
-def test_master_behind_the_others_is_announced_only_when_its_api_answers(store: Store) -> None:
+def test_control_plane_node_behind_the_others_is_announced_only_when_its_api_answers(store: Store) -> None:
     build(store)
     plan = {step.id: step for step in run.plan(run.prepare(asked(3, 1), store))}
     assert [node.address for node in plan["finish-cluster"].nodes] == ["10.0.0.1"]
-    welcome = plan["welcome-masters"]
+    welcome = plan["register-control-plane"]
     assert (len(welcome.nodes), welcome.after, welcome.after_all) == (3, ("wait-for-api",), ("finish-cluster",))
-    # No addon is placed before the masters have their marks.
-    assert plan["start-addons"].after_all == ("welcome-masters",)
+    # No addon is placed before the control-plane nodes have their marks.
+    assert plan["start-addons"].after_all == ("register-control-plane",)
 
 
 def test_without_workers_nothing_is_balanced(store: Store) -> None:
@@ -179,9 +179,9 @@ def test_a_network_of_the_image_starts_before_the_nodes_are_waited_for(store: St
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"masters": ()}, UsageError, "no master"),
-        ({"masters": machines("10.0.0.1", "10.0.0.2")}, UsageError, "odd number"),
-        ({"nodes": machines("10.0.0.1")}, UsageError, r"10\.0\.0\.1 given twice"),
+        ({"control_plane": ()}, UsageError, "no control-plane node"),
+        ({"control_plane": machines("10.0.0.1", "10.0.0.2")}, UsageError, "odd number"),
+        ({"workers": machines("10.0.0.1")}, UsageError, r"10\.0\.0\.1 given twice"),
         ({"env": {"a b": "c"}}, InputError, "not a name for a variable"),
         ({"name": "Lab 1"}, UsageError, "not a name for a cluster"),
         ({"image": "webb"}, StoreError, "no such image"),
@@ -200,7 +200,7 @@ def test_an_application_image_is_not_run_as_a_cluster(store: Store) -> None:
 
 
 class Recorded(StandIn):
-    """A first master whose cluster keeps a record of its machines."""
+    """A first control-plane node whose cluster keeps a record of its machines."""
 
     def __init__(self, text: str) -> None:
         super().__init__("10.0.0.1")
@@ -210,10 +210,10 @@ class Recorded(StandIn):
 def begin(store: Store, *hosts: str, made_with: str | None = None, profile: str | None = None) -> None:
     context = with_profile(prepared(store, 1, 1), profile)
     spec: dict[str, Any] = {"image": "web"}
-    spec["hosts"] = [{"ips": list(hosts[:1]), "roles": ["master"]}, {"ips": list(hosts[1:]), "roles": ["node"]}]
+    spec["hosts"] = [{"ips": list(hosts[:1]), "roles": ["control-plane"]}, {"ips": list(hosts[1:]), "roles": ["node"]}]
     spec |= {"profile": made_with} if made_with else {}
     text = yaml.safe_dump({"apiVersion": "slipway.dev/v1", "kind": "Cluster", "metadata": {"name": "default"}, "spec": spec})
-    context = changed(context, masters=(Recorded(text),))
+    context = changed(context, control_plane=(Recorded(text),))
     with contextlib.ExitStack() as stack:
         run._begin(context, stack)
 

@@ -41,9 +41,9 @@ def deployment(name: str, available: int) -> dict[str, Any]:
 
 
 def cluster(tmp_path: Path, items: list[dict[str, Any]], *, registry: str = "active", gone: tuple[str, ...] = ()) -> Access:
-    master = StandIn("10.0.0.1", "one")
+    node = StandIn("10.0.0.1", "one")
     record = {"data": {"image": "web:1", "digest": "sha256:1", "Clusterfile": "{}"}}
-    master.answers = {
+    node.answers = {
         "configmap slipway-upgrade": "",
         "get configmap": json.dumps(record),
         "/version": json.dumps({"gitVersion": "v1.36.3"}),
@@ -53,15 +53,15 @@ def cluster(tmp_path: Path, items: list[dict[str, Any]], *, registry: str = "act
     }
     known = Known(ClusterState.of("lab", tmp_path), (Machine("10.0.0.1"),), ())
     unreachable = {address: NodeError(f"{address}: no answer") for address in gone}
-    masters: Any = (master,)
-    return Access(known, SshConnections(tmp_path / "c", known.masters), masters, (), unreachable)
+    control_plane: Any = (node,)
+    return Access(known, SshConnections(tmp_path / "c", known.control_plane), control_plane, (), unreachable)
 
 
 def test_a_healthy_cluster(tmp_path: Path) -> None:
     found = gather(cluster(tmp_path, [node("one", role="control-plane"), node("two", cordoned=True), deployment("nginx", 1)]))
     assert found["healthy"] is True
     assert (found["name"], found["image"], found["digest"], found["kubernetes"]) == ("lab", "web:1", "sha256:1", "v1.36.3")
-    assert [entry["roles"] for entry in found["nodes"]] == [["master"], ["node"]]
+    assert [entry["roles"] for entry in found["nodes"]] == [["control-plane"], ["worker"]]
     assert [entry["schedulable"] for entry in found["nodes"]] == [True, False]
     assert found["workloads"] == {"Deployment": {"ready": 1, "total": 1}}
     assert found["registry"] == [{"node": "one", "address": "10.0.0.1", "active": True}]
@@ -74,7 +74,7 @@ def test_upgrade_that_was_cut_off_is_reported(tmp_path: Path) -> None:
     there = cluster(tmp_path, [node("one")])
     for move, told in ((half, "web:2 (Kubernetes v1.36.4)"), (whole, None)):
         text = json.dumps({"data": {"move": json.dumps(dataclasses.asdict(move))}})
-        there.masters[0].answers["configmap slipway-upgrade"] = text  # type: ignore[attr-defined]
+        there.control_plane[0].answers["configmap slipway-upgrade"] = text  # type: ignore[attr-defined]
         assert (gather(there)["change"] or {}).get("to") == told
 
 
@@ -96,7 +96,7 @@ def test_a_registry_that_is_down_or_a_node_that_is_gone_is_not_healthy(tmp_path:
 
 def test_an_api_that_does_not_answer_is_a_finding_and_no_crash(tmp_path: Path) -> None:
     broken = cluster(tmp_path, [])
-    broken.masters[0].broken = {"kubectl"}  # type: ignore[attr-defined]
+    broken.control_plane[0].broken = {"kubectl"}  # type: ignore[attr-defined]
     found = gather(broken)
     assert found["healthy"] is False
     assert "does not answer" in found["notReady"][0]["reason"]
@@ -108,7 +108,7 @@ def test_member_without_a_keeper_of_its_balancer_is_not_healthy(tmp_path: Path) 
         led = StandIn("10.0.0.2", "two")
         led.answers = {"is-active slipway-balancer": f"active {active}\nkind ipvs\nserver 10.0.0.1:6443\n"}
         nodes: Any = (led,)
-        return gather(dataclasses.replace(cluster(tmp_path, [node("one"), node("two")]), nodes=nodes))
+        return gather(dataclasses.replace(cluster(tmp_path, [node("one"), node("two")]), workers=nodes))
 
     good = found("active")
     assert good["balancers"] == [{"node": "two", "address": "10.0.0.2", "kind": "ipvs", "active": True, "servers": ["10.0.0.1:6443"]}]

@@ -39,7 +39,7 @@ def found_with(tmp_path: Path, last: Move | None = None, *, digest: str = OLD.di
     found = gathered(tmp_path, record=dataclasses.replace(record(), digest=digest), **options)
     config_map = json.dumps({"data": {"move": json.dumps(dataclasses.asdict(last))}}) if last else ""
     kubeadm = json.dumps({"data": {"ClusterConfiguration": "kubernetesVersion: v1.36.3"}})
-    for node in found.masters:
+    for node in found.control_plane:
         node.answers = {"slipway-upgrade": config_map, "kubeadm-config": kubeadm}  # type: ignore[attr-defined]
     return found
 
@@ -53,11 +53,11 @@ def image(store: Store, name: str = "web", **info: Any) -> cloudimage.CloudImage
     return cloudimage.read(store, name)
 
 
-def work(store: Store, tmp_path: Path, masters: int = 3, workers: int = 3, move: Move | None = None, **options: Any) -> RolloutWork:
+def work(store: Store, tmp_path: Path, control_plane: int = 3, workers: int = 3, move: Move | None = None, **options: Any) -> RolloutWork:
     """Machines that have told about themselves, and an image for them."""
     image(store, launch=("kubectl apply -f manifests",))
-    found = found_with(tmp_path, masters=masters, workers=workers)
-    spec = ClusterSpec(cloudimage.read(store, "web"), store, found.ssh, found.state, found.masters, found.workers, Clusterfile(""))
+    found = found_with(tmp_path, control_plane=control_plane, workers=workers)
+    spec = ClusterSpec(cloudimage.read(store, "web"), store, found.ssh, found.state, found.control_plane, found.workers, Clusterfile(""))
     given = {"hooks": (), "launch": ("kubectl apply -f manifests",), "resumed": False, "versions": {}}
     return RolloutWork(found=found, context=known(spec), move=move or Move.new(UPGRADE, OLD, NEW), **{**given, **options})
 
@@ -222,12 +222,12 @@ def test_a_change_that_stopped_says_how_to_go_on_and_back(store: Store, tmp_path
     assert "slipway rollback lab" in said
 
 
-def test_the_api_is_asked_by_way_of_another_master(store: Store, tmp_path: Path) -> None:
+def test_the_api_is_asked_by_way_of_another_control_plane_node(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path)
-    assert made.beside(made.spec.masters[0]).address == "10.0.0.2"
+    assert made.beside(made.spec.control_plane[0]).address == "10.0.0.2"
     assert made.beside(made.spec.workers[0]).address == "10.0.0.1"
     alone = work(store, tmp_path / "b", 1, 0)
-    assert alone.beside(alone.spec.masters[0]).address == "10.0.0.1"
+    assert alone.beside(alone.spec.control_plane[0]).address == "10.0.0.1"
 
 
 def test_values_that_the_new_image_expects_are_asked_for_before_anything_changes(
@@ -237,7 +237,7 @@ def test_values_that_the_new_image_expects_are_asked_for_before_anything_changes
     found = found_with(tmp_path)
 
     def context(*_: Any, env: dict[str, str]) -> Any:
-        return known(ClusterSpec(wanted, store, found.ssh, found.state, found.masters, (), Clusterfile(""), env=env))
+        return known(ClusterSpec(wanted, store, found.ssh, found.state, found.control_plane, (), Clusterfile(""), env=env))
 
     monkeypatch.setattr(rollout, "kubernetes", lambda _: {})
     monkeypatch.setattr(records, "listed", lambda _: ())

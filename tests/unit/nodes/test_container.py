@@ -103,9 +103,9 @@ def provider(engine: Engine, home: Path) -> ContainerProvider:
 def test_a_group_is_numbered_by_role_and_has_its_own_key(tmp_path: Path) -> None:
     engine = Engine()
     group = provider(engine, tmp_path).up("lab", 1, 2, image="node")
-    assert sorted(made.name for made in group.members) == ["lab-master-1", "lab-node-1", "lab-node-2"]
-    assert [made.role for made in group.members] == ["master", "node", "node"]
-    assert (len(group.masters), len(group.nodes)) == (1, 2)
+    assert sorted(made.name for made in group.members) == ["lab-control-plane-1", "lab-worker-1", "lab-worker-2"]
+    assert [made.role for made in group.members] == ["control-plane", "worker", "worker"]
+    assert (len(group.control_plane), len(group.workers)) == (1, 2)
     key = group.login.key
     assert key is not None
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
@@ -165,7 +165,7 @@ def test_machines_have_the_addresses_of_a_given_subnet_in_their_order(tmp_path: 
         machine.options["hostname"]: machine.options["networking_config"]["slipway-lab"]["IPAMConfig"]["IPv4Address"]
         for machine in made.machines
     }
-    names = ["lab-master-1", "lab-master-2", "lab-master-3", "lab-node-1", "lab-node-2"]
+    names = ["lab-control-plane-1", "lab-control-plane-2", "lab-control-plane-3", "lab-worker-1", "lab-worker-2"]
     assert given == {name: f"192.168.0.{number}" for number, name in enumerate(names, 2)}
 
 
@@ -213,7 +213,7 @@ def test_going_down_forgets_the_host_keys_of_its_addresses(tmp_path: Path) -> No
 
 def test_a_machine_that_does_not_boot_shows_its_log_and_leaves_nothing(tmp_path: Path) -> None:
     engine = Engine(broken=True)
-    with pytest.raises(EngineError, match="lab-master-1 did not boot") as caught:
+    with pytest.raises(EngineError, match="lab-control-plane-1 did not boot") as caught:
         provider(engine, tmp_path).up("lab", 1, 0, image="node")
     assert "Failed to mount cgroup" in str(caught.value.details)
     assert (engine.machines, engine.made) == ([], [])
@@ -237,11 +237,11 @@ def test_a_name_in_use_is_refused_and_its_machines_are_left_alone(tmp_path: Path
     assert len(engine.machines) == 1
 
 
-@pytest.mark.parametrize(("name", "masters"), [("Lab", 1), ("a b", 1), ("", 1), ("-a", 1), ("lab", 0)])
-def test_what_cannot_be_made_is_refused_before_the_engine_is_asked(tmp_path: Path, name: str, masters: int) -> None:
+@pytest.mark.parametrize(("name", "control_plane"), [("Lab", 1), ("a b", 1), ("", 1), ("-a", 1), ("lab", 0)])
+def test_what_cannot_be_made_is_refused_before_the_engine_is_asked(tmp_path: Path, name: str, control_plane: int) -> None:
     engine = Engine()
     with pytest.raises(UsageError):
-        provider(engine, tmp_path).up(name, masters, 0, image="node")
+        provider(engine, tmp_path).up(name, control_plane, 0, image="node")
     assert engine.made == []
 
 
@@ -249,6 +249,6 @@ def test_what_cannot_be_made_is_refused_before_the_engine_is_asked(tmp_path: Pat
 def test_a_role_is_kept_by_the_engine(tmp_path: Path) -> None:
     engine = Engine()
     provider(engine, tmp_path).up("lab", 1, 1, image="node")
-    assert sorted(machine.labels[ROLE] for machine in engine.machines) == ["master", "node"]
+    assert sorted(machine.labels[ROLE] for machine in engine.machines) == ["control-plane", "worker"]
     # Another process, with no memory of its own, sees the same.
     assert provider(engine, tmp_path).list()[0].members == provider(engine, tmp_path).list()[0].members

@@ -65,7 +65,7 @@ def test_of_what_a_machine_sends_only_what_was_asked_for_is_taken() -> None:
 
 
 def test_write_files_changes_each_file_at_once() -> None:
-    node = Machine("master-1", "10.0.0.1")
+    node = Machine("control-plane-1", "10.0.0.1")
     write_files(node, {"/etc/a/x": NodeFile(b"1"), "/etc/a/it's": NodeFile(b"2", 0o600), "/etc/b": NodeFile(link="a")})
     assert node.files == {"/etc/a/x": (b"1", 0o644, ""), "/etc/a/it's": (b"2", 0o600, ""), "/etc/b": (b"", 0o644, "a")}
     assert re.sub(r"-[0-9a-f]{8}\b", "-ID", node.commands[0]).splitlines() == [
@@ -77,7 +77,7 @@ def test_write_files_changes_each_file_at_once() -> None:
 
 def test_files_written_twice_at_the_same_time_do_not_meet() -> None:
     """The commands of a controller that was killed may still run on a machine when the next one writes the same files."""
-    node = Machine("master-1", "10.0.0.1")
+    node = Machine("control-plane-1", "10.0.0.1")
     for _ in range(2):
         write_files(node, {"/etc/a/x": NodeFile(b"1")})
     first, second = node.commands

@@ -1,4 +1,4 @@
-"""kubectl by way of a master, and of another one when that has no API."""
+"""kubectl by way of a control-plane node, and of another one when that has no API."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.process import ProcessResult
 
 
-class Master:
-    """A master whose kubectl answers, or says why not."""
+class ControlPlaneNode:
+    """A control-plane node whose kubectl answers, or says why not."""
 
     def __init__(self, name: str, said: str | None = None) -> None:
         self.name = self.address = name
@@ -39,17 +39,19 @@ class Master:
         "error: open /etc/kubernetes/admin.conf: no such file or directory",
     ],
 )
-def test_another_master_is_asked_when_the_first_has_no_api(said: str) -> None:
-    assert NodeKubectl(Master("one", said), (Master("two"),)).run("get", "nodes") == "two: get nodes"
+def test_another_control_plane_node_is_asked_when_the_first_has_no_api(said: str) -> None:
+    assert NodeKubectl(ControlPlaneNode("one", said), (ControlPlaneNode("two"),)).run("get", "nodes") == "two: get nodes"
 
 
 def test_what_the_api_refuses_is_not_asked_of_another_one() -> None:
-    second = Master("two")
+    second = ControlPlaneNode("two")
     with pytest.raises(CommandError, match="one: exit code 1"):
-        NodeKubectl(Master("one", "Error from server (NotFound): nodes not found"), (second,)).run("get", "nodes")
+        NodeKubectl(ControlPlaneNode("one", "Error from server (NotFound): nodes not found"), (second,)).run("get", "nodes")
     assert second.asked == 0
 
 
 def test_last_endpoint_says_why_when_none_answers() -> None:
     with pytest.raises(CommandError, match="two: exit code 1"):
-        NodeKubectl(Master("one", "Unable to connect to the server"), (Master("two", "Unable to connect to the server"),)).run("version")
+        NodeKubectl(
+            ControlPlaneNode("one", "Unable to connect to the server"), (ControlPlaneNode("two", "Unable to connect to the server"),)
+        ).run("version")

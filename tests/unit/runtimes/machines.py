@@ -13,7 +13,7 @@ import yaml
 from harness.nodes import Node
 from harness.process import ProcessResult
 from harness.runtimes import ClusterNetwork, Facts, Member, RuntimeCluster, profiles
-from harness.runtimes.configuration import master_config
+from harness.runtimes.configuration import control_plane_config
 
 
 def final_path(member: tarfile.TarInfo) -> str:
@@ -54,13 +54,13 @@ class Machine:
 FACTS = Facts("v1.36.3", "registry.example.org", "registry.k8s.io/pause:3.10.2", "3.6.8-0")
 
 
-def member(number: int, role: str = "master", **facts: Any) -> Member:
+def member(number: int, role: str = "control-plane", **facts: Any) -> Member:
     machine: Node = Machine(f"{role}-{number}", f"10.0.0.{number}")
     return Member(machine, f"{role}-{number}", f"10.0.0.{number}", role, **facts)
 
 
-def cluster(masters: int = 1, workers: int = 0, *, facts: Facts = FACTS, **options: Any) -> RuntimeCluster:
-    members = [*(member(number + 1) for number in range(masters)), *(member(number + 101, "node") for number in range(workers))]
+def cluster(control_plane: int = 1, workers: int = 0, *, facts: Facts = FACTS, **options: Any) -> RuntimeCluster:
+    members = [*(member(number + 1) for number in range(control_plane)), *(member(number + 101, "worker") for number in range(workers))]
     return RuntimeCluster("lab", facts, ClusterNetwork("100.64.0.0/10", "10.96.0.0/22"), tuple(members), **options)
 
 
@@ -72,13 +72,13 @@ def machine(of: Member) -> Machine:
 CIS = profiles.of("cis", 36, ["kube-system"])
 
 
-def hardened(masters: int = 1, workers: int = 0, **options: Any) -> RuntimeCluster:
-    return cluster(masters, workers, profile=CIS, **options)
+def hardened(control_plane: int = 1, workers: int = 0, **options: Any) -> RuntimeCluster:
+    return cluster(control_plane, workers, profile=CIS, **options)
 
 
 def config(of: RuntimeCluster, *, initial: bool = True, index: int = 0) -> dict[str, dict[str, Any]]:
     """kubeadm's configuration for a control-plane node: its documents by kind."""
-    documents = yaml.safe_load_all(master_config(of, of.members[index], initial=initial))
+    documents = yaml.safe_load_all(control_plane_config(of, of.members[index], initial=initial))
     return {document["kind"]: document for document in documents}
 
 

@@ -11,17 +11,17 @@ from cryptography import x509
 
 from harness.runtimes import ClusterNetwork, Facts, RuntimeCluster
 from harness.runtimes.configuration import kubelet_flags, worker_kubelet
-from harness.runtimes.pki import FOLDER, Pki, master_certificates
+from harness.runtimes.pki import FOLDER, Pki, control_plane_certificates
 from tests.unit.runtimes.machines import FACTS, arguments, cluster, config, hardened, member
 
 V1BETA2 = {"apiVersion": "kubeadm.k8s.io/v1beta2"}
 
 
-def dual(pods: str, *, masters: int = 1) -> RuntimeCluster:
+def dual(pods: str, *, control_plane: int = 1) -> RuntimeCluster:
     """A cluster with addresses of both families, and a worker."""
-    members = [member(number + 1, address6=f"fd00::{number + 1}") for number in range(masters)]
+    members = [member(number + 1, address6=f"fd00::{number + 1}") for number in range(control_plane)]
     network = ClusterNetwork.parse(pods, "10.96.0.0/22,fd00:10:96::/112")
-    return RuntimeCluster("lab", FACTS, network, (*members, member(101, "node", address6="fd00::101")))
+    return RuntimeCluster("lab", FACTS, network, (*members, member(101, "worker", address6="fd00::101")))
 
 
 @pytest.mark.parametrize("version", ["v1.31.0", "v1.36.3"])
@@ -33,20 +33,20 @@ def test_each_kubernetes_gets_the_configuration_that_all_of_them_read(version: s
 def test_all_members_of_etcd_know_each_other_from_the_start() -> None:
     etcd = config(cluster(3), index=1)["ClusterConfiguration"]["etcd"]["local"]
     assert arguments(etcd["extraArgs"])["initial-cluster"] == (
-        "master-1=https://10.0.0.1:2380,master-2=https://10.0.0.2:2380,master-3=https://10.0.0.3:2380"
+        "control-plane-1=https://10.0.0.1:2380,control-plane-2=https://10.0.0.2:2380,control-plane-3=https://10.0.0.3:2380"
     )
     assert arguments(etcd["extraArgs"])["initial-cluster-state"] == "new"
     assert etcd["imageTag"] == "3.6.8-0"
 
 
-def test_what_the_cluster_keeps_does_not_bind_masters_that_join_later() -> None:
+def test_what_the_cluster_keeps_does_not_bind_control_plane_nodes_that_join_later() -> None:
     assert "extraArgs" not in config(cluster(3), initial=False)["ClusterConfiguration"]["etcd"]["local"]
 
 
 def test_an_api_server_serves_on_for_a_moment_when_it_ends_where_others_take_over() -> None:
     server = config(cluster(3))["ClusterConfiguration"]["apiServer"]
     assert arguments(server["extraArgs"]) == {"shutdown-delay-duration": "10s", "shutdown-watch-termination-grace-period": "10s"}
-    # Masters that join by hand do so too.
+    # Control-plane nodes that join by hand do so too.
     assert config(cluster(3), initial=False)["ClusterConfiguration"]["apiServer"] == server
     assert "extraArgs" not in config(cluster(1, 2))["ClusterConfiguration"]["apiServer"]
     asked = {"kind": "ClusterConfiguration", "apiServer": {"extraArgs": [{"name": "shutdown-delay-duration", "value": "60s"}]}}
@@ -86,14 +86,14 @@ def test_where_the_ipv6_network_of_pods_is_no_usual_one_nodes_get_such_as_kubead
     assert arguments(found)["node-cidr-mask-size-ipv6"] == "80"
 
 
-def test_the_api_is_called_by_one_name_everywhere_and_by_every_master() -> None:
+def test_the_api_is_called_by_one_name_everywhere_and_by_every_control_plane_node() -> None:
     found = config(cluster(3, cert_sans=("api.example.com",)))["ClusterConfiguration"]
     assert found["controlPlaneEndpoint"] == "apiserver.cluster.local:6443"
     assert found["apiServer"]["certSANs"] == ["127.0.0.1", "apiserver.cluster.local", "10.0.0.1", "10.0.0.2", "10.0.0.3", "api.example.com"]
     assert found["networking"] == {"podSubnet": "100.64.0.0/10", "serviceSubnet": "10.96.0.0/22", "dnsDomain": "cluster.local"}
 
 
-def test_masters_run_workloads_only_where_there_is_no_worker() -> None:
+def test_control_plane_nodes_run_workloads_only_where_there_is_no_worker() -> None:
     assert config(cluster(1))["InitConfiguration"]["nodeRegistration"]["taints"] == []
     assert "taints" not in config(cluster(1, 1))["InitConfiguration"]["nodeRegistration"]
 
@@ -111,7 +111,7 @@ def test_a_small_cluster_sees_its_nodes_sooner_and_a_large_one_asks_less() -> No
 
 def test_the_kubelet_follows_the_cgroups_of_its_machine() -> None:
     of = cluster(1, 1)
-    old, new = of.workers[0], member(7, "node", systemd_cgroups=True, resolv_conf="/run/systemd/resolve/resolv.conf")
+    old, new = of.workers[0], member(7, "worker", systemd_cgroups=True, resolv_conf="/run/systemd/resolve/resolv.conf")
     assert worker_kubelet(of, old)["cgroupDriver"] == "cgroupfs"
     assert worker_kubelet(of, new)["cgroupDriver"] == "systemd"
     assert worker_kubelet(of, new)["resolvConf"] == "/run/systemd/resolve/resolv.conf"
@@ -121,7 +121,7 @@ def test_the_kubelet_follows_the_cgroups_of_its_machine() -> None:
 def test_a_kubelet_may_run_on_old_cgroups() -> None:
     of = cluster(1, 1)
     assert worker_kubelet(of, of.workers[0])["failCgroupV1"] is False
-    assert "failCgroupV1" not in worker_kubelet(of, member(7, "node", systemd_cgroups=True))
+    assert "failCgroupV1" not in worker_kubelet(of, member(7, "worker", systemd_cgroups=True))
 
 
 def test_the_runtime_of_a_kubelet_is_configured_and_no_flag() -> None:
@@ -228,7 +228,7 @@ def test_workers_read_the_same_and_what_is_said_of_those_that_join() -> None:
     assert "--register-with-taints=new=yes:NoSchedule" in flags
 
 
-def test_taints_of_masters_are_the_documents_to_choose() -> None:
+def test_taints_of_control_plane_nodes_are_the_documents_to_choose() -> None:
     taints = [{"key": "mine", "effect": "NoSchedule"}]
     found = cluster(1, 1, documents=({**V1BETA2, "kind": "InitConfiguration", "nodeRegistration": {"taints": taints}},))
     assert config(found)["InitConfiguration"]["nodeRegistration"]["taints"] == taints
@@ -237,7 +237,7 @@ def test_taints_of_masters_are_the_documents_to_choose() -> None:
 def test_certificates_are_good_for_as_long_as_asked_and_no_authority_ends_before_them() -> None:
     days = 36500
     pki = Pki.make(days=days)
-    pairs = master_certificates(pki, "master-1", ["10.0.0.1"], ["127.0.0.1"], days)
+    pairs = control_plane_certificates(pki, "control-plane-1", ["10.0.0.1"], ["127.0.0.1"], days)
     end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days - 1)
     for pair in pairs.values():
         assert x509.load_pem_x509_certificate(pair.certificate).not_valid_after_utc > end
@@ -246,7 +246,7 @@ def test_certificates_are_good_for_as_long_as_asked_and_no_authority_ends_before
     assert "cluster-signing-duration" not in str(usual)
 
 
-def test_the_certificates_of_masters_hold_the_address_by_which_kernels_lead_to_them() -> None:
+def test_the_certificates_of_control_plane_nodes_hold_the_address_by_which_kernels_lead_to_them() -> None:
     found = cluster(3, 1, virtual_ip="10.103.97.2")
     assert "10.103.97.2" in config(found)["ClusterConfiguration"]["apiServer"]["certSANs"]
     assert "10.103.97.2" not in config(cluster(3, 1))["ClusterConfiguration"]["apiServer"]["certSANs"]

@@ -41,6 +41,6 @@ def test_keys_are_long_and_never_the_same_and_not_shown() -> None:
     ],
 )
 def test_file_of_another_owner_is_named_and_not_shown(text: str) -> None:
-    with pytest.raises(StoreError, match="master-1: the file") as wrong:
-        keys(text.encode(), "master-1: the file")
+    with pytest.raises(StoreError, match="control-plane-1: the file") as wrong:
+        keys(text.encode(), "control-plane-1: the file")
     assert "c2hvcnQ" not in str(wrong.value.message)

@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 from harness.errors import CheckError, StoreError
 from harness.process import ProcessResult
 from harness.runtimes import ClusterNetwork, Facts, RuntimeCluster, profiles
-from harness.runtimes.configuration import SERVING_CRT, SERVING_KEY, master_config, worker_kubelet
+from harness.runtimes.configuration import SERVING_CRT, SERVING_KEY, control_plane_config, worker_kubelet
 from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, INSTANCE, Kubeadm
 from harness.runtimes.kubeconfig import ADMIN, SUPER_ADMIN
 from harness.runtimes.pki import ENCRYPTION, FILES, FOLDER, Pki, covers
@@ -33,25 +33,25 @@ def test_a_worker_has_the_file_of_what_is_its_own_as_kubeadm_writes_it() -> None
 def test_annotation_is_set_only_for_a_kubeadm_that_does_not_read_the_file(version: str, asks: bool) -> None:
     of = cluster(1, facts=Facts(version))
     Kubeadm(of).registered()
-    assert any("kubeadm.alpha.kubernetes.io/cri-socket=unix:///" in command for command in machine(of.masters[0]).commands) is asks
+    assert any("kubeadm.alpha.kubernetes.io/cri-socket=unix:///" in command for command in machine(of.control_plane[0]).commands) is asks
 
 
-def test_new_keys_are_on_the_first_master_before_anything_uses_them() -> None:
+def test_new_keys_are_on_the_first_control_plane_node_before_anything_uses_them() -> None:
     of = cluster(3)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
-    assert machine(of.masters[0]).files[f"{FOLDER}/ca.key"][1] == 0o600
-    assert f"{FOLDER}/ca.crt" not in machine(of.masters[1]).files
+    assert machine(of.control_plane[0]).files[f"{FOLDER}/ca.key"][1] == 0o600
+    assert f"{FOLDER}/ca.crt" not in machine(of.control_plane[1]).files
 
 
 def test_a_run_that_was_killed_takes_up_the_keys_that_it_had_made() -> None:
     of = cluster(3)
     before = Pki.make()
-    machine(of.masters[2]).files = {f"{FOLDER}/{name}": (before.files[name], 0o600, "") for name in FILES}
+    machine(of.control_plane[2]).files = {f"{FOLDER}/{name}": (before.files[name], 0o600, "") for name in FILES}
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
     assert kubeadm.pki.identity == before.identity
-    assert machine(of.masters[0]).files[f"{FOLDER}/ca.crt"][0] == before.files["ca.crt"]
+    assert machine(of.control_plane[0]).files[f"{FOLDER}/ca.crt"][0] == before.files["ca.crt"]
 
 
 ENCRYPTED = f"{FOLDER}/{ENCRYPTION}"
@@ -63,12 +63,12 @@ def prepared(of: RuntimeCluster) -> Kubeadm:
     return kubeadm
 
 
-def test_the_key_of_secrets_is_made_once_and_every_master_has_the_same() -> None:
+def test_the_key_of_secrets_is_made_once_and_every_control_plane_node_has_the_same() -> None:
     of = hardened(3, 1)
     kubeadm = prepared(of)
     for each in of.members:
         kubeadm.start_kubelet(each)
-    keys = {machine(master).files[ENCRYPTED][:2] for master in of.masters}
+    keys = {machine(node).files[ENCRYPTED][:2] for node in of.control_plane}
     assert len(keys) == 1
     ((key, mode),) = keys
     assert mode == 0o600
@@ -79,29 +79,29 @@ def test_the_key_of_secrets_is_made_once_and_every_master_has_the_same() -> None
     secret = yaml.safe_load(key)["resources"][0]["providers"][0]["secretbox"]["keys"][0]["secret"]
     said = "".join(command for each in of.members for command in machine(each).commands)
     assert secret not in said
-    assert secret not in master_config(of, of.masters[0], initial=False)
+    assert secret not in control_plane_config(of, of.control_plane[0], initial=False)
     assert secret not in repr(kubeadm.pki)
 
 
 def test_a_run_that_was_killed_between_the_keys_gets_the_one_that_is_missing() -> None:
     of = hardened(3)
     before = Pki.make()
-    machine(of.masters[0]).files = {path: (file.data, file.mode, "") for path, file in before.placed.items()}
+    machine(of.control_plane[0]).files = {path: (file.data, file.mode, "") for path, file in before.placed.items()}
     kubeadm = prepared(of)
     assert kubeadm.pki.identity == before.identity
-    assert ENCRYPTED in machine(of.masters[0]).files
+    assert ENCRYPTED in machine(of.control_plane[0]).files
 
 
-def test_a_key_that_any_master_has_is_the_cluster_s_and_two_are_none() -> None:
+def test_a_key_that_any_control_plane_node_has_is_the_cluster_s_and_two_are_none() -> None:
     of = hardened(3)
     plain = Pki.make()
     encrypting = plain.encrypting()
-    for master, pki in zip(of.masters, (plain, encrypting, plain), strict=True):
-        machine(master).files = {path: (file.data, file.mode, "") for path, file in pki.placed.items()}
+    for node, pki in zip(of.control_plane, (plain, encrypting, plain), strict=True):
+        machine(node).files = {path: (file.data, file.mode, "") for path, file in pki.placed.items()}
     assert prepared(of).pki.files == encrypting.files
-    for master in of.masters[1:]:
-        machine(master).files = {path: (file.data, file.mode, "") for path, file in plain.encrypting().placed.items()}
-    with pytest.raises(StoreError, match="master-1 and master-2 and master-3 have different keys for Secrets"):
+    for node in of.control_plane[1:]:
+        machine(node).files = {path: (file.data, file.mode, "") for path, file in plain.encrypting().placed.items()}
+    with pytest.raises(StoreError, match="control-plane-1 and control-plane-2 and control-plane-3 have different keys for Secrets"):
         prepared(of)
 
 
@@ -138,37 +138,37 @@ def test_kubelets_serve_for_their_own_names_only_with_certificates_of_the_cluste
 def test_only_root_reads_units_and_configuration_of_a_hardened_kubelet() -> None:
     of = hardened(1, 1)
     kubeadm = prepared(of)
-    master, worker = of.members
+    node, worker = of.members
     units = kubeadm.units
     assert {file.mode for file in units.values() if file.link is None} == {0o600}
     assert any(b"sysctl" in file.data for file in units.values())
     kubeadm.start_kubelet(worker)
     assert machine(worker).files["/var/lib/kubelet/config.yaml"][1] == 0o600
-    kubeadm.start_kubelet(master)
-    assert "chmod 600 /var/lib/kubelet/config.yaml" in machine(master).commands[-1]
-    assert f"chmod 700 {profiles.AUDIT}" in machine(master).commands[-1]
+    kubeadm.start_kubelet(node)
+    assert "chmod 600 /var/lib/kubelet/config.yaml" in machine(node).commands[-1]
+    assert f"chmod 700 {profiles.AUDIT}" in machine(node).commands[-1]
     assert {file.mode for file in Kubeadm(cluster()).units.values() if file.link is None} == {0o644}
 
 
-def test_what_the_api_server_reads_is_on_a_master_before_its_manifest() -> None:
+def test_what_the_api_server_reads_is_on_a_control_plane_node_before_its_manifest() -> None:
     of = hardened(1, 1)
     kubeadm = prepared(of)
-    kubeadm.start_kubelet(of.masters[0])
-    assert set(CIS.files) <= set(machine(of.masters[0]).files)
+    kubeadm.start_kubelet(of.control_plane[0])
+    assert set(CIS.files) <= set(machine(of.control_plane[0]).files)
     kubeadm.start_kubelet(of.workers[0])
     assert not set(CIS.files) & set(machine(of.workers[0]).files)
     # So in an upgrade.
-    machine(of.masters[0]).files.clear()
-    kubeadm.configure(of.masters[0])
-    assert set(CIS.files) <= set(machine(of.masters[0]).files)
+    machine(of.control_plane[0]).files.clear()
+    kubeadm.configure(of.control_plane[0])
+    assert set(CIS.files) <= set(machine(of.control_plane[0]).files)
 
 
-def test_masters_of_different_clusters_are_not_mixed() -> None:
+def test_control_plane_nodes_of_different_clusters_are_not_mixed() -> None:
     of = cluster(3)
     for index in (0, 1):
         pki = Pki.make()
-        machine(of.masters[index]).files = {f"{FOLDER}/{name}": (pki.files[name], 0o600, "") for name in FILES}
-    with pytest.raises(StoreError, match="master-1 and master-2 have the keys of different clusters"):
+        machine(of.control_plane[index]).files = {f"{FOLDER}/{name}": (pki.files[name], 0o600, "") for name in FILES}
+    with pytest.raises(StoreError, match="control-plane-1 and control-plane-2 have the keys of different clusters"):
         Kubeadm(of).prepare()
 
 
@@ -191,14 +191,14 @@ def test_a_worker_gets_a_certificate_and_no_key_of_the_cluster() -> None:
     assert any("systemctl restart kubelet" in command for command in machine(of.workers[0]).commands)
 
 
-def test_a_master_runs_kubeadms_own_phases_on_its_own_configuration() -> None:
+def test_a_control_plane_node_runs_kubeadms_own_phases_on_its_own_configuration() -> None:
     of = cluster(3, 1)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
-    second = of.masters[1]
+    second = of.control_plane[1]
     kubeadm.start_kubelet(second)
     kubeadm.certify(second)
-    kubeadm.start_master(second)
+    kubeadm.start_control_plane(second)
     said = "\n".join(machine(second).commands)
     for phase in ("kubelet-start", "certs all", "etcd local", "control-plane apiserver"):
         assert f"init phase {phase} --config {CONFIG}" in said
@@ -210,7 +210,7 @@ def test_administrators_are_of_kubeadms_group_and_only_the_one_for_emergencies_i
     of = cluster()
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
-    kubeadm.certify(of.masters[0])
+    kubeadm.certify(of.control_plane[0])
 
     def subject(pem: bytes) -> tuple[str, list[str]]:
         found = x509.load_pem_x509_certificate(pem).subject
@@ -220,21 +220,21 @@ def test_administrators_are_of_kubeadms_group_and_only_the_one_for_emergencies_i
         return name, groups
 
     def user(path: str) -> tuple[str, list[str]]:
-        found = yaml.safe_load(machine(of.masters[0]).get(path))
+        found = yaml.safe_load(machine(of.control_plane[0]).get(path))
         return subject(base64.b64decode(found["users"][0]["user"]["client-certificate-data"]))
 
     assert user(ADMIN) == ("kubernetes-admin", ["kubeadm:cluster-admins"])
     assert user(SUPER_ADMIN) == ("kubernetes-super-admin", ["system:masters"])
-    client = machine(of.masters[0]).get(f"{FOLDER}/apiserver-kubelet-client.crt")
+    client = machine(of.control_plane[0]).get(f"{FOLDER}/apiserver-kubelet-client.crt")
     assert subject(client) == ("kube-apiserver-kubelet-client", ["kubeadm:cluster-admins"])
     # The kubeconfigs are ours: kubeadm would make an RSA key for each.
-    assert not any("phase kubeconfig" in command for command in machine(of.masters[0]).commands)
+    assert not any("phase kubeconfig" in command for command in machine(of.control_plane[0]).commands)
 
 
 def test_an_api_is_of_use_to_administrators_when_it_has_been_waited_for() -> None:
     of = cluster(3)
-    Kubeadm(of).wait_api(of.masters[1], 5)
-    (script,) = machine(of.masters[1]).commands
+    Kubeadm(of).wait_api(of.control_plane[1], 5)
+    (script,) = machine(of.control_plane[1]).commands
     # Whom no rule need name asks whether it is ready: others learn nothing before there are rules.
     settings = script.split("\nkubectl()")[0].splitlines()
     assert {f"ADMIN={ADMIN}", f"SUPER_ADMIN={SUPER_ADMIN}", "GROUP=kubeadm:cluster-admins", "PORT=192B", "TIMEOUT=5"} <= set(settings)
@@ -244,28 +244,28 @@ def test_an_api_is_of_use_to_administrators_when_it_has_been_waited_for() -> Non
     assert "already exists" in script
 
 
-def test_cluster_wide_phases_run_once_on_the_first_master_and_touch_no_other() -> None:
+def test_cluster_wide_phases_run_once_on_the_first_control_plane_node_and_touch_no_other() -> None:
     of = cluster(3)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
-    before = [len(machine(master).commands) for master in of.masters]
+    before = [len(machine(node).commands) for node in of.control_plane]
     kubeadm.finish({"dns.yaml": "kind: Deployment"})
     once = ("upload-config all", "bootstrap-token", "addon kube-proxy", "addons/dns.yaml")
-    first, *others = (machine(master).commands[count:] for master, count in zip(of.masters, before, strict=True))
+    first, *others = (machine(node).commands[count:] for node, count in zip(of.control_plane, before, strict=True))
     for phase in once:
         assert " ".join(first).count(phase) == 1
-    # Another master may be far behind: a first run was cut off before it had its rootfs.
+    # Another control-plane node may be far behind: a first run was cut off before it had its rootfs.
     assert others == [[], []]
-    for master in of.masters:
-        kubeadm.welcome(master)
-        assert "mark-control-plane" in machine(master).commands[-1]
+    for node in of.control_plane:
+        kubeadm.welcome(node)
+        assert "mark-control-plane" in machine(node).commands[-1]
 
 
-def test_another_version_is_written_to_the_cluster_and_labels_of_masters_stay() -> None:
+def test_another_version_is_written_to_the_cluster_and_labels_of_control_plane_nodes_stay() -> None:
     of = cluster(3)
     kubeadm = Kubeadm(of)
     kubeadm.update({"network.yaml": "kind: DaemonSet"})
-    first, *others = (" ".join(machine(master).commands) for master in of.masters)
+    first, *others = (" ".join(machine(node).commands) for node in of.control_plane)
     for phase in ("upload-config all", "addon kube-proxy", "addons/network.yaml", "maxUnavailable"):
         assert first.count(phase) == 1
     assert "mark-control-plane" not in first
@@ -273,28 +273,28 @@ def test_another_version_is_written_to_the_cluster_and_labels_of_masters_stay() 
     assert others == ["", ""]
 
 
-def test_a_master_that_runs_gets_a_new_configuration_and_goes_on_as_it_was() -> None:
+def test_a_control_plane_node_that_runs_gets_a_new_configuration_and_goes_on_as_it_was() -> None:
     of = dataclasses.replace(cluster(1, facts=Facts("v1.36.4", etcd_image_tag="3.6.8-0")), added_names=("api.example.com",))
     kubeadm = Kubeadm(of)
-    kubeadm.configure(of.masters[0])
-    written = machine(of.masters[0]).files
+    kubeadm.configure(of.control_plane[0])
+    written = machine(of.control_plane[0]).files
     assert b"kubernetesVersion: v1.36.4" in written["/var/lib/slipway/kubeadm.yaml"][0]
     # Names that the API server was given meanwhile are still its own.
     assert b"api.example.com" in written["/var/lib/slipway/kubeadm.yaml.upload"][0]
-    assert not any("phase" in command for command in machine(of.masters[0]).commands)
-    kubeadm.start_controllers(of.masters[0])
-    assert "phase control-plane scheduler" in machine(of.masters[0]).commands[-1]
+    assert not any("phase" in command for command in machine(of.control_plane[0]).commands)
+    kubeadm.start_controllers(of.control_plane[0])
+    assert "phase control-plane scheduler" in machine(of.control_plane[0]).commands[-1]
 
 
 def test_addons_are_applied_once_a_node_takes_pods_and_not_for_ever_waited_for() -> None:
     of = cluster(1)
     kubeadm = Kubeadm(of)
     kubeadm.apply({"dns.yaml": "kind: Deployment"}, timeout=5)
-    waiting = next(index for index, command in enumerate(machine(of.masters[0]).commands) if "get nodes" in command)
-    applying = next(index for index, command in enumerate(machine(of.masters[0]).commands) if "apply" in command)
+    waiting = next(index for index, command in enumerate(machine(of.control_plane[0]).commands) if "get nodes" in command)
+    applying = next(index for index, command in enumerate(machine(of.control_plane[0]).commands) if "apply" in command)
     assert waiting < applying
-    assert "not-ready" in machine(of.masters[0]).commands[waiting]
-    assert machine(of.masters[0]).files["/var/lib/slipway/addons/dns.yaml"][0] == b"kind: Deployment"
+    assert "not-ready" in machine(of.control_plane[0]).commands[waiting]
+    assert machine(of.control_plane[0]).files["/var/lib/slipway/addons/dns.yaml"][0] == b"kind: Deployment"
 
 
 @pytest.mark.parametrize(("labels", "named"), [("{slipway.dev/addon: dns}", False), ("{app: dns}", True), ("[]", True), ("{", True)])
@@ -302,7 +302,7 @@ def test_what_an_addon_makes_is_labelled_where_its_manifest_does_not_say_so_itse
     of = cluster(1)
     manifest = f"apiVersion: v1\nkind: Service\nmetadata: {{name: dns, labels: {labels}}}\n"
     Kubeadm(of).apply({"my dns.yaml": manifest}, timeout=5)
-    (command,) = (one for one in machine(of.masters[0]).commands if " apply " in one)
+    (command,) = (one for one in machine(of.control_plane[0]).commands if " apply " in one)
     label = "label --overwrite -f /var/lib/slipway/addons/'my dns.yaml' slipway.dev/addon=my-dns"
     assert (label in command) is named
 
@@ -312,50 +312,50 @@ def test_an_image_without_a_dns_of_its_own_gets_kubeadms() -> None:
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
     kubeadm.finish({})
-    assert any("addon all" in command for command in machine(of.masters[0]).commands)
+    assert any("addon all" in command for command in machine(of.control_plane[0]).commands)
 
 
 def test_an_api_that_does_not_come_up_shows_what_its_parts_say() -> None:
     of = cluster(1)
     kubeadm = Kubeadm(of)
-    machine(of.masters[0]).answers = {
+    machine(of.control_plane[0]).answers = {
         "/readyz": ProcessResult((), 1, "The connection to the server was refused", ""),
         "/var/log/pods": ProcessResult((), 0, "etcd:\nbind: address already in use", ""),
     }
-    with pytest.raises(CheckError, match="the API of master-1 does not answer after 5 s: The connection") as caught:
-        kubeadm.wait_api(of.masters[0], 5)
+    with pytest.raises(CheckError, match="the API of control-plane-1 does not answer after 5 s: The connection") as caught:
+        kubeadm.wait_api(of.control_plane[0], 5)
     assert "address already in use" in str(caught.value.details)
 
 
-def test_etcd_of_a_master_that_comes_to_others_knows_exactly_those_that_there_are() -> None:
+def test_etcd_of_a_control_plane_node_that_comes_to_others_knows_exactly_those_that_there_are() -> None:
     found = cluster(3)
     runtime = Kubeadm(found)
-    runtime.join_store(found.masters[2], "master-2=https://10.0.0.2:2380,master-3=https://10.0.0.3:2380")
-    node = machine(found.masters[2])
+    runtime.join_store(found.control_plane[2], "control-plane-2=https://10.0.0.2:2380,control-plane-3=https://10.0.0.3:2380")
+    node = machine(found.control_plane[2])
     written = {document["kind"]: document for document in yaml.safe_load_all(node.files[CONFIG][0])}
     given = arguments(written["ClusterConfiguration"]["etcd"]["local"]["extraArgs"])
-    assert given["initial-cluster"] == "master-2=https://10.0.0.2:2380,master-3=https://10.0.0.3:2380"
+    assert given["initial-cluster"] == "control-plane-2=https://10.0.0.2:2380,control-plane-3=https://10.0.0.3:2380"
     assert given["initial-cluster-state"] == "existing"
     assert "init phase etcd local" in node.commands[-1]
-    runtime.join_master(found.masters[2])
+    runtime.join_control_plane(found.control_plane[2])
     assert "init phase control-plane apiserver" in node.commands[-1]
     assert "etcd" not in node.commands[-1].replace(CONFIG, "")
 
 
-def test_a_master_that_does_not_answer_is_neither_asked_nor_the_first() -> None:
-    masters = (dataclasses.replace(member(1), away=True), member(2), member(3))
-    found = RuntimeCluster("lab", FACTS, ClusterNetwork("100.64.0.0/10", "10.96.0.0/22"), masters)
+def test_a_control_plane_node_that_does_not_answer_is_neither_asked_nor_the_first() -> None:
+    control_plane = (dataclasses.replace(member(1), away=True), member(2), member(3))
+    found = RuntimeCluster("lab", FACTS, ClusterNetwork("100.64.0.0/10", "10.96.0.0/22"), control_plane)
     runtime = Kubeadm(found)
     runtime.prepare()
-    assert runtime.first is masters[1]
-    assert machine(masters[0]).commands == []
-    assert f"{FOLDER}/ca.key" in machine(masters[1]).files
+    assert runtime.first is control_plane[1]
+    assert machine(control_plane[0]).commands == []
+    assert f"{FOLDER}/ca.key" in machine(control_plane[1]).files
 
 
-def test_a_new_master_is_marked_and_adds_its_address_to_what_the_cluster_keeps() -> None:
+def test_a_new_control_plane_node_is_marked_and_adds_its_address_to_what_the_cluster_keeps() -> None:
     found = cluster(2)
-    Kubeadm(found).welcome(found.masters[1])
-    (command,) = machine(found.masters[1]).commands
+    Kubeadm(found).welcome(found.control_plane[1])
+    (command,) = machine(found.control_plane[1]).commands
     assert "mark-control-plane" in command
     assert "upload-config kubeadm" in command
 
@@ -371,8 +371,8 @@ def test_names_for_certificates_are_in_the_certificates() -> None:
     )
     runtime = Kubeadm(cluster(documents=documents))
     runtime.prepare()
-    master = runtime.first
-    runtime.certify(master)
-    assert isinstance(master.node, Machine)
+    node = runtime.first
+    runtime.certify(node)
+    assert isinstance(node.node, Machine)
     for name, hosts in (("apiserver", ["a.example.com", "10.9.9.9", "10.0.0.1"]), ("etcd/server", ["etcd.example.com", "10.0.0.1"])):
-        assert covers(master.node.files[f"{FOLDER}/{name}.crt"][0], hosts)
+        assert covers(node.node.files[f"{FOLDER}/{name}.crt"][0], hosts)

@@ -13,11 +13,11 @@ from harness.runtimes.kubeconfig import ADMIN, administrator
 from tests.unit.runtimes.machines import cluster, machine
 
 
-def test_the_administrators_access_leads_to_a_master() -> None:
+def test_the_administrators_access_leads_to_a_control_plane_node() -> None:
     of = cluster(1)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
-    kubeadm.certify(of.masters[0])
+    kubeadm.certify(of.control_plane[0])
     found = yaml.safe_load(kubeadm.kubeconfig("10.0.0.1"))
     assert found["clusters"][0]["cluster"]["server"] == "https://10.0.0.1:6443"
     assert found["current-context"] == "kubernetes-admin@lab"
@@ -34,12 +34,12 @@ HOSTILE: dict[str, dict[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_of_a_master_s_kubeconfig_only_certificates_and_key_come_here(what: str) -> None:
+def test_of_a_control_plane_node_s_kubeconfig_only_certificates_and_key_come_here(what: str) -> None:
     of = cluster(1)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
-    kubeadm.certify(of.masters[0])
-    node = machine(of.masters[0])
+    kubeadm.certify(of.control_plane[0])
+    node = machine(of.control_plane[0])
     theirs = yaml.safe_load(node.get(ADMIN))
     theirs["users"][0]["user"].update(HOSTILE[what].get("user", {}))
     theirs["clusters"][0]["cluster"].update(HOSTILE[what].get("cluster", {}))
@@ -60,21 +60,21 @@ def test_of_a_master_s_kubeconfig_only_certificates_and_key_come_here(what: str)
     assert set(found) == {"apiVersion", "kind", "clusters", "contexts", "current-context", "preferences", "users"}
 
 
-def test_a_master_with_another_authority_is_not_the_cluster_s() -> None:
+def test_a_control_plane_node_with_another_authority_is_not_the_cluster_s() -> None:
     of, other = cluster(1), cluster(1)
     mine, theirs = Kubeadm(of), Kubeadm(other)
     for kubeadm, where in ((mine, of), (theirs, other)):
         kubeadm.prepare()
-        kubeadm.certify(where.masters[0])
-    machine(of.masters[0]).put(machine(other.masters[0]).get(ADMIN), ADMIN)
+        kubeadm.certify(where.control_plane[0])
+    machine(of.control_plane[0]).put(machine(other.control_plane[0]).get(ADMIN), ADMIN)
     with pytest.raises(NodeError, match="is not the CA of cluster lab"):
         mine.kubeconfig("10.0.0.1")
-    assert administrator(of.masters[0].node, "10.0.0.1", "lab", theirs.authority())
+    assert administrator(of.control_plane[0].node, "10.0.0.1", "lab", theirs.authority())
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: &a [*a]", "clusters: 5", "\xff", "{" * 2000])
 def test_invalid_kubeconfig_is_reported_with_its_machine(text: str) -> None:
     of = cluster(1)
-    machine(of.masters[0]).put(text.encode("latin-1"), ADMIN)
-    with pytest.raises(NodeError, match=rf"master-1: {ADMIN}"):
-        administrator(of.masters[0].node, "10.0.0.1", "lab")
+    machine(of.control_plane[0]).put(text.encode("latin-1"), ADMIN)
+    with pytest.raises(NodeError, match=rf"control-plane-1: {ADMIN}"):
+        administrator(of.control_plane[0].node, "10.0.0.1", "lab")

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harness.errors import StoreError
-from harness.runtimes.pki import ENCRYPTION, FILES, Authority, Pki, covers, master_certificates
+from harness.runtimes.pki import ENCRYPTION, FILES, Authority, Pki, control_plane_certificates, covers
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -115,8 +115,8 @@ def test_no_certificate_outlives_its_authority() -> None:
     assert certificate.not_valid_after_utc == read(authority.certificate).not_valid_after_utc
 
 
-def test_a_master_gets_what_kubeadm_wants_each_from_the_right_authority(pki: Pki) -> None:
-    pairs = master_certificates(pki, "one", ["10.0.0.1", "kubernetes"], ["10.0.0.1", "localhost"])
+def test_a_control_plane_node_gets_what_kubeadm_wants_each_from_the_right_authority(pki: Pki) -> None:
+    pairs = control_plane_certificates(pki, "one", ["10.0.0.1", "kubernetes"], ["10.0.0.1", "localhost"])
     signers = {name: read(pair.certificate).issuer.rfc4514_string() for name, pair in pairs.items()}
     assert signers == {
         "apiserver": "CN=kubernetes",

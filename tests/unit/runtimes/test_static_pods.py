@@ -1,4 +1,4 @@
-"""Manifests of a master's parts, marked so that the kubelet starts them anew."""
+"""Manifests of a control-plane node's parts, marked so that the kubelet starts them anew."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_stopped_parts_come_back_with_the_kubelet() -> None:
 # ---- other manifests --------------------------------------------------------------------------------------------------
 
 
-def master(text: str) -> StandIn:
-    """A master with one manifest; ``text`` is what it is, and what ``others`` writes takes its place."""
+def control_plane_node(text: str) -> StandIn:
+    """A control-plane node with one manifest; ``text`` is what it is, and what ``others`` writes takes its place."""
     node = StandIn("10.0.0.1", "one")
     place = {"text": text}
 
@@ -98,7 +98,7 @@ def master(text: str) -> StandIn:
 
 
 def test_what_has_another_manifest_is_waited_for() -> None:
-    node = master(MANIFEST)
+    node = control_plane_node(MANIFEST)
 
     def write() -> None:
         node.place["text"] = MANIFEST.replace("etcd,", "apiserver,")  # type: ignore[attr-defined]
@@ -108,23 +108,23 @@ def test_what_has_another_manifest_is_waited_for() -> None:
 
 
 def test_etcd_is_waited_for_also_while_there_is_no_api() -> None:
-    node = master(MANIFEST)
+    node = control_plane_node(MANIFEST)
     node.answers["base64 <"] = f"{MANIFESTS}/etcd.yaml {base64.b64encode(b'x').decode()}\nend\n"
     replace(node, ("etcd",), lambda: None, serves=False)
     assert "ready" not in waited(node.commands[-1])
 
 
 def test_the_same_manifest_again_waits_for_nothing_but_the_api() -> None:
-    node = master(MANIFEST)
+    node = control_plane_node(MANIFEST)
     assert replace(node, ("kube-apiserver",), lambda: None) == ()
     assert waited(node.commands[-1]) == {"ready": ""}
 
 
-# ---- while other masters serve ----------------------------------------------------------------------------------------
+# ---- while other control-plane nodes serve ----------------------------------------------------------------------------------------
 
 
 class Refusing(StandIn):
-    """A master on which commands fail that have a part in them."""
+    """A control-plane node on which commands fail that have a part in them."""
 
     fails = ""
 
@@ -142,7 +142,7 @@ def waited(command: str) -> dict[str, str]:
 
 
 def steps(node: StandIn) -> list[str]:
-    """What happened on a master, in order."""
+    """What happened on a control-plane node, in order."""
     marks = {
         "# leave.sh": "leave",
         "# stop_parts.sh": "stop",
@@ -206,7 +206,7 @@ def test_part_that_does_not_end_is_reported_and_all_come_back() -> None:
     assert steps(node) == ["leave", "come back"]
 
 
-def test_halted_master_comes_back_with_its_kubelet_without_a_command() -> None:
+def test_halted_control_plane_node_comes_back_with_its_kubelet_without_a_command() -> None:
     node = StandIn("10.0.0.1", "one")
     halt(node, others=True)
     assert steps(node) == ["leave", "arm", "stop", "arm"]
@@ -218,7 +218,7 @@ def test_halted_master_comes_back_with_its_kubelet_without_a_command() -> None:
     assert steps(alone) == ["arm", "stop", "arm"]
 
 
-def test_only_masters_whose_change_was_cut_off_are_brought_back() -> None:
+def test_only_control_plane_nodes_whose_change_was_cut_off_are_brought_back() -> None:
     whole, cut, broken = Refusing("10.0.0.1"), Refusing("10.0.0.2"), Refusing("10.0.0.3")
     whole.fails, broken.fails = f"[ -d {KEPT} ]", "# wait_parts.sh"
     assert resume(whole)

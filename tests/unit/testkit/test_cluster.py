@@ -107,8 +107,8 @@ def cluster(**changes: Any) -> testkit.Cluster:
         "image": "web:latest",
         "digest": "sha256:0",
         "embedded": 3,
-        "masters": ("m0",),
-        "nodes": ("n0", "n1"),
+        "control_plane": ("m0",),
+        "workers": ("n0", "n1"),
         "kubeconfig": Path("/home/me/clusters/test-1/kubeconfig"),
         "kubectl": testkit.ClusterKubectl(FakeNode()),
         "boot_seconds": 60.0,
@@ -124,7 +124,7 @@ def test_a_kept_cluster_can_be_reached_tested_again_and_removed() -> None:
     assert lines[1] == "ssh -F /home/me/clusters/test-1/ssh_config 10.0.0.2    # name-2"
     assert "export KUBECONFIG=/home/me/clusters/test-1/kubeconfig" in lines
     again = next(line for line in lines if line.startswith("pytest"))
-    assert "--masters 10.0.0.1 --nodes 10.0.0.2,10.0.0.3 --ssh-user root --ssh-key '/keys/id one'" in again
+    assert "--control-plane 10.0.0.1 --workers 10.0.0.2,10.0.0.3 --ssh-user root --ssh-key '/keys/id one'" in again
     assert lines[-1] == "slipway nodes down test-1"
 
 
@@ -168,8 +168,8 @@ def test_a_machine_has_been_restarted_when_its_containers_are_newer(monkeypatch:
     monkeypatch.setattr(testkit.ClusterKubectl, "__call__", lambda *_, **__: looks.pop(0) if len(looks) > 1 else looks[0])
     monkeypatch.setattr(readiness, "problems", lambda _: found.pop(0))
     machine = Rebooting()
-    here = cluster(group=None, masters=("m0",), nodes=(), machines=(machine,))
-    here.reboot(here.masters[0])
+    here = cluster(group=None, control_plane=("m0",), workers=(), machines=(machine,))
+    here.reboot(here.control_plane[0])
     assert (machine.boots, found) == (["two"], [])
     assert machine.commands.count("systemctl reboot") == 1
 
@@ -177,9 +177,9 @@ def test_a_machine_has_been_restarted_when_its_containers_are_newer(monkeypatch:
 def test_a_machine_that_does_not_come_back_is_an_error_with_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(testkit.ClusterKubectl, "__call__", lambda *_, **__: running_since("2026-01-01T00:00:09Z"))
-    here = cluster(group=None, masters=("m0",), nodes=(), machines=(Rebooting(),))
+    here = cluster(group=None, control_plane=("m0",), workers=(), machines=(Rebooting(),))
     with pytest.raises(CheckError, match=r"name-1 was restarted, and is not ready after 0 s: .*"):
-        here.reboot(here.masters[0], timeout=0)
+        here.reboot(here.control_plane[0], timeout=0)
 
 
 def test_only_machines_of_the_cluster_are_restarted() -> None:

@@ -23,8 +23,8 @@ class FakeCluster:
     """What the plugin asks of a cluster."""
 
     request: ClusterRequest
-    masters: tuple[str, ...]
-    nodes: tuple[str, ...]
+    control_plane: tuple[str, ...]
+    workers: tuple[str, ...]
     name: str = "test-1"
     digest: str = "sha256:0123456789abcdef"
     embedded: int = 7
@@ -39,7 +39,7 @@ class FakeCluster:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        return (*self.masters, *self.nodes)
+        return (*self.control_plane, *self.workers)
 
     def trouble(self) -> str:
         return "Pod web/nginx-0: container main: image cannot be pulled"
@@ -66,15 +66,15 @@ class Lab:
     @contextlib.contextmanager
     def boot(self, wanted: ClusterRequest, given: GivenMachines | None = None, *, keep: bool = False) -> Iterator[FakeCluster]:
         values = "".join(f" {name}={value}" for name, value in wanted.values)
-        what = f"{wanted.image} {wanted.masters}+{wanted.nodes}{values}"
+        what = f"{wanted.image} {wanted.control_plane}+{wanted.workers}{values}"
         self.events.append(f"boot {what}")
         self.given.append(given)
         if self.failure is not None:
             raise self.failure
-        masters = tuple(f"m{index}" for index in range(len(given.masters) if given else wanted.masters))
-        nodes = tuple(f"n{index}" for index in range(len(given.nodes) if given else wanted.nodes))
+        control_plane = tuple(f"m{index}" for index in range(len(given.control_plane) if given else wanted.control_plane))
+        workers = tuple(f"n{index}" for index in range(len(given.workers) if given else wanted.workers))
         digest = self.digests.pop(0) if len(self.digests) > 1 else self.digests[0]
-        yield FakeCluster(wanted, masters, nodes, digest=digest, offline=self.offline, group=None if given else "test-1")
+        yield FakeCluster(wanted, control_plane, workers, digest=digest, offline=self.offline, group=None if given else "test-1")
         self.events.append(f"{'keep' if keep else 'remove'} {what}")
 
 
@@ -134,7 +134,7 @@ def test_a_topology_is_removed_before_another_is_made_and_each_is_made_once(pyte
         pytester,
         """
 def test_small(cluster): pass
-@pytest.mark.topology(masters=3, nodes=2)
+@pytest.mark.topology(control_plane=3, workers=2)
 def test_large(nodes): assert nodes == ("m0", "m1", "m2", "n0", "n1")
 def test_small_again(cluster): pass
 def test_alone(): pass
@@ -147,12 +147,12 @@ def test_large_again(cluster): pass
 
 
 def test_a_module_can_set_the_topology(pytester: pytest.Pytester, lab: Lab) -> None:
-    write(pytester, "pytestmark = pytest.mark.topology(masters=1, nodes=0)\ndef test_one(nodes): assert nodes == ('m0',)")
+    write(pytester, "pytestmark = pytest.mark.topology(control_plane=1, workers=0)\ndef test_one(nodes): assert nodes == ('m0',)")
     run(pytester).assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), [("masters=0", "at least one control-plane node"), ("workers=2", "workers"), ("nodes='2'", "nodes='2'")]
+    ("arguments", "says"), [("control_plane=0", "at least one control-plane node"), ("nods=2", "nods"), ("workers='2'", "workers='2'")]
 )
 def test_wrong_topology_is_reported_before_anything_boots(pytester: pytest.Pytester, lab: Lab, arguments: str, says: str) -> None:
     write(pytester, f"@pytest.mark.topology({arguments})\ndef test_one(cluster): pass")
@@ -163,10 +163,10 @@ def test_wrong_topology_is_reported_before_anything_boots(pytester: pytest.Pytes
 
 
 def test_a_test_of_one_node_runs_on_each_under_its_name(pytester: pytest.Pytester, lab: Lab) -> None:
-    write(pytester, "@pytest.mark.topology(masters=1, nodes=2)\ndef test_service(node): print('on', node)")
+    write(pytester, "@pytest.mark.topology(control_plane=1, workers=2)\ndef test_service(node): print('on', node)")
     result = run(pytester, "-v", "-s")
     result.assert_outcomes(passed=3)
-    result.stdout.fnmatch_lines(["*test_service?master-0?*", "*test_service?node-0?*", "*test_service?node-1?*"])
+    result.stdout.fnmatch_lines(["*test_service?control-plane-0?*", "*test_service?worker-0?*", "*test_service?worker-1?*"])
     result.stdout.fnmatch_lines(["*on m0*", "*on n0*", "*on n1*"])
 
 
@@ -236,17 +236,17 @@ def test_keep_leaves_the_cluster_and_says_how_to_reach_it(pytester: pytest.Pytes
 
 def test_given_machines_are_used_with_their_login(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "def test_one(node): pass")
-    words = ["--masters", "10.0.0.1", "--nodes", "10.0.0.2, 10.0.0.3", "--ssh-user", "admin", "--ssh-key", "key"]
+    words = ["--control-plane", "10.0.0.1", "--workers", "10.0.0.2, 10.0.0.3", "--ssh-user", "admin", "--ssh-key", "key"]
     run(pytester, *words).assert_outcomes(passed=3)
     (given,) = lab.given
     assert given is not None
-    assert [machine.address for machine in (*given.masters, *given.nodes)] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    assert {(machine.login.user, str(machine.login.key)) for machine in given.nodes} == {("admin", "key")}
+    assert [machine.address for machine in (*given.control_plane, *given.workers)] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert {(machine.login.user, str(machine.login.key)) for machine in given.workers} == {("admin", "key")}
 
 
 def test_a_test_that_wants_more_machines_than_are_given_is_skipped_with_the_numbers(pytester: pytest.Pytester, lab: Lab) -> None:
-    write(pytester, "@pytest.mark.topology(masters=3)\ndef test_one(cluster): pass")
-    result = run(pytester, "--masters", "10.0.0.1", "-rs")
+    write(pytester, "@pytest.mark.topology(control_plane=3)\ndef test_one(cluster): pass")
+    result = run(pytester, "--control-plane", "10.0.0.1", "-rs")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["*needs 3 control-plane nodes and 1 workers, 1 and 0 are given"])
     assert lab.events == []
@@ -254,14 +254,14 @@ def test_a_test_that_wants_more_machines_than_are_given_is_skipped_with_the_numb
 
 def test_a_test_that_asks_for_nothing_takes_the_machines_that_there_are(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "def test_one(node): pass\n@pytest.mark.topology(1, 0)\ndef test_two(cluster): pass")
-    run(pytester, "--masters", "10.0.0.1").assert_outcomes(passed=2)
+    run(pytester, "--control-plane", "10.0.0.1").assert_outcomes(passed=2)
     assert lab.events == ["boot web:latest 1+0", "remove web:latest 1+0"]
 
 
-def test_options_that_need_masters_are_refused_without(pytester: pytest.Pytester, lab: Lab) -> None:
-    result = run(pytester, "--nodes", "10.0.0.2")
+def test_options_that_need_control_plane_nodes_are_refused_without(pytester: pytest.Pytester, lab: Lab) -> None:
+    result = run(pytester, "--workers", "10.0.0.2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--nodes, --ssh-user and --ssh-key go with --masters*"])
+    result.stderr.fnmatch_lines(["*--workers, --ssh-user and --ssh-key go with --control-plane*"])
 
 
 def test_values_of_markers_and_options_reach_the_cluster_and_the_nearest_wins(pytester: pytest.Pytester, lab: Lab) -> None:
@@ -334,7 +334,7 @@ def test_a_packet_that_leaves_during_the_test_is_an_error(pytester: pytest.Pytes
 def test_given_machines_cannot_be_proven_offline_so_the_test_is_skipped(pytester: pytest.Pytester, lab: Lab) -> None:
     lab.offline = UsageError("cannot be proven from here")
     write(pytester, OFFLINE)
-    result = run(pytester, "--masters", "10.0.0.1", "--nodes", "10.0.0.2", "-rs")
+    result = run(pytester, "--control-plane", "10.0.0.1", "--workers", "10.0.0.2", "-rs")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["*cannot be proven from here"])
 

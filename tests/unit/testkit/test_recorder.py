@@ -32,7 +32,7 @@ def test_bad(cluster): assert False
 def test_unclean(broken): pass
 @pytest.mark.skip
 def test_left_out(cluster): pass
-@pytest.mark.topology(masters=3, nodes=0)
+@pytest.mark.topology(control_plane=3, workers=0)
 def test_large(cluster): pass
 """
 
@@ -98,7 +98,7 @@ def test_image_that_changes_between_two_clusters_is_a_failure(pytester: pytest.P
 
 def test_given_machines_are_said_to_be_given(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "def test_good(cluster): pass")
-    predicate = recorded(pytester, lab, "--masters", "10.0.0.1")["predicate"]
+    predicate = recorded(pytester, lab, "--control-plane", "10.0.0.1")["predicate"]
     assert predicate["slipwayTestRun"]["runs"][0]["topologies"] == [{"controlPlanes": 1, "workers": 0, "given": True}]
     assert "10.0.0.1" not in json.dumps(predicate)
 

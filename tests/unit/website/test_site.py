@@ -63,7 +63,7 @@ def test_page_shows_what_is_in_an_image(store: Store, tmp_path: Path) -> None:
     text = Page(page(rendered(store, tmp_path), "web-1-10")).text
     embedded = new.platforms[0].images.images[1]
     for words in (
-        "slipway run web:1.10 --masters 10.0.0.1 --nodes 10.0.0.2,10.0.0.3 -e Port=VALUE",
+        "slipway run web:1.10 --control-plane 10.0.0.1 --workers 10.0.0.2,10.0.0.3 -e Port=VALUE",
         "Port required integer, at least 1 where the site listens used in manifests/web.yaml:7",
         "Token not shown secret",
         "Changes since 1.9",

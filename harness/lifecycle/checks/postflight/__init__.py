@@ -12,7 +12,7 @@ from harness.lifecycle.checks.findings import Report
 
 # Each module adds its checks: this is the order in which they are reported.
 # isort: off
-from harness.lifecycle.checks.postflight import machines, workloads, control_plane, network  # noqa: F401 -- see above
+from harness.lifecycle.checks.postflight import machines, workloads, control_plane as control_plane_checks, network  # noqa: F401 -- see above
 
 # isort: on
 from harness.lifecycle.checks.postflight import cis, core, gather
@@ -27,8 +27,8 @@ __all__ = ["CHECKS", "against_cis", "post"]
 
 def post(
     name: str = cluster_cache.DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
     *,
     skip: Collection[str] = (),
     store: Store | None = None,
@@ -37,7 +37,7 @@ def post(
     """Check the health of a cluster. Raises UsageError when it is not known, NodeError when none of its nodes answers."""
     started = time.monotonic()
     skipped = findings.check_ids(skip, CHECKS)
-    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
+    with access.opened(access.known(name, control_plane, workers, home=home)) as cluster:
         health = gather.gather(cluster, store or Store.default())
     reported = findings.skip(core.evaluate(health), skipped)
     return Report(name, reported, CHECKS, health.names, time.monotonic() - started)
@@ -45,8 +45,8 @@ def post(
 
 def against_cis(
     name: str = cluster_cache.DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
+    control_plane: Sequence[Machine] = (),
+    workers: Sequence[Machine] = (),
     *,
     skip: Collection[str] = (),
     home: Path | None = None,
@@ -54,7 +54,7 @@ def against_cis(
     """Check any cluster against the CIS benchmark. Nothing is changed. Raises as ``post`` does."""
     started = time.monotonic()
     skipped = findings.check_ids(skip, cis.CHECKS)
-    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
+    with access.opened(access.known(name, control_plane, workers, home=home)) as cluster:
         facts = cis_facts.gather(cluster)
     reported = findings.skip(cis.evaluate(facts), skipped)
     return Report(name, reported, cis.CHECKS, facts.names, time.monotonic() - started)

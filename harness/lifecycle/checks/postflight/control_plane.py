@@ -81,7 +81,7 @@ def _etcd_alarms(health: Health) -> Iterable[tuple[str, Verdict]]:
 
 @check("etcd-disk", "etcd's disk", "99 % of etcd's writes are on the disk within 10 ms (etcd's own metric)")
 def _etcd_disk(health: Health) -> Iterable[tuple[str, Verdict]]:
-    for address in health.of_roles("master"):
+    for address in health.of_roles("control-plane"):
         answer = health.answers.get(address)
         latency = percentile(answer.syncs, 0.99) if answer else None
         if latency is None:

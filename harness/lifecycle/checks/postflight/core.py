@@ -79,7 +79,7 @@ class Health:
 
     name: str
     roles: Mapping[str, str]
-    """``master`` or ``node``, by address, of all nodes."""
+    """``control-plane`` or ``worker``, by address, of all nodes."""
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Names of the Node objects, by address."""
     unreachable: Mapping[str, str] = dataclasses.field(default_factory=dict)

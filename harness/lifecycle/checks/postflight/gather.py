@@ -27,14 +27,14 @@ def gather(cluster: Access, store: Store) -> Health:
     cluster.first  # noqa: B018 -- raises
     with log.step("ask the API"):
         health = _of_api(cluster)
-    reached = (*cluster.masters, *cluster.nodes)
+    reached = (*cluster.control_plane, *cluster.workers)
     images = _images(cluster, store, health)
     with log.step("ask the machines"):
         own_registry = health.own_registry
         questions: list[Callable[[], dict[str, Any]]] = [
             lambda: {"machines": _by_address(reached, preflight.ask)},
             lambda: {"certificates": _by_address(reached, certificates.certificates_of)},
-            lambda: _etcd(cluster.masters),
+            lambda: _etcd(cluster.control_plane),
             lambda: {"answers": _answers(reached, own_registry, images)},
         ]
         parts = each(questions, lambda ask: ask())
@@ -50,12 +50,12 @@ def gather(cluster: Access, store: Store) -> Health:
 
 
 def _of_api(cluster: Access) -> Health:
-    roles = {machine.address: "master" for machine in cluster.known.masters}
-    roles |= {machine.address: "node" for machine in cluster.known.nodes}
+    roles = {machine.address: "control-plane" for machine in cluster.known.control_plane}
+    roles |= {machine.address: "worker" for machine in cluster.known.workers}
     health = Health(
         cluster.known.state.name,
         roles,
-        names={node.address: node.name for node in (*cluster.masters, *cluster.nodes)},
+        names={node.address: node.name for node in (*cluster.control_plane, *cluster.workers)},
         unreachable={address: error.message for address, error in cluster.unreachable.items()},
     )
     try:
@@ -141,8 +141,8 @@ def _by_address(nodes: Sequence[Node], ask: Callable[[Any], Any]) -> dict[str, A
     return {node.address: answer for node, answer in zip(nodes, answers, strict=True) if answer is not None}
 
 
-def _etcd(masters: Sequence[Node]) -> dict[str, Any]:
-    client = etcd.Etcd(masters)
+def _etcd(control_plane: Sequence[Node]) -> dict[str, Any]:
+    client = etcd.Etcd(control_plane)
     try:
         members = client.members()
         sick = client.sick(members)

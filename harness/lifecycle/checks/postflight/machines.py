@@ -30,7 +30,10 @@ def _access(health: Health) -> Iterable[tuple[str, Verdict]]:
 @check("api", "API", "the API server answers")
 def _api(health: Health) -> Iterable[tuple[str, Verdict]]:
     if health.silent is not None:
-        yield health.name, failed(f"the API does not answer: {health.silent}", "slipway logs; with most masters gone, restore a backup")
+        yield (
+            health.name,
+            failed(f"the API does not answer: {health.silent}", "slipway logs; with most control-plane nodes gone, restore a backup"),
+        )
     else:
         yield health.name, ok(health.version or "answers")
 

@@ -16,7 +16,9 @@ def _api_way(health: Health) -> Iterable[tuple[str, Verdict]]:
         elif answer.api == "ok":
             yield address, ok("answers")
         else:
-            remedy = "systemctl status slipway-balancer on it" if health.roles[address] == "node" else "kubectl logs of its kube-apiserver"
+            remedy = (
+                "systemctl status slipway-balancer on it" if health.roles[address] == "worker" else "kubectl logs of its kube-apiserver"
+            )
             yield address, failed(f"the API does not answer it: {answer.api}", remedy)
 
 

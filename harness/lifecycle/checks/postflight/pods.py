@@ -52,7 +52,7 @@ def probed(cluster: Access, health: Health) -> Health:
     """Add the results of probes from nodes and, where they start, from pods. Every pod is removed afterwards."""
     by_name = {name: address for address, name in health.names.items()}
     ready = [node["metadata"]["name"] for node in readiness.of_kind(health.items, "Node") if not _is_down(node)]
-    nodes = {node.address: node for node in (*cluster.masters, *cluster.nodes)}
+    nodes = {node.address: node for node in (*cluster.control_plane, *cluster.workers)}
     places = [name for name in ready if by_name.get(name) in nodes]
     network = health.network
     if network is None or not places:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from harness.cloudimage.enforcers import Enforcer
-from harness.lifecycle.checks.facts import MASTER_PORTS, WORKER_PORTS, MachineFacts
+from harness.lifecycle.checks.facts import CONTROL_PLANE_PORTS, WORKER_PORTS, MachineFacts
 from harness.lifecycle.checks.findings import Check, Finding, Verdict, failed, ok
 from harness.oci.model import Platform
 from harness.runtimes import API_PORT, REGISTRY_PORT, ClusterNetwork
@@ -39,8 +39,8 @@ class Target:
     probe: ProbeResult | None = None
 
     @property
-    def is_master(self) -> bool:
-        return self.role == "master"
+    def is_control_plane(self) -> bool:
+        return self.role == "control-plane"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ def evaluate(targets: Sequence[Target], wanted: Wanted, members: Sequence[Target
 
 def ours(targets: Sequence[Target], name: str) -> frozenset[str]:
     """Addresses of the machines that belong to the cluster ``name`` already, the one whose keys the first control-plane node has."""
-    first = next((target.machine.cluster for target in targets if target.role == "master"), None)
+    first = next((target.machine.cluster for target in targets if target.role == "control-plane"), None)
     if first is None or first.split(" ", maxsplit=1)[0] != name:
         return frozenset()
     return frozenset(target.address for target in targets if target.machine.cluster == first)
@@ -144,7 +144,7 @@ def same_names(targets: Sequence[Target], others: Mapping[str, str]) -> tuple[Fi
 
 def ports_of(target: Target, wanted: Wanted) -> dict[int, str]:
     """The ports that a machine needs free in its role, with their users."""
-    ports = dict(MASTER_PORTS if target.is_master else WORKER_PORTS)
+    ports = dict(CONTROL_PLANE_PORTS if target.is_control_plane else WORKER_PORTS)
     if not wanted.registry:
         del ports[REGISTRY_PORT]
     return ports
@@ -155,11 +155,11 @@ def ways(source: Target, targets: Sequence[Target], wanted: Wanted) -> tuple[tup
     destinations = []
     for target in targets:
         ports: list[int] = []
-        if target.is_master:
+        if target.is_control_plane:
             ports += [API_PORT, *([REGISTRY_PORT] if wanted.registry else [])]
-        if target.is_master and source.is_master:
+        if target.is_control_plane and source.is_control_plane:
             ports += [2379, 2380]
-        if source.is_master:
+        if source.is_control_plane:
             ports.append(10250)
         if target.address not in wanted.ours:
             # Another program on a port need not answer; the check of ports reports it.

@@ -138,7 +138,7 @@ def _needs(target: Target, wanted: Wanted) -> dict[str, int]:
     """Bytes that will be written below each folder."""
     half = wanted.size * 5 // 4
     needs = {STATE: half, "/var/lib/containerd": half, "/var/lib/kubelet": 64 * _MIB, "/var/log": 64 * _MIB}
-    return {**needs, "/var/lib/etcd": 256 * _MIB} if target.is_master else needs
+    return {**needs, "/var/lib/etcd": 256 * _MIB} if target.is_control_plane else needs
 
 
 @check("disk-space", "disk space", "space for the image and for what the cluster writes, and enough beyond it that no pod is evicted")
@@ -207,9 +207,9 @@ def _filesystem(target: Target, _: Wanted) -> Verdict:
     if not places:
         return unknown("does not report its file systems")
     etcd, images = places.get("/var/lib/etcd"), places.get("/var/lib/containerd")
-    if target.is_master and etcd and etcd.kind in _POOR_FOR_ETCD:
+    if target.is_control_plane and etcd and etcd.kind in _POOR_FOR_ETCD:
         return warning(f"/var/lib/etcd is on {etcd.kind}", "etcd loses data on a remote disk; mount a local one there")
-    if target.is_master and etcd and etcd.kind in ("tmpfs", "ramfs"):
+    if target.is_control_plane and etcd and etcd.kind in ("tmpfs", "ramfs"):
         return warning(f"/var/lib/etcd is in memory ({etcd.kind})", "the cluster is lost when the machine restarts; mount a disk there")
     if images and images.kind in _POOR_FOR_IMAGES:
         return warning(f"/var/lib/containerd is on {images.kind}", "overlays do not work there, copies are slow; mount ext4 or xfs")
@@ -243,7 +243,7 @@ def _read_only(target: Target, _: Wanted) -> Verdict:
 
 @check("etcd-disk", "etcd's disk", "etcd confirms a write once its disk has it: its guide allows 10 ms")
 def _etcd_disk(target: Target, wanted: Wanted) -> Verdict:
-    if not target.is_master:
+    if not target.is_control_plane:
         return ok("etcd will not run on it")
     if target.address in wanted.ours:
         return ok("etcd runs on it already")

@@ -123,14 +123,14 @@ def probed(nodes: Mapping[str, Node], targets: Sequence[Target], wanted: Wanted,
     new = [target for target in targets if target.address not in wanted.ours]
     if not new:
         return (*members, *targets)
-    sources = [*new, *(member for member in members if member.is_master)] if len(new) + len(members) > 1 else new
+    sources = [*new, *(member for member in members if member.is_control_plane)] if len(new) + len(members) > 1 else new
     every_machine = (*members, *targets)
     with _listening(nodes, new if len(every_machine) > 1 else [], wanted) as listeners:
 
         def probe(source: Target) -> Target:
             others = every_machine if source in new else new
             script = REACH + _REACH.replace("WAYS", "\n".join(_ways(source, others, wanted, listeners)))
-            if source.is_master and source in new:
+            if source.is_control_plane and source in new:
                 script += _SYNC
             text = nodes[source.address].run(script, check=False, timeout=120).stdout
             listener = listeners.get(source.address)
@@ -148,7 +148,7 @@ def _ways(source: Target, others: Sequence[Target], wanted: Wanted, listeners: M
     if wanted.vxlan:
         for other in others:
             # All to all would be too many; a firewall between two networks also lies between them and the control plane.
-            if other.address != source.address and (other.is_master or source.is_master):
+            if other.address != source.address and (other.is_control_plane or source.is_control_plane):
                 listener = listeners.get(other.address)
                 if listener and listener.udp:
                     yield f"packet {other.address} {VXLAN_PORT} &"

@@ -64,7 +64,7 @@ def test_a_pod_network_is_installed_before_nodes_are_waited_for(store: Store) ->
     app(store, "shop:1")
     network(store)
     order = ids(request("web", "shop:1", "calico:1"), store)
-    assert order.index("welcome-masters") < order.index("app-calico") < order.index("start-addons") < order.index("wait-for-nodes")
+    assert order.index("register-control-plane") < order.index("app-calico") < order.index("start-addons") < order.index("wait-for-nodes")
     assert order[-1] == "app-shop"
     with pytest.raises(StoreError, match="web brings no pod network") as refused:
         run.prepare(request("web", "shop:1"), store)

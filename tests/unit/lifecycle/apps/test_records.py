@@ -139,7 +139,7 @@ def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.36.3") 
         platforms={"10.0.0.1": AMD64, "10.0.0.4": AMD64},
         exclusive=alone,
         holders=(first,) if way == targets.REGISTRY else (),
-        masters=(first,),
+        control_plane=(first,),
         facts={"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"},
     )
 

@@ -18,7 +18,7 @@ from tests.unit.lifecycle.standin import StandIn
 
 
 class Reached(StandIn):
-    """A master that answers, with the way into it."""
+    """A control-plane node that answers, with the way into it."""
 
     @property
     def machine(self) -> Machine:
@@ -42,21 +42,21 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, marks: dict[str, str], gone: tupl
         yield Connections()
 
     monkeypatch.setattr(target, "_connections", connections)
-    return target._answering(Where(masters=tuple(Machine(address) for address in marks)), None)
+    return target._answering(Where(control_plane=tuple(Machine(address) for address in marks)), None)
 
 
-def test_masters_tell_whose_cluster_it_is_also_when_one_of_them_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_plane_nodes_tell_whose_cluster_it_is_also_when_one_of_them_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     where, owner = looked_at(monkeypatch, {"10.0.0.1": "", "10.0.0.2": "prod 0123"}, gone=("10.0.0.1",))
-    assert ([machine.address for machine in where.masters], owner) == (["10.0.0.2", "10.0.0.1"], "prod")
+    assert ([machine.address for machine in where.control_plane], owner) == (["10.0.0.2", "10.0.0.1"], "prod")
     assert looked_at(monkeypatch, {"10.0.0.1": ""})[1] is None
     with pytest.raises(NodeError, match=r"10\.0\.0\.1: no answer"):
         looked_at(monkeypatch, {"10.0.0.1": ""}, gone=("10.0.0.1",))
 
 
 def test_host_keys_of_a_cluster_without_a_name_are_pinned_by_its_first_address(tmp_path: Path) -> None:
-    where = Where(masters=(Machine("10.0.0.2"), Machine("10.0.0.1")))
+    where = Where(control_plane=(Machine("10.0.0.2"), Machine("10.0.0.1")))
     assert target._state(where, tmp_path).name == "at-10-0-0-1"
-    assert target._state(Where(masters=(Machine("fd00::1"),)), tmp_path).name == "at-fd00-1"
+    assert target._state(Where(control_plane=(Machine("fd00::1"),)), tmp_path).name == "at-fd00-1"
 
 
 class Kube:

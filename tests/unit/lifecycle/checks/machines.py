@@ -114,7 +114,7 @@ def good(host: str = "one", **changes: Any) -> MachineFacts:
     return dataclasses.replace(facts, **changes)
 
 
-def target(address: str = "10.0.0.1", role: str = "master", probe: ProbeResult | None = None, **changes: Any) -> Target:
+def target(address: str = "10.0.0.1", role: str = "control-plane", probe: ProbeResult | None = None, **changes: Any) -> Target:
     host = f"host-{address.rpartition('.')[2]}"
     link = Link("eth0", f"02:00:00:00:00:{address.rpartition('.')[2]}", 1500)
     given = {"host": host, "machine_id": host, "addresses": (address,), "on": {address: "eth0"}, "links": (link,), **changes}
@@ -167,7 +167,7 @@ def both(**changes: Any) -> Target:
 
 def other_of_both(probe: ProbeResult | None = None) -> Target:
     return Target(
-        "10.0.0.2", "node", both(addresses=("10.0.0.2", "fd00:1::2"), on={"10.0.0.2": "eth0", "fd00:1::2": "eth0"}).machine, probe
+        "10.0.0.2", "worker", both(addresses=("10.0.0.2", "fd00:1::2"), on={"10.0.0.2": "eth0", "fd00:1::2": "eth0"}).machine, probe
     )
 
 

@@ -45,7 +45,7 @@ def test_machines_that_refuse_the_login_have_their_own_exit_code() -> None:
 
 
 def test_what_was_found_is_plain_data() -> None:
-    found = to_json(evaluate([target(memory=1), target("10.0.0.2", "node", cpus=1)], WANTED_HERE), CHECKS, {"10.0.0.1": "one"})
+    found = to_json(evaluate([target(memory=1), target("10.0.0.2", "worker", cpus=1)], WANTED_HERE), CHECKS, {"10.0.0.1": "one"})
     json.dumps(found)
     memory = next(check for check in found["checks"] if check["id"] == "memory")
     assert (found["healthy"], memory["result"]) == (False, "failed")

@@ -15,32 +15,32 @@ from harness.nodes.ssh import SshConnections, SshNode
 
 def remember(home: Path, name: str = "lab") -> None:
     entry = {"address": "10.0.0.1", "name": "one", "user": "ops", "port": 2222, "key": "/keys/id"}
-    ClusterState.of(name, home).remember({"masters": [entry], "nodes": [{**entry, "address": "10.0.0.2", "key": None}]})
+    ClusterState.of(name, home).remember({"controlPlane": [entry], "workers": [{**entry, "address": "10.0.0.2", "key": None}]})
 
 
 def test_a_remembered_cluster_is_found_with_the_ways_into_its_machines(tmp_path: Path) -> None:
     remember(tmp_path)
     found = access.known("lab", home=tmp_path)
-    assert found.masters == (Machine("10.0.0.1", Login("ops", 2222, Path("/keys/id"))),)
-    assert found.nodes == (Machine("10.0.0.2", Login("ops", 2222)),)
+    assert found.control_plane == (Machine("10.0.0.1", Login("ops", 2222, Path("/keys/id"))),)
+    assert found.workers == (Machine("10.0.0.2", Login("ops", 2222)),)
 
 
 def test_parts_of_a_login_that_are_given_replace_the_remembered_ones(tmp_path: Path) -> None:
     remember(tmp_path)
     access.give(access.GivenLogin(password="secret"))
     found = access.known("lab", home=tmp_path)
-    assert found.masters[0].login == Login("ops", 2222, Path("/keys/id"), "secret")
+    assert found.control_plane[0].login == Login("ops", 2222, Path("/keys/id"), "secret")
     assert "secret" not in repr(access.GivenLogin(password="secret"))
     access.give(access.GivenLogin("root", 22, Path("/keys/new")))
     found = access.known("lab", home=tmp_path)
-    assert {machine.login for machine in (*found.masters, *found.nodes)} == {Login("root", 22, Path("/keys/new"))}
+    assert {machine.login for machine in (*found.control_plane, *found.workers)} == {Login("root", 22, Path("/keys/new"))}
 
 
 def test_machines_that_are_named_win_over_memory(tmp_path: Path) -> None:
     remember(tmp_path)
     found = access.known("lab", [Machine("10.9.9.9")], home=tmp_path)
-    assert [machine.address for machine in found.masters] == ["10.9.9.9"]
-    assert found.nodes == ()
+    assert [machine.address for machine in found.control_plane] == ["10.9.9.9"]
+    assert found.workers == ()
 
 
 def test_an_unknown_cluster_names_the_nearest_that_is_known(tmp_path: Path) -> None:
@@ -53,10 +53,10 @@ def test_an_unknown_cluster_names_the_nearest_that_is_known(tmp_path: Path) -> N
     assert "known here: production" in str(caught.value.hint)
 
 
-def test_a_cluster_without_a_master_that_answers_tells_why(tmp_path: Path) -> None:
+def test_a_cluster_without_a_control_plane_node_that_answers_tells_why(tmp_path: Path) -> None:
     remember(tmp_path)
     found = access.known("lab", home=tmp_path)
-    gone = access.Access(found, SshConnections(tmp_path / "c", found.masters), (), (), {"10.0.0.1": NodeError("10.0.0.1: no answer")})
+    gone = access.Access(found, SshConnections(tmp_path / "c", found.control_plane), (), (), {"10.0.0.1": NodeError("10.0.0.1: no answer")})
     with pytest.raises(NodeError, match=r"10\.0\.0\.1: no answer"):
         _ = gone.first
 
@@ -66,11 +66,11 @@ def test_the_machine_in_between_is_remembered(tmp_path: Path) -> None:
     node = SshConnections(tmp_path, [Machine("10.0.0.1", Login(jump=jump))]).nodes[0]
     state = ClusterState.of("lab", tmp_path)
     access.remember(state, [node], [], image={"image": "web:1", "digest": "sha256:1"}, names={"10.0.0.1": "one"})
-    assert access.known("lab", home=tmp_path).masters == (Machine("10.0.0.1", Login(jump=jump)),)
+    assert access.known("lab", home=tmp_path).control_plane == (Machine("10.0.0.1", Login(jump=jump)),)
     cached = state.read()
-    assert (cached["name"], cached["image"], cached["digest"], cached["masters"][0]["name"]) == ("lab", "web:1", "sha256:1", "one")
+    assert (cached["name"], cached["image"], cached["digest"], cached["controlPlane"][0]["name"]) == ("lab", "web:1", "sha256:1", "one")
     access.remember(state, [], [node])
-    assert (state.read()["image"], state.read()["nodes"][0]["name"]) == ("web:1", "10.0.0.1")
+    assert (state.read()["image"], state.read()["workers"][0]["name"]) == ("web:1", "10.0.0.1")
 
 
 @pytest.mark.parametrize(("workers", "addresses"), [(True, ["10.0.0.1", "10.0.0.2"]), (False, ["10.0.0.1"])])
@@ -84,7 +84,7 @@ def test_opened_without_workers_connects_to_control_plane_nodes_only(
     monkeypatch.setattr(SshNode, "connect", lambda node: connected.append(node.address))
     monkeypatch.setattr(SshNode, "disconnect", lambda _: None)
     with access.opened(access.known("lab", home=tmp_path), workers=workers) as cluster:
-        assert [node.address for node in (*cluster.masters, *cluster.nodes)] == addresses
+        assert [node.address for node in (*cluster.control_plane, *cluster.workers)] == addresses
     assert sorted(connected) == addresses
     # The user's ssh_config has all machines in either case.
     assert prepared == [2]

@@ -43,8 +43,8 @@ def front(**more: Any) -> dict[str, Any]:
         "kubernetes": "v1.36.3",
         "image": {"digest": "sha256:1"},
         "etcd": {"revision": 7, "totalKey": 5, "image": "etcd:3"},
-        "masters": ["10.0.0.1"],
-        "nodes": [],
+        "controlPlane": ["10.0.0.1"],
+        "workers": [],
         "names": ["m1"],
         "files": files,
         **more,
@@ -114,17 +114,17 @@ def test_a_missing_member_is_found(tmp_path: Path) -> None:
 
 
 def test_a_cluster_without_a_record_has_a_backup_that_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Master(StandIn):
+    class ControlPlaneNode(StandIn):
         def run(self, command: str, **options: Any) -> Any:
             if "slipway-clusterfile" in command:
                 raise CommandError("kubectl: exit code 1", details="Error from server (NotFound)")
             return super().run(command, **options)
 
-    master: Any = Master()
-    master.answers = {"get configmap kubeadm-config": json.dumps({"data": {"ClusterConfiguration": "kubernetesVersion: v1.36.3\n"}})}
+    node: Any = ControlPlaneNode()
+    node.answers = {"get configmap kubeadm-config": json.dumps({"data": {"ClusterConfiguration": "kubernetesVersion: v1.36.3\n"}})}
     monkeypatch.setattr(certificates, "keys_of", lambda _: SimpleNamespace(files=dict.fromkeys(FILES, b"key")))
     known = Known(ClusterState.of("lab", tmp_path), (Machine("10.0.0.1"),), ())
-    members = _members(Access(known, SshConnections(tmp_path / "c", ()), (master,), (), {}), master)
+    members = _members(Access(known, SshConnections(tmp_path / "c", ()), (node,), (), {}), node)
     files = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in {**members, SNAPSHOT: DATA}.items()}
     file = tmp_path / "lab.backup"
     _write(file, front(files=files, image=json.loads(members["record.json"])), members, io.BytesIO(DATA), None)
@@ -178,7 +178,7 @@ def test_nothing_is_overwritten_and_no_machine_is_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("masters", "10.0.0.1"), ("masters", [5]), ("etcd", {"revision": "7"}), ("etcd", []), ("image", {}), ("cluster", None)],
+    [("controlPlane", "10.0.0.1"), ("controlPlane", [5]), ("etcd", {"revision": "7"}), ("etcd", []), ("image", {}), ("cluster", None)],
 )
 def test_a_front_of_another_shape_is_refused(tmp_path: Path, field: str, value: Any) -> None:
     file = tmp_path / "lab.backup"

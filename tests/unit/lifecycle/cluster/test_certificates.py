@@ -27,7 +27,7 @@ from harness.lifecycle.cluster.certificates import (
 from harness.runtimes.configuration import SERVING_CRT, SERVING_KEY
 from harness.runtimes.kubeadm import CLIENT_PEM, serving_pair
 from harness.runtimes.kubeconfig import kubeconfig
-from harness.runtimes.pki import ENCRYPTION, FOLDER, Authority, Pki, alternative_names, general_name, master_certificates
+from harness.runtimes.pki import ENCRYPTION, FOLDER, Authority, Pki, alternative_names, control_plane_certificates, general_name
 from tests.unit.lifecycle.standin import StandIn
 from tests.unit.runtimes.machines import final_path
 
@@ -36,8 +36,8 @@ LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 NOW = datetime.datetime.now(datetime.UTC)
 
 
-def of_master(pki: Pki = PKI) -> dict[str, bytes]:
-    pairs = master_certificates(pki, "one", ["one", "kubernetes", "10.0.0.1"], ["one", "10.0.0.1"])
+def of_control_plane_node(pki: Pki = PKI) -> dict[str, bytes]:
+    pairs = control_plane_certificates(pki, "one", ["one", "kubernetes", "10.0.0.1"], ["one", "10.0.0.1"])
     files = {f"{FOLDER}/{name}.crt": pair.certificate for name, pair in pairs.items()}
     pair = pki.authority.issue("kubernetes-admin", organizations=["system:masters"], days=2)
     data = {
@@ -83,8 +83,8 @@ def test_an_answer_that_was_cut_is_no_answer() -> None:
         certificates_of(node)
 
 
-def test_all_of_a_master_s_are_renewed_for_the_same_by_the_same() -> None:
-    before = of_master()
+def test_all_of_a_control_plane_node_s_are_renewed_for_the_same_by_the_same() -> None:
+    before = of_control_plane_node()
     new = renewed(before, PKI, 90, "one")
     assert set(new) == {f"{FOLDER}/{name}.{kind}" for name in AUTHORITY_OF for kind in ("crt", "key")} | {"/etc/kubernetes/admin.conf"}
     for name, signer in AUTHORITY_OF.items():
@@ -104,7 +104,7 @@ def test_all_of_a_master_s_are_renewed_for_the_same_by_the_same() -> None:
 
 
 def test_signature_of_another_key_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    files = of_master()
+    files = of_control_plane_node()
     files[f"{FOLDER}/apiserver.crt"] = Authority.make("theirs").issue("kube-apiserver", hosts=["one"], server=True).certificate
     new = renewed(files, PKI, 90, "one")
     assert f"{FOLDER}/apiserver.crt" not in new
@@ -113,7 +113,7 @@ def test_signature_of_another_key_is_left_alone(capsys: pytest.CaptureFixture[st
 
 
 def test_no_certificate_outlives_its_authority() -> None:
-    new = renewed(of_master(), PKI, 100_000, "one")
+    new = renewed(of_control_plane_node(), PKI, 100_000, "one")
     end = x509.load_pem_x509_certificate(PKI.files["ca.crt"]).not_valid_after_utc
     assert x509.load_pem_x509_certificate(new[f"{FOLDER}/apiserver.crt"].data).not_valid_after_utc == end
 
@@ -159,13 +159,13 @@ def test_worker_is_not_signed_under_another_name_whatever_it_shows() -> None:
     nodes, own = ["system:nodes"], PKI.authority
     shown = {
         "administrator": own.issue("kubernetes-admin", organizations=["system:masters"], days=2),
-        "another node": own.issue("system:node:master-1", organizations=nodes, days=2),
+        "another node": own.issue("system:node:control-plane-1", organizations=nodes, days=2),
         "more groups": own.issue("system:node:worker", organizations=[*nodes, "system:masters"], days=2),
         "a server": own.issue("system:node:worker", organizations=nodes, hosts=["apiserver"], server=True, days=2),
         "not ours": Pki.make().authority.issue("system:node:worker", organizations=nodes, days=2),
     }
     for what, pair in shown.items():
-        node = kubelet_of(pair.certificate, name="master-1" if what == "another node" else "worker")
+        node = kubelet_of(pair.certificate, name="control-plane-1" if what == "another node" else "worker")
         with pytest.raises(NodeError, match="is not a certificate of the kubelet of worker"):
             renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
         assert not any("systemctl restart" in command for command in node.commands), what
@@ -201,7 +201,7 @@ def test_a_worker_is_signed_as_no_other_server_whatever_it_shows() -> None:
     nodes, own = ["system:nodes"], PKI.authority
     shown = {
         "the API server": own.issue("kube-apiserver", hosts=["kubernetes", "10.0.0.1"], server=True),
-        "another node": serving_pair(PKI, "master-1", ["10.0.0.1"], 300),
+        "another node": serving_pair(PKI, "control-plane-1", ["10.0.0.1"], 300),
         "another name": own.issue("system:node:worker", organizations=nodes, hosts=["worker", "kubernetes.default.svc"], server=True),
         "a client as well": own.issue("system:node:worker", organizations=nodes, hosts=["worker"], server=True, client=True),
         "no group": own.issue("system:node:worker", hosts=["worker"], server=True),
@@ -228,7 +228,7 @@ def placed(node: StandIn) -> dict[str, bytes]:
     return found
 
 
-def test_a_master_that_lacks_the_key_of_secrets_has_not_all_keys_of_a_cluster_that_has_one() -> None:
+def test_a_control_plane_node_that_lacks_the_key_of_secrets_has_not_all_keys_of_a_cluster_that_has_one() -> None:
     node = StandIn()
     assert any_has_keys([node], encrypts=False)
     assert ENCRYPTION not in node.commands[-1]
@@ -237,7 +237,7 @@ def test_a_master_that_lacks_the_key_of_secrets_has_not_all_keys_of_a_cluster_th
     assert not any_has_keys([], encrypts=True)
 
 
-def test_the_keys_of_a_master_include_that_of_secrets_where_there_is_one() -> None:
+def test_the_keys_of_a_control_plane_node_include_that_of_secrets_where_there_is_one() -> None:
     for pki in (PKI, PKI.encrypting()):
         node = StandIn()
         node.answers = {"base64 <": collected({path: file.data for path, file in pki.placed.items()})}

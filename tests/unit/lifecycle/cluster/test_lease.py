@@ -17,7 +17,7 @@ from tests.unit.lifecycle.standin import StandIn
 from tests.unit.lifecycle.test_apply import Api, somebody
 
 
-class Master(StandIn):
+class ControlPlaneNode(StandIn):
     """Keeps who is at work, as the script on a machine does."""
 
     def __init__(self, address: str, there: str = "") -> None:
@@ -41,18 +41,21 @@ class Master(StandIn):
 
 
 def test_who_works_on_machines_is_noted_on_each_and_taken_back() -> None:
-    masters = [Master("10.0.0.2"), Master("10.0.0.1")]
-    with lease.claimed(masters, "lab"):
-        assert [master.there for master in masters] == [lease.holder()] * 2
-    assert [master.there for master in masters] == ["", ""]
+    control_plane = [ControlPlaneNode("10.0.0.2"), ControlPlaneNode("10.0.0.1")]
+    with lease.claimed(control_plane, "lab"):
+        assert [node.there for node in control_plane] == [lease.holder()] * 2
+    assert [node.there for node in control_plane] == ["", ""]
 
 
 def test_second_command_is_refused_and_takes_nothing() -> None:
-    masters = [Master("10.0.0.1"), Master("10.0.0.2", there="ops@elsewhere:7"), Master("10.0.0.3")]
-    with pytest.raises(UsageError, match="ops@elsewhere:7 is changing the cluster lab since 2026-01-01"), lease.claimed(masters, "lab"):
+    control_plane = [ControlPlaneNode("10.0.0.1"), ControlPlaneNode("10.0.0.2", there="ops@elsewhere:7"), ControlPlaneNode("10.0.0.3")]
+    with (
+        pytest.raises(UsageError, match="ops@elsewhere:7 is changing the cluster lab since 2026-01-01"),
+        lease.claimed(control_plane, "lab"),
+    ):
         pytest.fail("it was let in")
-    assert [master.there for master in masters] == ["", "ops@elsewhere:7", ""]
-    assert masters[2].commands == []
+    assert [node.there for node in control_plane] == ["", "ops@elsewhere:7", ""]
+    assert control_plane[2].commands == []
 
 
 def identity(**changes: str) -> str:
@@ -64,15 +67,15 @@ def identity(**changes: str) -> str:
 
 def test_a_command_of_this_machine_that_was_killed_counts_no_more() -> None:
     # The process id was given to another process since: its start says so.
-    master = Master("10.0.0.1", there=identity(start="1"))
-    with lease.claimed([master], "lab"):
-        assert master.there == lease.holder()
+    node = ControlPlaneNode("10.0.0.1", there=identity(start="1"))
+    with lease.claimed([node], "lab"):
+        assert node.there == lease.holder()
 
 
 @pytest.mark.parametrize("changes", [{"boot": "0123456789abcdef" * 2}, {"namespace": "7"}])
 def test_a_process_of_another_machine_or_container_of_the_same_name_never_counts_as_gone(changes: dict[str, str]) -> None:
-    master = Master("10.0.0.1", there=identity(start="1", process="4194304", **changes))
-    with pytest.raises(UsageError, match="is changing the cluster lab"), lease.claimed([master], "lab"):
+    node = ControlPlaneNode("10.0.0.1", there=identity(start="1", process="4194304", **changes))
+    with pytest.raises(UsageError, match="is changing the cluster lab"), lease.claimed([node], "lab"):
         pytest.fail("it was let in")
 
 
@@ -83,8 +86,8 @@ def test_an_identity_of_an_older_version_never_counts_as_gone() -> None:
 
 
 def test_what_a_machine_says_of_who_is_at_work_has_no_control_characters() -> None:
-    master = Master("10.0.0.1", there="ops\x1b[2J@elsewhere:7 word")
-    with pytest.raises(UsageError) as caught, lease.claimed([master], "lab"):
+    node = ControlPlaneNode("10.0.0.1", there="ops\x1b[2J@elsewhere:7 word")
+    with pytest.raises(UsageError) as caught, lease.claimed([node], "lab"):
         pytest.fail("it was let in")
     assert "\x1b" not in str(caught.value)
 
@@ -230,36 +233,36 @@ def test_a_lease_of_earlier_that_a_restore_brings_back_is_taken_again(clock: Clo
         assert api.lease["spec"]["holderIdentity"] == lease.holder()
 
 
-def test_a_file_on_a_master_that_is_another_commands_ends_it_too(clock: Clock) -> None:
-    masters = [Master("10.0.0.1"), Master("10.0.0.2")]
-    with lease.claimed(masters, "lab"):
-        masters[1].there = "ops@elsewhere:7 word"
+def test_a_file_on_a_control_plane_node_that_is_another_commands_ends_it_too(clock: Clock) -> None:
+    control_plane = [ControlPlaneNode("10.0.0.1"), ControlPlaneNode("10.0.0.2")]
+    with lease.claimed(control_plane, "lab"):
+        control_plane[1].there = "ops@elsewhere:7 word"
         clock.now += lease.seconds()
         with pytest.raises(LeaseLostError, match="ops@elsewhere:7 has taken over"):
             claim.check()
-    assert [master.there for master in masters] == ["", "ops@elsewhere:7 word"]
+    assert [node.there for node in control_plane] == ["", "ops@elsewhere:7 word"]
 
 
 def test_a_verb_that_another_one_has_called_gives_back_nothing_that_the_other_needs() -> None:
-    master = Master("10.0.0.1")
-    with lease.claimed([master], "lab"):
-        with lease.claimed([master], "lab"):
+    node = ControlPlaneNode("10.0.0.1")
+    with lease.claimed([node], "lab"):
+        with lease.claimed([node], "lab"):
             pass
-        assert master.there == lease.holder()
-    assert master.there == ""
+        assert node.there == lease.holder()
+    assert node.there == ""
 
 
-def test_restarted_master_is_updated_again(clock: Clock) -> None:
-    master = Master("10.0.0.1")
-    with lease.claimed([master], "lab"):
-        master.there = ""
+def test_restarted_control_plane_node_is_updated_again(clock: Clock) -> None:
+    node = ControlPlaneNode("10.0.0.1")
+    with lease.claimed([node], "lab"):
+        node.there = ""
         clock.now += lease.seconds()
         claim.check()
-        assert master.there == lease.holder()
+        assert node.there == lease.holder()
 
 
 def test_the_first_command_to_a_machine_leaves_the_claim_there_and_later_ones_ask_for_it() -> None:
-    with lease.claimed([Master("10.0.0.1")], "lab"):
+    with lease.claimed([ControlPlaneNode("10.0.0.1")], "lab"):
         held = claim.current()
         assert held is not None
         first = held.prefix("10.0.0.2")
@@ -306,7 +309,7 @@ def test_machine_that_cannot_note_it_is_reported() -> None:
 
 
 def test_a_machine_that_is_lost_meanwhile_does_not_hide_what_happened() -> None:
-    class Lost(Master):
+    class Lost(ControlPlaneNode):
         def run(self, command: str, **more: Any) -> ProcessResult:
             if "rm -f" in command:
                 raise NodeError("10.0.0.1: the connection was lost")

@@ -50,27 +50,27 @@ def without(stored: ClusterRecord, *addresses: str) -> ClusterRecord:
     return stored.with_clusterfile(membership.without_members(stored.clusterfile, addresses))
 
 
-def grown(stored: ClusterRecord, masters: tuple[str, ...] = (), nodes: tuple[str, ...] = ()) -> ClusterRecord:
+def grown(stored: ClusterRecord, control_plane: tuple[str, ...] = (), workers: tuple[str, ...] = ()) -> ClusterRecord:
     """A record as the next command reads it when nodes have joined."""
-    return stored.with_clusterfile(membership.with_members(stored.clusterfile, masters, nodes))
+    return stored.with_clusterfile(membership.with_members(stored.clusterfile, control_plane, workers))
 
 
 def test_a_new_worker_stands_by_itself_beside_one_that_is_special() -> None:
-    found = grown(record(), nodes=("10.0.0.9",))
-    assert found.nodes == ("10.0.0.4", "10.0.0.9")
+    found = grown(record(), workers=("10.0.0.9",))
+    assert found.workers == ("10.0.0.4", "10.0.0.9")
     cluster = found.clusterfile.cluster
     assert cluster is not None
-    assert [dict(host.labels) for host in cluster.hosts if not host.is_master] == [{"disk": "ssd"}, {}]
+    assert [dict(host.labels) for host in cluster.hosts if not host.is_control_plane] == [{"disk": "ssd"}, {}]
 
 
-def test_a_new_master_stands_with_the_others_and_a_removed_one_nowhere() -> None:
-    found = grown(without(record(), "10.0.0.1"), masters=("10.0.0.8",))
-    assert found.masters == ("10.0.0.2", "10.0.0.3", "10.0.0.8")
+def test_a_new_control_plane_node_stands_with_the_others_and_a_removed_one_nowhere() -> None:
+    found = grown(without(record(), "10.0.0.1"), control_plane=("10.0.0.8",))
+    assert found.control_plane == ("10.0.0.2", "10.0.0.3", "10.0.0.8")
 
 
 def test_what_else_is_kept_stays() -> None:
-    found = without(grown(record(), nodes=("10.0.0.9",)), "10.0.0.4")
-    assert found.nodes == ("10.0.0.9",)
+    found = without(grown(record(), workers=("10.0.0.9",)), "10.0.0.4")
+    assert found.workers == ("10.0.0.9",)
     assert [config.path for config in found.clusterfile.configs] == ["etc/page.yaml"]
     cluster = found.clusterfile.cluster
     assert cluster is not None
@@ -81,18 +81,18 @@ def test_a_member_is_not_listed_twice() -> None:
     assert membership.with_members(record().clusterfile, ["10.0.0.1"], ["10.0.0.4"]) == record().clusterfile
 
 
-def test_two_masters_that_are_left_can_be_read_again() -> None:
-    assert without(record(), "10.0.0.1").masters == ("10.0.0.2", "10.0.0.3")
+def test_two_control_plane_nodes_that_are_left_can_be_read_again() -> None:
+    assert without(record(), "10.0.0.1").control_plane == ("10.0.0.2", "10.0.0.3")
 
 
 def test_machines_that_still_hold_something_are_remembered_until_they_are_clean() -> None:
-    found = membership.update(kept(Master()), gone=["10.0.0.4"], left=["10.0.0.4", "four"])
-    assert not found.nodes
+    found = membership.update(kept(ControlPlaneNode()), gone=["10.0.0.4"], left=["10.0.0.4", "four"])
+    assert not found.workers
     assert found.left == {"10.0.0.4", "four"}
-    assert membership.update(kept(Master(), left="10.0.0.4 four"), back=["10.0.0.5", "four"]).left == {"10.0.0.4"}
+    assert membership.update(kept(ControlPlaneNode(), left="10.0.0.4 four"), back=["10.0.0.5", "four"]).left == {"10.0.0.4"}
 
 
-class Master(StandIn):
+class ControlPlaneNode(StandIn):
     """Keeps the record; somebody else may write it in between."""
 
     def __init__(self, conflicts: int = 0, said: str = "Conflict: the object has been modified") -> None:
@@ -106,48 +106,48 @@ class Master(StandIn):
         return super().run(command, **options)
 
 
-def kept(master: Master, **data: str) -> Master:
-    master.answers = {"get configmap": json.dumps(config_map(**data))}
-    return master
+def kept(node: ControlPlaneNode, **data: str) -> ControlPlaneNode:
+    node.answers = {"get configmap": json.dumps(config_map(**data))}
+    return node
 
 
 def test_record_that_another_process_writes_at_the_same_time_is_written_again() -> None:
-    master = kept(Master(conflicts=2))
-    assert membership.update(master, nodes=["10.0.0.9"]).nodes == ("10.0.0.4", "10.0.0.9")
-    assert sum("patch configmap" in command for command in master.commands) == 1
+    node = kept(ControlPlaneNode(conflicts=2))
+    assert membership.update(node, workers=["10.0.0.9"]).workers == ("10.0.0.4", "10.0.0.9")
+    assert sum("patch configmap" in command for command in node.commands) == 1
 
 
 def test_record_that_cannot_be_written_is_reported() -> None:
     with pytest.raises(CommandError):
-        membership.update(kept(Master(conflicts=1, said="the connection was refused")), nodes=["10.0.0.9"])
+        membership.update(kept(ControlPlaneNode(conflicts=1, said="the connection was refused")), workers=["10.0.0.9"])
     with pytest.raises(CommandError):
-        membership.update(kept(Master(conflicts=100)), nodes=["10.0.0.9"])
+        membership.update(kept(ControlPlaneNode(conflicts=100)), workers=["10.0.0.9"])
 
 
 def test_nothing_is_written_when_nothing_has_changed() -> None:
-    master = kept(Master())
-    membership.update(master, nodes=["10.0.0.4"])
-    assert not any("patch" in command for command in master.commands)
+    node = kept(ControlPlaneNode())
+    membership.update(node, workers=["10.0.0.4"])
+    assert not any("patch" in command for command in node.commands)
 
 
-def gathered(tmp_path: Any, masters: int = 3, workers: int = 1, gone: tuple[str, ...] = (), **options: Any) -> Gathered:
+def gathered(tmp_path: Any, control_plane: int = 3, workers: int = 1, gone: tuple[str, ...] = (), **options: Any) -> Gathered:
     """A cluster of stand-ins."""
-    nodes: Any = [StandIn(f"10.0.0.{number + 1}", f"host-{number + 1}") for number in range(masters + workers)]
+    nodes: Any = [StandIn(f"10.0.0.{number + 1}", f"host-{number + 1}") for number in range(control_plane + workers)]
     errors = {address: NodeError(f"{address}: no answer") for address in gone}
     state = ClusterState.of("lab", tmp_path)
     first = next(node for node in nodes if node.address not in gone)
     given: dict[str, Any] = {
         "state": state, "record": options.pop("record", record()), "ssh": SshConnections(state.folder, []), "first": first,
-        "masters": tuple(nodes[:masters]), "workers": tuple(nodes[masters:]), "others": (), "errors": errors,
+        "control_plane": tuple(nodes[:control_plane]), "workers": tuple(nodes[control_plane:]), "others": (), "errors": errors,
         "names": {node.address: node.name for node in nodes},
     }  # fmt: skip
     return Gathered(**{**given, **options})
 
 
-def test_balancers_lead_to_all_masters_and_for_images_to_those_that_have_them(tmp_path: Any) -> None:
-    found = gathered(tmp_path, masters=4)
-    masters = [(node.name, node.address) for node in found.masters]
-    texts = membership.balancers(found, masters, frozenset({"10.0.0.1", "10.0.0.2", "10.0.0.3"}))
+def test_balancers_lead_to_all_control_plane_nodes_and_for_images_to_those_that_have_them(tmp_path: Any) -> None:
+    found = gathered(tmp_path, control_plane=4)
+    control_plane = [(node.name, node.address) for node in found.control_plane]
+    texts = membership.balancers(found, control_plane, frozenset({"10.0.0.1", "10.0.0.2", "10.0.0.3"}))
     assert set(texts) == {"10.0.0.4", "10.0.0.5"}
     for backend in ("backend api\n", "backend api-unsure\n"):
         assert texts["10.0.0.5"].partition(backend)[2].partition("\n\n")[0].count(":6443 check") == 4
@@ -155,9 +155,9 @@ def test_balancers_lead_to_all_masters_and_for_images_to_those_that_have_them(tm
     assert "frontend api" not in texts["10.0.0.4"]
 
 
-def test_a_master_that_does_not_answer_is_taken_for_one_that_holds_images(tmp_path: Any) -> None:
-    found = gathered(tmp_path, masters=4, gone=("10.0.0.1",))
-    for node in found.masters[2:]:
+def test_a_control_plane_node_that_does_not_answer_is_taken_for_one_that_holds_images(tmp_path: Any) -> None:
+    found = gathered(tmp_path, control_plane=4, gone=("10.0.0.1",))
+    for node in found.control_plane[2:]:
         node.run = lambda command, **_: ProcessResult((), 1, "", "")  # type: ignore[method-assign]
     assert membership.holders(found) == {"10.0.0.1", "10.0.0.2"}
 
@@ -172,7 +172,7 @@ def test_a_balancer_that_knows_already_is_left_alone(monkeypatch: pytest.MonkeyP
     assert any("reload-or-restart slipway-balancer" in command for command in node.commands)
 
 
-def test_the_first_master_whose_api_answers_leads() -> None:
+def test_the_first_control_plane_node_whose_api_answers_leads() -> None:
     class Silent(StandIn):
         def run(self, command: str, **_: Any) -> ProcessResult:
             return ProcessResult((), 1, "", "refused")

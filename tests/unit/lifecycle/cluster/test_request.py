@@ -45,7 +45,7 @@ def test_the_command_line_fills_what_a_file_leaves_open_and_wins_over_what_it_sa
     assert found is not None
     assert (found.image, found.name, found.commands) == ("shop:2", "other", ("true",))
     assert found.env == {"Port": "90", "etcd-dir": "/data", "New": "1"}
-    assert (found.masters, found.nodes) == (("10.0.0.1",), ("10.0.0.4",))
+    assert (found.control_plane, found.workers) == (("10.0.0.1",), ("10.0.0.4",))
     kept = request.effective(read()).cluster
     assert kept is not None
     assert (kept.image, kept.name) == ("shop:1", "shop")
@@ -62,32 +62,37 @@ def test_a_profile_of_the_command_line_counts_before_that_of_the_file() -> None:
 
 
 def test_machines_of_the_command_line_replace_those_of_the_file_and_keep_what_it_says_of_them() -> None:
-    found = request.effective(read(), ClusterDocument("", "", (Host(("10.0.0.4", "10.0.0.5"), ("node",)),))).cluster
+    found = request.effective(read(), ClusterDocument("", "", (Host(("10.0.0.4", "10.0.0.5"), ("worker",)),))).cluster
     assert found is not None
-    assert (found.masters, found.nodes) == (("10.0.0.1",), ("10.0.0.4", "10.0.0.5"))
+    assert (found.control_plane, found.workers) == (("10.0.0.1",), ("10.0.0.4", "10.0.0.5"))
     known, fresh = found.host("10.0.0.4"), found.host("10.0.0.5")
     assert known is not None
     assert fresh is not None
-    assert (known.labels, known.roles, known.env) == ({"disk": "ssd"}, ("node", "storage"), {"Port": "81"})
-    assert (fresh.labels, fresh.roles, fresh.ssh.user) == ({}, ("node",), "ops")
+    assert (known.labels, known.roles, known.env) == ({"disk": "ssd"}, ("worker", "storage"), {"Port": "81"})
+    assert (fresh.labels, fresh.roles, fresh.ssh.user) == ({}, ("worker",), "ops")
 
 
 def test_machines_that_are_alike_stand_together() -> None:
-    hosts = tuple(Host((address,), (role,)) for address, role in (("10.0.0.1", "master"), ("10.0.0.2", "node"), ("10.0.0.3", "node")))
+    hosts = tuple(
+        Host((address,), (role,)) for address, role in (("10.0.0.1", "control-plane"), ("10.0.0.2", "worker"), ("10.0.0.3", "worker"))
+    )
     found = request.effective(None, ClusterDocument("", "web", hosts)).cluster
     assert found is not None
-    assert [(host.ips, host.roles) for host in found.hosts] == [(("10.0.0.1",), ("master",)), (("10.0.0.2", "10.0.0.3"), ("node",))]
+    assert [(host.ips, host.roles) for host in found.hosts] == [
+        (("10.0.0.1",), ("control-plane",)),
+        (("10.0.0.2", "10.0.0.3"), ("worker",)),
+    ]
 
 
 def test_without_an_image_nothing_can_run() -> None:
     with pytest.raises(UsageError, match="no image is named"):
-        request.effective(None, ClusterDocument("", "", (Host(("10.0.0.1",), ("master",)),)))
+        request.effective(None, ClusterDocument("", "", (Host(("10.0.0.1",), ("control-plane",)),)))
 
 
 def test_every_machine_has_its_own_way_in() -> None:
-    masters, nodes = request.machines(request.effective(read()))
-    assert (masters[0].login.user, masters[0].login.port, masters[0].login.key) == ("root", 22, Path("/keys/id"))
-    assert (nodes[0].login.user, nodes[0].login.port, nodes[0].login.password) == ("ops", 2222, "letmein")
+    control_plane, workers = request.machines(request.effective(read()))
+    assert (control_plane[0].login.user, control_plane[0].login.port, control_plane[0].login.key) == ("root", 22, Path("/keys/id"))
+    assert (workers[0].login.user, workers[0].login.port, workers[0].login.password) == ("ops", 2222, "letmein")
     given = request.effective(read(), ClusterDocument("", "", ssh=SshSettings("admin", key="/other")))
     for machine in (*request.machines(given, "asked")[0], *request.machines(given, "asked")[1]):
         assert (machine.login.user, machine.login.key, machine.login.password) == ("admin", Path("/other"), "asked")
@@ -98,8 +103,8 @@ def test_passwords_come_from_files_and_the_environment(tmp_path: Path, monkeypat
     monkeypatch.setenv("SHOP_PASSWORD", "of the environment")
     hosts = "[{ips: [10.0.0.1], roles: [master], ssh: {%s}}]"
     for said, found in ((f"passwdFile: {tmp_path}/secret", "of a file"), ("passwdEnv: SHOP_PASSWORD", "of the environment")):
-        masters, _ = request.machines(request.effective(spec(hosts=hosts % said)))
-        assert masters[0].login.password == found
+        control_plane, _ = request.machines(request.effective(spec(hosts=hosts % said)))
+        assert control_plane[0].login.password == found
     monkeypatch.delenv("SHOP_PASSWORD")
     with pytest.raises(InputError, match="SHOP_PASSWORD is not set"):
         request.machines(request.effective(spec(hosts=hosts % "passwdEnv: SHOP_PASSWORD")))
@@ -107,18 +112,18 @@ def test_passwords_come_from_files_and_the_environment(tmp_path: Path, monkeypat
 
 def test_of_machines_logins_of_machines_stay_what_they_are() -> None:
     jump = JumpHost("bastion.example.com", "ops", 2200, Path("/keys/jump"))
-    masters = (Machine("10.0.0.1", Login("ops", 2222, Path("/keys/id"), "letmein", "phrase", jump)), Machine("10.0.0.3"))
-    nodes = (Machine("10.0.0.2", Login("root", 22)),)
-    found = request.of_machines("lab", "web", masters, nodes)
-    assert request.machines(found) == (masters, nodes)
+    control_plane = (Machine("10.0.0.1", Login("ops", 2222, Path("/keys/id"), "letmein", "phrase", jump)), Machine("10.0.0.3"))
+    workers = (Machine("10.0.0.2", Login("root", 22)),)
+    found = request.of_machines("lab", "web", control_plane, workers)
+    assert request.machines(found) == (control_plane, workers)
     assert "letmein" not in redacted(found)
     assert "phrase" not in redacted(found)
 
 
 def test_a_machine_in_between_is_part_of_the_way() -> None:
     found = spec(hosts="[{ips: [10.0.0.1], roles: [master]}]", ssh='{jump: "ops@bastion.example.com:2200"}')
-    masters, _ = request.machines(request.effective(found))
-    assert masters[0].login.jump == JumpHost("bastion.example.com", "ops", 2200)
+    control_plane, _ = request.machines(request.effective(found))
+    assert control_plane[0].login.jump == JumpHost("bastion.example.com", "ops", 2200)
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_a_dead_node_is_not_waited_for() -> None:
 
 
 class Refusing(StandIn):
-    """A master whose API refuses evictions."""
+    """A control-plane node whose API refuses evictions."""
 
     def __init__(self, said: str) -> None:
         super().__init__()

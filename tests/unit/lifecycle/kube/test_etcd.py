@@ -15,7 +15,7 @@ from tests.unit.lifecycle.standin import StandIn
 
 
 def member(number: int, *, learner: bool = False, name: str | None = None) -> EtcdMember:
-    started = f"master-{number}" if name is None else name
+    started = f"control-plane-{number}" if name is None else name
     clients = (f"https://10.0.0.{number}:2379",) if started else ()
     return EtcdMember(number, started, (f"https://10.0.0.{number}:2380",), clients, learner)
 
@@ -63,7 +63,7 @@ class Clock:
 
 
 def admitted(members: Members, *, broken: bool = False) -> list[tuple[str, bool]]:
-    """Admit a second master; how its etcd was started."""
+    """Admit a second control-plane node; how its etcd was started."""
     started: list[tuple[str, bool]] = []
     clock = Clock()
 
@@ -72,15 +72,15 @@ def admitted(members: Members, *, broken: bool = False) -> list[tuple[str, bool]
         if broken:
             raise CommandError("the disk is full")
 
-    admit(members, "master-2", "10.0.0.2", start, timeout=10, clock=clock, sleep=clock.sleep)
+    admit(members, "control-plane-2", "10.0.0.2", start, timeout=10, clock=clock, sleep=clock.sleep)
     return started
 
 
 def test_a_new_member_follows_before_it_votes() -> None:
     members = Members(member(1), lag=3)
     started = admitted(members)
-    assert started == [("master-1=https://10.0.0.1:2380,master-2=https://10.0.0.2:2380", True)]
-    assert members.said == ["add master-2", "promote 91"]
+    assert started == [("control-plane-1=https://10.0.0.1:2380,control-plane-2=https://10.0.0.2:2380", True)]
+    assert members.said == ["add control-plane-2", "promote 91"]
 
 
 @pytest.mark.parametrize(("refusals", "taken"), [(3, True), (1000, False)])
@@ -106,7 +106,7 @@ def test_next_member_waits_until_etcd_accepts_another(refusals: int, taken: bool
 
 def test_no_member_is_added_while_another_is_not_healthy() -> None:
     members = Members(member(1), member(3), sick={3: "context deadline exceeded"})
-    with pytest.raises(CheckError, match="master-3 context deadline exceeded") as caught:
+    with pytest.raises(CheckError, match="control-plane-3 context deadline exceeded") as caught:
         admitted(members)
     assert "slipway remove" in str(caught.value.hint)
     assert members.said == []
@@ -116,21 +116,21 @@ def test_a_member_that_could_not_be_started_is_taken_out_again() -> None:
     members = Members(member(1))
     with pytest.raises(CommandError, match="the disk is full"):
         admitted(members, broken=True)
-    assert members.said == ["add master-2", "remove 91"]
+    assert members.said == ["add control-plane-2", "remove 91"]
     assert members.members() == (member(1),)
 
 
 def test_a_member_that_does_not_catch_up_is_taken_out_again() -> None:
     members = Members(member(1), lag=1000)
-    with pytest.raises(CheckError, match="etcd of master-2 has not caught up"):
+    with pytest.raises(CheckError, match="etcd of control-plane-2 has not caught up"):
         admitted(members)
-    assert members.said == ["add master-2", "remove 91"]
+    assert members.said == ["add control-plane-2", "remove 91"]
 
 
 def test_a_follower_that_was_left_unstarted_is_replaced() -> None:
     members = Members(member(1), member(2, learner=True, name=""))
     started = admitted(members)
-    assert members.said == ["remove 2", "add master-2", "promote 92"]
+    assert members.said == ["remove 2", "add control-plane-2", "promote 92"]
     assert [anew for _, anew in started] == [True]
 
 
@@ -181,7 +181,7 @@ def test_a_follower_may_always_go_while_the_voters_have_their_quorum() -> None:
 
 
 class Answering(StandIn):
-    """A master whose etcdctl answers."""
+    """A control-plane node whose etcdctl answers."""
 
     def __init__(self, *, runs: bool = True) -> None:
         super().__init__("10.0.0.1", "one")
@@ -204,12 +204,12 @@ LIST = {
 }
 
 
-def test_members_are_read_from_the_first_master_where_etcd_runs() -> None:
+def test_members_are_read_from_the_first_control_plane_node_where_etcd_runs() -> None:
     dead, alive = Answering(runs=False), Answering()
     alive.exits = {"member list": (0, json.dumps(LIST))}
     found = Etcd([dead, alive]).members()
     assert [(one.id, one.name, one.learner) for one in found] == [(1746793094343317772, "one", False), (2, "", True)]
-    with pytest.raises(CheckError, match="etcd runs on no master"):
+    with pytest.raises(CheckError, match="etcd runs on no control-plane node"):
         Etcd([dead]).members()
 
 
@@ -253,7 +253,7 @@ def test_a_leader_hands_over_before_it_leaves() -> None:
     assert f"move-leader {1746793094343317772:x} --endpoints=https://10.0.0.7:2379" in node.commands[-1]
 
 
-def test_an_address_that_etcd_tells_is_no_shell_text_on_a_master() -> None:
+def test_an_address_that_etcd_tells_is_no_shell_text_on_a_control_plane_node() -> None:
     class Answering(StandIn):
         def run(self, command: str, **_: Any) -> ProcessResult:
             self.commands.append(command)

@@ -1,4 +1,4 @@
-"""Who is led to the masters by rules of its kernel, what is refused, and what the keeper of the rules is told."""
+"""Who is led to the control-plane nodes by rules of its kernel, what is refused, and what the keeper of the rules is told."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_haproxy_is_for_all_when_one_kernel_cannot() -> None:
     assert ipvs.choose(wish("haproxy"), answers()) == Choice()
 
 
-def test_without_workers_the_masters_tell_what_later_ones_may_be() -> None:
+def test_without_workers_the_control_plane_nodes_tell_what_later_ones_may_be() -> None:
     assert ipvs.choose(wish(balanced=()), answers()) == Choice(VIP)
     assert ipvs.choose(wish(balanced=()), answers(_1=UNABLE)) == Choice()
 
@@ -122,17 +122,17 @@ def test_machines_of_version_six_have_an_address_of_it() -> None:
 
 # ---- a cluster that is there ------------------------------------------------------------------------------------------
 
-MASTER = IpvsSupport(virtual_ip=VIP)
+HOLDER = IpvsSupport(virtual_ip=VIP)
 LED = IpvsSupport(virtual_ip=VIP, balancer="ipvs")
 HAPROXY = IpvsSupport(balancer="haproxy")
 
 
 def test_same_run_again_changes_no_machine() -> None:
     ours = {"10.0.0.1", "10.0.0.7", "10.0.0.8"}
-    there = answers(_1=MASTER, _7=LED, _8=LED)
+    there = answers(_1=HOLDER, _7=LED, _8=LED)
     assert ipvs.choose(wish(), there, ours) == Choice(VIP, frozenset({"10.0.0.7", "10.0.0.8"}))
     # Killed before the last one was set up.
-    assert ipvs.choose(wish(), answers(_1=MASTER, _7=LED), ours) == Choice(VIP, frozenset({"10.0.0.7", "10.0.0.8"}))
+    assert ipvs.choose(wish(), answers(_1=HOLDER, _7=LED), ours) == Choice(VIP, frozenset({"10.0.0.7", "10.0.0.8"}))
 
 
 def test_a_cluster_that_began_with_haproxy_keeps_it() -> None:
@@ -148,7 +148,7 @@ def test_what_another_cluster_had_does_not_count() -> None:
 
 def test_who_joins_is_led_as_the_cluster_is_and_as_it_can_be() -> None:
     joining = wish(balanced=("10.0.0.7", "10.0.0.8"))
-    there = {"10.0.0.1": MASTER, "10.0.0.7": LED}
+    there = {"10.0.0.1": HOLDER, "10.0.0.7": LED}
     assert ipvs.joining(joining, {**there, "10.0.0.8": ABLE}).led == {"10.0.0.7", "10.0.0.8"}
     assert ipvs.joining(joining, {**there, "10.0.0.8": UNABLE}) == Choice(VIP, frozenset({"10.0.0.7"}))
     assert ipvs.joining(dataclasses.replace(joining, brings=lambda: False), {**there, "10.0.0.8": ABLE}).led == {"10.0.0.7"}
@@ -164,8 +164,8 @@ def test_who_joins_a_cluster_without_a_virtual_address_is_led_by_haproxy() -> No
         ipvs.joining(wish("ipvs"), there)
 
 
-def test_a_worker_is_no_obstacle_for_a_master_that_joins() -> None:
-    assert ipvs.joining(wish("ipvs", balanced=("10.0.0.7",)), {"10.0.0.1": MASTER, "10.0.0.7": LED, "10.0.0.2": UNABLE}).led == {"10.0.0.7"}
+def test_a_worker_is_no_obstacle_for_a_control_plane_node_that_joins() -> None:
+    assert ipvs.joining(wish("ipvs", balanced=("10.0.0.7",)), {"10.0.0.1": HOLDER, "10.0.0.7": LED, "10.0.0.2": UNABLE}).led == {"10.0.0.7"}
 
 
 # ---- what a machine says ----------------------------------------------------------------------------------------------
@@ -208,16 +208,16 @@ def test_nothing_is_changed_by_asking() -> None:
 # ---- what members get -------------------------------------------------------------------------------------------------
 
 
-def member(number: int, role: str = "master", **facts: Any) -> Member:
+def member(number: int, role: str = "control-plane", **facts: Any) -> Member:
     return Member(StandIn(f"10.0.0.{number}"), f"{role}-{number}", f"10.0.0.{number}", role, **facts)
 
 
-MASTERS = tuple(member(number, registry=number < 4) for number in (1, 2, 3, 4))
-WORKER = member(9, "node", virtual_ip=VIP)
-CLUSTER = RuntimeCluster("lab", Facts("v1.36.3"), NETWORK, (*MASTERS, WORKER), virtual_ip=VIP)
+CONTROL_PLANE = tuple(member(number, registry=number < 4) for number in (1, 2, 3, 4))
+WORKER = member(9, "worker", virtual_ip=VIP)
+CLUSTER = RuntimeCluster("lab", Facts("v1.36.3"), NETWORK, (*CONTROL_PLANE, WORKER), virtual_ip=VIP)
 
 
-def test_keeper_gets_all_masters_and_those_with_images() -> None:
+def test_keeper_gets_all_control_plane_nodes_and_those_with_images() -> None:
     lines = node_files.balancer_config(CLUSTER, WORKER).splitlines()
     assert lines[:2] == [f"virtual {VIP}", "source 10.0.0.9"]
     ports = {line.split()[2]: line.split()[3:] for line in lines[2:]}
@@ -227,14 +227,14 @@ def test_keeper_gets_all_masters_and_those_with_images() -> None:
     assert set(ports["5000"][1:]) == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
 
 
-def test_members_do_not_all_begin_with_the_same_master() -> None:
-    masters = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    firsts = {ipvs.config(VIP, f"10.0.0.{number}", masters, []).split("/readyz ")[1].split()[0] for number in range(11, 20)}
-    assert firsts == set(masters)
+def test_members_do_not_all_begin_with_the_same_control_plane_node() -> None:
+    control_plane = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    firsts = {ipvs.config(VIP, f"10.0.0.{number}", control_plane, []).split("/readyz ")[1].split()[0] for number in range(11, 20)}
+    assert firsts == set(control_plane)
 
 
-def test_a_master_without_images_is_led_to_them_only() -> None:
-    fourth = dataclasses.replace(MASTERS[3], virtual_ip=VIP)
+def test_a_control_plane_node_without_images_is_led_to_them_only() -> None:
+    fourth = dataclasses.replace(CONTROL_PLANE[3], virtual_ip=VIP)
     text = ipvs.member_config(CLUSTER, fourth)
     assert "balance registry 5000" in text
     assert "balance api" not in text
@@ -250,9 +250,9 @@ def test_a_led_member_gets_the_keeper_in_haproxys_place() -> None:
 
 
 def test_every_member_knows_the_virtual_address_of_its_cluster() -> None:
-    assert node_files.files(CLUSTER, MASTERS[0])[ipvs.MARK].data == f"{VIP}\n".encode()
-    assert node_files.hosts_lines(MASTERS[0]) == ("10.0.0.1 apiserver.cluster.local # slipway",)
-    assert ipvs.MARK not in node_files.files(dataclasses.replace(CLUSTER, virtual_ip=None), MASTERS[0])
+    assert node_files.files(CLUSTER, CONTROL_PLANE[0])[ipvs.MARK].data == f"{VIP}\n".encode()
+    assert node_files.hosts_lines(CONTROL_PLANE[0]) == ("10.0.0.1 apiserver.cluster.local # slipway",)
+    assert ipvs.MARK not in node_files.files(dataclasses.replace(CLUSTER, virtual_ip=None), CONTROL_PLANE[0])
 
 
 def test_another_member_of_the_same_cluster_may_be_led_by_haproxy() -> None:
@@ -284,13 +284,13 @@ def test_who_needs_no_balancer_tells_of_none() -> None:
     assert ipvs.status(StandIn()) == {}
 
 
-def test_the_others_learn_of_masters_in_their_own_words(tmp_path: Any) -> None:
+def test_the_others_learn_of_control_plane_nodes_in_their_own_words(tmp_path: Any) -> None:
     found = gathered(tmp_path, workers=2)
     led: Any = found.workers[0]
     led.answers = {"modprobe": f"{LOADED}balancer ipvs\nvirtual {VIP}\n"}
-    masters = [(node.name, node.address) for node in found.masters]
-    texts = membership.balancers(found, masters, frozenset({"10.0.0.1"}))
-    assert texts[led.address] == ipvs.config(VIP, led.address, [address for _, address in masters], ["10.0.0.1"])
+    control_plane = [(node.name, node.address) for node in found.control_plane]
+    texts = membership.balancers(found, control_plane, frozenset({"10.0.0.1"}))
+    assert texts[led.address] == ipvs.config(VIP, led.address, [address for _, address in control_plane], ["10.0.0.1"])
     assert "frontend api" in texts[found.workers[1].address]
 
 

@@ -13,7 +13,7 @@ from harness.runtimes import ClusterNetwork, Facts, Member, RuntimeCluster, prof
 from tests.unit.lifecycle.standin import StandIn
 
 
-def member(number: int, role: str = "master", **facts: Any) -> Member:
+def member(number: int, role: str = "control-plane", **facts: Any) -> Member:
     return Member(StandIn(f"10.0.0.{number}"), f"{role}-{number}", f"10.0.0.{number}", role, **facts)
 
 
@@ -23,8 +23,8 @@ def cluster(*members: Member) -> RuntimeCluster:
     )
 
 
-MASTERS = tuple(member(number, registry=True) for number in (1, 2, 3))
-WORKER = member(9, "node")
+CONTROL_PLANE = tuple(member(number, registry=True) for number in (1, 2, 3))
+WORKER = member(9, "worker")
 
 
 def sections(text: str) -> dict[str, list[str]]:
@@ -43,15 +43,15 @@ def servers(lines: list[str]) -> list[str]:
 
 
 def test_forwarding_is_required_of_the_families_that_are_asked_for() -> None:
-    single = cluster(*MASTERS)
+    single = cluster(*CONTROL_PLANE)
     dual = dataclasses.replace(single, network=ClusterNetwork.parse("100.64.0.0/10,fd00:10:64::/48", "10.96.0.0/22,fd00:10:96::/112"))
     assert "ipv4.ip_forward cannot" in node_files.apply(single)
     assert "ipv6" not in node_files.apply(single)
     assert "net.ipv6.conf.all.forwarding cannot be set to 1" in node_files.apply(dual)
 
 
-def test_a_worker_reaches_api_and_registry_of_every_master_that_lives() -> None:
-    found = sections(node_files.balancer_config(cluster(*MASTERS, WORKER), WORKER))
+def test_a_worker_reaches_api_and_registry_of_every_control_plane_node_that_lives() -> None:
+    found = sections(node_files.balancer_config(cluster(*CONTROL_PLANE, WORKER), WORKER))
     assert set(found) == {"global", "defaults", "frontend api", "backend api", "backend api-unsure", "listen registry"}
     for part, port in (("backend api", 6443), ("backend api-unsure", 6443), ("listen registry", 5000)):
         assert servers(found[part]) == [f"10.0.0.{number}:{port}" for number in (1, 2, 3)]
@@ -60,7 +60,7 @@ def test_a_worker_reaches_api_and_registry_of_every_master_that_lives() -> None:
 
 
 def test_an_api_server_that_ends_gets_no_new_connections_and_one_that_does_not_know_its_rules_yet_is_not_ready() -> None:
-    found = sections(node_files.balancer_config(cluster(*MASTERS, WORKER), WORKER))
+    found = sections(node_files.balancer_config(cluster(*CONTROL_PLANE, WORKER), WORKER))
     leaving = 'http-check expect error-status L7OKC ! string "[-]shutdown failed"'
     expected = [line for line in found["backend api"] if line.startswith("http-check expect")]
     assert expected == [leaving, "http-check expect status 200,401"]
@@ -71,12 +71,12 @@ def test_an_api_server_that_ends_gets_no_new_connections_and_one_that_does_not_k
         "default_backend api",
     ]
     # Nobody else would take what the only one does not get.
-    assert leaving not in sections(node_files.balancer_config(cluster(MASTERS[0], WORKER), WORKER))["backend api"]
+    assert leaving not in sections(node_files.balancer_config(cluster(CONTROL_PLANE[0], WORKER), WORKER))["backend api"]
 
 
-def test_a_master_with_images_asks_itself() -> None:
-    assert not node_files.needs_balancer(MASTERS[0])
-    assert node_files.hosts_lines(MASTERS[0]) == ("10.0.0.1 apiserver.cluster.local # slipway",)
+def test_a_control_plane_node_with_images_asks_itself() -> None:
+    assert not node_files.needs_balancer(CONTROL_PLANE[0])
+    assert node_files.hosts_lines(CONTROL_PLANE[0]) == ("10.0.0.1 apiserver.cluster.local # slipway",)
     assert node_files.hosts_lines(WORKER) == ("127.0.0.1 apiserver.cluster.local # slipway",)
 
 
@@ -84,20 +84,20 @@ def test_the_names_of_the_cluster_are_known_again_whenever_a_machine_boots() -> 
     service = node_files.CONTAINERD_SERVICE.splitlines()
     before = service.index("ExecStartPre=-/bin/sh /var/lib/slipway/hosts.sh")
     assert before < next(index for index, line in enumerate(service) if line.startswith("ExecStart="))
-    assert "/var/lib/slipway/hosts.sh" in node_files.files(cluster(*MASTERS, WORKER), WORKER)
+    assert "/var/lib/slipway/hosts.sh" in node_files.files(cluster(*CONTROL_PLANE, WORKER), WORKER)
     node = StandIn()
     node_files.set_hosts(node, node_files.hosts_lines(WORKER))
     assert "cat > /var/lib/slipway/hosts" in node.commands[0]
 
 
-def test_a_master_without_images_asks_the_others_for_them_only() -> None:
+def test_a_control_plane_node_without_images_asks_the_others_for_them_only() -> None:
     fourth = member(4)
     assert node_files.needs_balancer(fourth)
-    assert set(sections(node_files.balancer_config(cluster(*MASTERS, fourth), fourth))) == {"global", "defaults", "listen registry"}
+    assert set(sections(node_files.balancer_config(cluster(*CONTROL_PLANE, fourth), fourth))) == {"global", "defaults", "listen registry"}
 
 
 def test_an_address_of_version_six_is_written_as_one() -> None:
-    six = Member(StandIn("fd00::1"), "m", "fd00::1", "master", registry=True)
+    six = Member(StandIn("fd00::1"), "m", "fd00::1", "control-plane", registry=True)
     assert "server m [fd00::1]:6443" in node_files.balancer_config(cluster(six, WORKER), WORKER)
 
 
@@ -123,34 +123,34 @@ def test_an_image_that_names_no_pause_image_leaves_it_to_containerd() -> None:
 
 def test_the_pod_network_of_the_image_is_known_before_a_kubelet_looks_for_it() -> None:
     text = '{"name": "cbr0"}'
-    files = node_files.files(cluster(*MASTERS), MASTERS[0], networks={"10-flannel.conflist": text})
+    files = node_files.files(cluster(*CONTROL_PLANE), CONTROL_PLANE[0], networks={"10-flannel.conflist": text})
     assert files["/etc/cni/net.d/10-flannel.conflist"].data == text.encode()
-    assert not any(path.startswith("/etc/cni/") for path in node_files.files(cluster(*MASTERS), MASTERS[0]))
+    assert not any(path.startswith("/etc/cni/") for path in node_files.files(cluster(*CONTROL_PLANE), CONTROL_PLANE[0]))
 
 
 def test_only_who_needs_a_balancer_gets_one() -> None:
-    whole = cluster(*MASTERS, WORKER)
+    whole = cluster(*CONTROL_PLANE, WORKER)
     unit = "/etc/systemd/system/slipway-balancer.service"
     assert unit in node_files.files(whole, WORKER)
-    assert unit not in node_files.files(whole, MASTERS[0])
+    assert unit not in node_files.files(whole, CONTROL_PLANE[0])
 
 
 def test_cni_plugins_are_where_every_network_looks_for_them() -> None:
     names = ("bridge", "flannel-bridge", "portmap")
-    files = node_files.files(cluster(*MASTERS), MASTERS[0], plugins=names)
+    files = node_files.files(cluster(*CONTROL_PLANE), CONTROL_PLANE[0], plugins=names)
     for name in names:
         assert files[f"/opt/cni/bin/{name}"].link == f"/var/lib/slipway/rootfs/bin/cni/{name}"
 
 
 def test_a_profile_sets_the_kernel_as_its_kubelets_want_to_find_it_and_what_was_there_comes_back() -> None:
-    plain = cluster(*MASTERS)
+    plain = cluster(*CONTROL_PLANE)
     hardened = dataclasses.replace(plain, profile=profiles.of("cis", 36))
     settings, conflist = "/etc/sysctl.d/90-slipway.conf", "/etc/cni/net.d/10-flannel.conflist"
-    found = node_files.files(hardened, MASTERS[0], networks={"10-flannel.conflist": "{}"})
+    found = node_files.files(hardened, CONTROL_PLANE[0], networks={"10-flannel.conflist": "{}"})
     assert b"vm.overcommit_memory = 1\n" in found[settings].data
     assert b"kernel.panic = 10\n" in found[settings].data
     assert found[conflist].mode == 0o600
-    before = node_files.files(plain, MASTERS[0], networks={"10-flannel.conflist": "{}"})
+    before = node_files.files(plain, CONTROL_PLANE[0], networks={"10-flannel.conflist": "{}"})
     assert b"kernel.panic" not in before[settings].data
     assert before[conflist].mode == 0o644
     assert "kernel.panic cannot be set to 10" in node_files.apply(hardened)

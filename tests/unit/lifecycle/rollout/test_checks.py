@@ -45,9 +45,9 @@ __all__ = ["store"]  # a fixture
 def test_etcd_goes_upwards_as_its_own_rule_has_it(store: Store, tmp_path: Path, runs: str, wanted: str, why: str) -> None:
     made = work(store, tmp_path)
     vars(made.resolved)["images"] = etcd_images(wanted)
-    # It is the oldest that counts: masters that were updated before a change was cut off have the new one already.
-    for master, tag in zip(made.found.masters, (wanted, runs, wanted), strict=True):
-        master.answers[f"cat {etcd.MANIFEST}"] = f"    image: registry.k8s.io/etcd:{tag}\n"  # type: ignore[attr-defined]
+    # It is the oldest that counts: control-plane nodes that were updated before a change was cut off have the new one already.
+    for node, tag in zip(made.found.control_plane, (wanted, runs, wanted), strict=True):
+        node.answers[f"cat {etcd.MANIFEST}"] = f"    image: registry.k8s.io/etcd:{tag}\n"  # type: ignore[attr-defined]
     with pytest.raises(CheckError, match=why) if why else contextlib.nullcontext():
         checks.require_etcd(made)
 
@@ -136,7 +136,7 @@ def test_enforcer_that_a_kernel_cannot_serve_is_reported_before_anything_is_chan
         checks._require_enforcement(made)
 
 
-def test_masters_whose_change_was_cut_off_come_up_before_anything_is_judged(
+def test_control_plane_nodes_whose_change_was_cut_off_come_up_before_anything_is_judged(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resumed: list[str] = []

@@ -27,24 +27,24 @@ def test_a_registry_that_has_not_the_settings_of_today_is_started_anew_whatever_
 ) -> None:
     made = work(store, tmp_path, 1, 1)
     vars(made.resolved)["login"] = Credential("slipway", "0" * 64)
-    master, worker = made.spec.nodes
+    node, worker = made.spec.nodes
     there = {path: file.data for path, file in registry.settings(made.resolved.login).items()}
     monkeypatch.setattr(rollout, "read_files", lambda *_: dict(there))
     noted: list[tuple[Any, str]] = []
     monkeypatch.setattr(rootfs_update, "note", lambda *words: noted.append(words))
-    assert node_update._with_registry(made, master, frozenset()) == frozenset()
+    assert node_update._with_registry(made, node, frozenset()) == frozenset()
     # As an earlier slipway has left it. It is noted: the registry must be started also when this is killed in between.
     there = {path: file.data for path, file in registry.settings(None).items()}
-    assert node_update._with_registry(made, master, frozenset({"kubelet"})) == {"kubelet", "registry"}
+    assert node_update._with_registry(made, node, frozenset({"kubelet"})) == {"kubelet", "registry"}
     assert node_update._with_registry(made, worker, frozenset()) == frozenset()
-    assert noted == [(master, "registry")]
+    assert noted == [(node, "registry")]
 
 
-def test_a_master_whose_control_plane_does_not_come_up_has_the_former_one_again(
+def test_a_control_plane_node_whose_control_plane_does_not_come_up_has_the_former_one_again(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = work(store, tmp_path)
-    node = made.spec.masters[0]
+    node = made.spec.control_plane[0]
     monkeypatch.setattr(static_pods, "put_back", lambda _, **__: None)
     error = node_update._taken_back(made, node, CheckError("kube-apiserver does not run"))
     assert "the one before it serves again: kube-apiserver does not run" in error.message
@@ -70,7 +70,7 @@ def test_wait_ready_of_a_node_that_fails_shows_the_logs_of_balancer_and_kubelet(
 
 
 class Happened:
-    """What is done on a master, in order, without any of it."""
+    """What is done on a control-plane node, in order, without any of it."""
 
     def __init__(self, made: RolloutWork, monkeypatch: pytest.MonkeyPatch, runs: str = "registry.k8s.io/etcd:3.6.1") -> None:
         self.order: list[str] = []
@@ -82,7 +82,7 @@ class Happened:
         for name in ("_await_leaders", "_require_version", "_wait_ready"):
             monkeypatch.setattr(node_update, name, self._noting(name))
         monkeypatch.setattr(node_update, "_peers", lambda _: "")
-        for node in made.spec.masters:
+        for node in made.spec.control_plane:
             node.answers = {f"cat {etcd.MANIFEST}": f"    image: {runs}\n"}  # type: ignore[attr-defined]
 
     def _noting(self, name: str) -> Any:
@@ -111,7 +111,7 @@ def test_an_api_server_is_away_before_its_etcd_is_and_until_that_has_come_back(
 ) -> None:
     made = work(store, tmp_path)
     happened = Happened(made, monkeypatch)
-    node_update._control_plane(made, made.spec.masters[0])
+    node_update._control_plane(made, made.spec.control_plane[0])
     controllers = "kube-controller-manager kube-scheduler"
     assert happened.order == [
         "leave", "etcd alone", "kube-apiserver", controllers, "come_back", "_await_leaders", "_require_version",
@@ -119,37 +119,37 @@ def test_an_api_server_is_away_before_its_etcd_is_and_until_that_has_come_back(
     happened.order.clear()
     happened.fails = {"kube-apiserver"}
     with pytest.raises(CheckError, match="the one before it serves again"):
-        node_update._control_plane(made, made.spec.masters[0])
+        node_update._control_plane(made, made.spec.control_plane[0])
     assert happened.order == ["leave", "etcd alone", "kube-apiserver", "put_back"]
 
 
 def test_the_only_api_server_is_never_taken_away(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.36.3"})
     happened = Happened(made, monkeypatch)
-    node_update._control_plane(made, made.spec.masters[0])
+    node_update._control_plane(made, made.spec.control_plane[0])
     assert "leave" not in happened.order
     assert happened.order[0] == "etcd"
 
 
-def test_the_parts_of_a_master_end_in_good_order_before_a_kubelet_of_another_version_starts_them_again(
+def test_the_parts_of_a_control_plane_node_end_in_good_order_before_a_kubelet_of_another_version_starts_them_again(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = work(store, tmp_path, versions={"10.0.0.1": "v1.36.3", "10.0.0.2": "v1.36.4", "10.0.0.4": "v1.36.3"})
     happened = Happened(made, monkeypatch)
-    node_update._start_kubelet(made, made.spec.masters[0])
+    node_update._start_kubelet(made, made.spec.control_plane[0])
     assert happened.order == ["halt", "start_kubelet", "come_back", "wait", "_wait_ready", "_await_leaders"]
-    for node in (made.spec.masters[1], made.spec.workers[0]):
+    for node in (made.spec.control_plane[1], made.spec.workers[0]):
         happened.order.clear()
         node_update._start_kubelet(made, node)
         assert happened.order == ["start_kubelet", "_wait_ready"]
 
 
-def test_a_turn_of_a_master_ends_when_controllers_and_scheduler_are_at_work_again(store: Store, tmp_path: Path) -> None:
+def test_a_turn_of_a_control_plane_node_ends_when_controllers_and_scheduler_are_at_work_again(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path)
-    node: Any = made.spec.masters[1]
+    node: Any = made.spec.control_plane[1]
     node_update._await_leaders(made, node)
     (script,) = node.commands
-    # Only what this very master held is released.
+    # Only what this very control-plane node held is released.
     assert "\nNODE=host-2\n" in script
     assert 'in "$NODE"_*)' in script
     assert '{"spec":{"holderIdentity":""}}' in script

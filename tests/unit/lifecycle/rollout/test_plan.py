@@ -28,22 +28,22 @@ def roles(work: RolloutWork) -> list[tuple[str, int]]:
     return [(role, len(nodes)) for role, nodes in rollout_plan.batches(work)]
 
 
-def test_masters_are_updated_singly_then_workers_in_batches(store: Store, tmp_path: Path) -> None:
-    assert roles(work(store, tmp_path, workers=5, batch=2)) == [("master", 1)] * 3 + [("node", 2), ("node", 2), ("node", 1)]
+def test_control_plane_nodes_are_updated_singly_then_workers_in_batches(store: Store, tmp_path: Path) -> None:
+    assert roles(work(store, tmp_path, workers=5, batch=2)) == [("control-plane", 1)] * 3 + [("worker", 2), ("worker", 2), ("worker", 1)]
 
 
 def test_to_a_lower_minor_version_the_workers_go_first(store: Store, tmp_path: Path) -> None:
     down = Move.new(ROLLBACK, Version("web:2", "2", "v1.37.0"), OLD)
-    assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=down))] == ["node", "node", "master"]
+    assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=down))] == ["worker", "worker", "control-plane"]
     same_minor = Move.new(ROLLBACK, NEW, OLD)
-    assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=same_minor))] == ["master", "node", "node"]
+    assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=same_minor))] == ["control-plane", "worker", "worker"]
 
 
 def test_the_plan_shows_versions_and_batches(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.36.4", "10.0.0.2": "v1.36.3"})
     assert list(rollout_plan.described(made)) == [
-        {"node": "host-1", "address": "10.0.0.1", "role": "master", "from": "v1.36.4", "to": "v1.36.4", "turn": 1},
-        {"node": "host-2", "address": "10.0.0.2", "role": "node", "from": "v1.36.3", "to": "v1.36.4", "turn": 2},
+        {"node": "host-1", "address": "10.0.0.1", "role": "control-plane", "from": "v1.36.4", "to": "v1.36.4", "turn": 1},
+        {"node": "host-2", "address": "10.0.0.2", "role": "worker", "from": "v1.36.3", "to": "v1.36.4", "turn": 2},
     ]
 
 

@@ -27,7 +27,7 @@ def parts(made: RolloutWork, node: Any, *changed: str, monkeypatch: pytest.Monke
 
 def test_only_what_changes_is_started_anew(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = work(store, tmp_path, 1, 1)
-    master, worker = made.spec.nodes
+    control_plane_node, worker = made.spec.nodes
 
     def found(node: Any, *changed: str, **more: Any) -> set[str]:
         return parts(made, node, *changed, monkeypatch=monkeypatch, **more)
@@ -37,8 +37,8 @@ def test_only_what_changes_is_started_anew(store: Store, tmp_path: Path, monkeyp
     assert found(worker, "bin/kubelet", "bin/kubectl") == {"kubelet"}
     assert found(worker, "bin/containerd-shim-runc-v2") == {"containerd"}
     assert found(worker, "lib/libc.so") == {"containerd", "balancer"}
-    assert found(master, "lib/libc.so") == {"containerd", "registry"}
-    assert found(master, "bin/registry") == {"registry"}
-    assert found(master, placed=("/etc/systemd/system/slipway-registry.service",)) == {"registry"}
+    assert found(control_plane_node, "lib/libc.so") == {"containerd", "registry"}
+    assert found(control_plane_node, "bin/registry") == {"registry"}
+    assert found(control_plane_node, placed=("/etc/systemd/system/slipway-registry.service",)) == {"registry"}
     assert found(worker, placed=("/etc/systemd/system/kubelet.service.d/10-kubeadm.conf",)) == {"kubelet"}
     assert found(worker, placed=("/etc/containerd/certs.d/a.example/hosts.toml",)) == set()

@@ -107,7 +107,7 @@ def test_hooks_of_image_and_clusterfile_run_both_in_the_order_of_their_names_and
 def test_a_hook_runs_where_it_is_meant_to(store: Store) -> None:
     text = "".join(
         hook(f"h{index}", "pre-launch", on=f"['{on}']")
-        for index, on in enumerate(("master", "node", "storage", "10.0.0.102", "disk=ssd", "all"))
+        for index, on in enumerate(("control-plane", "worker", "storage", "10.0.0.102", "disk=ssd", "all"))
     )
     recipe = {step.id: step for step in run.plan(context(store, text))}
     where = [[node.address[-3:] for node in step.nodes] for name, step in recipe.items() if name.startswith("hook")]
@@ -188,7 +188,7 @@ def test_fault_of_an_image_hook_is_reported_with_its_file(store: Store) -> None:
 # ---- labels and taints ------------------------------------------------------------------------------------------------
 
 
-def test_a_taint_of_masters_has_the_name_that_kubernetes_gives_it_now() -> None:
+def test_a_taint_of_control_plane_nodes_has_the_name_that_kubernetes_gives_it_now() -> None:
     taken = labels.taint("one", Taint("node-role.kubernetes.io/master", effect="NoSchedule", remove=True))
     assert "node-role.kubernetes.io/control-plane:NoSchedule-" in taken
     put = labels.taint("one", Taint("node-role.kubernetes.io/master", effect="NoSchedule"))
@@ -236,15 +236,15 @@ def kept(*texts: str) -> StandIn:
 
 
 def test_hooks_of_the_end_are_read_while_the_cluster_is_there_and_run_on_their_machines() -> None:
-    master, worker = kept(hook("bye", "pre-clean-host"), hook("gone", "post-clean-host", on="node")), StandIn("10.0.0.101")
-    found = Parting.read([master], [master, worker])
+    node, worker = kept(hook("bye", "pre-clean-host"), hook("gone", "post-clean-host", on="worker")), StandIn("10.0.0.101")
+    found = Parting.read([node], [node, worker])
     assert [one.name for one in found.hooks] == ["bye", "gone"]
-    found.run(Phase.PRE_CLEAN_HOST, master)
-    assert any("launch-" in command for command in master.commands)
+    found.run(Phase.PRE_CLEAN_HOST, node)
+    assert any("launch-" in command for command in node.commands)
     assert not any("launch-" in command for command in worker.commands)
-    before = len(master.commands)
-    found.run(Phase.POST_CLEAN_HOST, master)
-    assert len(master.commands) == before
+    before = len(node.commands)
+    found.run(Phase.POST_CLEAN_HOST, node)
+    assert len(node.commands) == before
     found.run(Phase.POST_CLEAN_HOST, worker)
     assert any("launch-" in command for command in worker.commands)
 

@@ -35,22 +35,22 @@ def rendered(made: JoinWork) -> Any:
 def test_files_are_rendered_with_what_the_cluster_was_made_with(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"manifests/db.yaml": NodeFile(b"password: hunter2"), "etc/addons/dns.yaml": NodeFile(b"kind: Service")}
     monkeypatch.setattr(JoiningCluster, "files_of_first", there)
-    files = rendered(work(store, tmp_path, masters=("10.0.0.9",), files=FILES))
+    files = rendered(work(store, tmp_path, control_plane=("10.0.0.9",), files=FILES))
     assert files["manifests/page.yaml"].data == b"kind: ConfigMap\ntext: hello from 10.0.0.9\n"
-    # A secret is not in the record; what was made of it is taken from a master.
+    # A secret is not in the record; what was made of it is taken from a control-plane node.
     assert files["manifests/db.yaml"].data == b"password: hunter2"
 
 
 def test_a_secret_that_is_given_again_is_used(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JoiningCluster, "files_of_first", {})
-    files = rendered(work(store, tmp_path, masters=("10.0.0.9",), files=FILES, env={"DbPassword": "hunter3"}))
+    files = rendered(work(store, tmp_path, control_plane=("10.0.0.9",), files=FILES, env={"DbPassword": "hunter3"}))
     assert files["manifests/db.yaml"].data == b"kind: Secret\npassword: hunter3\n"
 
 
 def test_secret_without_a_value_is_asked_for(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JoiningCluster, "files_of_first", {})
     with pytest.raises(CheckError, match=r"manifests/db\.yaml: made with values that the cluster did not keep") as caught:
-        rendered(work(store, tmp_path, masters=("10.0.0.9",), files=FILES))
+        rendered(work(store, tmp_path, control_plane=("10.0.0.9",), files=FILES))
     assert "-e NAME=VALUE" in str(caught.value.hint)
 
 
@@ -60,21 +60,23 @@ def test_a_worker_gets_what_is_launched_only_for_a_hook_that_reads_it(
     monkeypatch.setattr(JoiningCluster, "files_of_first", {})
     # Nor is a worker's join held up by a secret that it has no use for.
     files = {**FILES, "etc/agent.yaml": "a: {{ Greeting }}\n"}
-    assert set(rendered(work(store, tmp_path, nodes=("10.0.0.9",), files=files))) == {"etc/agent.yaml", "etc/page.yaml"}
+    assert set(rendered(work(store, tmp_path, workers=("10.0.0.9",), files=files))) == {"etc/agent.yaml", "etc/page.yaml"}
     hook = "kind: Plugin\nmetadata: {name: a}\nspec: {action: pre-init-host, data: 'cp manifests/page.yaml /tmp'}\n"
     reading = {**FILES, "plugins/a.yaml": f"apiVersion: sealer.aliyun.com/v1alpha1\n{hook}"}
-    found = set(rendered(work(store, tmp_path, nodes=("10.0.0.9",), files=reading)))
+    found = set(rendered(work(store, tmp_path, workers=("10.0.0.9",), files=reading)))
     assert {path for path in found if path.startswith("manifests/")} == {"manifests/page.yaml"}
 
 
 def test_name_that_is_not_defined_is_reported(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JoiningCluster, "files_of_first", {})
     with pytest.raises(InputError):
-        rendered(work(store, tmp_path, nodes=("10.0.0.9",), files={**FILES, "manifests/x.yaml": "a: {{ Nowhere }}"}))
+        rendered(work(store, tmp_path, workers=("10.0.0.9",), files={**FILES, "manifests/x.yaml": "a: {{ Nowhere }}"}))
 
 
-def test_files_of_a_master_keep_the_mode_that_they_have_in_the_image(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = work(store, tmp_path, nodes=("10.0.0.9",), files=FILES)
+def test_files_of_a_control_plane_node_keep_the_mode_that_they_have_in_the_image(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = work(store, tmp_path, workers=("10.0.0.9",), files=FILES)
     (made.resolved.tree(made.spec.first) / "manifests/db.yaml").chmod(0o600)
     monkeypatch.setattr(rootfs, "rendered_before", lambda _: ["manifests/db.yaml", "manifests/gone.yaml"])
     monkeypatch.setattr(joining, "read_files", lambda _, paths: {path: b"x" for path in paths if "db" in path})

@@ -20,13 +20,16 @@ def test_the_stored_clusterfile_says_what_was_run_and_no_secret(store: Store) ->
         1,
         2,
         env={"Port": "8443", "MysqlPassword": "hunter2", "ApiToken": "abc"},
-        masters=machines("10.0.0.1", user="ops", port=2222, password="letmein"),
-        nodes=machines("10.0.0.2", "10.0.0.3", user="ops", port=2222, password="letmein"),
+        control_plane=machines("10.0.0.1", user="ops", port=2222, password="letmein"),
+        workers=machines("10.0.0.2", "10.0.0.3", user="ops", port=2222, password="letmein"),
     )
     text = redacted(context.spec.clusterfile)
     document = yaml.safe_load(text)
     assert (document["apiVersion"], document["kind"], document["metadata"]["name"]) == ("slipway.dev/v1", "Cluster", "default")
-    assert document["spec"]["hosts"] == [{"ips": ["10.0.0.1"], "roles": ["master"]}, {"ips": ["10.0.0.2", "10.0.0.3"], "roles": ["node"]}]
+    assert document["spec"]["hosts"] == [
+        {"ips": ["10.0.0.1"], "roles": ["control-plane"]},
+        {"ips": ["10.0.0.2", "10.0.0.3"], "roles": ["worker"]},
+    ]
     assert document["spec"]["ssh"] == {"user": "ops", "port": 2222}
     assert document["spec"]["env"]["Port"] == "8443"
     assert all(is_redacted(document["spec"]["env"][name]) for name in ("ApiToken", "MysqlPassword"))
@@ -36,9 +39,9 @@ def test_the_stored_clusterfile_says_what_was_run_and_no_secret(store: Store) ->
 
 def test_what_this_machine_remembers_holds_no_password(store: Store) -> None:
     build(store)
-    context = prepared(store, masters=machines("10.0.0.1", password="letmein"))
+    context = prepared(store, control_plane=machines("10.0.0.1", password="letmein"))
     context.resolved.runtime.kubeconfig = lambda server: b"kind: Config\n"  # type: ignore[method-assign]
     record.keep_access(context)
-    assert context.spec.state.read()["masters"][0]["address"] == "10.0.0.1"
+    assert context.spec.state.read()["controlPlane"][0]["address"] == "10.0.0.1"
     assert "letmein" not in "".join(path.read_text() for path in context.spec.state.folder.iterdir())
     assert context.spec.state.kubeconfig.stat().st_mode & 0o077 == 0

@@ -23,8 +23,8 @@ from tests.unit.lifecycle.test_run import FACTS, KEYS, LOGIN, asked, build, chan
 __all__ = ["store"]  # a fixture
 
 
-@pytest.mark.parametrize("master", [True, False])
-def test_images_are_fetched_in_the_order_in_which_a_node_needs_them(master: bool) -> None:
+@pytest.mark.parametrize("control_plane", [True, False])
+def test_images_are_fetched_in_the_order_in_which_a_node_needs_them(control_plane: bool) -> None:
     shown = {"metrics.yaml": "      image: r/metrics:1\n", NETWORK_ADDON: "    - image: 'x'\n      image: r/network:1\n"}
     names = [
         "r/app:1",
@@ -40,9 +40,9 @@ def test_images_are_fetched_in_the_order_in_which_a_node_needs_them(master: bool
         images=SimpleNamespace(images=[SimpleNamespace(name=name) for name in names]),
         kubernetes=SimpleNamespace(pause_image="r/pause:3"),
         addons=shown,
-        member=lambda _: SimpleNamespace(is_master=master),
+        member=lambda _: SimpleNamespace(is_control_plane=control_plane),
     )
-    control = ["r/etcd:3", "r/kube-apiserver:v1"] if master else []
+    control = ["r/etcd:3", "r/kube-apiserver:v1"] if control_plane else []
     assert registries.images_needed_to_be_ready(resolved, StandIn()) == [
         "r/pause:3",
         *control,
@@ -54,7 +54,7 @@ def test_images_are_fetched_in_the_order_in_which_a_node_needs_them(master: bool
 
 
 def led(store: Store, balancing: str = "auto", lacks: str | None = None, **files: str) -> ClusterContext:
-    """A context whose machines have been checked, and have kernels that can lead to the masters."""
+    """A context whose machines have been checked, and have kernels that can lead to the control-plane nodes."""
     build(store, files={"etc/slipway.yaml": FACTS, "bin/ipvsadm": "", "bin/openssl": "", **files})
     context = prepared(store, 3, 1)
     assert context.spec.clusterfile.cluster
@@ -64,14 +64,14 @@ def led(store: Store, balancing: str = "auto", lacks: str | None = None, **files
     return known(context.spec, balancing=ipvs.choose(registries.balancing_wish(context.resolved), answers), login=LOGIN)
 
 
-def test_where_kernels_lead_to_the_masters_everything_goes_that_way(store: Store) -> None:
+def test_where_kernels_lead_to_the_control_plane_nodes_everything_goes_that_way(store: Store) -> None:
     context = led(store)
-    worker, master = context.spec.workers[0], context.spec.masters[0]
+    worker, node = context.spec.workers[0], context.spec.control_plane[0]
     assert context.resolved.hosts_lines(worker) == ("10.103.97.2 apiserver.cluster.local # slipway",)
     files = preparation.machine_files(context.resolved, worker)
     assert b"https://10.103.97.2:5000" in files["/etc/containerd/certs.d/_default/hosts.toml"].data
     assert files[ipvs.CONFIG].data.startswith(b"virtual 10.103.97.2\nsource 10.0.0.101\n")
-    assert ipvs.CONFIG not in preparation.machine_files(context.resolved, master)
+    assert ipvs.CONFIG not in preparation.machine_files(context.resolved, node)
     asked: list[tuple[str, ...]] = []
     context.resolved.runtime.serving = lambda hosts, name: asked.append(hosts) or (b"", b"")  # type: ignore[func-returns-value, method-assign]
     started: Any = StandIn()

@@ -81,7 +81,7 @@ def test_a_check_that_is_skipped_is_skipped_in_a_plan(store: Store) -> None:
 @BOTH
 def test_an_address_of_a_machine_that_is_ipv6(verb: Verb, store: Store) -> None:
     build(store)
-    refused(verb, store, CheckError, "IPv6-only clusters are not supported", masters=machines("fd00::1"))
+    refused(verb, store, CheckError, "IPv6-only clusters are not supported", control_plane=machines("fd00::1"))
 
 
 @BOTH
@@ -131,8 +131,8 @@ def test_files_that_cannot_be_read(verb: Verb, store: Store, path: str, text: st
 @BOTH
 def test_a_private_key_that_does_not_exist(verb: Verb, store: Store, tmp_path: Path) -> None:
     build(store)
-    refused(verb, store, UsageError, "no such private key", masters=machines("10.0.0.1", key=tmp_path / "absent"))
-    refused(verb, store, UsageError, "neither an address nor a user", nodes=machines("10.0.0.7", user="a b"))
+    refused(verb, store, UsageError, "no such private key", control_plane=machines("10.0.0.1", key=tmp_path / "absent"))
+    refused(verb, store, UsageError, "neither an address nor a user", workers=machines("10.0.0.7", user="a b"))
 
 
 @BOTH

@@ -18,16 +18,16 @@ __all__ = ["store"]  # a fixture
 
 def test_what_ails_before_a_change_is_kept_until_one_has_come_to_its_end(store: Store) -> None:
     build(store)
-    master = StandIn()
-    context = changed(prepared(store), masters=(master,))
+    node = StandIn()
+    context = changed(prepared(store), control_plane=(node,))
 
     def there(recorded: str, *ill: str) -> list[str]:
         metas = [{"name": name, "namespace": "web", "uid": name} for name in ill]
         items = [{"kind": "Deployment", "metadata": meta, "spec": {"replicas": 1}} for meta in metas]
         answer = json.dumps({"data": {"ailing": recorded}})
-        master.answers, master.commands = {"get configmap": answer, "get nodes,": json.dumps({"items": items})}, []
+        node.answers, node.commands = {"get configmap": answer, "get nodes,": json.dumps({"items": items})}, []
         waits.record_unready_workloads(context)
-        return [command for command in master.commands if " patch " in command]
+        return [command for command in node.commands if " patch " in command]
 
     patched = there("", "nginx")
     assert context.unready_before == ["Deployment web/nginx"]

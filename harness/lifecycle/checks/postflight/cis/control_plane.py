@@ -28,7 +28,7 @@ def _argument(number: str, part: str, name: str, title: str, holds: _Test, wante
     """Register an item about one argument of a static pod; ``wanted`` is the right value, as text."""
 
     def rule(facts: Secured) -> Iterable[tuple[str, Verdict]]:
-        for address in facts.masters:
+        for address in facts.control_plane:
             static_pod = facts.machines[address].parts.get(part)
             if static_pod is None:
                 yield address, unknown(f"has no {MANIFESTS}/{part}.yaml")
@@ -42,7 +42,7 @@ def _argument(number: str, part: str, name: str, title: str, holds: _Test, wante
 
 
 def _set(part: str, name: str, wanted: str) -> str:
-    return f"ClusterConfiguration .{_FIELDS[part]}.{name}: {wanted}; in {MANIFESTS}/{part}.yaml on each master"
+    return f"ClusterConfiguration .{_FIELDS[part]}.{name}: {wanted}; in {MANIFESTS}/{part}.yaml on each control-plane node"
 
 
 def _is(value: str) -> _Test:
@@ -74,7 +74,7 @@ def _not(value: str) -> _Test:
 
 
 def _anonymous(facts: Secured) -> Iterable[tuple[str, Verdict]]:
-    for address in facts.masters:
+    for address in facts.control_plane:
         state = facts.machines[address]
         server = state.parts.get(API)
         if server is None:
@@ -92,7 +92,7 @@ def _anonymous(facts: Secured) -> Iterable[tuple[str, Verdict]]:
 
 
 def _providers(facts: Secured) -> Iterable[tuple[str, Verdict]]:
-    for address in facts.masters:
+    for address in facts.control_plane:
         state = facts.machines[address]
         if API not in state.parts:
             yield address, unknown(f"has no {MANIFESTS}/{API}.yaml")
@@ -175,7 +175,7 @@ _argument("2.6", ETCD, "peer-auto-tls", "etcd does not sign certificates for pee
 
 
 def _own_ca(facts: Secured) -> Iterable[tuple[str, Verdict]]:
-    for address in facts.masters:
+    for address in facts.control_plane:
         parts = facts.machines[address].parts
         trusted = parts[ETCD].arguments.get("trusted-ca-file") if ETCD in parts else None
         clients = parts[API].arguments.get("client-ca-file") if API in parts else None
@@ -196,7 +196,7 @@ _PRIVATE = ("secrets", "configmaps", "tokenreviews")
 
 
 def _audited(facts: Secured) -> Iterable[tuple[str, Verdict]]:
-    for address in facts.masters:
+    for address in facts.control_plane:
         state = facts.machines[address]
         if API not in state.parts:
             yield address, unknown(f"has no {MANIFESTS}/{API}.yaml")

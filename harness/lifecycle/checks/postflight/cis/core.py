@@ -56,7 +56,7 @@ def file_items(
     """Register the two items of one kind of file: its mode, and its owner. ``nodes``: of every node, not of the control plane only."""
 
     def of(facts: Secured, judge: Callable[[dict[str, FileState]], Verdict]) -> Iterable[tuple[str, Verdict]]:
-        for address in facts.machines if nodes else facts.masters:
+        for address in facts.machines if nodes else facts.control_plane:
             matching = _matching(facts.machines[address], patterns)
             yield address, judge(matching) if matching else unknown(f"has no {patterns[0]}")
 

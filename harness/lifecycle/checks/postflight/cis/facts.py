@@ -105,7 +105,7 @@ class Secured:
 
     name: str
     roles: Mapping[str, str]
-    """``master`` or ``node``, by address, of all nodes."""
+    """``control-plane`` or ``worker``, by address, of all nodes."""
     unreachable: Mapping[str, str] = dataclasses.field(default_factory=dict)
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Names of nodes, by address."""
@@ -120,16 +120,16 @@ class Secured:
     """Reason why the API would refuse a privileged pod in the namespace ``default``; empty when it would admit it."""
 
     @property
-    def masters(self) -> tuple[str, ...]:
-        return tuple(address for address in self.machines if self.roles[address] == "master")
+    def control_plane(self) -> tuple[str, ...]:
+        return tuple(address for address in self.machines if self.roles[address] == "control-plane")
 
 
 def gather(cluster: Access) -> Secured:
     """Gather all facts that can be determined. Raises NodeError when no control-plane node answers."""
     cluster.first  # noqa: B018 -- raises
-    roles = {machine.address: "master" for machine in cluster.known.masters}
-    roles |= {machine.address: "node" for machine in cluster.known.nodes}
-    reached = (*cluster.masters, *cluster.nodes)
+    roles = {machine.address: "control-plane" for machine in cluster.known.control_plane}
+    roles |= {machine.address: "worker" for machine in cluster.known.workers}
+    reached = (*cluster.control_plane, *cluster.workers)
     facts = Secured(
         cluster.known.state.name,
         roles,

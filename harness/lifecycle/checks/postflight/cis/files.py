@@ -18,7 +18,7 @@ file_items("1.1.9", "1.1.10", "pod network's configuration", ("/etc/cni/net.d/*"
 
 
 def _etcd_mode(facts: Secured) -> Iterable[tuple[str, Verdict]]:
-    for address in facts.masters:
+    for address in facts.control_plane:
         file = facts.machines[address].files.get("/var/lib/etcd")
         if file is None:
             yield address, unknown("has no /var/lib/etcd")
@@ -27,7 +27,7 @@ def _etcd_mode(facts: Secured) -> Iterable[tuple[str, Verdict]]:
 
 
 def _etcd_owner(facts: Secured) -> Iterable[tuple[str, Verdict]]:
-    for address in facts.masters:
+    for address in facts.control_plane:
         file = facts.machines[address].files.get("/var/lib/etcd")
         if file is None:
             yield address, unknown("has no /var/lib/etcd")

@@ -59,7 +59,7 @@ def _plain(value: Any) -> str:
 
 
 def _serving(facts: Secured) -> Iterable[tuple[str, Verdict]]:
-    listed = [certificate for address in facts.masters for certificate in facts.machines[address].certificates]
+    listed = [certificate for address in facts.control_plane for certificate in facts.machines[address].certificates]
     signers = {certificate.subject for certificate in listed if certificate.path == f"{FOLDER}/ca.crt"}
     remedy = "certificates of the cluster's CA: tlsCertFile, or serverTLSBootstrap with a controller that approves the requests of kubelets"
     for address, state in facts.machines.items():

@@ -38,8 +38,8 @@ holds yes
 api ok
 image docker.io/library/nginx:1 ok
 image registry.k8s.io/coredns/coredns:v1.14.2 ctr: not found
-server api master-1 UP
-server api master-2 DOWN 1/2
+server api control-plane-1 UP
+server api control-plane-2 DOWN 1/2
 sync 0.001 10
 sync 0.002 1.2e+03
 """  # noqa: W291 -- as it is printed
@@ -49,7 +49,7 @@ def test_the_answer_of_a_machine_is_read() -> None:
     found = gather.parse(SAID)
     assert found.units == {"kubelet": Unit("active", 3, 10.5), "containerd": Unit("failed (failed)")}
     assert found.images == {"docker.io/library/nginx:1": "ok", "registry.k8s.io/coredns/coredns:v1.14.2": "ctr: not found"}
-    assert found.servers == {("api", "master-1"): "UP", ("api", "master-2"): "DOWN 1/2"}
+    assert found.servers == {("api", "control-plane-1"): "UP", ("api", "control-plane-2"): "DOWN 1/2"}
     assert (found.holds, found.public, found.api, found.syncs) == (True, False, "ok", {0.001: 10, 0.002: 1200})
     assert gather.parse("holds yes\npublic yes\n").public
     assert gather.parse("sh: not found\n") == NodeAnswer()
@@ -81,13 +81,13 @@ def test_a_pod_with_two_addresses_is_reached_when_both_are(v4: str, v6: str, how
 
 
 def test_pods_of_slipway_are_removed_after_a_failure(tmp_path: Path) -> None:
-    access = cluster(tmp_path, [node("one", "10.0.0.1", role="master"), deployment("web", 1)])
-    master: Any = access.masters[0]
+    access = cluster(tmp_path, [node("one", "10.0.0.1", role="control-plane"), deployment("web", 1)])
+    control_plane_node: Any = access.control_plane[0]
     config = {"data": {"ClusterConfiguration": "networking: {podSubnet: 100.64.0.0/10, serviceSubnet: 10.96.0.0/22}"}}
     running = {"kind": "Pod", "metadata": {"name": "p", "uid": "u-1", "creationTimestamp": "2026-01-01T00:00:00Z"},
                "spec": {"nodeName": "one"},
                "status": {"phase": "Running", "podIP": "100.64.1.2", "podIPs": [{"ip": "100.64.1.2"}, {"ip": "fd00::2"}]}}  # fmt: skip
-    master.answers = {
+    control_plane_node.answers = {
         "kubeadm-config": json.dumps(config),
         "get pods,services": json.dumps({"items": [running]}),
         "get pods": json.dumps({"items": [running]}),
@@ -96,25 +96,25 @@ def test_pods_of_slipway_are_removed_after_a_failure(tmp_path: Path) -> None:
         "get service kube-dns": json.dumps({"spec": {"ports": [{"port": 53, "protocol": "TCP"}], "selector": {"k8s-app": "kube-dns"}}}),
         "sandbox": "registry.k8s.io/pause:3.10.2\n",
         "nsenter": "reach 10.96.0.1 443 ok\npod reach 10.96.0.1 443 ok\n",
-        **master.answers,
+        **control_plane_node.answers,
     }
     found = gather.gather(access, Store(tmp_path / "store"))
     assert found.pods == {"one": PodAnswer({}, None, "ok")}
     assert found.answers["10.0.0.1"].service == "ok"
     # What a check has left that was killed goes as well.
-    assert any("delete pod/p" in command for command in master.commands)
-    assert "delete pods,services -l slipway.dev/check=" in master.commands[-1]
-    assert any("reach 10.0.0.1 31000" in command for command in master.commands)
+    assert any("delete pod/p" in command for command in control_plane_node.commands)
+    assert "delete pods,services -l slipway.dev/check=" in control_plane_node.commands[-1]
+    assert any("reach 10.0.0.1 31000" in command for command in control_plane_node.commands)
 
     def interrupted() -> str:
         raise KeyboardInterrupt
 
-    master.answers["nsenter"] = interrupted
+    control_plane_node.answers["nsenter"] = interrupted
     with pytest.raises(KeyboardInterrupt):
         gather.gather(access, Store(tmp_path / "store"))
-    assert "delete pods,services -l slipway.dev/check=" in master.commands[-1]
+    assert "delete pods,services -l slipway.dev/check=" in control_plane_node.commands[-1]
 
-    master.broken = {"apply --validate=false -f -"}
+    control_plane_node.broken = {"apply --validate=false -f -"}
     found = gather.gather(access, Store(tmp_path / "store"))
     assert found.pods is not None
     assert "exit code 1" in str(found.pods["one"].trouble)

@@ -40,24 +40,26 @@ def certificate(days: float, path: str = "/etc/kubernetes/pki/apiserver.crt") ->
 
 
 def well(**changes: Any) -> Health:
-    """A master and a worker with which nothing is wrong."""
-    common = {"api": "ok", "service": "ok", "dns": "ok", "node_ports": {"10.0.0.1": "ok", "10.0.0.2": "ok"}}
-    master = NodeAnswer(units={**UNITS, "slipway-registry": Unit("active")}, holds=True, images={"a:1": "ok"}, syncs=SYNCS, **common)  # type: ignore[arg-type]
+    """A control-plane node and a worker with which nothing is wrong."""
+    common: dict[str, Any] = {"api": "ok", "service": "ok", "dns": "ok", "node_ports": {"10.0.0.1": "ok", "10.0.0.2": "ok"}}
+    control_plane_node = NodeAnswer(
+        units={**UNITS, "slipway-registry": Unit("active")}, holds=True, images={"a:1": "ok"}, syncs=SYNCS, **common
+    )
     worker = NodeAnswer(
         units={**UNITS, "slipway-balancer": Unit("active")},
         images={"a:1": "ok"},
         servers={("api", "one"): "UP", ("registry", "one"): "UP"},
-        **common,  # type: ignore[arg-type]
+        **common,
     )
     found = Health(
         name="lab",
-        roles={"10.0.0.1": "master", "10.0.0.2": "node"},
+        roles={"10.0.0.1": "control-plane", "10.0.0.2": "worker"},
         names={"10.0.0.1": "one", "10.0.0.2": "two"},
         version="v1.36.3",
         network=NETWORK,
-        items=(node("one", "10.0.0.1", role="master"), node("two", "10.0.0.2")),
+        items=(node("one", "10.0.0.1", role="control-plane"), node("two", "10.0.0.2")),
         machines={"10.0.0.1": good("one"), "10.0.0.2": good("two")},
-        answers={"10.0.0.1": master, "10.0.0.2": worker},
+        answers={"10.0.0.1": control_plane_node, "10.0.0.2": worker},
         etcd=(EtcdHealth("one", None, 20_000_000, leads=True),),
         certificates={"10.0.0.1": (certificate(365),), "10.0.0.2": (certificate(200),)},
         pods={"one": PodAnswer({"two": "ok"}, "ok", "ok"), "two": PodAnswer({"one": "ok"}, "ok", "ok")},
@@ -88,7 +90,7 @@ def pod(problem: str) -> readiness.Problem:
     return readiness.Problem(problem, "is not ready", events=("Failed: no image",))
 
 
-OFF = (node("one", "10.0.0.1", role="master"), node("two", "10.0.0.2", ready=False))
+OFF = (node("one", "10.0.0.1", role="control-plane"), node("two", "10.0.0.2", ready=False))
 PRESSED = {"type": "DiskPressure", "status": "True", "message": "kubelet has disk pressure"}
 
 

@@ -17,10 +17,10 @@ from tests.unit.lifecycle.checks.machines import (
 )
 
 
-def test_masters_must_reach_all_kubelets_and_all_nodes_the_masters() -> None:
-    master, other, worker = target(), target("10.0.0.2"), target("10.0.0.3", "node")
-    everybody = (master, other, worker)
-    assert set(ways(master, everybody, WANTED_HERE)) == {
+def test_control_plane_nodes_must_reach_all_kubelets_and_all_nodes_the_control_plane_nodes() -> None:
+    node, other, worker = target(), target("10.0.0.2"), target("10.0.0.3", "worker")
+    everybody = (node, other, worker)
+    assert set(ways(node, everybody, WANTED_HERE)) == {
         *(("10.0.0.2", port) for port in (6443, 5000, 2379, 2380, 10250)),
         ("10.0.0.3", 10250),
     }
@@ -42,23 +42,23 @@ def test_machine_of_the_same_cluster_is_accepted_with_all_it_holds() -> None:
         "hosts": (("10.0.0.1", "apiserver.cluster.local"), ("127.0.0.1", "localhost")),
         "containers": {"k8s.io": 9},
     }
-    targets = [target(cluster="lab 01", **held, **place("/var/lib/slipway", free=0)), target("10.0.0.2", "node")]
+    targets = [target(cluster="lab 01", **held, **place("/var/lib/slipway", free=0)), target("10.0.0.2", "worker")]
     mine = ours(targets, "lab")
     assert mine == {"10.0.0.1"}
     assert bad(*targets, wanted=dataclasses.replace(WANTED_HERE, ours=mine)) == []
 
 
 def test_another_cluster_of_the_same_name_is_refused() -> None:
-    targets = [target(cluster="lab 01"), target("10.0.0.2", "node", cluster="lab 02")]
+    targets = [target(cluster="lab 01"), target("10.0.0.2", "worker", cluster="lab 02")]
     assert ours(targets, "lab") == {"10.0.0.1"}
-    assert ours([target(), target("10.0.0.2", "node", cluster="lab 02")], "lab") == frozenset()
+    assert ours([target(), target("10.0.0.2", "worker", cluster="lab 02")], "lab") == frozenset()
     assert ours([target(cluster="other 01")], "lab") == frozenset()
 
 
 def test_of_members_only_what_goes_together_with_the_new_ones_is_judged() -> None:
     wanted = dataclasses.replace(WANTED_HERE, ours=frozenset({"10.0.0.1"}))
     members = [target(cluster="lab 01", memory=1), target("10.0.0.2", cluster=None)]
-    found = evaluate([target("10.0.0.9", "node", host="host-1")], wanted, members)
+    found = evaluate([target("10.0.0.9", "worker", host="host-1")], wanted, members)
     faults = {(one.check, one.where) for one in found if one.result is Result.FAILED}
     assert faults == {("member", "10.0.0.2"), ("hostname", "10.0.0.9"), ("hostname", "10.0.0.1")}
     (away,) = same_names([target("10.0.0.9", host="gone")], {"gone": "10.0.0.4"})
@@ -67,10 +67,10 @@ def test_of_members_only_what_goes_together_with_the_new_ones_is_judged() -> Non
 
 
 def test_ports_of_a_role_are_those_of_its_parts() -> None:
-    master, worker = core.ports_of(target(), WANTED_HERE), core.ports_of(target("10.0.0.2", "node"), WANTED_HERE)
-    assert master[2379] == "etcd"
+    node, worker = core.ports_of(target(), WANTED_HERE), core.ports_of(target("10.0.0.2", "worker"), WANTED_HERE)
+    assert node[2379] == "etcd"
     assert 2379 not in worker
-    assert (master[5000], worker[5000]) == ("the registry", "the registry balancer")
+    assert (node[5000], worker[5000]) == ("the registry", "the registry balancer")
     assert 5000 not in core.ports_of(target(), dataclasses.replace(WANTED_HERE, registry=False))
 
 

@@ -64,5 +64,5 @@ def test_odd_answer_of_a_machine_is_understood_or_reported() -> None:
         except NodeError:
             continue
         understood += 1
-        evaluate([Target("10.0.0.1", "master", facts, ProbeResult(syncs=(0.001,) * 20))], WANTED_HERE)
+        evaluate([Target("10.0.0.1", "control-plane", facts, ProbeResult(syncs=(0.001,) * 20))], WANTED_HERE)
     assert understood > 1000

@@ -73,9 +73,9 @@ def test_machine_warning_is_the_only_one_and_has_a_remedy(check: str, changes: d
 @pytest.mark.parametrize(
     ("check", "changes"),
     [
-        ("disk-space", {"role": "node", **place("/var/lib/etcd", free=0)}),
-        ("etcd-disk", {"role": "node", "probe": ProbeResult(syncs=(1.0,))}),
-        ("filesystem", {"role": "node", **place("/var/lib/etcd", kind="tmpfs")}),
+        ("disk-space", {"role": "worker", **place("/var/lib/etcd", free=0)}),
+        ("etcd-disk", {"role": "worker", "probe": ProbeResult(syncs=(1.0,))}),
+        ("filesystem", {"role": "worker", **place("/var/lib/etcd", kind="tmpfs")}),
         ("disk-space", place("/var/lib/etcd", total=100 * GIB, free=5 * GIB)),
         ("disk-space", place("/var/lib/kubelet", total=100 * GIB, free=11 * GIB)),
         ("inodes", place("/var/lib/containerd", kind="btrfs", inodes=0, free_inodes=0)),

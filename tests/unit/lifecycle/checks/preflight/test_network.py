@@ -161,7 +161,7 @@ def test_packets_of_pods_that_are_lost_by_one_family_are_reported_with_it() -> N
 def test_machines_that_share_an_identity_are_all_reported() -> None:
     mac = (Link("eth0", "02:00:00:00:00:99", 1500),)
     same: dict[str, Any] = {"host": "same", "machine_id": "1", "links": mac}
-    found = bad(target(**same), target("10.0.0.2", "node", **same), target("10.0.0.3", "node"))
+    found = bad(target(**same), target("10.0.0.2", "worker", **same), target("10.0.0.3", "worker"))
     assert {(one.check, one.where, one.result) for one in found} == {
         (check, address, result)
         for address in ("10.0.0.1", "10.0.0.2")

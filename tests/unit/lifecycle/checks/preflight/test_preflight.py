@@ -13,7 +13,7 @@ from tests.unit.lifecycle.checks.machines import (
 
 
 def test_machines_that_are_fit_are_let_through_by_every_check() -> None:
-    found = told(target(), target("10.0.0.2", "node"))
+    found = told(target(), target("10.0.0.2", "worker"))
     assert {check for check, _ in found} == CHECKS.keys() - {"member"}
     assert {finding.message for finding in found.values() if finding.result not in (Result.OK, Result.UNKNOWN)} == set()
     # Ways are unknown as long as nothing was tried.

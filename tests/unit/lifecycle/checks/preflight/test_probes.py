@@ -33,12 +33,12 @@ def test_something_listens_only_while_it_is_tried_also_when_a_machine_is_lost() 
     for node in (first, second):
         node.answers = {"IO::Socket": "listening 812 6443 10250 udp\n", "reach()": "reach 10.0.0.2 10250 ok\n"}
     nodes: Any = {node.address: node for node in (first, second)}
-    found = probes.probed(nodes, [target(probe=ProbeResult()), target("10.0.0.2", "node", ProbeResult())], WANTED_HERE)
+    found = probes.probed(nodes, [target(probe=ProbeResult()), target("10.0.0.2", "worker", ProbeResult())], WANTED_HERE)
     assert found[0].probe == ProbeResult({("10.0.0.2", 10250): "ok"}, frozenset({6443, 10250}))
     assert "kill 812" in first.commands[-1]
     assert "reach 10.0.0.2 10250 &" in first.commands[1]
     assert "packet 10.0.0.2 8472 &" in first.commands[1]
-    # Only masters have etcd; what a worker needs nobody for is not tried from it.
+    # Only control-plane nodes have etcd; what a worker needs nobody for is not tried from it.
     assert "dsync" in first.commands[1]
     assert "dsync" not in second.commands[1]
 
@@ -48,7 +48,7 @@ def test_something_listens_only_while_it_is_tried_also_when_a_machine_is_lost() 
     second.answers["reach()"] = lost
     first.commands.clear()
     with pytest.raises(NodeError):
-        probes.probed(nodes, [target(), target("10.0.0.2", "node")], WANTED_HERE)
+        probes.probed(nodes, [target(), target("10.0.0.2", "worker")], WANTED_HERE)
     assert "kill 812" in first.commands[-1]
 
 

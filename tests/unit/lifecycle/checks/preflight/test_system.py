@@ -78,7 +78,7 @@ def test_system_warning_is_the_only_one_and_has_a_remedy(check: str, changes: di
 @pytest.mark.parametrize(
     ("check", "changes"),
     [
-        ("ports", {"role": "node", "ports": frozenset({2379})}),
+        ("ports", {"role": "worker", "ports": frozenset({2379})}),
         ("ports", {"ports": frozenset({5001}), "owners": {5001: "systemd (1)"}}),
         ("apparmor", {"apparmor": True, "tools": frozenset({*NEEDED, *WANTED, "apparmor_parser"})}),
         ("nat", {**NFTABLES, "nat": None}),

@@ -21,7 +21,7 @@ from harness.lifecycle.cluster.certificates import Certificate
 from harness.nodes.kubectl import NodeKubectl
 from harness.process import ProcessResult as Ran
 from harness.runtimes import ClusterNetwork, Facts, Member, RuntimeCluster, profiles
-from harness.runtimes.configuration import SERVING_CRT, master_config
+from harness.runtimes.configuration import SERVING_CRT, control_plane_config
 from tests.unit.lifecycle.standin import StandIn
 
 ROOT = "root:root"
@@ -54,15 +54,15 @@ def arguments(words: str) -> dict[str, tuple[str, ...]]:
 
 def given(profile: str) -> dict[str, dict[str, tuple[str, ...]]]:
     """The arguments that kubeadm makes of slipway's own documents, by part."""
-    master = Member(StandIn(), "one", "10.0.0.1", "master")
+    node = Member(StandIn(), "one", "10.0.0.1", "control-plane")
     cluster = RuntimeCluster(
         "lab",
         Facts("v1.36.3"),
         ClusterNetwork("100.64.0.0/10", "10.96.0.0/22"),
-        (master,),
+        (node,),
         profile=CIS if profile else profiles.of(None, 36),
     )
-    documents = yaml.safe_load_all(master_config(cluster, master, initial=True))
+    documents = yaml.safe_load_all(control_plane_config(cluster, node, initial=True))
     found = next(document for document in documents if document["kind"] == "ClusterConfiguration")
     sections = {"kube-apiserver": "apiServer", "kube-controller-manager": "controllerManager", "kube-scheduler": "scheduler"}
     extra = {part: found.get(section, {}).get("extraArgs", []) for part, section in sections.items()}
@@ -75,9 +75,9 @@ def certificate(issuer: str, path: str, subject: str = "x") -> Certificate:
     return Certificate("one", "10.0.0.1", path, subject, issuer, False, ends)
 
 
-def machine_files(master: bool, private: int) -> dict[str, FileState]:
+def machine_files(control_plane: bool, private: int) -> dict[str, FileState]:
     own = ["/etc/kubernetes/kubelet.conf"]
-    if master:
+    if control_plane:
         own += [f"/etc/kubernetes/manifests/{name}.yaml" for name in KUBEADM]
         own += [f"/etc/kubernetes/{name}.conf" for name in ("admin", "super-admin", "scheduler", "controller-manager")]
         own += [f"/etc/kubernetes/pki/{name}.key" for name in ("ca", "sa", "etcd/ca")]
@@ -85,23 +85,23 @@ def machine_files(master: bool, private: int) -> dict[str, FileState]:
     found |= {path: FileState(private, ROOT) for path in ("/etc/cni/net.d/10-flannel.conflist", "/var/lib/kubelet/config.yaml",
               "/etc/systemd/system/kubelet.service", "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf")}  # fmt: skip
     found |= {"/etc/kubernetes/pki": FileState(0o755, ROOT), "/etc/kubernetes/pki/ca.crt": FileState(0o644, ROOT)}
-    return found | ({"/var/lib/etcd": FileState(0o700, ROOT), "/etc/kubernetes/pki/etcd": FileState(0o755, ROOT)} if master else {})
+    return found | ({"/var/lib/etcd": FileState(0o700, ROOT), "/etc/kubernetes/pki/etcd": FileState(0o755, ROOT)} if control_plane else {})
 
 
 def cluster(profile: str = "") -> Secured:
-    """A master and a worker as slipway makes them."""
+    """A control-plane node and a worker as slipway makes them."""
     kubelet = dict(KUBELET)
     authority = certificate("kubernetes", "/etc/kubernetes/pki/ca.crt", "kubernetes")
     state = MachineState(kubelet=kubelet, options={"config": "/x"}, certificates=(authority, certificate("one-ca@1", SERVING_CRT)))
-    master = dataclasses.replace(state, parts={name: StaticPod(those, {}) for name, those in given(profile).items()})
+    node = dataclasses.replace(state, parts={name: StaticPod(those, {}) for name, those in given(profile).items()})
     if profile:
         kubelet |= next(one for one in CIS.documents if one["kind"] == "KubeletConfiguration")
         kubelet["tlsCertFile"] = SERVING_CRT
         read = {path.rpartition("/")[2]: yaml.safe_load(file.data) for path, file in CIS.files.items()}
         listed = (authority, certificate("kubernetes", SERVING_CRT))
         state = dataclasses.replace(state, certificates=listed)
-        master = dataclasses.replace(
-            master,
+        node = dataclasses.replace(
+            node,
             certificates=listed,
             provider="secretbox",
             audit=read["audit-policy.yaml"],
@@ -112,10 +112,10 @@ def cluster(profile: str = "") -> Secured:
                 for name in ("cluster-admin", "kubeadm:cluster-admins")]  # fmt: skip
     return Secured(
         "lab",
-        {"10.0.0.1": "master", "10.0.0.2": "node"},
+        {"10.0.0.1": "control-plane", "10.0.0.2": "worker"},
         names={"10.0.0.1": "one", "10.0.0.2": "two"},
         machines={
-            "10.0.0.1": dataclasses.replace(master, files=machine_files(True, private)),
+            "10.0.0.1": dataclasses.replace(node, files=machine_files(True, private)),
             "10.0.0.2": dataclasses.replace(state, files=machine_files(False, private)),
         },
         items=tuple(bindings),
@@ -125,18 +125,18 @@ def cluster(profile: str = "") -> Secured:
 
 
 def changed(role: str, profile: str = "cis", /, **changes: Any) -> Secured:
-    """The cluster with something else about its master or its worker."""
+    """The cluster with something else about its control-plane node or its worker."""
     found = cluster(profile)
-    address = "10.0.0.1" if role == "master" else "10.0.0.2"
+    address = "10.0.0.1" if role == "control-plane" else "10.0.0.2"
     return dataclasses.replace(found, machines={**found.machines, address: dataclasses.replace(found.machines[address], **changes)})
 
 
 def flags(part: str, words: str, profile: str = "cis") -> Secured:
-    """The cluster with other arguments of a part of its master; ``-name`` takes one away."""
+    """The cluster with other arguments of a part of its control-plane node; ``-name`` takes one away."""
     parts = dict(cluster(profile).machines["10.0.0.1"].parts)
     kept = {name: value for name, value in parts[part].arguments.items() if f"-{name}" not in words.split()}
     more = arguments(" ".join(word for word in words.split() if not word.startswith("-")))
-    return changed("master", profile, parts={**parts, part: StaticPod({**kept, **more}, {})})
+    return changed("control-plane", profile, parts={**parts, part: StaticPod({**kept, **more}, {})})
 
 
 def worse(found: Secured, *results: Result) -> dict[str, Finding]:
@@ -178,13 +178,13 @@ def test_without_it_what_kubeadm_leaves_open_is_reported_with_what_mends_it() ->
 
 
 def file(path: str, mode: int = 0o600, owner: str = ROOT) -> Secured:
-    role = "master" if "kubelet" not in path else "node"
-    state = cluster("cis").machines["10.0.0.1" if role == "master" else "10.0.0.2"]
+    role = "control-plane" if "kubelet" not in path else "worker"
+    state = cluster("cis").machines["10.0.0.1" if role == "control-plane" else "10.0.0.2"]
     return changed(role, files={**state.files, path: FileState(mode, owner)})
 
 
 def kubelet(**changes: Any) -> Secured:
-    return changed("node", kubelet={**(cluster("cis").machines["10.0.0.2"].kubelet or {}), **changes})
+    return changed("worker", kubelet={**(cluster("cis").machines["10.0.0.2"].kubelet or {}), **changes})
 
 
 SECRETS_LATE = {"rules": [{"level": "Request"}, {"level": "Metadata", "resources": [{"group": "", "resources": ["secrets"]}]}]}
@@ -200,7 +200,7 @@ SECRETS_LATE = {"rules": [{"level": "Request"}, {"level": "Metadata", "resources
         ("1.1.19", file("/etc/kubernetes/pki/secrets-encryption.yaml", owner="nobody:root"), "secrets-encryption.yaml is nobody:root"),
         ("1.1.20", file("/etc/kubernetes/pki/etcd/ca.crt", 0o666), "ca.crt is 666"),
         ("1.1.21", file("/etc/kubernetes/pki/etcd/ca.key", 0o644), "ca.key is 644"),
-        ("1.2.1", changed("master", anonymous=None), "anonymous requests reach the authorizer"),
+        ("1.2.1", changed("control-plane", anonymous=None), "anonymous requests reach the authorizer"),
         ("1.2.2", flags("kube-apiserver", "token-auth-file=/x"), "--token-auth-file=/x"),
         ("1.2.6", flags("kube-apiserver", "authorization-mode=Node,RBAC,AlwaysAllow"), "AlwaysAllow"),
         ("1.2.7", flags("kube-apiserver", "authorization-mode=RBAC"), "--authorization-mode=RBAC"),
@@ -210,7 +210,7 @@ SECRETS_LATE = {"rules": [{"level": "Request"}, {"level": "Metadata", "resources
         ("1.2.17", flags("kube-apiserver", "audit-log-maxage=29"), "--audit-log-maxage=29"),
         ("1.2.18", flags("kube-apiserver", "audit-log-maxbackup=many"), "--audit-log-maxbackup=many"),
         ("1.2.21", flags("kube-apiserver", "service-account-lookup=false"), "false"),
-        ("1.2.28", changed("master", provider="aesgcm"), "the first provider is aesgcm"),
+        ("1.2.28", changed("control-plane", provider="aesgcm"), "the first provider is aesgcm"),
         ("1.2.29", flags("kube-apiserver", "tls-cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA"), "TLS_RSA_WITH_AES_128_CBC_SHA"),
         ("1.3.3", flags("kube-controller-manager", "use-service-account-credentials=false"), "false"),
         ("1.3.6", flags("kube-controller-manager", "feature-gates=A=true,RotateKubeletServerCertificate=false"), "feature-gates"),
@@ -218,9 +218,13 @@ SECRETS_LATE = {"rules": [{"level": "Request"}, {"level": "Metadata", "resources
         ("2.2", flags("etcd", "client-cert-auth=false"), "--client-cert-auth=false"),
         ("2.3", flags("etcd", "auto-tls=true"), "--auto-tls=true"),
         ("2.7", flags("etcd", "trusted-ca-file=/p/ca.crt"), "etcd trusts /p/ca.crt"),
-        ("3.2.2", changed("master", audit=SECRETS_LATE), "requests for secrets are logged with their content (Request)"),
-        ("3.2.2", changed("master", audit={"rules": []}), "requests for secrets are not logged"),
-        ("3.2.2", changed("master", audit={"rules": [{"level": "Metadata"}, {"level": "None"}]}), "that match no rule are not logged"),
+        ("3.2.2", changed("control-plane", audit=SECRETS_LATE), "requests for secrets are logged with their content (Request)"),
+        ("3.2.2", changed("control-plane", audit={"rules": []}), "requests for secrets are not logged"),
+        (
+            "3.2.2",
+            changed("control-plane", audit={"rules": [{"level": "Metadata"}, {"level": "None"}]}),
+            "that match no rule are not logged",
+        ),
         ("4.1.1", file("/usr/lib/systemd/system/kubelet.service", 0o644), "/usr/lib/systemd/system/kubelet.service is 644"),
         ("4.1.5", file("/etc/kubernetes/kubelet.conf", 0o644), "kubelet.conf is 644"),
         ("4.2.1", kubelet(authentication={"anonymous": {"enabled": True}}), "authentication.anonymous.enabled: true"),
@@ -228,7 +232,7 @@ SECRETS_LATE = {"rules": [{"level": "Request"}, {"level": "Metadata", "resources
         ("4.2.4", kubelet(readOnlyPort=10255), "readOnlyPort: 10255"),
         ("4.2.5", kubelet(streamingConnectionIdleTimeout="0s"), "streamingConnectionIdleTimeout: 0s"),
         ("4.2.6", kubelet(makeIPTablesUtilChains=False), "makeIPTablesUtilChains: false"),
-        ("4.2.7", changed("node", options={"hostname-override": "other"}), "--hostname-override=other"),
+        ("4.2.7", changed("worker", options={"hostname-override": "other"}), "--hostname-override=other"),
         ("4.2.10", kubelet(rotateCertificates=False), "rotateCertificates: false"),
         ("4.2.12", kubelet(tlsCipherSuites=["TLS_RSA_WITH_RC4_128_SHA"]), "TLS_RSA_WITH_RC4_128_SHA"),
         ("4.3.1", dataclasses.replace(cluster("cis"), proxy={"metricsBindAddress": "0.0.0.0:10249"}), "0.0.0.0:10249"),
@@ -251,7 +255,7 @@ def test_who_else_may_do_everything_and_who_enforces_policies_is_named() -> None
 
 
 def test_a_cluster_that_others_made_is_judged_by_what_there_is_and_the_rest_is_not_known() -> None:
-    bare = Secured("lab", {"10.0.0.1": "master", "10.0.0.2": "node"}, unreachable={"10.0.0.2": "10.0.0.2: no answer"},
+    bare = Secured("lab", {"10.0.0.1": "control-plane", "10.0.0.2": "worker"}, unreachable={"10.0.0.2": "10.0.0.2: no answer"},
                    machines={"10.0.0.1": MachineState()}, silent="no answer")  # fmt: skip
     found = evaluate(bare)
     results = {one.check: one.result for one in found}
@@ -318,7 +322,7 @@ def test_no_key_leaves_a_machine_and_only_paths_are_asked_for(monkeypatch: pytes
 
     monkeypatch.setattr(facts, "read_files", read_all)
     monkeypatch.setattr(certificates, "certificates_of", lambda _: ())
-    state = facts._state(node, NodeKubectl(node), Secured("lab", {"10.0.0.1": "master"}, silent="x"))
+    state = facts._state(node, NodeKubectl(node), Secured("lab", {"10.0.0.1": "control-plane"}, silent="x"))
     assert state.provider == "secretbox"
     assert "/srv/policies/audit.yaml" in asked
     assert not any("enc.yaml" in path or path.startswith("-") for path in asked)
@@ -340,7 +344,7 @@ def test_in_a_cluster_of_others_the_machine_s_own_kubectl_asks() -> None:
 def test_a_kubelet_is_asked_by_way_of_the_api_and_else_its_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     node = StandIn("10.0.0.1", "one")
     node.answers = {"/proxy/configz": json.dumps({"kubeletconfig": {"podPidsLimit": 5}})}
-    found = Secured("lab", {"10.0.0.1": "master"}, names={"10.0.0.1": "one"})
+    found = Secured("lab", {"10.0.0.1": "control-plane"}, names={"10.0.0.1": "one"})
     assert facts._kubelet(node, NodeKubectl(node), found) == {"podPidsLimit": 5}
     monkeypatch.setattr(facts, "read_files", lambda _, paths: dict.fromkeys(paths, b"podPidsLimit: 6\n"))
     node.broken = {"/proxy/configz"}

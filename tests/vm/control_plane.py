@@ -51,7 +51,7 @@ class _Server(http.server.ThreadingHTTPServer):
         """Somebody hung up: here that is the test."""
 
 
-class Master:
+class ControlPlaneNode:
     """Serves API and images on one address, which lies on our end of a machine's wire."""
 
     def __init__(self, address: str, link: str, context: ssl.SSLContext) -> None:
@@ -86,18 +86,18 @@ class Master:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, link: str, addresses: tuple[str, ...], authority: Authority, virtual_ip: str) -> Iterator[list[Master]]:
-    """Masters at work, with certificates of ``authority`` that hold for all of them and for the virtual address."""
+def serving(folder: Path, link: str, addresses: tuple[str, ...], authority: Authority, virtual_ip: str) -> Iterator[list[ControlPlaneNode]]:
+    """Control-plane nodes at work, with certificates of ``authority`` that hold for all of them and for the virtual address."""
     pair = authority.issue("kube-apiserver", hosts=(*addresses, virtual_ip), server=True)
     (folder / "server.pem").write_bytes(pair.certificate + pair.key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem")
-    masters = [Master(address, link, context) for address in addresses]
+    control_plane = [ControlPlaneNode(address, link, context) for address in addresses]
     try:
-        for master in masters:
-            master.appear()
-            master.start()
-        yield masters
+        for node in control_plane:
+            node.appear()
+            node.start()
+        yield control_plane
     finally:
-        for master in masters:
-            master.stop()
+        for node in control_plane:
+            node.stop()
