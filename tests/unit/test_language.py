@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +69,16 @@ def test_docstrings_open_with_a_noun_or_an_imperative() -> None:
     texts = list(docstrings())
     assert len(texts) > 2000
     assert [f"{where}: {text.splitlines()[0]}" for where, text in texts if OPENING.search(text)] == []
+
+
+def test_identifiers_use_the_words_of_kubernetes() -> None:
+    wrong = {
+        f"{path.relative_to(PROJECT)}:{token.start[0]} {token.string}"
+        for path in sorted((PROJECT / "harness").rglob("*.py"))
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+        if token.type == tokenize.NAME and "master" in token.string.lower()
+    }
+    assert wrong == set()
 
 
 def test_documents_are_plain() -> None:
