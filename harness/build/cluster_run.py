@@ -130,7 +130,13 @@ class ClusterRun:
     def _settle(self, box: sandbox.Sandbox, title: str) -> None:
         with log.step(title) as shown:
             try:
-                wait.settle(box, timeout=self.options.timeout, quiet=self.options.settle, quiet_share=_QUIET_SHARE)
+                wait.settle(
+                    box,
+                    timeout=self.options.timeout,
+                    quiet=self.options.settle,
+                    quiet_share=_QUIET_SHARE,
+                    heal=lambda items: wait.nudge(box, items),
+                )
             except CheckError as error:
                 refused = [f"registry: {name}: {reason}" for name, reason in box.proxy.failures.items()]
                 details = "\n".join([error.details or "", *refused]).strip()

@@ -451,14 +451,24 @@ def within(items: Iterable[Resource], namespaces: Iterable[str]) -> tuple[Resour
     return tuple(item for item in items if item["metadata"].get("namespace") in chosen or not item["metadata"].get("namespace"))
 
 
-def waiting_for_services(items: Iterable[Resource]) -> tuple[tuple[str, str], ...]:
-    """Namespace and name of pods that a kubelet started before it had read the Services."""
-    return tuple(
-        (pod["metadata"]["namespace"], pod["metadata"]["name"])
-        for pod in of_kind(items, "Pod")
-        if any(
-            "services have not yet been read" in ((container.get("state") or {}).get("waiting") or {}).get("message", "")
-            for group in ("initContainerStatuses", "containerStatuses")
-            for container in (pod.get("status") or {}).get(group) or ()
-        )
-    )
+def waiting_for_kubelet(items: Iterable[Resource]) -> dict[str, list[str]]:
+    """Names of pods, by namespace, at which a kubelet will look again only after seconds.
+
+    It does so at pods that it began before it had read the Services, and at containers whose readiness probe failed at first: that comes
+    again after its period, ten seconds unless the pod has another. Static pods are not among them: they cannot be changed.
+    """
+    found: dict[str, list[str]] = {}
+    for pod in of_kind(items, "Pod"):
+        status = pod.get("status") or {}
+        containers = [one for group in ("initContainerStatuses", "containerStatuses") for one in status.get(group) or ()]
+        if not _is_static(pod) and any(_waits_for_services(one) or _waits_for_probe(one) for one in containers):
+            found.setdefault(pod["metadata"]["namespace"], []).append(pod["metadata"]["name"])
+    return found
+
+
+def _waits_for_services(container: Mapping[str, Any]) -> bool:
+    return "services have not yet been read" in ((container.get("state") or {}).get("waiting") or {}).get("message", "")
+
+
+def _waits_for_probe(container: Mapping[str, Any]) -> bool:
+    return "running" in (container.get("state") or {}) and container.get("started") is True and container.get("ready") is False

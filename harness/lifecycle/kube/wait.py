@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from harness.errors import CheckError, SlipwayError
+from harness import log
+from harness.errors import CheckError, CommandError, SlipwayError
 from harness.lifecycle.kube import readiness
 from harness.lifecycle.kube.readiness import KubectlRunner, Problem, Resource
 
@@ -74,6 +75,15 @@ def settle(
                 problems = (*_missing_nodes(items, expected), *readiness.explain(kubectl, items, static=False))
             raise _unsettled(problems, late=late, final=final, waited=now - started)
         sleep(interval)
+
+
+def nudge(kubectl: KubectlRunner, items: Iterable[Resource]) -> None:
+    """Have kubelets look at once at pods that they would look at after seconds: they do when something about a pod changes."""
+    for namespace, names in readiness.waiting_for_kubelet(items).items():
+        try:
+            kubectl.run("annotate", "pod", *names, f"--namespace={namespace}", "--overwrite", f"slipway.dev/woken={time.time():.0f}")
+        except CommandError as error:
+            log.debug(f"{', '.join(names)} not woken: {error.message}")
 
 
 def _without(items: Sequence[Resource], but: Collection[str]) -> tuple[Resource, ...]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from harness import log
-from harness.errors import CheckError, CommandError
+from harness.errors import CheckError
 from harness.lifecycle.cluster import record
 from harness.lifecycle.kube import dns, readiness, wait
 from harness.lifecycle.plan import Step
 from harness.lifecycle.steps.context import ClusterContext
 from harness.nodes import Node, each
-from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes import DNS_DOMAIN, SYSTEM
 
 _WATCH = 10
@@ -33,7 +32,7 @@ def wait_for_nodes(context: ClusterContext, after: str) -> Step:
                 namespaces=SYSTEM,
                 nodes=names,
                 progress=watching(context.spec.nodes),
-                heal=lambda items: nudge_pods(context.kubectl, items),
+                heal=lambda items: wait.nudge(context.kubectl, items),
             )
         except CheckError as error:
             raise CheckError(error.message, hint=error.hint, details=f"{error.details or ''}\n{_kubelet_logs(context)}".strip()) from error
@@ -58,15 +57,6 @@ def watching(nodes: Sequence[Node]) -> Callable[[object], None]:
             asked = time.monotonic()
 
     return watch
-
-
-def nudge_pods(kubectl: NodeKubectl, items: Iterable[readiness.Resource]) -> None:
-    """A kubelet that began a pod too early looks at it again after ten to fifteen seconds, or at once when something about it changes."""
-    for namespace, name in readiness.waiting_for_services(items):
-        try:
-            kubectl.run("annotate", "pod", name, f"--namespace={namespace}", "--overwrite", f"slipway.dev/woken={time.time():.0f}")
-        except CommandError as error:
-            log.debug(f"{name} is not woken: {error.message}")
 
 
 def _kubelet_logs(context: ClusterContext) -> str:

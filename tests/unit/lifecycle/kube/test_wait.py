@@ -72,16 +72,34 @@ def test_a_container_that_restarts_between_two_looks_starts_the_quiet_time_again
     assert cluster.now == 4
 
 
-def test_pods_that_a_kubelet_began_too_early_are_found_while_they_are_waited_for() -> None:
-    early = pod(
-        "early", state={"waiting": {"reason": "CreateContainerConfigError", "message": "services have not yet been read at least once"}}
-    )
-    early["metadata"]["namespace"] = "kube-system"
-    seen: list[tuple[tuple[str, str], ...]] = []
-    Cluster([early, pod("other")], [pod("early", ready=True)]).settle(
-        quiet=0, heal=lambda items: seen.append(readiness.waiting_for_services(items))
-    )
-    assert seen == [(("kube-system", "early"),)]
+def in_system(one: dict[str, Any]) -> dict[str, Any]:
+    one["metadata"]["namespace"] = "kube-system"
+    return one
+
+
+def test_nudge_pods_that_wait_for_a_kubelet_are_annotated_together() -> None:
+    running: dict[str, Any] = {"state": {"running": {}}, "started": True}
+    early = {"waiting": {"reason": "CreateContainerConfigError", "message": "services have not yet been read at least once"}}
+    pods = [
+        in_system(pod("early", state=early)),
+        in_system(pod("unproven", **running)),
+        in_system(pod("starting", state={"running": {}}, started=False)),
+        in_system(pod("ready", ready=True, **running)),
+        in_system(pod("pulling", state={"waiting": {"reason": "ContainerCreating"}})),
+        in_system(static_pod(**running)),
+    ]
+    said: list[Sequence[str]] = []
+
+    class Kubectl(Cluster):
+        def run(self, *argv: str) -> str:
+            if argv[0] == "annotate":
+                said.append(argv)
+                raise CommandError("pods unproven not found")  # it is gone meanwhile, and nothing is wrong
+            return super().run(*argv)
+
+    cluster = Kubectl(pods, [pod("early", ready=True)])
+    cluster.settle(quiet=0, heal=lambda items: wait.nudge(cluster, items))
+    assert [list(argv[:5]) for argv in said] == [["annotate", "pod", "early", "unproven", "--namespace=kube-system"]]
 
 
 def test_an_api_that_does_not_answer_yet_is_waited_for() -> None:
