@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 
+from tests.unit import sources
 from tests.unit.test_house import SOURCES
 
 ALLOWED = {
@@ -23,7 +24,7 @@ ALLOWED = {
 
 
 def _uses_json(path_name: str) -> bool:
-    tree = ast.parse(SOURCES[path_name].read_text())
+    tree = sources.tree(SOURCES[path_name])
     attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
     imported = any(
         isinstance(node, ast.ImportFrom)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit import sources
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "harness"
 TESTS = ROOT / "tests/unit"
@@ -126,7 +128,7 @@ def imports(name: str, *, top_level: bool = False, types: bool = False) -> tuple
 
 def _imports(name: str, path: Path, *, top_level: bool = False, types: bool = False) -> Iterator[str]:
     """The full names of what a module imports, also inside functions; with ``types`` also what only a type checker reads."""
-    tree = ast.parse(path.read_text())
+    tree = sources.tree(path)
     skipped = {id(node) for guard in ast.walk(tree) if not types and is_type_checking(guard) for node in ast.walk(guard)}
     nodes = tree.body if top_level else ast.walk(tree)
     for node in nodes:
@@ -201,7 +203,7 @@ def test_public_class_names_are_unique() -> None:
     names = Counter(
         node.name
         for path in SOURCES.values()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in sources.nodes(path)
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, count in names.items() if count > 1] == [], "name it for what it is, unlike all other classes"
@@ -218,7 +220,7 @@ _SHELL = re.compile(
 
 def literals(path: Path) -> Iterator[str]:
     """The strings of a module that are no docstrings, those in braces left out."""
-    tree = ast.parse(path.read_text())
+    tree = sources.tree(path)
     inner = {id(value) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for value in node.values}
     inner |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -317,7 +319,7 @@ def test_a_library_with_one_door_is_used_behind_it_only(library: str, allowed: s
 
 def calls(name: str) -> Iterator[tuple[str, str, ast.Call]]:
     """Calls of an attribute: what it is of, as far as that is a plain name, its name, and the call."""
-    for node in ast.walk(ast.parse(SOURCES[name].read_text())):
+    for node in sources.nodes(SOURCES[name]):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             yield node.func.value.id if isinstance(node.func.value, ast.Name) else "", node.func.attr, node
 
@@ -386,7 +388,7 @@ LIMITED = ("run", "fetch")
 def methods_that_run_on_nodes() -> Iterator[tuple[str, ast.FunctionDef]]:
     """Every ``run(command, *, ..., timeout)`` and ``fetch`` of the package: its module and the function."""
     for name, path in SOURCES.items():
-        for kind in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)):
+        for kind in (node for node in sources.nodes(path) if isinstance(node, ast.ClassDef)):
             for node in kind.body:
                 if isinstance(node, ast.FunctionDef) and node.name in LIMITED and [each.arg for each in node.args.args[1:2]] == ["command"]:
                     yield f"{name}.{kind.name}.{node.name}", node
@@ -406,7 +408,7 @@ def test_no_command_on_a_node_is_without_a_limit() -> None:
 
 def test_ssh_is_run_with_a_limit_only() -> None:
     for name in ("harness.nodes.ssh", "harness.nodes.local", "harness.nodes.control_sockets"):
-        calls = [node for node in ast.walk(ast.parse(SOURCES[name].read_text())) if isinstance(node, ast.Call)]
+        calls = [node for node in sources.nodes(SOURCES[name]) if isinstance(node, ast.Call)]
         for call in calls:
             if ast.unparse(call.func) == "process.run":
                 assert any(keyword.arg == "timeout" for keyword in call.keywords), f"{name}:{call.lineno}: process.run without a timeout"
@@ -454,6 +456,6 @@ def test_the_command_line_prints_by_doors_that_escape_what_others_say() -> None:
         "harness.templates.jinja": 1,  # a child's answer to its parent, which no person reads
     }
     for name, path in SOURCES.items():
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [node for node in sources.nodes(path) if isinstance(node, ast.Call)]
         printing = [call.lineno for call in calls if ast.unparse(call.func) in ("print", "typer.echo", "typer.secho", "sys.stdout.write")]
         assert len(printing) == allowed.get(name, 0), f"{name}: lines {printing}: use say() of harness.cli.output"

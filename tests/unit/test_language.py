@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit import sources
 from tests.unit.test_docs import PAGES, root
 
 PROJECT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ def faults(text: str, *, opening: bool) -> Iterator[str]:
 def help_texts() -> Iterator[tuple[str, str]]:
     """Every ``help=`` and ``short_help=`` of the package, and the help of every command: where, text."""
     for path in sorted((PROJECT / "harness").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in sources.nodes(path):
             if isinstance(node, ast.keyword) and node.arg in ("help", "short_help"):
                 parts = [child.value for child in ast.walk(node.value) if isinstance(child, ast.Constant) and isinstance(child.value, str)]
                 yield f"{path.relative_to(PROJECT)}:{node.value.lineno}", "".join(parts)
@@ -49,7 +50,7 @@ def help_texts() -> Iterator[tuple[str, str]]:
 def docstrings() -> Iterator[tuple[str, str]]:
     """Every docstring of the package, also those behind a field or a constant: where, text."""
     for path in sorted((PROJECT / "harness").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in sources.nodes(path):
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
                 yield f"{path.relative_to(PROJECT)}:{node.lineno}", node.value.value.strip()
 

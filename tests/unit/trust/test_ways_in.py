@@ -38,6 +38,7 @@ from harness.testkit.cluster import ClusterRequest
 from harness.transfer import merge, mirror, multi_platform, pull
 from harness.trust import policy
 from tests.integration import sealer
+from tests.unit import sources
 from tests.unit.test_house import SOURCES
 
 # In the source
@@ -162,7 +163,7 @@ def _last(node: ast.expr) -> str:
 
 @functools.cache
 def functions() -> dict[str, _Function]:
-    return {each.name: each for name, path in SOURCES.items() for each in _functions(name, ast.parse(path.read_text()))}
+    return {each.name: each for name, path in SOURCES.items() for each in _functions(name, sources.tree(path))}
 
 
 def _functions(module: str, tree: ast.Module) -> Iterator[_Function]:
