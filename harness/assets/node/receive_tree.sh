@@ -7,6 +7,10 @@
 
 set -e
 umask "$UMASK"
+mkdir -p "$(dirname "$FOLDER")"
+# One at a time: the script of a controller that was killed may still run.
+exec 9< "$(dirname "$FOLDER")"
+if command -v flock > /dev/null; then flock -w 600 9; fi
 rm -rf "$FOLDER.new"
 mkdir -p "$FOLDER.new"
 tar -C "$FOLDER.new" -xopf -
