@@ -254,6 +254,7 @@ class ClusterAccess(Ssh):
         list[str] | None,
         machines("--via", help="Control-plane nodes of the cluster, if it is not known on this machine."),
         Old("--masters", "--master", "-m"),
+        Alias("--control-plane"),
     ] = None
 
     def members(self) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
