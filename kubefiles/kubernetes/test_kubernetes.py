@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.topology(control_plane=1, nodes=1)
+pytestmark = pytest.mark.topology(control_plane=1, workers=1)
 
 NFT, KUBECTL = "/var/lib/slipway/rootfs/bin/nft", "/var/lib/slipway/rootfs/bin/kubectl"
 SHELL = "docker.io/rancher/local-path-provisioner:v0.0.30"
@@ -35,7 +35,7 @@ def until(holds, what):
 def test_every_node_is_ready(cluster, kubectl):
     nodes = kubectl.json("get", "nodes")["items"]
     ready = {one["metadata"]["name"]: [c["status"] for c in one["status"]["conditions"] if c["type"] == "Ready"] for one in nodes}
-    assert len(ready) == len(cluster.control_plane) + len(cluster.nodes)
+    assert len(ready) == len(cluster.control_plane) + len(cluster.workers)
     assert all(status == ["True"] for status in ready.values()), ready
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.topology(control_plane=1, nodes=0)
+pytestmark = pytest.mark.topology(control_plane=1, workers=0)
 
 RUNTIME_IMAGE = "slipway.dev/redis:7.0"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = pytest.mark.topology(control_plane=1, nodes=1)
+pytestmark = pytest.mark.topology(control_plane=1, workers=1)
 
 
 @pytest.fixture
