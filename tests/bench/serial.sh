@@ -1,6 +1,6 @@
 #!/bin/sh
-# serial.sh WORK CONTROL_PLANE_NODE... -- WORKER...: the usual way to a cluster, one thing after another, on booted container nodes (by container
-# name) that have containerd, kubeadm, kubelet and kubectl already. WORK holds images.tar, init.yaml and the addons network.yaml,
+# serial.sh WORK CONTROL_PLANE_NODE... -- WORKER...: the usual way to a cluster, one thing after another, on booted container nodes (by
+# container name) that have containerd, kubeadm, kubelet and kubectl already. WORK holds images.tar, init.yaml and the addons network.yaml,
 # storage.yaml and metrics.yaml.
 set -eu
 work=$1

@@ -46,15 +46,15 @@ NAMESPACE = hashlib.sha256(liveness.process_label().rsplit(".", 2)[0].encode()).
 class Lab:
     """A group of machines, and the cluster that is made of them. ``spares`` are kept out of it at first."""
 
-    def __init__(self, slipway: Slipway, name: str, control_plane: int, nodes: int, spares: int = 0, subnet: str | None = None) -> None:
+    def __init__(self, slipway: Slipway, name: str, control_plane: int, workers: int, spares: int = 0, subnet: str | None = None) -> None:
         # Two runs of these tests on one machine do not meet.
         self.slipway, self.name = slipway, f"{name}-{os.getpid()}-{NAMESPACE}"
-        words = ("-m", str(control_plane), "-n", str(nodes + spares), "--output", "json", *(("--subnet", subnet) if subnet else ()))
+        words = ("-m", str(control_plane), "-n", str(workers + spares), "--output", "json", *(("--subnet", subnet) if subnet else ()))
         group = json.loads(slipway("nodes", "up", "--name", self.name, *words).stdout)
         self.key = Path(group["key"])
         self.control_plane: list[str] = [made["address"] for made in group["nodes"] if made["role"] == "control-plane"]
         others: list[str] = [made["address"] for made in group["nodes"] if made["role"] == "worker"]
-        self.workers, self.spares = others[:nodes], others[nodes:]
+        self.workers, self.spares = others[:workers], others[workers:]
         everybody = [*self.control_plane, *others]
         self.ssh = SshConnections(
             ClusterState.of(f"{self.name}-tests").folder, [Machine(address, Login(key=self.key)) for address in everybody]

@@ -71,8 +71,8 @@ spec:
   ssh: {{pk: {key}}}
   env: {{Greeting: kept, DbPassword: {secret}}}
   hosts:
-  - {{ips: {masters}, roles: [master]}}
-  - {{ips: {workers}, roles: [node], labels: {{disk: ssd}}}}
+  - {{ips: {control_plane}, roles: [control-plane]}}
+  - {{ips: {workers}, roles: [worker], labels: {{disk: ssd}}}}
 ---
 apiVersion: slipway.dev/v1
 kind: Config

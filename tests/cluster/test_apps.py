@@ -235,7 +235,7 @@ def test_a_version_of_kubernetes_that_is_not_admitted_is_refused_before_anything
 
 def clusterfile(lab: Lab, folder: Path, *applications: dict[str, Any]) -> Path:
     """What the cluster was made of, and applications."""
-    hosts = [{"ips": lab.control_plane, "roles": ["control-plane"]}, {"ips": lab.workers, "roles": ["node"]}]
+    hosts = [{"ips": lab.control_plane, "roles": ["control-plane"]}, {"ips": lab.workers, "roles": ["worker"]}]
     env = {"Greeting": GREETING, "DbPassword": CLUSTER_SECRET}
     spec = {"image": lab.status()["image"], "hosts": hosts, "env": env, "ssh": {"pk": str(lab.key)}}
     cluster = {"apiVersion": "slipway.dev/v1", "kind": "Cluster", "metadata": {"name": lab.name}, "spec": spec}
@@ -378,12 +378,12 @@ def test_cluster_made_by_another_tool_is_reached_through_a_control_plane_node(la
     # As kubeadm leaves it: its machines know nothing of slipway, and kubectl is where programs are.
     lab.first.run("mv /var/lib/slipway/cluster /var/lib/slipway/cluster.kept")
     try:
-        where = ["--control-plane", lab.control_plane[0], "--key", str(lab.key)]
-        said = lab.slipway("run", images.abroad, *where, timeout=HANG)
+        key = ("--key", lab.key)
+        said = lab.slipway("run", images.abroad, "--control-plane", lab.control_plane[0], *key, timeout=HANG)
         assert "import its container images on the nodes" in said.stderr
         pods = lab.json("get", "pods", "--namespace=abroad")["items"]
         assert [pod["status"]["phase"] for pod in pods] == ["Running", "Running"]
-        lab.slipway("apps", "remove", "abroad", *where, "--yes", timeout=HANG)
+        lab.slipway("apps", "remove", "abroad", "--via", lab.control_plane[0], *key, "--yes", timeout=HANG)
         assert not there(lab, "namespace", "abroad")
     finally:
         lab.first.put(mark.encode(), "/var/lib/slipway/cluster")

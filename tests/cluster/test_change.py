@@ -28,7 +28,7 @@ VERSION = "v1.36.3"
 MANIFEST = "slipway.dev/nginx/manifests/1.22"
 PULLED = "ctr -n k8s.io content fetch-object --hosts-dir /etc/containerd/certs.d slipway.dev/nginx:1.22 > /dev/null"
 """Asks the registry in the way that a machine takes to it, whatever images the machine has."""
-NODES = ("control-plane-1", "control-plane-2", "control-plane-3", "node-1", "node-2")
+NODES = ("control-plane-1", "control-plane-2", "control-plane-3", "worker-1", "worker-2")
 BEFORE, AFTER = "110", "99"
 """How many pods a node takes: what its kubelet says of the image that it is configured by."""
 
@@ -181,7 +181,7 @@ def test_killed_change_is_finished_by_the_same_command_without_a_lost_request(la
     until(client.answers)
     traffic.begin()
     kill_at(market.upgrade(lab, SECOND), f"- change control-plane node {lab.name}-control-plane-2")
-    said = kill_at(market.upgrade(lab, SECOND), f"- change node {lab.name}-worker-1")
+    said = kill_at(market.upgrade(lab, SECOND), f"- change worker {lab.name}-worker-1")
     # The control-plane node has had its turn, and its registry asks for a login; those that are still to come have it already.
     assert lab.registry(MANIFEST) == 401
     assert {lab.login(machine) for machine in lab.machines} == {login}
@@ -257,7 +257,7 @@ def test_all_parts_of_all_control_plane_nodes_restart_without_a_lost_request(lab
 def test_change_that_lost_a_machine_is_reported_and_rolled_back_from_where_it_stood(lab: Lab) -> None:
     lost = lab.workers[1]
     with begun(market.upgrade(lab, SECOND)) as running:
-        reached(running, f"- change node {lab.name}-worker-2")
+        reached(running, f"- change worker {lab.name}-worker-2")
         # It holds its breath: a machine that is lost when its pods were asked to end is another case.
         running.send_signal(signal.SIGSTOP)
         lab.kill(lost)
@@ -267,7 +267,7 @@ def test_change_that_lost_a_machine_is_reported_and_rolled_back_from_where_it_st
     half_way = lab.status()
     assert half_way["change"]["kind"] == "upgrade"
     assert [one["address"] for one in half_way["unreachable"]] == [lost]
-    assert {name: pods for name, pods in changed(lab).items() if name != "node-2"} == dict.fromkeys(NODES[:-1], AFTER)
+    assert {name: pods for name, pods in changed(lab).items() if name != "worker-2"} == dict.fromkeys(NODES[:-1], AFTER)
     lab.reboot(lost)
     lab.slipway(*market.rollback(lab), timeout=HANG)
     found = until(lambda: (now := lab.status())["healthy"] and now)

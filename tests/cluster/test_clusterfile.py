@@ -319,7 +319,7 @@ def test_labels_taints_aliases_hooks_and_values_are_applied_to_nodes_that_run(si
     assert (site.folder / "etcd.db").stat().st_size > 100_000
     # Taken back, and nothing of others with it.
     plain = site.own
-    plain["spec"]["hosts"][1] = {"ips": site.lab.workers, "roles": ["node"]}
+    plain["spec"]["hosts"][1] = {"ips": site.lab.workers, "roles": ["worker"]}
     site.apply(site.document("plain", plain, *documents[1:]))
     worker = site.lab.json("get", "node", f"{site.lab.name}-renamed")
     assert not {"disk", "node-role.kubernetes.io/storage"} & set(worker["metadata"]["labels"])
@@ -343,7 +343,7 @@ def test_what_was_not_ready_before_does_not_keep_a_change_from_its_end(site: Sit
     site.lab.first.run("KUBECONFIG=/etc/kubernetes/admin.conf kubectl apply -f -", input=FAILING)
     until(lambda: site.lab.json("get", "job", "failing")["status"].get("failed"))
     document = site.own
-    document["spec"]["hosts"][1] = {"ips": site.lab.workers, "roles": ["node"], "labels": {"disk": "nvme"}}
+    document["spec"]["hosts"][1] = {"ips": site.lab.workers, "roles": ["worker"], "labels": {"disk": "nvme"}}
     file = site.document("beside", document)
     assert "Job default/failing: was not ready before" in site.apply(file).stderr
     assert site.lab.json("get", "node", f"{site.lab.name}-renamed")["metadata"]["labels"]["disk"] == "nvme"

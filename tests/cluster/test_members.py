@@ -29,14 +29,14 @@ def joined(lab: Lab, later: str) -> Lab:
     assert lab.at(later).run("ls -A /var/lib/slipway", check=False).stdout == ""
     assert "+ send the rootfs (copied between machines)" in kill_at(lab.join_words(later), "- start the kubelets")
     said = lab.slipway(*lab.join_words(later, "--output", "json"), timeout=HANG)
-    assert json.loads(said.stdout)["nodes"] == [f"{lab.name}-worker-2"]
+    assert json.loads(said.stdout)["workers"] == [f"{lab.name}-worker-2"]
     assert "+ send the rootfs (done before)" in said.stderr
     return lab
 
 
 def test_a_worker_joins_and_runs_what_the_others_run(joined: Lab, later: str) -> None:
     assert joined.status()["healthy"]
-    assert joined.nodes() == {f"{joined.name}-{name}": True for name in ("control-plane-1", "node-1", "node-2")}
+    assert joined.nodes() == {f"{joined.name}-{name}": True for name in ("control-plane-1", "worker-1", "worker-2")}
     runs_on(joined.first, f"{joined.name}-worker-2", "there", "slipway.dev/redis:7.0", "redis-server", "--version")
     newcomer = joined.at(later)
     assert joined.login(newcomer) == joined.login(joined.first)
@@ -53,7 +53,7 @@ def test_a_worker_joins_and_runs_what_the_others_run(joined: Lab, later: str) ->
 def test_every_node_knows_a_worker_that_has_joined(joined: Lab, later: str) -> None:
     record = joined.json(*RECORD)["data"]["Clusterfile"]
     assert later in record
-    assert [entry["address"] for entry in ClusterState.of(joined.name).read()["nodes"]] == [*joined.workers, later]
+    assert [entry["address"] for entry in ClusterState.of(joined.name).read()["workers"]] == [*joined.workers, later]
     again = joined.slipway(*joined.join_words(later))
     assert f"{later} belonged to {joined.name} before" in again.stdout
 
@@ -61,7 +61,7 @@ def test_every_node_knows_a_worker_that_has_joined(joined: Lab, later: str) -> N
 def test_a_member_does_not_change_sides_by_joining(joined: Lab, later: str) -> None:
     said = joined.slipway(*joined.join_words(later, role="control-plane"), check=False)
     assert said.returncode == 2
-    assert "is a node of" in said.stderr
+    assert "is a worker of" in said.stderr
 
 
 def test_run_with_other_machines_than_there_are_is_refused(joined: Lab, later: str) -> None:

@@ -27,9 +27,9 @@ NOBODY = "127.0.0.77"
 """An address where no sshd listens."""
 
 
-def way(lab: Lab, *nodes: str) -> list[str]:
+def way(lab: Lab, *workers: str) -> list[str]:
     """Options for a machine that knows nothing of the cluster."""
-    return ["--control-plane", ",".join(lab.control_plane), *(["--workers", ",".join(nodes)] if nodes else []), "--key", str(lab.key)]
+    return ["--via", ",".join(lab.control_plane), *(["--workers", ",".join(workers)] if workers else []), "--key", str(lab.key)]
 
 
 # ---- exec -------------------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def way(lab: Lab, *nodes: str) -> list[str]:
 
 def test_a_command_runs_everywhere_and_each_line_has_its_machine_in_front(lab: Lab) -> None:
     said = lab.slipway("exec", lab.name, "--", "for i in 1 2 3; do echo line $i of $(uname -n); done; echo worse >&2")
-    for machine in ("control-plane-1", "node-1"):
+    for machine in ("control-plane-1", "worker-1"):
         name = f"{lab.name}-{machine}"
         assert [line for line in said.stdout.splitlines() if line.startswith(f"{name}: ")] == [
             f"{name}: line {number} of {name}" for number in (1, 2, 3)
@@ -70,7 +70,7 @@ def test_command_that_fails_somewhere_is_reported_with_its_exit_codes(lab: Lab) 
     found = {one["role"]: one for one in json.loads(said.stdout)["nodes"]}
     assert (found["control-plane"]["exitCode"], found["control-plane"]["stdout"]) == (0, "fine")
     # The code that ssh keeps for its own failures is no lost connection when it is the command's.
-    assert (found["node"]["exitCode"], found["node"]["error"]) == (255, None)
+    assert (found["worker"]["exitCode"], found["worker"]["error"]) == (255, None)
     assert f"{lab.name}-worker-1: exit code 255" in said.stderr
 
 
@@ -167,7 +167,7 @@ def test_a_bundle_has_what_is_needed_and_no_secret(lab: Lab, tmp_path: Path) -> 
     assert list(files) == ["index.json", *sorted(files.keys() - {"index.json"})]
     assert index["unreachable"][NOBODY]
     addresses = {name: address for address, name in index["nodes"].items()}
-    for machine in ("control-plane-1", "node-1"):
+    for machine in ("control-plane-1", "worker-1"):
         place = f"nodes/{addresses[f'{lab.name}-{machine}']}"
         for name in ("journal-kubelet.log", "journal-containerd.log", "steps.txt", "disk.txt", "facts.json", "addresses.txt"):
             assert files[f"{place}/{name}"].strip(), name
@@ -258,7 +258,7 @@ def test_certificates_are_listed_renewed_and_given_more_names(lab: Lab) -> None:
     for key in (
         ("control-plane-1", "pki/apiserver.crt"),
         ("control-plane-1", "admin.conf"),
-        ("node-1", "/var/lib/kubelet/pki/kubelet-client-current.pem"),
+        ("worker-1", "/var/lib/kubelet/pki/kubelet-client-current.pem"),
     ):
         assert 360 <= before[key]["daysLeft"] <= 365
     assert before["control-plane-1", "pki/ca.crt"]["authority"]
@@ -336,16 +336,13 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
     assert "2 machines cleaned" in lab.slipway("delete", lab.name, "--yes").stdout
     assert {address: found(lab.at(address)) for address in lab.addresses} == {address: made.untouched[address] for address in lab.addresses}
     assert not ClusterState.of(lab.name).exists
-    lab.first.run(
-        "hostnamectl set-hostname renamed-master 2>/dev/null || { echo renamed-master > /etc/hostname; hostname renamed-master; }"
-    )
-    said = lab.slipway(
-        "restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", "-o", "json", *way(lab, *lab.workers), env=word, timeout=900
-    )
+    lab.first.run("hostnamectl set-hostname renamed-first 2>/dev/null || { echo renamed-first > /etc/hostname; hostname renamed-first; }")
+    machines = ("--control-plane", ",".join(lab.control_plane), "--workers", ",".join(lab.workers), "--key", lab.key)
+    said = lab.slipway("restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", "-o", "json", *machines, env=word, timeout=900)
     assert json.loads(said.stdout)["inPlace"] is False
     assert lab.objects() >= {one for one in before if not one.startswith("ConfigMap kube-system/slipway-clusterfile")}
     names = sorted(node["metadata"]["name"] for node in lab.json("get", "nodes")["items"])
-    assert names == sorted(["renamed-master", f"{lab.name}-worker-1"])
+    assert names == sorted(["renamed-first", f"{lab.name}-worker-1"])
     assert lab.status()["healthy"]
     answers(lab)
     assert "front-proxy-client" in lab.first.run("kubeadm certs check-expiration").stdout

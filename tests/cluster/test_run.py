@@ -67,7 +67,7 @@ def test_the_cluster_is_healthy_and_says_what_it_runs(lab: Lab, web: str) -> Non
     found = lab.status()
     assert found["healthy"], found["notReady"]
     assert (found["image"], found["kubernetes"]) == (web, "v1.36.3")
-    assert [(node["roles"], node["ready"]) for node in found["nodes"]] == [(["control-plane"], True), (["node"], True)]
+    assert [(node["roles"], node["ready"]) for node in found["nodes"]] == [(["control-plane"], True), (["worker"], True)]
     inspected = json.loads(lab.slipway("inspect", web, "--output", "json").stdout)
     assert found["digest"] == inspected["digest"]
 
@@ -76,7 +76,7 @@ def test_the_applied_clusterfile_is_in_the_cluster_without_secrets(lab: Lab, web
     data = lab.json("get", "configmap", "slipway-clusterfile", "--namespace=kube-system")["data"]
     document = yaml.safe_load(data["Clusterfile"])
     assert document["spec"]["image"] == web
-    assert document["spec"]["hosts"] == [{"ips": lab.control_plane, "roles": ["control-plane"]}, {"ips": lab.workers, "roles": ["node"]}]
+    assert document["spec"]["hosts"] == [{"ips": lab.control_plane, "roles": ["control-plane"]}, {"ips": lab.workers, "roles": ["worker"]}]
     assert document["spec"]["env"]["DbPassword"].startswith("<redacted")
     everything = lab.kubectl("get", "configmaps,secrets", "--all-namespaces", "--output=yaml")
     assert SECRET not in everything
@@ -197,7 +197,7 @@ def test_a_cluster_of_an_earlier_slipway_gets_the_login_of_its_registry_by_the_s
     lab.run(web, *GIVEN)
     assert {lab.login(machine) for machine in lab.machines} == {before}
     assert [lab.registry(MANIFEST), lab.registry(MANIFEST, Authorization=before)] == [401, 200]
-    for node in ("control-plane-1", "node-1"):
+    for node in ("control-plane-1", "worker-1"):
         runs_on(lab.first, f"{lab.name}-{node}", "again", "slipway.dev/redis:7.0", "redis-server", "--version")
         until(lambda: "again" not in lab.kubectl("get", "pods", "--output=name"))
 

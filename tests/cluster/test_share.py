@@ -98,5 +98,5 @@ def cluster(user: Elsewhere, lab: Lab, image: str, *more: str) -> Iterator[None]
         user(*lab.words(image, *more))
         yield
     finally:
-        members = ["--control-plane", ",".join(lab.control_plane), "--workers", ",".join(lab.workers)]
+        members = ["--via", ",".join(lab.control_plane), "--workers", ",".join(lab.workers)]
         user("delete", lab.name, *members, "--key", lab.key, "--yes")

@@ -24,7 +24,7 @@ from tests.conftest import Slipway
 from tests.waiting import HANG
 
 OLD, NEW, LATER = "v1.36.3", "v1.37.2", "v1.37.3"
-NODES = ("control-plane-1", "control-plane-2", "control-plane-3", "node-1", "node-2")
+NODES = ("control-plane-1", "control-plane-2", "control-plane-3", "worker-1", "worker-2")
 REQUESTS = 10_000
 MOMENTS = (
     "note that the upgrade begins",
@@ -34,8 +34,8 @@ MOMENTS = (
     "change control-plane node NAME-control-plane-2",
     "change control-plane node NAME-control-plane-3",
     "update the cluster's configuration",
-    "change node NAME-worker-1",
-    "change node NAME-worker-2",
+    "change worker NAME-worker-1",
+    "change worker NAME-worker-2",
     "launch: ",
 )
 """The steps at whose beginning the command is killed, in order."""

@@ -40,7 +40,7 @@ spec:
   image: {image}
   env: {{DashBoardPort: {port}}}
   ssh: {{pk: {key}}}
-  hosts: [{{ips: [{master}], roles: [master]}}]
+  hosts: [{{ips: [{node}], roles: [control-plane]}}]
 """
 
 

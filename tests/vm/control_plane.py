@@ -1,4 +1,4 @@
-"""Stand-ins for masters: servers that speak TLS as an API server and a registry do, on addresses of their own, and may die."""
+"""Stand-ins for control-plane nodes: servers that speak TLS as an API server and a registry do, on addresses of their own, and may die."""
 
 from __future__ import annotations
 
