@@ -71,7 +71,7 @@ VERBS: dict[str, Verb] = {
     "generate": lambda home, machines: home.slipway("generate", "--from-cluster", "--control-plane", CONTROL_PLANE, *login(machines)),
     "run": lambda home, machines: home.slipway("run", "bad", *known(machines), "--timeout", "1"),
     "join": lambda home, machines: home.slipway("join", "--via", CONTROL_PLANE, "--workers", WORKER, *login(machines), "--timeout", "1"),
-    "remove": lambda home, machines: home.slipway("remove", "--via", CONTROL_PLANE, "--workers", WORKER, *login(machines), "--yes"),
+    "remove": lambda home, machines: home.slipway("remove", WORKER, "--via", CONTROL_PLANE, *login(machines), "--yes"),
     "upgrade": lambda home, machines: home.slipway("upgrade", "bad", "--via", CONTROL_PLANE, *login(machines), "--yes", "--timeout", "1"),
     "rollback": lambda home, machines: home.slipway("rollback", "--yes"),
     "apply": lambda home, machines: home.slipway("apply", "bad", *known(machines), "--timeout", "1"),
