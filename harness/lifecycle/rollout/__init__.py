@@ -64,10 +64,7 @@ class RolloutWork(MemberChange):
 
     def beside(self, node: Node) -> SshNode:
         """A control-plane node whose API is there while ``node`` is changed; itself when it is the only one."""
-        return next(
-            (control_plane_node for control_plane_node in (self.found.first, *self.found.control_plane) if control_plane_node is not node),
-            self.found.first,
-        )
+        return next((other for other in (self.found.first, *self.found.control_plane) if other is not node), self.found.first)
 
 
 def moves(work: RolloutWork, node: Node) -> bool:

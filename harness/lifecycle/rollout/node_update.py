@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness import assets, log
-from harness.clusterfile import Phase
+from harness.clusterfile import WORKER, Phase
 from harness.errors import CheckError, CommandError, SlipwayError
 from harness.lifecycle.cluster.change import UPGRADE
 from harness.lifecycle.kube import drain, etcd, objects, readiness, wait
@@ -36,13 +36,14 @@ _CORDONED = "cordoned"
 
 
 def update_batch(work: RolloutWork, number: int, role: str, nodes: tuple[SshNode, ...], after: str) -> Step:
-    """Change the nodes of a batch. The id of the step is in journals of nodes, and stays."""
+    """Change the nodes of a batch, all of one role. The id of the step is in journals of nodes, and stays."""
+    what = f"worker{'s' if len(nodes) > 1 else ''}" if role == WORKER else "control-plane node"
     names = ", ".join(work.name(node) for node in nodes)
 
     def action(node: SshNode) -> str:
         return _change(work, node, nodes)
 
-    return Step(f"turn-{number}", f"change {role} {names}", action, nodes, after_all=(after,), inputs=lambda _: work.move.id)
+    return Step(f"turn-{number}", f"change {what} {names}", action, nodes, after_all=(after,), inputs=lambda _: work.move.id)
 
 
 def _change(work: RolloutWork, node: SshNode, together: Sequence[SshNode]) -> str:

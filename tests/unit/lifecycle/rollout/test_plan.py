@@ -32,6 +32,11 @@ def test_control_plane_nodes_are_updated_singly_then_workers_in_batches(store: S
     assert roles(work(store, tmp_path, workers=5, batch=2)) == [("control-plane", 1)] * 3 + [("worker", 2), ("worker", 2), ("worker", 1)]
 
 
+def test_the_step_of_a_batch_names_the_role_and_the_nodes(store: Store, tmp_path: Path) -> None:
+    titles = [step.title for step in rollout_plan.plan(work(store, tmp_path, 1, 3, batch=2)) if step.id.startswith("turn-")]
+    assert titles == ["change control-plane node host-1", "change workers host-2, host-3", "change worker host-4"]
+
+
 def test_to_a_lower_minor_version_the_workers_go_first(store: Store, tmp_path: Path) -> None:
     down = Move.new(ROLLBACK, Version("web:2", "2", "v1.37.0"), OLD)
     assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=down))] == ["worker", "worker", "control-plane"]
