@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.clusterfile import CONTROL_PLANE
+from harness.clusterfile import WORKER
+from harness.clusterfile.validators import ROLES
 from harness.errors import CheckError, SlipwayError
 from harness.host import cluster_cache
 from harness.lifecycle.cluster import access, change, record
@@ -19,8 +20,6 @@ from harness.nodes import Machine, Node, each
 
 _WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 _ROLE = "node-role.kubernetes.io/"
-_CONTROL_PLANE = "control-plane"
-"""The role of a control-plane node in the words of Kubernetes."""
 
 
 def status(
@@ -30,7 +29,7 @@ def status(
     *,
     home: Path | None = None,
 ) -> dict[str, Any]:
-    """State of a cluster; see ``gather`` for the shape. Raises UsageError when it is not known, NodeError when no API answers."""
+    """State of a cluster; see ``gather`` for the shape. Raises UsageError when it is not known."""
     with access.opened(access.known(name, control_plane, workers, home=home)) as cluster:
         return gather(cluster)
 
@@ -92,11 +91,11 @@ def _nodes(items: Iterable[Resource], problems: Sequence[readiness.Problem]) -> 
 def _node(node: Resource, reason: str | None) -> dict[str, Any]:
     labels = node["metadata"].get("labels") or {}
     named = {label.removeprefix(_ROLE) for label in labels if label.startswith(_ROLE)}
-    roles = sorted({CONTROL_PLANE if role == _CONTROL_PLANE else role for role in named})
+    roles = sorted({ROLES.get(role, role) for role in named})
     return {
         "name": node["metadata"]["name"],
         "address": next(iter(objects.internal_addresses(node)), None),
-        "roles": roles or ["worker"],
+        "roles": roles or [WORKER],
         "ready": reason is None,
         "reason": reason,
         "version": node["status"].get("nodeInfo", {}).get("kubeletVersion"),

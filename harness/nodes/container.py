@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from harness import log
+from harness.clusterfile.validators import ROLES
 from harness.errors import EngineError, UsageError
 from harness.host import cluster_cache, docker, paths
 from harness.nodes import GroupMember, Login, NodeGroup
@@ -148,10 +149,7 @@ class ContainerProvider:
 
     def _group(self, name: str, containers: Sequence[Container]) -> NodeGroup:
         members = sorted(
-            (
-                GroupMember(container.attrs["Config"]["Hostname"], _address(container, name), container.labels[ROLE])
-                for container in containers
-            ),
+            (GroupMember(container.attrs["Config"]["Hostname"], _address(container, name), _role(container)) for container in containers),
             key=lambda member: (member.role != "control-plane", len(member.name), member.name),
         )
         return NodeGroup(name, "container", tuple(members), Login(key=self._folder(name) / "id_ed25519"))
@@ -217,6 +215,12 @@ def _settle(container: Container, hostname: str, group: str, ways: Sequence[list
         docker.command_output(container, argv)
     container.reload()
     _until(lambda: _answers(_address(container, group)), deadline, hostname, "sshd does not answer", container)
+
+
+def _role(container: Container) -> str:
+    """The role in a machine's label, which an earlier slipway wrote in other words."""
+    label: str = container.labels[ROLE]
+    return ROLES.get(label, label)
 
 
 def _prefixed(name: str) -> str:

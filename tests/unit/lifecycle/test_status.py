@@ -67,6 +67,13 @@ def test_a_healthy_cluster(tmp_path: Path) -> None:
     assert found["registry"] == [{"node": "one", "address": "10.0.0.1", "active": True}]
 
 
+def test_roles_in_labels_of_an_earlier_kubernetes_are_those_of_today(tmp_path: Path) -> None:
+    one = node("one", role="control-plane")
+    one["metadata"]["labels"]["node-role.kubernetes.io/master"] = ""
+    two = node("two", role="node")
+    assert [entry["roles"] for entry in gather(cluster(tmp_path, [one, two]))["nodes"]] == [["control-plane"], ["worker"]]
+
+
 def test_upgrade_that_was_cut_off_is_reported(tmp_path: Path) -> None:
     half, whole = (
         Move("1", "upgrade", Version("web:1", "1", "v1.36.3"), Version("web:2", "2", "v1.36.4"), state) for state in (RUNNING, DONE)

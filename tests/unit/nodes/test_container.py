@@ -117,6 +117,18 @@ def test_a_group_is_numbered_by_role_and_has_its_own_key(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("answers")
+def test_roles_of_machines_that_an_earlier_slipway_made_are_known(tmp_path: Path) -> None:
+    engine = Engine()
+    made = provider(engine, tmp_path)
+    made.up("lab", 1, 1, image="node")
+    for machine in engine.machines:
+        machine.labels[ROLE] = {"control-plane": "master", "worker": "node"}[machine.labels[ROLE]]
+    (group,) = made.list()
+    assert [member.role for member in group.members] == ["control-plane", "worker"]
+    assert (len(group.control_plane), len(group.workers)) == (1, 1)
+
+
+@pytest.mark.usefixtures("answers")
 def test_machines_have_no_way_out_and_places_for_data(tmp_path: Path) -> None:
     engine = Engine()
     provider(engine, tmp_path).up("lab", 1, 0, image="node")
