@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.options import AllowOlder, Json, choice, existing, image_option, in_lower_case, platform_of, seconds
+from harness.cli.options import WORKER_ALIASES, AllowOlder, Json, choice, existing, image_option, in_lower_case, platform_of, seconds
 from harness.cli.output import local_store, one_of, pairs, print_json, say, wants_json
 from harness.cli.program import Old
 from harness.cli.root import app
@@ -112,8 +112,10 @@ def build(
             metavar="IMAGE|none",
         ),
     ] = None,
-    nodes: Annotated[
-        int, typer.Option("--workers", "-n", help="Workers of the throw-away cluster.", metavar="N", min=0, max=MOST_WORKERS)
+    workers: Annotated[
+        int,
+        typer.Option("--workers", help="Workers of the throw-away cluster.", metavar="N", min=0, max=MOST_WORKERS),
+        WORKER_ALIASES,
     ] = 0,
     settle: Annotated[
         float,
@@ -198,7 +200,7 @@ def build(
         cluster=sandbox, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
         network=one_of(network, NETWORKS, "--network"), hosts=added_hosts(add_host or ()),
         images_from=one_of(images_from, MODES, "--images"), possible=one_of(possible, POSSIBLE_MODES, "--possible"),
-        allow_login=tuple(allow_login or ()), allow_older=allow_older, on=on or AUTO, workers=nodes,
+        allow_login=tuple(allow_login or ()), allow_older=allow_older, on=on or AUTO, workers=workers,
         pull=one_of(_PULL.get(pull, pull), PULL, "--pull"),
     )  # fmt: skip
     with _given(options) as options:

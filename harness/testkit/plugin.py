@@ -91,7 +91,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write the results as a statement about the image that ran; slipway attest attaches it",
     )
     group.addoption(
-        "--control-plane", dest="slipway_control_plane", metavar="ADDRESSES", help="test on these machines instead of making some"
+        "--control-plane",
+        "--masters",
+        dest="slipway_control_plane",
+        metavar="ADDRESSES",
+        help="test on these machines instead of making some",
     )
     group.addoption("--workers", "--nodes", dest="slipway_workers", metavar="ADDRESSES", help="more of them, as workers")
     group.addoption("--ssh-user", dest="slipway_user", metavar="NAME", help="root, or one who may sudo without a password")

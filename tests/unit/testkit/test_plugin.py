@@ -151,6 +151,11 @@ def test_a_module_can_set_the_topology(pytester: pytest.Pytester, lab: Lab) -> N
     run(pytester).assert_outcomes(passed=1)
 
 
+def test_a_marker_and_options_for_an_earlier_slipway_are_understood(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, "pytestmark = pytest.mark.topology(masters=2, nodes=1)\ndef test_one(nodes): assert nodes == ('m0', 'm1', 'n0')")
+    run(pytester, "--masters", "10.0.0.1,10.0.0.2", "--nodes", "10.0.0.3").assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"), [("control_plane=0", "at least one control-plane node"), ("nods=2", "nods"), ("workers='2'", "workers='2'")]
 )
