@@ -100,6 +100,13 @@ def test_spellings_of_other_tools_work_without_a_hint(word: str, capsys: pytest.
     assert "old spelling" not in error
 
 
+def test_control_plane_works_without_a_hint_where_it_is_called_via(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["status", "mine", "--control-plane", "10.0.0.300"]) == 2
+    error = capsys.readouterr().err
+    assert "--via 10.0.0.300" in error
+    assert "old spelling" not in error
+
+
 def test_old_takes_several_spellings() -> None:
     assert Old("--a", "-a").spellings == ("--a", "-a")
 

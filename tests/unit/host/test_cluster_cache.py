@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
@@ -26,6 +27,18 @@ def test_what_is_remembered_is_added_to_and_for_its_owner_only(tmp_path: Path) -
 def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="not a name for a cluster"):
         ClusterState.of(name, tmp_path)
+
+
+def test_keys_of_an_earlier_slipway_are_read_and_written_in_the_present_words(tmp_path: Path) -> None:
+    state = ClusterState.of("lab", tmp_path)
+    state.write("cluster.json", json.dumps({"image": "web", "masters": [{"address": "10.0.0.1"}], "nodes": [{"address": "10.0.0.2"}]}))
+    assert state.read() == {"image": "web", "controlPlane": [{"address": "10.0.0.1"}], "workers": [{"address": "10.0.0.2"}]}
+    state.remember({"workers": []})
+    assert json.loads((state.folder / "cluster.json").read_text()) == {
+        "image": "web",
+        "controlPlane": [{"address": "10.0.0.1"}],
+        "workers": [],
+    }
 
 
 def test_a_memory_that_was_damaged_counts_as_lost(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ def test_one_word_is_shell_text_and_several_are_a_program_with_arguments() -> No
 
 def test_roles_addresses_and_names_choose() -> None:
     assert chosen([], None) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    assert chosen([], "control-plane") == chosen([], "control-plane") == ["10.0.0.1"]
-    assert chosen([], "worker") == chosen([], "worker") == ["10.0.0.2", "10.0.0.3"]
+    assert chosen([], "control-plane") == chosen([], "master") == ["10.0.0.1"]
+    assert chosen([], "worker") == chosen([], "node") == ["10.0.0.2", "10.0.0.3"]
     assert chosen(["host-3", "10.0.0.1"], None) == ["10.0.0.1", "10.0.0.3"]
     assert chosen(["host-3", "10.0.0.1"], "worker") == ["10.0.0.3"]
     assert chosen([], "storage", frozenset({"10.0.0.3"})) == ["10.0.0.3"]

@@ -90,6 +90,15 @@ def test_a_plain_backup_is_an_ordinary_tar(tmp_path: Path) -> None:
         assert {member.mode for member in tar} == {0o600}
 
 
+def test_a_backup_of_an_earlier_slipway_is_read(tmp_path: Path) -> None:
+    former = {**front(), "masters": ["10.0.0.1"], "nodes": ["10.0.0.4"]}
+    del former["controlPlane"], former["workers"]
+    file = tmp_path / "lab.backup"
+    _write(file, former, MEMBERS, io.BytesIO(DATA), None)
+    with open_backup(file) as (contents, _):
+        assert (contents.front["controlPlane"], contents.front["workers"]) == (["10.0.0.1"], ["10.0.0.4"])
+
+
 def test_damage_anywhere_is_found(tmp_path: Path) -> None:
     file = written(tmp_path)
     whole = file.read_bytes()
