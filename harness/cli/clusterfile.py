@@ -188,8 +188,8 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
         if adopt and cluster is not None:
             # The control-plane node that answered comes first: it is asked again.
             listed = sorted(cluster.control_plane, key=lambda address: address != first[0].address)
-            require_control_plane, all_nodes = (tuple(Machine(address, login) for address in group) for group in (listed, cluster.workers))
-            with Connections(Path(folder), (*require_control_plane, *all_nodes)) as connections:
-                takeover.adopt(taken, connections, require_control_plane, all_nodes)
+            control_plane, workers = (tuple(Machine(address, login) for address in group) for group in (listed, cluster.workers))
+            with Connections(Path(folder), (*control_plane, *workers)) as connections:
+                takeover.adopt(taken, connections, control_plane, workers)
             log.info(f"slipway status {cluster.name}")
     return taken.text

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class JoinAccess(Ssh):
-    """Access to a cluster for a verb whose ``--control-plane`` are other machines."""
+    """Access to a cluster for a verb whose ``--control-plane`` names other machines."""
 
     via: Annotated[list[str] | None, machines("--via", help="Control-plane nodes of the cluster, if it is not known on this machine.")] = (
         None
@@ -122,8 +122,8 @@ def remove(
                 _show_plan(removing.plan(work), as_json)
                 return
             for node in work.going:
-                answers = "" if node in work.alive else ", does not answer"
-                say(f"{work.name(node)} {node.address} ({'control-plane node' if node in work.control_plane else 'worker'}{answers})")
+                role = "control-plane node" if node in work.leaving_control_plane else "worker"
+                say(f"{work.name(node)} {node.address} ({role}{'' if node in work.alive else ', does not answer'})")
         confirmed(f"Take this out of {name}?")
     done = removing.remove(name, nodes, **given)
     if as_json:

@@ -9,8 +9,8 @@ from harness.cli.program import Group, Program, QuickGroup
 HELP = """Builds, tests, shares and runs cluster images: a whole distributed application, Kubernetes included, in one OCI artifact.
 
 \b
-  slipway build -t web kubefiles/web                     build a CloudImage
-  slipway inspect web                                    what is in it
+  slipway build -t web kubefiles/web                             build a CloudImage
+  slipway inspect web                                            what is in it
   slipway run web --control-plane 10.0.0.1 --workers 10.0.0.2    make a cluster that runs it
 """
 

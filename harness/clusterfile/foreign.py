@@ -28,7 +28,7 @@ TOOLS = (
         f"{_HOSTS}; an address has no port there: ssh: {{port: 22}}; image: takes one image, others are documents of kind Application",
         ("sealos.io",),
     ),
-    ForeignTool("k0sctl", f"{_HOSTS}; the roles are control-plane for a controller and worker", ("k0sctl.k0sproject.io",)),
+    ForeignTool("k0sctl", f"{_HOSTS}; the roles are control-plane for a controller, worker for a worker", ("k0sctl.k0sproject.io",)),
     ForeignTool("k0s", "documents of kubeadm have its settings: ClusterConfiguration, KubeletConfiguration", ("k0s.k0sproject.io",)),
     ForeignTool("KubeKey", f"{_HOSTS} in place of hosts and roleGroups; spec.image says what runs there", ("kubekey.kubesphere.io",)),
     ForeignTool(

@@ -225,12 +225,12 @@ def taint(text: str) -> Taint:
 
 
 def role(text: str) -> str:
-    """``control-plane``, ``worker``, also as sealer's ``master``, ``node``, or a custom role. A near miss of the first ones is a fault."""
+    """``control-plane`` or ``worker``, sealer's ``master`` or ``node``, or a custom role. A near miss of these names is a fault."""
     if text in ROLES:
         return ROLES[text]
     near = difflib.get_close_matches(text.lower(), ROLES, n=1, cutoff=0.8)
     if near:
-        raise FieldError(f"{text} is not a role", f"did you mean {near[0]}?")
+        raise FieldError(f"{text} is not a role", f"did you mean {ROLES[near[0]]}?")
     if not _LABEL_NAME.fullmatch(text):
         raise FieldError(f"{text} is not a role", "control-plane, worker, or a name of your own: letters, digits, '-', '_' and '.'")
     return text

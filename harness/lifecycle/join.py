@@ -146,16 +146,16 @@ def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOp
     image = _image(store, record.image, record.digest)
     _check_roles(found, asked)
     new = {node.address: node for node in found.others}
-    new_control_plane, new_nodes = (
+    new_control_plane, new_workers = (
         tuple(new[address] for address in group if address in new) for group in (asked.control_plane, asked.workers)
     )
     _check_control_plane(found, new_control_plane)
-    addresses = ([node.address for node in new_control_plane], [node.address for node in new_nodes])
+    addresses = ([node.address for node in new_control_plane], [node.address for node in new_workers])
     kept, lost = without_secrets(membership.with_members(record.clusterfile, *addresses, asked.hosts), env)
     elsewhere = registries.AsThere.of(found.first) if record.registry == "elsewhere" else None
     holding = membership.holders(found)
     room = max(0, registry.most(kept) - len(holding))
-    joining = frozenset(node.address for node in (*new_control_plane, *new_nodes))
+    joining = frozenset(node.address for node in (*new_control_plane, *new_workers))
     registry_hosts = holding | {node.address for node in new_control_plane[:room]}
     needs_images = elsewhere is None and joining & registry_hosts
     spec = ClusterSpec(
@@ -167,7 +167,7 @@ def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOp
         control_plane=(found.first, *(node for node in found.control_plane if node is not found.first), *new_control_plane)
         if found.alive(found.control_plane)[:1] != (found.first,)
         else (*found.control_plane, *new_control_plane),
-        workers=(*found.workers, *new_nodes),
+        workers=(*found.workers, *new_workers),
         clusterfile=kept,
         env={**request.env(kept), **env},
         host_env=request.host_env(kept),
@@ -352,7 +352,7 @@ def _find_keys(work: JoinWork) -> Step:
     return Step("make-keys", "find the keys of the cluster", action, after=("unpack-rootfs",))
 
 
-# ---- new control-plane nodes ------------------------------------------------------------------------------------------------------
+# ---- new control-plane nodes ------------------------------------------------------------------------------------------
 
 
 def _take_in(work: JoinWork) -> Step:

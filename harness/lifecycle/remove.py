@@ -56,7 +56,7 @@ class RemoveWork:
     """The hooks for the end of machines."""
 
     @property
-    def control_plane(self) -> tuple[SshNode, ...]:
+    def leaving_control_plane(self) -> tuple[SshNode, ...]:
         """The control-plane nodes that are removed."""
         return tuple(node for node in self.going if node in self.found.control_plane or node.address in self.strays)
 
@@ -202,15 +202,15 @@ def _check(work: RemoveWork) -> None:
     found = work.found
     if not work.staying:
         raise CheckError(
-            f"{', '.join(work.name(node) for node in work.control_plane)}: no control-plane node would be left",
-            hint=f"slipway join {found.state.name} --control-plane IP adds one first; slipway delete {found.state.name} deletes it all",
+            f"{', '.join(work.name(node) for node in work.leaving_control_plane)}: no control-plane node would be left",
+            hint=f"slipway join {found.state.name} --control-plane IP adds one first; slipway delete {found.state.name} deletes all of it",
         )
     if work.first in work.going:
         raise CheckError(
             "none of the control-plane nodes that would stay answers",
             hint="bring one of them back first: " + ", ".join(node.address for node in work.staying),
         )
-    if work.control_plane:
+    if work.leaving_control_plane:
         _check_control_plane(work)
     gone = {node.address for node in work.going}
     if found.workers and not [node for node in found.workers if node.address not in gone] and not _takes_pods(work):
@@ -222,7 +222,7 @@ def _check_control_plane(work: RemoveWork) -> None:
     holding = membership.holders(found) if found.record.registry == "own" else frozenset()
     if holding and not any(node.address in holding for node in found.alive(work.staying)):
         raise CheckError(
-            f"{', '.join(work.name(node) for node in work.control_plane)}: nobody else who answers holds the container images",
+            f"{', '.join(work.name(node) for node in work.leaving_control_plane)}: nobody else who answers holds the container images",
             hint=f"slipway join {found.state.name} --control-plane IP brings a control-plane node that does",
         )
     _etcd_order(work)
@@ -239,7 +239,7 @@ def _etcd_order(work: RemoveWork) -> tuple[etcd.EtcdMember, ...]:
     """The members that leave etcd, in their order. Raises CheckError when it would lose its quorum."""
     client = _etcd(work)
     members = client.members()
-    urls = {peer_url(node.address) for node in work.control_plane}
+    urls = {peer_url(node.address) for node in work.leaving_control_plane}
     leaving = [member.id for member in members if urls & set(member.peers)]
     return etcd.order(members, client.sick(members), leaving) if leaving else ()
 
@@ -262,7 +262,7 @@ def plan(work: RemoveWork) -> list[Step]:
     recipe.add(_drain(work))
     if any(work.parting.chosen(Phase.PRE_CLEAN_HOST, node) for node in work.alive):
         recipe.add(_part(work))
-    if work.control_plane:
+    if work.leaving_control_plane:
         recipe.add(_tell_balancers(work), _stop_control_plane(work), _leave_etcd(work))
     recipe.add(_delete_nodes(work))
     if work.alive:
@@ -306,12 +306,12 @@ def _part(work: RemoveWork) -> Step:
 
 
 def _tell_balancers(work: RemoveWork) -> Step:
-    """First of all nobody shall ask a control-plane node any more that goes."""
+    """First of all: nobody shall ask a control-plane node any more that leaves."""
 
     def action() -> str:
         found = work.found
         control_plane = [(found.name(node), node.address) for node in work.staying]
-        holding = frozenset(membership.holders(found) - {node.address for node in work.control_plane})
+        holding = frozenset(membership.holders(found) - {node.address for node in work.leaving_control_plane})
         texts = membership.balancers(found, control_plane, holding)
         others = [node for node in found.alive(found.members) if node.address in texts and node not in work.going]
         told = each(others, lambda node: membership.tell_balancer(node, texts[node.address]))
@@ -332,7 +332,9 @@ def _stop_control_plane(work: RemoveWork) -> Step:
         if node in work.alive:
             node.run(assets.script("stop_control_plane", port=f"{API_PORT:04X}"), timeout=90)
 
-    return Step("stop-control-plane", "stop the control-plane nodes that leave", action, work.control_plane, after_all=("tell-balancers",))
+    return Step(
+        "stop-control-plane", "stop the control-plane nodes that leave", action, work.leaving_control_plane, after_all=("tell-balancers",)
+    )
 
 
 def _leave_etcd(work: RemoveWork) -> Step:

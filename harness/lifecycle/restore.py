@@ -167,7 +167,7 @@ def _holds_it(cluster: Access, contents: Contents) -> bool:
     return False
 
 
-# ---- the same control-plane nodes -------------------------------------------------------------------------------------------------
+# ---- the same control-plane nodes -------------------------------------------------------------------------------------
 
 
 def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:

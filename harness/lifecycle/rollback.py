@@ -74,7 +74,7 @@ def prepared(
 
 
 def _mended(name: str, options: RolloutOptions, home: Path | None) -> bool:
-    """Bring back the control plane of control-plane nodes whose change was cut off; whether there were any."""
+    """Bring back the control plane of nodes whose change was cut off; whether there were any."""
 
     def mend(node: SshNode) -> None:
         log.warning(f"{node.name}: its control plane does not answer in the middle of a change; the one before it comes back")

@@ -157,7 +157,7 @@ def _gathered(stack: ExitStack, name: str, options: RolloutOptions, home: Path |
 def each_cut_off(
     name: str, options: RolloutOptions, home: Path | None, action: Callable[[SshNode], object] = lambda _: None
 ) -> tuple[str, ...]:
-    """Do something on the control-plane nodes whose change was cut off while their control plane was in it; their names."""
+    """Do something on the nodes whose change was cut off while their control plane was in it; their names."""
     known = access.known(name, options.via, home=home)
     with SshConnections(known.state.folder, known.control_plane) as ssh:
         reached, _ = ssh.reachable()

@@ -110,7 +110,7 @@ class Kubeadm:
     @property
     def first(self) -> Member:
         """The first control-plane node that answers."""
-        return next((node for node in self.cluster.control_plane if not node.away), self.cluster.control_plane[0])
+        return next((member for member in self.cluster.control_plane if not member.away), self.cluster.control_plane[0])
 
     def prepare(self) -> None:
         """Read the cluster's keys from a control-plane node that has them (an earlier run was killed), or make new ones.
@@ -120,8 +120,8 @@ class Kubeadm:
         """
         paths = [f"{FOLDER}/{name}" for name in SHARED]
         existing: list[tuple[str, Pki]] = []
-        control_plane = [node for node in self.cluster.control_plane if not node.away]
-        for member, files in zip(control_plane, each(control_plane, lambda node: read_files(node.node, paths)), strict=True):
+        answering = [member for member in self.cluster.control_plane if not member.away]
+        for member, files in zip(answering, each(answering, lambda member: read_files(member.node, paths)), strict=True):
             pki = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in SHARED})
             if pki is not None:
                 existing.append((member.name, pki))

@@ -231,7 +231,7 @@ class ResolvedCluster:
 
     def needed(self, node: Node, files: Files) -> Files:
         """The files that a node needs: workers launch nothing, so they get what is launched only when a hook reads it."""
-        if any(node.address == control_plane_node.address for control_plane_node in self.spec.control_plane):
+        if any(node.address == one.address for one in self.spec.control_plane):
             return files
 
         def is_needed(path: str) -> bool:

@@ -238,7 +238,10 @@ def test_each_fault_with_its_path(spec: str, path: str, message: str) -> None:
     [
         ("imge: x", "did you mean image?"),
         ("certSANs: [a]", "did you mean certSANS?"),
-        ("hosts: [{ips: [10.0.0.1], role: [control-plane node]}]", "did you mean roles?"),
+        ("hosts: [{ips: [10.0.0.1], role: [control-plane]}]", "did you mean roles?"),
+        ("hosts: [{ips: [10.0.0.1], roles: [control-plan]}]", "did you mean control-plane?"),
+        ("hosts: [{ips: [10.0.0.1], roles: [masters]}]", "did you mean control-plane?"),
+        ("hosts: [{ips: [10.0.0.1], roles: [nodes]}]", "did you mean worker?"),
         ("ssh: {password: x}", "passwd, passwdFile or passwdEnv"),
         ("masters: {ips: [10.0.0.1]}", "did you mean ipList?"),
         ("provider: CONTAINR", "did you mean CONTAINER?"),

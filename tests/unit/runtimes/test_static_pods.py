@@ -120,7 +120,7 @@ def test_the_same_manifest_again_waits_for_nothing_but_the_api() -> None:
     assert waited(node.commands[-1]) == {"ready": ""}
 
 
-# ---- while other control-plane nodes serve ----------------------------------------------------------------------------------------
+# ---- while other control-plane nodes serve ----------------------------------------------------------------------------
 
 
 class Refusing(StandIn):
