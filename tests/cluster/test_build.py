@@ -45,6 +45,7 @@ def no_tag(name: str) -> bool:
     return f"{name}:latest" not in Store.default().names()
 
 
+@pytest.mark.long
 def test_pods_that_never_become_ready_are_explained_and_another_build_meanwhile_is_not_disturbed(tmp_path: Path, slipway: Slipway) -> None:
     """The pods of one build never become ready; another one that runs at the same time finds its own image, and nothing else."""
     bad = context(

@@ -122,6 +122,7 @@ def test_the_image_has_what_no_file_names_and_nothing_of_the_base(built: dict[st
     assert "CloudImage of the throw-away cluster" in names
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("clean")
 def test_the_same_files_and_base_give_the_same_image_without_a_cluster_and_another_exercise_runs(
     built: dict[str, Any], kubernetes: str, context: Path, slipway: Slipway, tmp_path: Path
@@ -154,6 +155,7 @@ def lab(slipway: Slipway) -> Iterator[Lab]:
         lab.down()
 
 
+@pytest.mark.long
 def test_it_runs_on_nodes_without_a_way_out(lab: Lab, built: dict[str, Any], kubernetes: str, slipway: Slipway) -> None:
     assert built["digest"]
     lab.run(kubernetes)

@@ -22,6 +22,8 @@ from harness.runtimes import ROOTFS
 from tests.cluster.lab import Lab
 from tests.conftest import Slipway
 
+pytestmark = pytest.mark.long
+
 CHECK_BLOBS = """cd /var/lib/slipway/registry/docker/registry/v2/blobs/sha256 &&
 for blob in */*; do [ "$(sha256sum < "$blob/data")" = "${blob#*/}  -" ] || { echo "$blob"; exit 1; }; done; ls -d */* | wc -l"""
 TREE = f"""export LC_ALL=C; cd {ROOTFS} && find bin lib -type f | sort | xargs sha256sum | sha256sum

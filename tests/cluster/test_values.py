@@ -103,6 +103,7 @@ def test_apply_takes_the_value_of_the_clusterfile(lab: Lab, dashboard: str, slip
     assert port(lab) == 6443
 
 
+@pytest.mark.long
 def test_stand_in_that_fails_names_the_value_and_a_given_one_builds(slipway: Slipway, kubernetes: str, tmp_path: Path) -> None:
     assert kubernetes
     service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: {{ ServiceType }}, ports: [{port: {{ WebPort }}}]}\n"
