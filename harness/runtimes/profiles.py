@@ -68,7 +68,8 @@ def of(name: str | None, minor: int, exempt: Collection[str] = (), given: Iterab
         name=name,
         documents=(_cluster_configuration(paths), _kubelet_configuration()),
         files={paths[what]: NodeFile.text(text, 0o600) for what, text in texts.items()},
-        folders=(AUDIT,),
+        # A disk that is mounted for etcd has the mode that its owner gave it; kubeadm chooses one for a new folder only.
+        folders=(AUDIT, "/var/lib/etcd"),
         units={"/etc/systemd/system/kubelet.service.d/20-slipway-profile.conf": NodeFile.text(_SETTINGS, 0o600)},
         sysctls=SYSCTLS,
         mode=0o600,

@@ -16,6 +16,7 @@ if [ ! -e $STATE/before/services ]; then
   cd $STATE/before
   echo "$mode" > mode
   for folder in $FOLDERS; do if [ -d "$folder" ]; then echo "$folder"; fi; done > folders
+  for folder in $FOLDERS; do if [ -d "$folder" ]; then stat -c '%a %n' "$folder"; fi; done > modes
   ls -A /etc/cni/net.d > networks 2>/dev/null || true
   ls /sys/class/net > links
   [ -e /proc/net/ip_vs ] || echo absent > ipvs

@@ -13,6 +13,9 @@ if [ -e "$before/services" ]; then
   for folder in $FOLDERS; do
     if [ -d "$folder" ] && ! grep -qxF "$folder" "$before/folders"; then rm -rf "$folder" 2>/dev/null; fi
   done
+  if [ -e "$before/modes" ]; then
+    while read -r mode folder; do if [ -d "$folder" ]; then chmod "$mode" "$folder"; fi; done < "$before/modes"
+  fi
   sysctl -e -q -p "$before/sysctl" 2>/dev/null
   systemctl daemon-reload
   while read -r unit enabled active; do
