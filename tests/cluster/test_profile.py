@@ -68,7 +68,7 @@ spec:
       containers:
       - name: later
         image: slipway.dev/redis:7.0
-        command: [redis-server, --port, "0", --save, ""]
+        command: [redis-server, --save, ""]
 """
 
 
