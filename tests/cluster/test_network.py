@@ -5,6 +5,7 @@ kube-router is compiled from its module where its registry does not answer, and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from harness import process
+from harness.host import docker
 from tests.cluster.conftest import PROJECT, alone
 from tests.cluster.lab import Lab, kill_at, repeated, until
 from tests.cluster.workload import pods_of
@@ -91,9 +94,26 @@ def images(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> None:
 def lab(slipway: Slipway, images: None) -> Iterator[Lab]:
     lab = Lab(slipway, "test-network", 1, 1)
     try:
-        yield lab
+        with carrying_pods(lab):
+            yield lab
     finally:
         lab.down()
+
+
+@contextlib.contextmanager
+def carrying_pods(lab: Lab) -> Iterator[None]:
+    """The network of the machines carries packets whose addresses are pods', as that of a site does.
+
+    kube-router routes without an overlay here: the kernel may have no tunnel for one. The engine drops such packets in an isolated network.
+    """
+    (network,) = docker.connect().containers.get(f"slipway-{lab.host(lab.control_plane[0])}").attrs["NetworkSettings"]["Networks"].values()
+    bridge = f"br-{network['NetworkID'][:12]}"
+    rule = ["DOCKER-USER", "-i", bridge, "-o", bridge, "-j", "ACCEPT"]
+    process.run(["iptables", "-I", *rule])
+    try:
+        yield
+    finally:
+        process.run(["iptables", "-D", *rule])
 
 
 def described(slipway: Slipway, image: str) -> dict[str, Any]:
