@@ -39,6 +39,17 @@ ls /sys/class/net | while IFS= read -r link; do
   if [ -e "$before/links" ] && ! had links "$link" && [ ! -e "/sys/class/net/$link/device" ]; then ip link del "$link" 2>/dev/null; fi
 done
 for link in $LINKS; do had links "$link" || ip link del "$link" 2>/dev/null; done
+# Routes to pods of other machines that a routing daemon of the pod network made: kube-router's and BIRD's among them. The daemons have
+# ended with the containers; one that still runs is not the cluster's, and its routes stay.
+if [ -e "$before/routes" ] && ! pgrep -x 'bird6?|zebra|bgpd|gobgpd' > /dev/null 2>&1; then
+  for family in -4 -6; do
+    ip $family route show table main 2>/dev/null | sed 's/ *$//' | grep ' via ' |
+      grep -E ' proto ([0-9]+|bird|bgp|zebra)( |$)' | while IFS= read -r route; do
+      # shellcheck disable=SC2086 # the words of a route, which this machine's kernel has printed
+      had routes "$route" || ip $family route del $route 2>/dev/null
+    done
+  done
+fi
 
 . ./clean_ipvs.sh
 # Tables of nf_tables that are kube-proxy's, flannel's, those of CNI plugins, and of what enforces NetworkPolicies.

@@ -19,6 +19,7 @@ if [ ! -e $STATE/before/services ]; then
   for folder in $FOLDERS; do if [ -d "$folder" ]; then stat -c '%a %n' "$folder"; fi; done > modes
   ls -A /etc/cni/net.d > networks 2>/dev/null || true
   ls /sys/class/net > links
+  { ip -4 route show table main; ip -6 route show table main; } 2>/dev/null | sed 's/ *$//' > routes || true
   [ -e /proc/net/ip_vs ] || echo absent > ipvs
   for name in $(printf '%s' "$SETTINGS" | sed 's/ .*//') $SYSCTLS; do
     value=$(sysctl -n "$name" 2>/dev/null) && echo "$name = $value" || true
