@@ -21,6 +21,8 @@ API_VERSION = "slipway.dev/v1"
 ALL = "ALL"
 """In place of the name of an application: all that the image has."""
 CONTROL_PLANE, WORKER, FIRST = "control-plane", "worker", "master0"
+ROLES = {CONTROL_PLANE: CONTROL_PLANE, WORKER: WORKER, "master": CONTROL_PLANE, "node": WORKER}
+"""The roles of Kubernetes by every name: sealer, earlier releases and labels of old clusters call them master and node."""
 PROFILES = ("cis",)
 """Profiles that a cluster can be made with: how its parts are hardened."""
 REDACTED = "<redacted "

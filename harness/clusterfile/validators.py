@@ -9,11 +9,10 @@ import posixpath
 import re
 from collections.abc import Iterable
 
-from harness.clusterfile import CONTROL_PLANE, WORKER, JumpSettings, Taint
+from harness.clusterfile import ROLES, JumpSettings, Taint
 from harness.errors import HintedError
 from harness.oci.reference import Reference, lowered
 
-ROLES = {CONTROL_PLANE: CONTROL_PLANE, WORKER: WORKER, "master": CONTROL_PLANE, "node": WORKER}
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _MOST = 1024
 """Addresses of one range."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness import assets
-from harness.clusterfile import CONTROL_PLANE, WORKER, ClusterDocument, Clusterfile, Host, SshSettings, Taint, validators, write
+from harness.clusterfile import CONTROL_PLANE, ROLES, WORKER, ClusterDocument, Clusterfile, Host, SshSettings, Taint, validators, write
 from harness.errors import CheckError, NodeError
 from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
 from harness.lifecycle.cluster import access, record
@@ -23,7 +23,6 @@ from harness.runtimes.kubeconfig import ADMIN, administrator
 from harness.runtimes.pki import FOLDER as PKI
 
 _ROLE = "node-role.kubernetes.io/"
-_CONTROL_PLANE_ROLES = frozenset({"master", "control-plane"})
 _KUBECTL = f"HOME=/tmp KUBECONFIG={ADMIN} PATH={ROOTFS}/bin:$PATH:/usr/local/bin kubectl --request-timeout=20s"
 
 
@@ -102,11 +101,11 @@ def _hosts(nodes: Iterable[Mapping[str, Any]], ssh: SshSettings) -> tuple[Host, 
             raise CheckError(f"node {metadata['name']} has no internal address", hint="is its kubelet running?")
         labels = metadata.get("labels") or {}
         roles = sorted(key.removeprefix(_ROLE) for key in labels if key.startswith(_ROLE))
-        role = CONTROL_PLANE if _CONTROL_PLANE_ROLES & set(roles) else WORKER
+        role = CONTROL_PLANE if CONTROL_PLANE in map(ROLES.get, roles) else WORKER
         taints = [Taint(taint["key"], str(taint.get("value") or ""), taint["effect"]) for taint in spec.get("taints") or ()]
         host = Host(
             (addresses[0],),
-            (role, *(own for own in roles if own not in _CONTROL_PLANE_ROLES | {"node", "worker"})),
+            (role, *(own for own in roles if own not in ROLES)),
             ssh,
             labels={key: str(value) for key, value in labels.items() if "kubernetes.io/" not in key and "k8s.io/" not in key},
             # Those of Kubernetes' own come and go by themselves.

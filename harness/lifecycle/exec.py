@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import process
+from harness.clusterfile import CONTROL_PLANE, ROLES, WORKER
 from harness.errors import CommandError, NodeError, SlipwayError, UsageError
 from harness.host import cluster_cache
 from harness.lifecycle.cluster import access, record
@@ -27,8 +28,6 @@ JOBS = 16
 _MANY = 32
 """From so many machines on, what a login costs is felt."""
 
-CONTROL_PLANE, WORKER = "control-plane", "worker"
-_ALIASES = {"master": CONTROL_PLANE, "node": WORKER}
 _ROLE_LABEL = "node-role.kubernetes.io/"
 
 Show = Callable[[str, str, str], None]
@@ -124,7 +123,7 @@ def select(
             raise UsageError(f"{', '.join(absent)}: no machine of this cluster", hint=f"it has {listed}")
         chosen = [target for target in chosen if {target.name, target.node.address} & set(on)]
     if role is not None:
-        role = _ALIASES.get(role, role)
+        role = ROLES.get(role, role)
         if role in (CONTROL_PLANE, WORKER):
             chosen = [target for target in chosen if target.role == role]
         else:

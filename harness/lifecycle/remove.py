@@ -222,7 +222,7 @@ def _check_control_plane(work: RemoveWork) -> None:
     holding = membership.holders(found) if found.record.registry == "own" else frozenset()
     if holding and not any(node.address in holding for node in found.alive(work.staying)):
         raise CheckError(
-            f"{', '.join(work.name(node) for node in work.leaving_control_plane)}: nobody else who answers holds the container images",
+            f"{', '.join(work.name(node) for node in work.leaving_control_plane)}: no other node that answers holds the container images",
             hint=f"slipway join {found.state.name} --control-plane IP brings a control-plane node that does",
         )
     _etcd_order(work)
@@ -306,7 +306,7 @@ def _part(work: RemoveWork) -> Step:
 
 
 def _tell_balancers(work: RemoveWork) -> Step:
-    """First of all: nobody shall ask a control-plane node any more that leaves."""
+    """Lead every balancer away from the control-plane nodes that leave, before anything else."""
 
     def action() -> str:
         found = work.found

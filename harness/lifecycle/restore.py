@@ -171,7 +171,7 @@ def _holds_it(cluster: Access, contents: Contents) -> bool:
 
 
 def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
-    control_plane, everybody = cluster.control_plane, (*cluster.control_plane, *cluster.workers)
+    control_plane, nodes = cluster.control_plane, (*cluster.control_plane, *cluster.workers)
     image = str(source.contents.front["etcd"]["image"])
     peers = {node.name: node.address for node in control_plane}
 
@@ -186,7 +186,7 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
         return restart_watchers(cluster.kubectl)
 
     def settled() -> str:
-        return _settle(cluster.kubectl, [node.name for node in everybody], timeout)
+        return _settle(cluster.kubectl, [node.name for node in nodes], timeout)
 
     def access_kept() -> None:
         _keep_access(cluster, source.contents.keys.get("ca.crt"))
@@ -197,7 +197,7 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
         Step("start", "start the control-plane nodes", static_pods.start, control_plane, after_all=("restore-etcd",)),
         Step("wait-for-api", "wait for the API", lambda node: _wait_api(node, timeout), control_plane, after=("start",)),
         # What they have seen since the backup never happened: they look again only when they begin anew.
-        Step("start-kubelets", "start the kubelets anew", kubelets, everybody, after_all=("wait-for-api",)),
+        Step("start-kubelets", "restart the kubelets", kubelets, nodes, after_all=("wait-for-api",)),
         Step("start-watchers", "start the pods of kube-system anew", again, after=("start-kubelets",)),
         Step("wait-for-nodes", "wait for the nodes", settled, after=("start-watchers",)),
         Step("record", "remember the cluster", access_kept, after=("wait-for-nodes",)),
@@ -245,7 +245,7 @@ def _writer(source: _Source) -> Callable[[BinaryIO], None]:
 
 
 def restart_watchers(kubectl: NodeKubectl) -> str:
-    """Delete the pods of kube-system that are no part of a control-plane node; whoever made them makes new ones."""
+    """Delete the pods of kube-system that do not belong to a control-plane node; their controllers create new ones."""
     pods = objects.objects(kubectl.run("get", "pods", "--namespace=kube-system", "--output=json"), where=kubectl.where)
     names = [pod["metadata"]["name"] for pod in pods if _MIRROR not in (pod["metadata"].get("annotations") or {})]
     if names:

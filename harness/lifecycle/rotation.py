@@ -52,7 +52,7 @@ def rotate(
     *,
     home: Path | None = None,
 ) -> Rotated:
-    """Encrypt the Secrets of a cluster with a new key. One control-plane node after the other starts its API server anew, three times.
+    """Encrypt the Secrets of a cluster with a new key. One control-plane node after the other restarts its API server, three times.
 
     Raises UsageError for a cluster that encrypts none or has control-plane nodes that are not known here, NodeError when one does not
     answer, StoreError for keys that do not fit.
@@ -111,7 +111,7 @@ def _plan(control_plane: Sequence[SshNode], old: SecretsKey, new: SecretsKey, wr
 
     for stage, title, change in stages:
         if stage == "drop":
-            recipe.append(Step("write-secrets", "write the Secrets anew", lambda: rewrite(control_plane[0], written), after_all=after()))
+            recipe.append(Step("write-secrets", "rewrite the Secrets", lambda: rewrite(control_plane[0], written), after_all=after()))
         for number, control_plane_node in enumerate(control_plane, 1):
 
             def action(node: Node, change: Callable[[Keys], Keys] = change) -> None:

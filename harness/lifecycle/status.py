@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.clusterfile import WORKER
-from harness.clusterfile.validators import ROLES
+from harness.clusterfile import ROLES, WORKER
 from harness.errors import CheckError, SlipwayError
 from harness.host import cluster_cache
 from harness.lifecycle.cluster import access, change, record

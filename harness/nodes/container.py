@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from harness import log
-from harness.clusterfile.validators import ROLES
+from harness.clusterfile import ROLES
 from harness.errors import EngineError, UsageError
 from harness.host import cluster_cache, docker, paths
 from harness.nodes import GroupMember, Login, NodeGroup

@@ -58,7 +58,14 @@ def _run(provider: ContainerProvider, name: str, control_plane: int, workers: in
     """Seconds, and bytes that went to the machines."""
     group = provider.up(name, control_plane, workers, image=container_images.package_image(provider.client, IMAGE))
     try:
-        words = ["--control-plane", ",".join(made.address for made in group.control_plane), "--key", str(group.login.key), "--name", name]
+        words = [
+            "--control-plane",
+            ",".join(made.address for made in group.control_plane),
+            "--key",
+            str(group.login.key),
+            "--cluster",
+            name,
+        ]
         words += ["--workers", ",".join(made.address for made in group.workers)] if workers else []
         started = time.monotonic()
         made = json.loads(cli("run", "kubernetes", *words, "--output", "json"))

@@ -39,12 +39,12 @@ def _life(provider: ContainerProvider, group: NodeGroup) -> list[dict[str, Any]]
     control_plane = [made.address for made in group.control_plane]
     *workers, late = [made.address for made in group.workers]
     key = str(group.login.key)
-    words = ["--control-plane", ",".join(control_plane), "--workers", ",".join(workers), "--key", key, "--name", NAME]
+    words = ["--control-plane", ",".join(control_plane), "--workers", ",".join(workers), "--key", key, "--cluster", NAME]
     cli("run", "kubernetes", *words)
     joined = _timed(lambda: cli("join", NAME, "--workers", late, "--key", key))
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "Clusterfile")
-        whole = ["--control-plane", ",".join(control_plane), "--workers", ",".join([*workers, late]), "--key", key, "--name", NAME]
+        whole = ["--control-plane", ",".join(control_plane), "--workers", ",".join([*workers, late]), "--key", key, "--cluster", NAME]
         path.write_text(cli("generate", "kubernetes", *whole))
         cli("apply", "-f", str(path))
         applied = _timed(lambda: cli("apply", "-f", str(path)))

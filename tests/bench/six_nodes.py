@@ -72,7 +72,7 @@ def _ours(provider: ContainerProvider, control_plane_count: int, worker_count: i
             workers,
             "--key",
             str(group.login.key),
-            "--name",
+            "--cluster",
             name,
             "-o",
             "json",

@@ -220,10 +220,10 @@ _SHELL = re.compile(
 
 def literals(path: Path) -> Iterator[str]:
     """The strings of a module that are no docstrings, those in braces left out."""
-    tree = sources.tree(path)
-    inner = {id(value) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for value in node.values}
-    inner |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    nodes = sources.nodes(path)
+    inner = {id(value) for node in nodes if isinstance(node, ast.JoinedStr) for value in node.values}
+    inner |= {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
         parts = node.values if isinstance(node, ast.JoinedStr) else [node]
         if id(node) not in inner:
             yield "".join(part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))

@@ -41,7 +41,7 @@ done
 for link in $LINKS; do had links "$link" || ip link del "$link" 2>/dev/null; done
 # Routes to pods of other machines that a routing daemon of the pod network made: kube-router's and BIRD's among them. The daemons have
 # ended with the containers; one that still runs is not the cluster's, and its routes stay.
-if [ -e "$before/routes" ] && ! pgrep -x 'bird6?|zebra|bgpd|gobgpd' > /dev/null 2>&1; then
+if [ -e "$before/routes" ] && ! cat /proc/[0-9]*/comm 2> /dev/null | grep -qxE 'bird6?|zebra|bgpd|gobgpd'; then
   for family in -4 -6; do
     ip $family route show table main 2>/dev/null | sed 's/ *$//' | grep ' via ' |
       grep -E ' proto ([0-9]+|bird|bgp|zebra)( |$)' | while IFS= read -r route; do

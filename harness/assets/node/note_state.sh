@@ -15,8 +15,8 @@ if [ ! -e $STATE/before/services ]; then
   mkdir -p $STATE/before
   cd $STATE/before
   echo "$mode" > mode
-  for folder in $FOLDERS; do if [ -d "$folder" ]; then echo "$folder"; fi; done > folders
   for folder in $FOLDERS; do if [ -d "$folder" ]; then stat -c '%a %n' "$folder"; fi; done > modes
+  cut -d' ' -f2- modes > folders
   ls -A /etc/cni/net.d > networks 2>/dev/null || true
   ls /sys/class/net > links
   { ip -4 route show table main; ip -6 route show table main; } 2>/dev/null | sed 's/ *$//' > routes || true

@@ -14,9 +14,8 @@ from typing import Any
 import yaml
 
 from harness import untrusted
-from harness.clusterfile import Clusterfile, write
+from harness.clusterfile import ROLES, Clusterfile, write
 from harness.clusterfile.parse import parse
-from harness.clusterfile.validators import ROLES
 from harness.errors import CheckError, CommandError, NodeError
 from harness.lifecycle.kube import objects
 from harness.nodes import Node

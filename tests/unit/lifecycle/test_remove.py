@@ -105,7 +105,7 @@ def test_etcd_keeps_its_quorum(tmp_path: Path) -> None:
 
 def test_the_last_one_that_holds_images_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(membership, "holders", lambda _: frozenset({"10.0.0.1"}))
-    with pytest.raises(CheckError, match="nobody else who answers holds the container images"):
+    with pytest.raises(CheckError, match="no other node that answers holds the container images"):
         remove._check(work(tmp_path, 1))
     remove._check(work(tmp_path, 1, record=record(registry="elsewhere")))
 
