@@ -10,6 +10,7 @@ import argparse
 import atexit
 import dataclasses
 import json
+import os
 import re
 import shutil
 import signal
@@ -29,6 +30,9 @@ sys.path.insert(0, str(ROOT))  # the `nox` command does not put the project ther
 from harness import catalog  # noqa: E402 - standard library only, both
 from harness.errors import UsageError  # noqa: E402
 from harness.host import paths  # noqa: E402 - standard library only, both
+
+# Sessions start hundreds of commands: without its bytecode beside it, each would compile the whole program again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 nox.needs_version = ">=2024.10.9"
 nox.options.reuse_venv = "yes"
@@ -664,12 +668,12 @@ RINGS: dict[str, Callable[[nox.Session], object]] = {
     "types": lambda session: session.run("mypy", "--strict"),
     "docs": build_docs,
     "unit": lambda session: pytest(session, "unit", "tests/unit", *TWO_AT_A_TIME),
-    "integration": lambda session: pytest(session, "integration", "tests/integration", *TWO_AT_A_TIME),
+    "integration": lambda session: pytest(session, "integration", "tests/integration", *TWO_AT_A_TIME, "-m", "not long"),
     "hostile": lambda session: pytest(session, "hostile", "tests/hostile", *TWO_AT_A_TIME, "-m", "not long"),
     "fuzz": lambda session: run_fuzzers(session, "--seconds", str(FUZZ_SECONDS), "--inputs", "300", "--plain", "--seed", "1"),
     "cluster": lambda session: pytest(session, "cluster", *CLUSTER, "-m", "not long"),
     "images": lambda session: check_images(session, *SMOKE_IMAGES),
-    "long": lambda session: pytest(session, "long", *CLUSTER, "tests/hostile", "-m", "long"),
+    "long": lambda session: pytest(session, "long", *CLUSTER, "tests/integration", "tests/hostile", "-m", "long"),
     "upgrade": lambda session: pytest(session, "upgrade", UPGRADE),
     "as-written": lambda session: pytest(session, "as-written", "tests/as_written"),
     "catalog": check_images,

@@ -57,11 +57,12 @@ def with_references(command: str, known: Collection[str]) -> tuple[str, tuple[st
     sealos and Kubernetes replace ``$(NAME)`` wherever it stands; a shell would run NAME as a program. So it is taken out of single quotes.
     """
     unknown: list[str] = []
-    text, position, quote = "", 0, ""
+    parts: list[str] = []
+    position, quote = 0, ""
     while position < len(command):
         char = command[position]
         if char == "\\" and quote != "'":
-            text += command[position : position + 2]
+            parts.append(command[position : position + 2])
             position += 2
             continue
         if char in "'\"" and quote in ("", char):
@@ -71,12 +72,12 @@ def with_references(command: str, known: Collection[str]) -> tuple[str, tuple[st
             if reference[1] not in known:
                 unknown.append(reference[1])
             value = f"${{{reference[1]}}}"
-            text += f"""'"{value}"'""" if quote == "'" else value
+            parts.append(f"""'"{value}"'""" if quote == "'" else value)
             position = reference.end()
             continue
-        text += char
+        parts.append(char)
         position += 1
-    return text, tuple(dict.fromkeys(unknown))
+    return "".join(parts), tuple(dict.fromkeys(unknown))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -376,13 +376,13 @@ def _commands(text: str) -> list[str]:
 
     ``helm install x --set a=1,b=2`` and ``kubectl get pods,nodes`` are one command each, and nothing is split inside quotes.
     """
-    program = text.split(maxsplit=1)[0]
-    commands = [""]
+    again = f"{text.split(maxsplit=1)[0]} "
+    commands, begin = [], 0
     for token in _SHELL_TOKEN.finditer(text):
-        if token[0] == "," and (_COMMA.match(text, token.start()) or text.startswith(f"{program} ", token.end())):
-            commands.append("")
-        else:
-            commands[-1] += token[0]
+        if token[0] == "," and (_COMMA.match(text, token.start()) or text.startswith(again, token.end())):
+            commands.append(text[begin : token.start()])
+            begin = token.end()
+    commands.append(text[begin:])
     return [command.strip() for command in commands if command.strip()]
 
 

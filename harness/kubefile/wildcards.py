@@ -15,23 +15,26 @@ def pattern(segment: str) -> re.Pattern[str]:
 
     Raises ValueError for a segment that is not valid.
     """
-    parts, last, position = [], "", 0
+    parts: list[str] = []
+    pieces: list[str] = []
+    position = 0
     while position < len(segment):
         char = segment[position]
         close = segment.find("]", position + 2) if char == "[" else -1
         if close > 0:
             inner = segment[position + 1 : close].replace("[", r"\[").replace("&&", r"&\&")
-            last += f"[{inner}]"
+            pieces.append(f"[{inner}]")
             position = close
         elif char == "\\" and position + 1 < len(segment):
             position += 1
-            last += re.escape(segment[position])
+            pieces.append(re.escape(segment[position]))
         elif char == "*":
-            parts.append(last)
-            last = ""
+            parts.append("".join(pieces))
+            pieces.clear()
         else:
-            last += "." if char == "?" else re.escape(char)
+            pieces.append("." if char == "?" else re.escape(char))
         position += 1
+    last = "".join(pieces)
     # Text between two stars is matched once, at its first place: trying every place would take exponential time.
     expression = last if not parts else parts[0] + "".join(f"(?>.*?{part})" for part in parts[1:] if part) + ".*" + last
     try:

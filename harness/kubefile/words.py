@@ -32,24 +32,26 @@ class Expansion:
 def split(text: str, escape: str = "\\") -> list[str]:
     """The words of a line, apart at blanks outside quotes. Quotes and escapes stay in the words, for ``expand`` to resolve."""
     words: list[str] = []
-    word, quote, position = "", "", 0
+    begin, quote, position = -1, "", 0
     while position < len(text):
         char = text[position]
+        if not quote and char.isspace():
+            if begin >= 0:
+                words.append(text[begin:position])
+            begin = -1
+            position += 1
+            continue
+        if begin < 0:
+            begin = position
         if char == escape and quote != "'" and position + 1 < len(text):
-            word += text[position : position + 2]
             position += 2
             continue
         if quote:
             quote = "" if char == quote else quote
         elif char in "'\"":
             quote = char
-        elif char.isspace():
-            if word:
-                words.append(word)
-            word, char = "", ""
-        word += char
         position += 1
-    return [*words, word] if word else words
+    return [*words, text[begin:]] if begin >= 0 else words
 
 
 def expand(word: str, values: Mapping[str, str], escape: str = "\\") -> Expansion:
@@ -93,24 +95,22 @@ class _WordReader:
 
     def read(self, end: str) -> str:
         """Up to ``end`` (consumed), or to the end of the text when ``end`` is empty."""
-        word = ""
+        parts: list[str] = []
         while self.position < len(self.text):
             char = self._next()
             if end and char == end:
-                return word
+                return "".join(parts)
             if char == "'":
-                word += self._quoted()
+                parts.append(self._quoted())
             elif char == '"':
-                word += self._double_quoted()
+                parts.append(self._double_quoted())
             elif char == "$":
-                word += self._variable()
-            elif char == self.escape:
-                word += self._next()
+                parts.append(self._variable())
             else:
-                word += char
+                parts.append(self._next() if char == self.escape else char)
         if end:
             raise ValueError(f"{self.text}: '{end}' is missing")
-        return word
+        return "".join(parts)
 
     def read_document(self) -> str:
         """All of the text, with quotes as characters like others."""
@@ -132,18 +132,18 @@ class _WordReader:
         return quoted
 
     def _double_quoted(self) -> str:
-        quoted = ""
+        parts: list[str] = []
         while self.position < len(self.text):
             char = self._next()
             if char == '"':
-                return quoted
+                return "".join(parts)
             if char == "$":
-                quoted += self._variable()
+                parts.append(self._variable())
             elif char == self.escape:
                 after = self._next()
-                quoted += after if after in ('"', "$", self.escape) else char + after
+                parts.append(after if after in ('"', "$", self.escape) else char + after)
             else:
-                quoted += char
+                parts.append(char)
         raise ValueError(f"{self.text}: a double quote is not closed")
 
     def _variable(self) -> str:
@@ -227,17 +227,18 @@ def substitute(command: str, values: Mapping[str, str]) -> str:
     Nothing is changed in single quotes or after a backslash, as in the shell itself. Raises ValueError for a ``${NAME%...}`` of one of
     ``values``: what the shell would do to it cannot be done here; and for a command that gets too long.
     """
-    expanded, position, double, taken = "", 0, False, 0
+    parts: list[str] = []
+    position, double, taken = 0, False, 0
     while position < len(command):
         char = command[position]
         if char == "\\":
-            expanded += command[position : position + 2]
+            parts.append(command[position : position + 2])
             position += 2
             continue
         if char == "'" and not double:
             close = command.find("'", position + 1)
             close = len(command) - 1 if close < 0 else close
-            expanded += command[position : close + 1]
+            parts.append(command[position : close + 1])
             position = close + 1
             continue
         if char == '"':
@@ -249,12 +250,12 @@ def substitute(command: str, values: Mapping[str, str]) -> str:
             taken += len(value)
             if taken > LONGEST:
                 raise _too_long(command)
-            expanded += _for_double_quotes(value) if double else " ".join(shlex.quote(word) for word in value.split())
+            parts.append(_for_double_quotes(value) if double else " ".join(shlex.quote(word) for word in value.split()))
             position = end
             continue
-        expanded += char
+        parts.append(char)
         position += 1
-    return expanded
+    return "".join(parts)
 
 
 def referenced(command: str, names: Collection[str]) -> frozenset[str]:

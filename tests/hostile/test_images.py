@@ -470,7 +470,10 @@ def test_a_kubefile_is_read_within_limits(home: Home) -> None:
         "FROM " * 10_000,
         "FROM scratch\nRUN " + "\\\n" * 50_000,
         "FROM scratch\n" + "ENV A=$A$A\n" * 60 + "CMD $A\n",
-        "ARG " + "A" * 10**6,
+        "ARG " + "A" * 2 * 10**6,
+        "FROM scratch\nCMD " + ",a" * 10**6,
+        "FROM scratch\nCMD echo " + "a" * 2 * 10**6,
+        "FROM scratch\nCOPY " + "a*" * 10**6 + " .",
     )
     for text in texts:
         (context / "Kubefile").write_text(text, newline="")

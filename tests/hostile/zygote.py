@@ -27,7 +27,7 @@ from harness.transfer import access
 BACKSTOP = 1 << 30
 """Bytes of private memory after which the kernel refuses more: a bomb must not take the machine that tests."""
 LARGEST_FILE = 256 << 20
-CPU = 120
+CPU = 30
 """Seconds of processor time. A bomb takes hours; no command here takes more than a few."""
 
 

@@ -125,6 +125,7 @@ def build(
     return said.returncode, said.output
 
 
+@pytest.mark.long
 def test_official_binaries_and_the_images_that_kubeadm_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, registries: Registry, binaries: Path, slipway: Slipway
 ) -> None:
