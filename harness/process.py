@@ -37,6 +37,8 @@ class ProcessResult:
         return "\n".join(part for part in (self.stdout.strip(), self.stderr.strip()) if part)
 
 
+LONGEST_ARGUMENT = (128 << 10) - 1
+"""Bytes of one argument of a program, for Linux (MAX_ARG_STRLEN)."""
 OUTPUT_LIMIT = 64 << 20
 """Bytes that one program may print, on both streams together, before it is ended."""
 

@@ -18,6 +18,7 @@ from harness.build.yaml_documents import is_yaml, read_text
 from harness.errors import Fault
 from harness.kubefile import Kubefile
 from harness.kubefile.instructions import AppCmds, AppInstruction, Cmd, Cmds
+from harness.process import LONGEST_ARGUMENT
 from harness.templates.job import output_name
 
 _VARIABLE = re.compile(r"\$(?:\{(?P<braced>[A-Za-z_]\w*)(?::?-(?P<default>[^}]{0,1000}))?\}|(?P<plain>[A-Za-z_]\w*))")
@@ -387,7 +388,12 @@ def _script_lines(file: RootfsFile) -> Iterator[tuple[int, str]]:
 
 
 def _simple_commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The simple commands of a list or pipe, each with what separates it from the one before. Broken quotes end the list."""
+    """The simple commands of a list or pipe, each with what separates it from the one before. Broken quotes end the list.
+
+    A text that is too long for an argument has none: no shell is given it, and a lexer needs minutes for a word of megabytes.
+    """
+    if len(text) > LONGEST_ARGUMENT:
+        return
     lexer = shlex.shlex(text.replace("\\\n", " "), posix=True, punctuation_chars=_BREAKS + "<>")
     lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
     words: list[str] = []

@@ -11,6 +11,7 @@ from harness.kubefile import words
 from harness.kubefile.instructions import InstructionError
 from harness.kubefile.launch_commands import with_references
 from harness.oci.model import Platform
+from harness.process import LONGEST_ARGUMENT
 
 _MOST_EXPANDED = 16 << 20
 """Characters of all words of a Kubefile after expansion."""
@@ -94,9 +95,17 @@ class Variables:
         return self.launch_commands([command])[0][0]
 
     def launch_commands(self, commands: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]:
-        """Launch commands with the values of ARG, the same without them, and the values of those that they name."""
+        """Launch commands with the values of ARG, the same without them, and the values of those that they name.
+
+        Raises InstructionError for one that no machine could run.
+        """
         written = []
         for command in commands:
+            if len(command.encode()) > LONGEST_ARGUMENT:
+                raise InstructionError(
+                    f"a launch command of {len(command)} characters: {command[:60]}...",
+                    f"Linux takes at most {LONGEST_ARGUMENT} bytes as one argument; COPY a script and run that",
+                )
             text, unknown = with_references(command, self._values)
             for name in unknown:
                 self._warn(

@@ -11,10 +11,11 @@ import re
 import shlex
 from collections.abc import Collection, Mapping
 
+from harness import process
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]")
-LONGEST = 128 << 10
-"""Characters that the variables of a word or command may stand for: Linux takes no longer argument. A value that names itself twice
-doubles with each line."""
+LONGEST = process.LONGEST_ARGUMENT
+"""Characters that the variables of a word or command may stand for. A value that names itself twice doubles with each line."""
 _DEEPEST = 50
 """Levels of ``${A:-${B:-...}}``."""
 

@@ -270,6 +270,7 @@ def test_an_application_of_the_clusterfile_comes_changes_and_goes_with_it(
 REPOSITORIES = "/var/lib/slipway/registry/docker/registry/v2/repositories"
 
 
+@pytest.mark.long
 def test_images_of_a_list_come_with_it_and_leave_the_registry_with_it_after_a_confirmation(
     lab: Lab, images: Images, shop: process.ProcessResult, tmp_path: Path
 ) -> None:

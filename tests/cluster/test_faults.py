@@ -306,6 +306,7 @@ def test_a_command_that_slept_past_its_lease_stops_and_leaves_the_next_one_alone
     assert "holderIdentity" not in spec
 
 
+@pytest.mark.long
 def test_a_machine_that_is_lost_while_it_joins_is_named_and_joins_once_it_is_back(
     cluster: Lab, clients: dict[str, Client], somebody: dict[str, str]
 ) -> None:
@@ -337,6 +338,8 @@ def test_a_machine_that_is_lost_while_it_joins_is_named_and_joins_once_it_is_bac
 
 def test_a_worker_is_replaced_and_no_request_to_the_others_fails(cluster: Lab, clients: dict[str, Client], record_property: Any) -> None:
     going, new = cluster.workers[0], cluster.spares[0]
+    if cluster.host(new) not in cluster.nodes():
+        cluster.slipway(*cluster.join_words(new), timeout=HANG)
     clients[new] = Client(cluster.at(new), PORT)
     since = now(clients)
     clients[going].stop()

@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from harness.host.cluster_cache import ClusterState
@@ -253,6 +254,7 @@ def expiry(lab: Lab) -> dict[tuple[str, str], dict[str, Any]]:
     return {(one["node"].removeprefix(f"{lab.name}-"), one["path"].rpartition("/etc/kubernetes/")[2]): one for one in found}
 
 
+@pytest.mark.long
 def test_certificates_are_listed_renewed_and_given_more_names(lab: Lab) -> None:
     before = expiry(lab)
     for key in (

@@ -16,6 +16,8 @@ from tests.conftest import Slipway
 from tests.integration.registry import PASSWORD, USER, Registry, basic, password_registry, registry
 from tests.waiting import HANG
 
+pytestmark = pytest.mark.long
+
 COPY = ("skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false")
 
 

@@ -9,6 +9,8 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
+from harness.process import LONGEST_ARGUMENT
+
 _BREAKS = ";&|()\n"
 _REMOTE = re.compile(r"(?:https?|oci|git|ssh)://", re.IGNORECASE)
 _UNKNOWN = frozenset("$`*?[]{}~\\")
@@ -125,7 +127,9 @@ def _option_values(words: Sequence[str], program: str) -> Iterator[str]:
 
 
 def _simple_commands(text: str) -> Iterator[list[str]]:
-    """The simple commands of a list or a pipe. Nothing of a command whose quotes are broken."""
+    """The simple commands of a list or a pipe. Nothing of a command whose quotes are broken, or that is too long to be run."""
+    if len(text) > LONGEST_ARGUMENT:
+        return
     lexer = shlex.shlex(text.replace("\\\n", " "), posix=True, punctuation_chars=_BREAKS + "<>")
     lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
     try:

@@ -16,6 +16,7 @@ from harness import assets
 from harness.errors import CommandError
 from harness.nodes.files import Files, NodeFile
 from harness.nodes.kubectl import NodeKubectl
+from harness.process import LONGEST_ARGUMENT
 
 _HELM_API = "helm"
 
@@ -86,6 +87,8 @@ def unknown(commands: Iterable[str]) -> tuple[str, ...]:
 
 
 def _is_known(command: str) -> bool:
+    if len(command) > LONGEST_ARGUMENT:
+        return False
     try:
         words = list(shlex.shlex(command, posix=True, punctuation_chars="();<>|&\n"))
     except ValueError:

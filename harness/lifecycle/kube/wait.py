@@ -11,6 +11,9 @@ from harness.errors import CheckError, CommandError, SlipwayError
 from harness.lifecycle.kube import readiness
 from harness.lifecycle.kube.readiness import KubectlRunner, Problem, Resource
 
+_HEALED = 15
+"""Seconds without a change after which ``heal`` has done what it can: by then every kubelet has looked by itself."""
+
 
 def settle(
     kubectl: KubectlRunner,
@@ -37,12 +40,12 @@ def settle(
     not heal (a failed Job, an impossible image name); or when for ``stuck`` seconds all that is missing is images that cannot be
     pulled, containers that keep failing, nodes short of space or pods that fit nowhere. An API that does not answer yet is waited for
     like any workload, and so are ``nodes`` that have not registered. Static pods need only run. ``namespaces`` limits the wait.
-    ``heal`` is given the objects while something is missing. ``but`` are titles as ``readiness.ailing`` gives them, of workloads that
-    need not become ready.
+    ``heal`` is given the objects while something is missing that has not been as it is for long. ``but`` are titles as
+    ``readiness.ailing`` gives them, of workloads that need not become ready.
     """
     names, expected = tuple(namespaces), frozenset(nodes)
     started = clock()
-    quiet_since = moved = started
+    quiet_since = moved = changed = started
     before: frozenset[tuple[Any, ...]] | None = None
     restless = True
     while True:
@@ -61,13 +64,15 @@ def settle(
         if problems or signature != before or restless:
             quiet_since = now
         restless = bool(problems)
+        if signature != before:
+            changed = now
         if not (problems and all(problem.cause in readiness.STUCK for problem in problems)):
             moved = now
         before = signature
         if not problems and now - quiet_since >= max(quiet, quiet_share * (quiet_since - started)):
             return items
         progress(_summary(problems))
-        if problems and items:
+        if problems and items and now - changed <= _HEALED:
             heal(items)
         late, final = now - started >= timeout, any(problem.final for problem in problems)
         if late or final or now - moved >= stuck:

@@ -102,6 +102,14 @@ def test_nudge_pods_that_wait_for_a_kubelet_are_annotated_together() -> None:
     assert [list(argv[:5]) for argv in said] == [["annotate", "pod", "early", "unproven", "--namespace=kube-system"]]
 
 
+def test_nothing_is_woken_any_more_once_kubelets_have_looked_by_themselves() -> None:
+    cluster = Cluster([pod(ready=False)])
+    healed: list[float] = []
+    with pytest.raises(CheckError):
+        cluster.settle(timeout=60, heal=lambda _: healed.append(cluster.now))
+    assert healed == list(range(16))
+
+
 def test_an_api_that_does_not_answer_yet_is_waited_for() -> None:
     cluster = Cluster(CommandError("connection refused"), GOOD)
     assert cluster.settle(quiet=1) == GOOD
