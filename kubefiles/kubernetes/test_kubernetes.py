@@ -32,38 +32,38 @@ def until(holds, what):
         time.sleep(0.2)
 
 
-def test_every_node_is_ready(cluster, kubectl):
+def test_nodes_are_all_ready(cluster, kubectl):
     nodes = kubectl.json("get", "nodes")["items"]
     ready = {one["metadata"]["name"]: [c["status"] for c in one["status"]["conditions"] if c["type"] == "Ready"] for one in nodes}
     assert len(ready) == len(cluster.control_plane) + len(cluster.workers)
     assert all(status == ["True"] for status in ready.values()), ready
 
 
-def test_services_of_the_node(node):
+def test_node_services_containerd_and_kubelet_are_running(node):
     assert node.service("containerd").is_running
     assert node.service("kubelet").is_running
 
 
-def test_an_ordinary_kubeadm_cluster(nodes):
+def test_kubeadm_check_expiration_reports_no_missing_certificate(nodes):
     said = nodes[0].check_output("KUBECONFIG=/etc/kubernetes/admin.conf kubeadm certs check-expiration 2>&1")
     assert "apiserver-kubelet-client" in said
     assert "MISSING" not in said
 
 
-def test_the_cluster_remembers_what_it_was_made_from(kubectl, cluster):
+def test_cluster_record_has_image_digest_and_no_private_key(kubectl, cluster):
     stored = kubectl("get", "configmap", "slipway-clusterfile", "--namespace", "kube-system", "--output", "json")
     assert cluster.digest in stored
     assert "PRIVATE KEY" not in stored
 
 
-def test_the_cluster_knows_what_it_has_of_addons(kubectl):
+def test_addons_are_recorded_and_labelled(kubectl):
     noted = kubectl.json("get", "configmap", "slipway-addons", "--namespace", "kube-system")["data"]["objects"].splitlines()
     assert "+ apps/v1 DaemonSet kube-flannel kube-flannel-ds" in noted
     labelled = kubectl.json("get", "daemonsets,deployments", "--all-namespaces", "--selector", "slipway.dev/addon")["items"]
     assert {one["metadata"]["name"] for one in labelled} == {"kube-flannel-ds", "local-path-provisioner", "metrics-server"}
 
 
-def test_images_are_pulled_from_the_cluster_under_their_own_names(kubectl, cluster, node):
+def test_pod_images_are_embedded_and_containerd_uses_cluster_registry(kubectl, cluster, node):
     pods = kubectl.json("get", "pods", "--all-namespaces")["items"]
     images = {container["image"] for pod in pods for container in pod["spec"]["containers"]}
     platforms = json.loads(cluster.run("inspect", cluster.image, "--output", "json").stdout)["platforms"]
@@ -80,7 +80,7 @@ def test_images_are_pulled_from_the_cluster_under_their_own_names(kubectl, clust
         assert ":5000/v2" in node.check_output(f"cat /etc/containerd/certs.d/{domain}/hosts.toml")
 
 
-def test_the_service_of_the_api_answers_on_every_node(node, kubectl):
+def test_api_service_answers_on_each_node(node, kubectl):
     resolver = kubectl("get", "service", "kube-dns", "--namespace", "kube-system", "--output", "jsonpath={.spec.clusterIP}")
     answer = node.check_output(f"curl -sk --max-time 60 -o /dev/null -w '%{{http_code}}' https://{_first(resolver)}:443/version")
     assert answer == "200"
@@ -99,7 +99,7 @@ def _answer(host, server: str, name: str) -> str:
     return host.run(f"unshare --mount sh -c '{resolver} && getent ahostsv4 {name}'").stdout
 
 
-def test_every_name_server_knows_a_new_service_while_others_change_all_the_time(nodes, kubectl, namespace):
+def test_name_servers_resolve_new_service_while_others_change(nodes, kubectl, namespace):
     pods = kubectl.json("get", "pods", "--namespace", "kube-system", "--selector", "k8s-app=kube-dns")["items"]
     unaware = [pod["status"]["podIP"] for pod in pods]
     assert len(unaware) == 2
@@ -131,7 +131,7 @@ def _network_of_a_dns_pod(nodes):
 
 
 @pytest.mark.parametrize("place", ["the machine", "a pod"])
-def test_a_connection_begun_before_its_service_is_only_late(nodes, kubectl, namespace, place):
+def test_service_created_after_connection_attempt_completes_connection(nodes, kubectl, namespace, place):
     host, enter = nodes[0], ""
     if place == "a pod":
         host, network = _network_of_a_dns_pod(nodes)
@@ -181,7 +181,7 @@ def _pod(name: str, command: str, claim: str) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
 
 
-def test_a_claim_is_bound_and_its_data_is_there_after_its_pod_was_replaced(kubectl, namespace):
+def test_claim_is_bound_and_keeps_data_for_next_pod(kubectl, namespace):
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Mi"}}}
     claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "kept"}, "spec": spec}
     here = ("--namespace", namespace)
@@ -198,7 +198,7 @@ def test_a_claim_is_bound_and_its_data_is_there_after_its_pod_was_replaced(kubec
     kubectl.wait("--for=delete", f"persistentvolume/{bound['spec']['volumeName']}")
 
 
-def test_what_nodes_use_is_known(nodes):
+def test_metrics_server_reports_usage_of_all_nodes(nodes):
     lines = []
 
     def known():
@@ -210,7 +210,7 @@ def test_what_nodes_use_is_known(nodes):
     until(known, f"figures of every node: {lines}")
 
 
-def test_a_pod_autoscaler_scales_what_is_busy(kubectl, namespace):
+def test_autoscaler_scales_busy_deployment_to_three_replicas(kubectl, namespace):
     container = {
         "name": "main", "image": SHELL, "command": ["sh", "-c", "while :; do :; done"],
         # Busy for its own request, and no burden for the machine.
@@ -233,11 +233,11 @@ def test_a_pod_autoscaler_scales_what_is_busy(kubectl, namespace):
 
 
 @pytest.mark.usefixtures("offline")
-def test_nothing_leaves_the_nodes(kubectl):
+def test_nodes_send_no_packets_outside(kubectl):
     # The fixture tries to get out before, and reads the counters after this.
     kubectl("get", "--raw", "/healthz")
 
 
-def test_the_journal_of_a_node_has_no_failed_unit(node):
+def test_node_has_no_failed_systemd_unit(node):
     failed = json.loads(node.check_output("systemctl --failed --output=json --no-pager") or "[]")
     assert [unit["unit"] for unit in failed] == []

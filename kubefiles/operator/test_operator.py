@@ -12,7 +12,7 @@ pytestmark = pytest.mark.topology(control_plane=1, workers=0)
 RUNTIME_IMAGE = "slipway.dev/redis:7.0"
 
 
-def test_what_the_operator_creates_runs(kubectl):
+def test_operator_makes_available_deployment_with_expected_image(kubectl):
     kubectl.wait("--namespace=caches", "--for=condition=Available", "deployment/session-cache")
     image = kubectl(
         "get", "deployment", "session-cache", "--namespace=caches", "--output=jsonpath={.spec.template.spec.containers[0].image}"
@@ -20,13 +20,13 @@ def test_what_the_operator_creates_runs(kubectl):
     assert image == RUNTIME_IMAGE
 
 
-def test_the_image_was_pulled_and_is_declared_nowhere(cluster):
+def test_image_of_operator_workload_is_found_by_pull_only(cluster):
     described = json.loads(cluster.run("inspect", cluster.image, "--output", "json").stdout)
     found = {one["name"]: one["foundBy"] for one in described["platforms"][0]["images"]}
     assert found[RUNTIME_IMAGE] == ["pulled"]
 
 
-def test_another_cache_can_be_asked_for(kubectl):
+def test_operator_second_cache_becomes_available(kubectl):
     kubectl("create", "configmap", "second", "--namespace=caches", "--from-literal=replicas=2")
     kubectl("label", "configmap", "second", "--namespace=caches", "cache=wanted")
     deadline = time.monotonic() + 600
@@ -37,5 +37,5 @@ def test_another_cache_can_be_asked_for(kubectl):
 
 
 @pytest.mark.usefixtures("offline")
-def test_nothing_leaves_the_nodes(kubectl):
+def test_nodes_send_no_packets_outside(kubectl):
     kubectl("get", "pods", "--all-namespaces")

@@ -17,12 +17,12 @@ def redis(kubectl):
     return ask
 
 
-def test_its_claim_is_bound_to_storage_of_the_cluster(kubectl):
+def test_redis_claim_is_bound_with_requested_size(kubectl):
     claim = kubectl.json("get", "persistentvolumeclaim", "data-redis-0")
     assert (claim["status"]["phase"], claim["spec"]["resources"]["requests"]["storage"]) == ("Bound", "1Gi")
 
 
-def test_its_data_outlives_its_pod(kubectl, redis):
+def test_redis_data_survives_replacement_of_its_pod(kubectl, redis):
     assert redis("set", "pod", "first") == "OK"
     before = kubectl.json("get", "pod", "redis-0")["metadata"]["uid"]
     kubectl("delete", "pod", "redis-0")
@@ -31,7 +31,7 @@ def test_its_data_outlives_its_pod(kubectl, redis):
     assert redis("get", "pod") == "first"
 
 
-def test_its_data_outlives_a_loss_of_power_of_its_machine(cluster, kubectl, redis):
+def test_redis_data_survives_power_loss_of_its_machine(cluster, kubectl, redis):
     assert redis("set", "power", "lost") == "OK"
     where = kubectl.json("get", "pod", "redis-0")["spec"]["nodeName"]
     (host,) = [host for host, machine in zip(cluster.hosts, cluster.machines, strict=True) if machine.name == where]
@@ -40,5 +40,5 @@ def test_its_data_outlives_a_loss_of_power_of_its_machine(cluster, kubectl, redi
 
 
 @pytest.mark.usefixtures("offline")
-def test_nothing_leaves_the_nodes(kubectl):
+def test_nodes_send_no_packets_outside(kubectl):
     kubectl("get", "pods", "--all-namespaces")

@@ -7,7 +7,7 @@ import pytest
 pytestmark = pytest.mark.topology(control_plane=1, workers=1)
 
 
-def test_the_page_answers_on_every_node(node):
+def test_web_page_answers_on_each_node(node):
     assert "Hello from a CloudImage" in node.check_output(f"curl -s --max-time 60 http://{node.backend.hostname}:30080/")
 
 
@@ -16,7 +16,7 @@ def test_redis_answers_through_its_service(kubectl):
     assert kubectl("exec", "deploy/redis", "--", "redis-cli", "-h", "redis", "ping").strip() == "PONG"
 
 
-def test_pods_find_services_by_name_and_reach_other_nodes(kubectl):
+def test_pods_resolve_service_name_and_reach_pods_of_other_nodes(kubectl):
     pods = kubectl.json("get", "pods", "--selector", "app=web")["items"]
     for pod in pods:
         page = kubectl("exec", pod["metadata"]["name"], "--", "wget", "-qO-", "http://web.default.svc.cluster.local/")
@@ -26,12 +26,12 @@ def test_pods_find_services_by_name_and_reach_other_nodes(kubectl):
             assert "Hello" in kubectl("exec", pod["metadata"]["name"], "--", "wget", "-qO-", f"http://{address}/")
 
 
-def test_images_keep_their_names(kubectl):
+def test_pod_images_keep_original_names(kubectl):
     images = {c["image"] for pod in kubectl.json("get", "pods")["items"] for c in pod["spec"]["containers"]}
     assert images == {"slipway.dev/nginx:1.22", "slipway.dev/redis:7.0"}
 
 
-def test_an_image_can_always_be_pulled_again(kubectl):
+def test_pod_with_pull_policy_always_starts(kubectl):
     # Attaching waits for the container, and so for the pull that this policy asks for.
     command = ("redis-server", "--version")
     said = kubectl(
@@ -41,5 +41,5 @@ def test_an_image_can_always_be_pulled_again(kubectl):
 
 
 @pytest.mark.usefixtures("offline")
-def test_nothing_leaves_the_nodes(kubectl):
+def test_nodes_send_no_packets_outside(kubectl):
     kubectl("get", "pods", "--all-namespaces")

@@ -34,7 +34,7 @@ def asked(world: World, tag: str = "1.16.9") -> int:
     return sum(len(world.registry.requests(method, rf"/kubernetes/manifests/{tag}$")) for method in ("GET", "HEAD"))
 
 
-def test_pull_missing_always_never(world: World, context: Path, env: dict[str, str]) -> None:
+def test_build_pull_option_decides_fetch_of_base_image(world: World, context: Path, env: dict[str, str]) -> None:
     before = asked(world)
     refused = world("build", "-t", "mydashboard", "--pull", "never", *READ, context, check=False, env=env)
     assert refused.returncode == 3
@@ -51,9 +51,7 @@ def test_pull_missing_always_never(world: World, context: Path, env: dict[str, s
     assert asked(world) > first
 
 
-def test_policy_of_this_machine_decides_before_a_base_image_is_pulled(
-    world: World, context: Path, env: dict[str, str], tmp_path: Path
-) -> None:
+def test_build_base_image_is_fetched_only_after_policy_admits_it(world: World, context: Path, env: dict[str, str], tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("default: deny\n")
     strict = {**env, "SLIPWAY_POLICY": str(policy)}
@@ -75,7 +73,7 @@ def test_policy_of_this_machine_decides_before_a_base_image_is_pulled(
     world("build", "-t", "mydashboard", *READ, context, env=strict)
 
 
-def test_base_image_comes_from_the_mirror_of_the_host_that_its_name_says(
+def test_build_base_image_is_pulled_from_mirror_of_its_host(
     world: World, context: Path, env: dict[str, str], tmp_path: Path
 ) -> None:  # fmt: skip
     (context / "Kubefile").write_text(texts.text("environment/Kubefile").replace(NAME, OLD))
@@ -97,7 +95,7 @@ def test_base_image_comes_from_the_mirror_of_the_host_that_its_name_says(
     assert "is blocked by" in refused.stderr
 
 
-def test_runtime_of_another_project_is_one_error_that_says_what_there_is(world: World, env: dict[str, str], tmp_path: Path) -> None:
+def test_build_runtime_of_other_project_is_refused_with_supported_runtimes(world: World, env: dict[str, str], tmp_path: Path) -> None:
     text = texts.text("runtime/Kubefile").replace("FROM kubernetes:", "FROM k3s:")
     folder = texts.write(tmp_path / "k3s", {"Kubefile": text})
     before = len(world.site.asked)

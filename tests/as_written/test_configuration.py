@@ -71,13 +71,13 @@ def user(lab: Lab, release: str) -> str:
     return lab.kubectl("exec", f"deployment/{release}", "--", "redis-cli", "config", "get", "dbfilename").splitlines()[-1]
 
 
-def test_chart_without_a_release_is_called_after_the_chart_and_a_second_one_is_numbered(built: str) -> None:
+def test_build_unnamed_second_chart_gets_numbered_release(built: str) -> None:
     assert "names of images have no capitals" in built
     assert "kuberentes:v1.19.9 brings Kubernetes v1.36" in built
     assert "mysql-2" in built
 
 
-def test_run_fetches_the_image_and_says_which_files_are_new(world: World, lab: Lab, made: str) -> None:
+def test_run_fetches_image_and_reports_new_files(world: World, lab: Lab, made: str) -> None:
     assert "my-saas-all-inone:latest is taken" in made
     for path, near in zip(CHANGED, VALUES, strict=True):
         assert path in made
@@ -91,13 +91,13 @@ def test_run_fetches_the_image_and_says_which_files_are_new(world: World, lab: L
 
 
 @pytest.mark.usefixtures("made")
-def test_each_chart_runs_with_the_values_of_its_command(lab: Lab) -> None:
+def test_run_each_chart_uses_values_of_its_command(lab: Lab) -> None:
     assert releases(lab) == {"mysql": 1, "mysql-2": 1}
     assert (user(lab, "mysql"), user(lab, "mysql-2")) == ("of-mysql", "of-redis")
 
 
 @pytest.mark.usefixtures("made")
-def test_apply_of_the_file_of_the_command_upgrades_its_release(world: World, lab: Lab, context: Path) -> None:
+def test_apply_values_file_of_command_upgrades_its_release(world: World, lab: Lab, context: Path) -> None:
     """The same Clusterfile with the name of the file in the Kubefile, as its author meant it, and without machines."""
     file = context / "Clusterfile.meant"
     meant = texts.text("configuration/Clusterfile").replace("mysql-valus", "mysql-config").replace("mysql-user: root", "user: root")

@@ -112,7 +112,7 @@ def ended(container: Any) -> bool:
     return False
 
 
-def test_build_on_an_engine_in_a_container_boots_a_cluster_and_leaves_nothing(engine: Engine, slipway: Slipway, tmp_path: Path) -> None:
+def test_build_on_engine_in_container_boots_cluster_and_leaves_nothing(engine: Engine, slipway: Slipway, tmp_path: Path) -> None:
     context = texts.write(tmp_path / "web", {"Kubefile": KUBEFILE, "web.yaml": WEB})
     # The container image of the application is built once, by whatever engine.
     slipway("build", "-t", "in-container", "--discover", "declared", context)

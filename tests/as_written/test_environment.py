@@ -50,13 +50,13 @@ def port(lab: Lab) -> object:
     return service["spec"]["ports"][0]["targetPort"]
 
 
-def test_build_boots_with_a_stand_in(built: str) -> None:
+def test_build_missing_value_boots_with_stand_in(built: str) -> None:
     line = 1 + (texts.BEFORE_SERVICE + texts.text("environment/dashobard.yaml")).partition("{{")[0].count("\n")
     assert f"DashBoardPort: 18080 stands in for it (manifests/dashobard.yaml:{line})" in built
     assert "Kubefile:1: kubernetes:1.16.9 brings Kubernetes v1.36" in built
 
 
-def test_run_without_machines_is_one_error(world: World, built: str, context: Path) -> None:
+def test_run_without_machines_is_refused_with_control_plane_hint(world: World, built: str, context: Path) -> None:
     assert built
     said = world.type(texts.command("environment", "sealer run"), context, check=False)
     assert said.returncode == 2
@@ -64,13 +64,13 @@ def test_run_without_machines_is_one_error(world: World, built: str, context: Pa
     assert "--control-plane" in said.stderr
 
 
-def test_value_of_the_command_line_is_rendered(world: World, lab: Lab, context: Path) -> None:
+def test_run_env_option_is_rendered(world: World, lab: Lab, context: Path) -> None:
     line = texts.command("environment", "sealer run")
     world.type(f"{line} --control-plane {lab.control_plane[0]} --key xxx --cluster my-cluster", context)
     assert port(lab) == 8443
 
 
-def test_clusterfile_without_machines_changes_the_value_in_the_cluster_that_runs(world: World, lab: Lab, context: Path) -> None:
+def test_apply_clusterfile_without_machines_changes_value_in_running_cluster(world: World, lab: Lab, context: Path) -> None:
     said = world.type("sealer apply -f Clusterfile", context)
     assert "~ .spec.env.DashBoardPort: 8443 -> 6443" in said.stdout
     assert ".spec.hosts" not in said.stdout

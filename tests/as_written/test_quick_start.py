@@ -89,7 +89,7 @@ def images(world: World, name: str) -> dict[str, list[str]]:
     return {one["name"]: one["foundBy"] for one in platform["images"]}
 
 
-def test_build_fetches_the_manifest_and_finds_its_images(world: World, built: str) -> None:
+def test_build_fetches_remote_manifest_and_finds_its_images(world: World, built: str) -> None:
     assert texts.DASHBOARD_URL in world.site.asked
     assert "cloudrootfs:v1.16.9-alpha.7 brings Kubernetes v1.36" in built
     found = images(world, "kubernetes-with-dashobard:latest")
@@ -97,7 +97,7 @@ def test_build_fetches_the_manifest_and_finds_its_images(world: World, built: st
         assert set(found.get(f"docker.io/{name}", ())) == {"pulled", "declared"}, found
 
 
-def test_application_without_a_cluster_is_one_error(world: World, saas: str, context: Path) -> None:
+def test_run_application_without_cluster_is_refused(world: World, saas: str, context: Path) -> None:
     assert saas
     for start in ("sealer run your-saas", "sealer run prometheus"):
         said = world.type(texts.command("saas", start), context, check=False)
@@ -106,20 +106,20 @@ def test_application_without_a_cluster_is_one_error(world: World, saas: str, con
         assert "--control-plane" in said.stderr
 
 
-def test_machines_have_the_addresses_of_the_text(lab: Lab) -> None:
+def test_lab_machines_have_addresses_of_text(lab: Lab) -> None:
     assert (lab.control_plane, lab.workers) == (CONTROL_PLANE, WORKERS)
     line = texts.command("quick-start", "sealer run")
     assert all(address in line for address in lab.addresses)
 
 
-def test_run_makes_a_cluster_of_them_with_the_password(world: World, made: process.ProcessResult) -> None:
+def test_run_with_password_makes_healthy_cluster(world: World, made: process.ProcessResult) -> None:
     assert "every user of this machine can read the password" in made.stderr
     status = json.loads(world("status", "--output", "json", env=PASSWORD).stdout)
     assert status["healthy"], status
     assert [node["ready"] for node in status["nodes"]] == [True] * 5
 
 
-def test_dashboard_is_listed_by_the_line_of_the_text(world: World, lab: Lab, made: process.ProcessResult, tmp_path: Path) -> None:
+def test_kubectl_line_of_text_lists_running_dashboard(world: World, lab: Lab, made: process.ProcessResult, tmp_path: Path) -> None:
     """With kubectl of the image, on the machine that ran `run`, and the kubeconfig that it printed."""
     assert f"--kubeconfig {world.home}/clusters/default/kubeconfig" in made.stdout
     kubectl = tmp_path / "bin/kubectl"
@@ -136,14 +136,14 @@ def test_dashboard_is_listed_by_the_line_of_the_text(world: World, lab: Lab, mad
     assert pods == {"kubernetes-dashboard": ["1/1", "Running"], "dashboard-metrics-scraper": ["1/1", "Running"]}
 
 
-def test_image_is_tagged_and_pushed_under_its_public_name(world: World, built: str, context: Path) -> None:
+def test_tag_and_push_use_public_name(world: World, built: str, context: Path) -> None:
     assert built
     world.type(texts.command("quick-start", "sealer tag"), context)
     world.type(texts.command("quick-start", "sealer push"), context)
     assert world.tags("docker.io/fanux/dashobard") == ["latest"]
 
 
-def test_whole_saas_and_prometheus_are_put_into_the_cluster_that_is_there(
+def test_run_adds_saas_and_prometheus_to_existing_cluster(
     world: World, lab: Lab, made: process.ProcessResult, saas: str, context: Path
 ) -> None:
     assert made.ok

@@ -8,7 +8,7 @@ from tests.as_written import texts
 from tests.as_written.conftest import World
 
 
-def test_script_of_the_web_is_run_in_the_rootfs(world: World, tmp_path: Path) -> None:
+def test_build_script_of_web_runs_in_rootfs_and_its_program_is_usable(world: World, tmp_path: Path) -> None:
     folder = texts.write(tmp_path / "istio", {"Kubefile": texts.kubefile("runtime")})
     # A step that the store has is not run again.
     before = len(world.site.asked)
@@ -21,14 +21,14 @@ def test_script_of_the_web_is_run_in_the_rootfs(world: World, tmp_path: Path) ->
     world("build", "-t", "proof", "--discover", "declared", proof)
 
 
-def test_host_that_no_name_server_knows_is_an_error_with_a_hint(world: World, tmp_path: Path) -> None:
+def test_build_unresolvable_host_fails_with_add_host_hint(world: World, tmp_path: Path) -> None:
     text = "FROM scratch\nRUN curl -fsSL https://files.invalid/a -o a\n"
     said = world("build", "-t", "none", "--on", "none", texts.write(tmp_path / "none", {"Kubefile": text}), check=False)
     assert said.returncode == 3
     assert "--add-host NAME:ADDRESS" in said.stderr
 
 
-def test_certificate_of_an_authority_that_nobody_trusts_ends_the_step(world: World, tmp_path: Path) -> None:
+def test_build_untrusted_certificate_fails_step(world: World, tmp_path: Path) -> None:
     for program in ("curl -fsSL -o a", "wget -q -O a"):
         text = f"FROM scratch\nRUN {program} {texts.DASHBOARD_URL}\n"
         folder = texts.write(tmp_path / program.split()[0], {"Kubefile": text})

@@ -199,7 +199,7 @@ def shop(lab: Lab, images: Images) -> process.ProcessResult:
     return lab.slipway(*words(lab, images.shop), timeout=HANG)
 
 
-def test_an_application_runs_whose_command_was_killed_and_nothing_was_launched_twice(lab: Lab, shop: process.ProcessResult) -> None:
+def test_run_application_killed_twice_is_completed_without_second_launch(lab: Lab, shop: process.ProcessResult) -> None:
     assert "launch: kubectl apply -f application/apps/store/store.yaml (done before)" in shop.stderr
     assert "shop (shop:1) runs in" in shop.stdout
     # On every node, each time pulled anew: from the cluster's registry, by the name of one that nobody can reach.
@@ -209,7 +209,7 @@ def test_an_application_runs_whose_command_was_killed_and_nothing_was_launched_t
     assert [page(lab, index) for index in (0, 1)] == ["<h1>hello</h1>"] * 2
 
 
-def test_the_cluster_knows_what_came_and_keeps_no_secret_of_it(lab: Lab, shop: process.ProcessResult) -> None:
+def test_run_application_is_recorded_with_objects_and_without_secret(lab: Lab, shop: process.ProcessResult) -> None:
     assert shop.ok
     found = listed(lab)["shop"]
     assert (found["state"], found["image"]) == ("installed", "shop:1")
@@ -226,7 +226,7 @@ def test_the_cluster_knows_what_came_and_keeps_no_secret_of_it(lab: Lab, shop: p
     assert "front.yaml" in lab.first.run("ls /var/lib/slipway/apps/shop/rootfs/application/apps/front").stdout
 
 
-def test_a_version_of_kubernetes_that_is_not_admitted_is_refused_before_anything_is_changed(lab: Lab, images: Images) -> None:
+def test_run_application_for_other_kubernetes_version_is_refused(lab: Lab, images: Images) -> None:
     said = lab.slipway(*words(lab, images.future, "--as", "future"), check=False)
     assert said.returncode == 7
     assert "made for Kubernetes >=1.40, and the cluster has v1.36.3" in said.stderr
@@ -244,7 +244,7 @@ def clusterfile(lab: Lab, folder: Path, *applications: dict[str, Any]) -> Path:
     return path
 
 
-def test_an_application_of_the_clusterfile_comes_changes_and_goes_with_it(
+def test_apply_application_document_is_installed_and_removed_with_clusterfile(
     lab: Lab, images: Images, shop: process.ProcessResult, tmp_path: Path
 ) -> None:
     assert shop.ok
@@ -271,7 +271,7 @@ REPOSITORIES = "/var/lib/slipway/registry/docker/registry/v2/repositories"
 
 
 @pytest.mark.long
-def test_images_of_a_list_come_with_it_and_leave_the_registry_with_it_after_a_confirmation(
+def test_apply_listed_application_is_installed_and_removed_after_confirmation(
     lab: Lab, images: Images, shop: process.ProcessResult, tmp_path: Path
 ) -> None:
     assert shop.ok
@@ -299,7 +299,7 @@ def test_images_of_a_list_come_with_it_and_leave_the_registry_with_it_after_a_co
     assert lab.status()["healthy"]
 
 
-def test_commands_take_the_place_of_the_images_and_what_they_do_besides_is_reported(lab: Lab, images: Images) -> None:
+def test_run_application_with_cmds_replaces_launch_and_reports_untracked_effects(lab: Lab, images: Images) -> None:
     said = lab.slipway(
         "run", images.shop, "--cluster", lab.name, "--as", "other", "--cmds", "kubectl create configmap other && touch /root/other"
     )
@@ -309,7 +309,9 @@ def test_commands_take_the_place_of_the_images_and_what_they_do_besides_is_repor
     lab.first.run("rm /root/other")
 
 
-def test_a_newer_image_changes_what_runs_and_what_it_has_not_any_more_goes(lab: Lab, images: Images, shop: process.ProcessResult) -> None:
+def test_run_newer_application_image_updates_workload_and_removes_dropped_objects(
+    lab: Lab, images: Images, shop: process.ProcessResult
+) -> None:
     assert shop.ok
     said = json.loads(lab.slipway(*words(lab, images.newer, "-e", "Greeting=more", "--output", "json"), timeout=HANG).stdout)
     assert said["dropped"] == ["Deployment shop/store"]
@@ -318,7 +320,7 @@ def test_a_newer_image_changes_what_runs_and_what_it_has_not_any_more_goes(lab: 
     assert listed(lab)["shop"]["image"] == "shop:2"
 
 
-def test_what_is_removed_is_gone_and_what_was_there_before_stays(lab: Lab, shop: process.ProcessResult) -> None:
+def test_apps_remove_deletes_objects_and_files_and_unknown_name_is_refused(lab: Lab, shop: process.ProcessResult) -> None:
     assert shop.ok
     plan = json.loads(lab.slipway("apps", "remove", "other", "--cluster", lab.name, "--plan", "--output", "json").stdout)
     assert (plan["removed"], plan["kept"]) == (["ConfigMap default/other"], [])
@@ -350,7 +352,7 @@ def has(lab: Lab, image: str) -> list[bool]:
     return [image in machine.run("ctr -n k8s.io images ls -q").stdout for machine in lab.machines]
 
 
-def test_with_nothing_but_a_kubeconfig_images_are_imported_on_every_node(
+def test_run_application_with_kubeconfig_only_imports_images_on_all_nodes(
     lab: Lab, images: Images, programs: dict[str, str], tmp_path: Path
 ) -> None:
     config = tmp_path / "kubeconfig"
@@ -374,7 +376,7 @@ def test_with_nothing_but_a_kubeconfig_images_are_imported_on_every_node(
     assert not there(lab, "namespace", "abroad")
 
 
-def test_cluster_made_by_another_tool_is_reached_through_a_control_plane_node(lab: Lab, images: Images) -> None:
+def test_run_application_in_cluster_of_other_tool_uses_control_plane_node(lab: Lab, images: Images) -> None:
     mark = lab.first.run("cat /var/lib/slipway/cluster").stdout
     # As kubeadm leaves it: its machines know nothing of slipway, and kubectl is where programs are.
     lab.first.run("mv /var/lib/slipway/cluster /var/lib/slipway/cluster.kept")

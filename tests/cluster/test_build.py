@@ -46,7 +46,7 @@ def no_tag(name: str) -> bool:
 
 
 @pytest.mark.long
-def test_pods_that_never_become_ready_are_explained_and_another_build_meanwhile_is_not_disturbed(tmp_path: Path, slipway: Slipway) -> None:
+def test_build_pods_never_ready_are_explained_and_concurrent_build_is_not_disturbed(tmp_path: Path, slipway: Slipway) -> None:
     """The pods of one build never become ready; another one that runs at the same time finds its own image, and nothing else."""
     bad = context(
         tmp_path / "bad", "FROM kubernetes\nCOPY manifests manifests\nCMDS [\"kubectl apply -f manifests/a.yaml -f manifests/b.yaml\"]\n",
@@ -77,7 +77,7 @@ def test_pods_that_never_become_ready_are_explained_and_another_build_meanwhile_
 
 
 @pytest.mark.parametrize("moment", ["boot", "launch"])
-def test_ctrl_c_leaves_nothing_behind(moment: str, tmp_path: Path) -> None:
+def test_build_ctrl_c_at_boot_or_launch_leaves_nothing_behind(moment: str, tmp_path: Path) -> None:
     made = context(tmp_path, "FROM kubernetes\nCMD touch /tmp/launched; sleep 86400\n")
     before = leftovers()
     building = subprocess.Popen(
@@ -109,9 +109,7 @@ def launched(before: set[str]) -> bool:
     return False
 
 
-def test_a_killed_build_is_swept_up_by_the_next_one_and_a_launch_command_that_fails_shows_its_output(
-    tmp_path: Path, slipway: Slipway
-) -> None:
+def test_build_removes_leftovers_of_killed_build_and_shows_output_of_failing_launch(tmp_path: Path, slipway: Slipway) -> None:
     made = context(tmp_path, "FROM kubernetes\nCMD touch /tmp/launched; sleep 86400\n")
     before = leftovers()
     building = subprocess.Popen(
@@ -132,7 +130,7 @@ def test_a_killed_build_is_swept_up_by_the_next_one_and_a_launch_command_that_fa
     assert no_tag("broken-launch")
 
 
-def test_a_container_node_finds_what_is_made_up_at_run_time(slipway: Slipway) -> None:
+def test_build_in_container_sandbox_finds_image_named_at_run_time(slipway: Slipway) -> None:
     built = slipway(
         "build", "--no-cache", "-t", "operator-on-container", "--sandbox", "container", "-o", "json", PROJECT / "kubefiles/operator"
     )

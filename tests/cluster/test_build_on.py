@@ -105,7 +105,7 @@ def built(slipway: Slipway, kubernetes: str, context: Path) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("clean")
-def test_the_image_has_what_no_file_names_and_nothing_of_the_base(built: dict[str, Any], slipway: Slipway) -> None:
+def test_build_on_base_embeds_pulled_images_and_none_of_base(built: dict[str, Any], slipway: Slipway) -> None:
     (part,) = built["platforms"]
     images = {one["name"]: one for one in part["images"]}
     assert set(images) == {"slipway.dev/nginx:1.22", WANTED, USED}
@@ -124,7 +124,7 @@ def test_the_image_has_what_no_file_names_and_nothing_of_the_base(built: dict[st
 
 @pytest.mark.long
 @pytest.mark.usefixtures("clean")
-def test_the_same_files_and_base_give_the_same_image_without_a_cluster_and_another_exercise_runs(
+def test_build_on_base_unchanged_boots_no_cluster_and_changed_exercise_runs(
     built: dict[str, Any], kubernetes: str, context: Path, slipway: Slipway, tmp_path: Path
 ) -> None:
     again = json.loads(slipway("build", "-t", APP, "--on", kubernetes, "-o", "json", context).stdout)
@@ -138,7 +138,7 @@ def test_the_same_files_and_base_give_the_same_image_without_a_cluster_and_anoth
     assert "not this" not in said.stderr
 
 
-def test_without_a_run_nothing_is_proven_and_only_what_files_declare_is_known(context: Path, kubernetes: str, slipway: Slipway) -> None:
+def test_build_on_none_proves_nothing_and_embeds_declared_images_only(context: Path, kubernetes: str, slipway: Slipway) -> None:
     said = slipway("build", "-t", "asking:read", "--on", "none", "-o", "json", context)
     assert kubernetes
     assert "NOTHING IS PROVEN" in said.stderr
@@ -156,7 +156,7 @@ def lab(slipway: Slipway) -> Iterator[Lab]:
 
 
 @pytest.mark.long
-def test_it_runs_on_nodes_without_a_way_out(lab: Lab, built: dict[str, Any], kubernetes: str, slipway: Slipway) -> None:
+def test_run_image_built_on_base_starts_its_pods_offline(lab: Lab, built: dict[str, Any], kubernetes: str, slipway: Slipway) -> None:
     assert built["digest"]
     lab.run(kubernetes)
     slipway("run", APP, "--cluster", lab.name, timeout=2 * HANG)

@@ -156,7 +156,7 @@ def server(lab: Lab) -> str:
     return lab.first.run("cat /etc/kubernetes/manifests/kube-apiserver.yaml").stdout
 
 
-def test_what_cannot_be_done_is_reported_and_nothing_is_changed(lab: Lab) -> None:
+def test_upgrade_and_rollback_invalid_requests_are_refused_and_change_nothing(lab: Lab) -> None:
     before = lab.journals()
     plan = json.loads(lab.slipway(*market.upgrade(lab, SECOND, "--plan", "--output", "json")).stdout)
     assert [(market.short(lab, node["node"]), node["from"], node["to"], node["turn"]) for node in plan["nodes"]] == [
@@ -172,7 +172,7 @@ def test_what_cannot_be_done_is_reported_and_nothing_is_changed(lab: Lab) -> Non
     assert lab.journals() == before
 
 
-def test_killed_change_is_finished_by_the_same_command_without_a_lost_request(lab: Lab, traffic: Traffic) -> None:
+def test_upgrade_image_killed_twice_is_completed_without_lost_request(lab: Lab, traffic: Traffic) -> None:
     # As an earlier slipway has left it.
     login = lab.login(lab.first)
     lab.take_login()
@@ -205,14 +205,14 @@ def test_killed_change_is_finished_by_the_same_command_without_a_lost_request(la
     assert all(node["schedulable"] for node in found["nodes"])
 
 
-def test_what_was_asked_for_is_kept_and_what_was_before_is_on_the_machines(lab: Lab) -> None:
+def test_upgrade_keeps_settings_backup_and_former_files(lab: Lab) -> None:
     market.was_kept(lab, SECOND)
     assert lab.first.run(f"stat -c %a {rollout.BACKUP}").stdout.strip() == "600"
     for machine in lab.machines:
         assert not machine.run(f"cmp -s {rootfs_update.FORMER}/bin/runc /var/lib/slipway/rootfs/bin/runc", check=False).ok
 
 
-def test_addons_that_only_the_image_before_had_are_removed_but_not_those_of_other_owners(lab: Lab) -> None:
+def test_upgrade_removes_addons_of_former_image_but_not_those_of_other_owners(lab: Lab) -> None:
     assert of_addon(lab) == STAYS
     users = lab.kubectl("get", "things.extra.example/mine", "persistentvolumeclaim/mine", "--output=name").split()
     assert users == ["thing.extra.example/mine", "persistentvolumeclaim/mine"]
@@ -220,7 +220,7 @@ def test_addons_that_only_the_image_before_had_are_removed_but_not_those_of_othe
     lab.kubectl("get", "deployment", "metrics-server", "--namespace=kube-system")
 
 
-def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: Lab, traffic: Traffic) -> None:
+def test_rollback_restores_former_image_without_sending_files_or_losing_requests(lab: Lab, traffic: Traffic) -> None:
     client = Client(lab.worker, market.PORT)
     traffic.begin()
     done = lab.slipway(*market.rollback(lab), timeout=HANG)
@@ -239,7 +239,7 @@ def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: 
     assert (again.returncode, "has been rolled back already" in again.stderr) == (7, True)
 
 
-def test_all_parts_of_all_control_plane_nodes_restart_without_a_lost_request(lab: Lab, traffic: Traffic) -> None:
+def test_certs_renew_restarts_control_plane_without_lost_request(lab: Lab, traffic: Traffic) -> None:
     """etcd as well, which neither image has of its own."""
     part = "get", "pod", f"etcd-{lab.name}-control-plane-1", "--namespace=kube-system", "--output=jsonpath={.metadata.annotations}"
     before = lab.kubectl(*part)
@@ -254,7 +254,7 @@ def test_all_parts_of_all_control_plane_nodes_restart_without_a_lost_request(lab
     until(lambda: lab.status()["healthy"])
 
 
-def test_change_that_lost_a_machine_is_reported_and_rolled_back_from_where_it_stood(lab: Lab) -> None:
+def test_upgrade_with_lost_machine_is_reported_and_rolled_back(lab: Lab) -> None:
     lost = lab.workers[1]
     with begun(market.upgrade(lab, SECOND)) as running:
         reached(running, f"- change worker {lab.name}-worker-2")

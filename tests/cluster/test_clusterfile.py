@@ -202,16 +202,16 @@ def site(slipway: Slipway, saas: str, tmp_path_factory: pytest.TempPathFactory) 
 # ---- a cluster that apply has made ------------------------------------------------------------------------------------
 
 
-def test_values_that_config_documents_overwrite_reach_the_running_workloads(site: Site) -> None:
+def test_apply_config_documents_overwrite_values_of_workloads(site: Site) -> None:
     assert site.login("mysql") == "root:xxx"
     assert site.login("redis") == "root:xxx"
 
 
-def test_a_value_of_the_command_line_reaches_the_manifest(site: Site) -> None:
+def test_apply_env_option_reaches_manifest(site: Site) -> None:
     assert site.port() == 8443
 
 
-def test_documents_of_kubeadm_are_merged_into_those_of_slipway(site: Site) -> None:
+def test_apply_kubeadm_documents_are_merged_into_cluster_configuration(site: Site) -> None:
     nodes = site.lab.json("get", "nodes")["items"]
     assert [node["status"]["capacity"]["pods"] for node in nodes] == ["77", "77"]
     server = site.lab.first.run("cat /etc/kubernetes/manifests/kube-apiserver.yaml").stdout
@@ -222,20 +222,20 @@ def test_documents_of_kubeadm_are_merged_into_those_of_slipway(site: Site) -> No
     assert "saas.example.com" in (names or kept)
 
 
-def test_hooks_of_image_and_clusterfile_ran_once_each_in_order_with_the_environment(site: Site) -> None:
+def test_apply_hooks_run_once_each_in_order_with_environment(site: Site) -> None:
     node, worker = site.lab.control_plane[0], site.lab.workers[0]
     rootfs = "/var/lib/slipway/rootfs"
     assert site.hooks(0) == [f"pre-init-host {rootfs} 8443 {node}", f"post-install {rootfs} 8443 {node}"]
     assert site.hooks(1) == ["Originally /", f"pre-init-host {rootfs} 8443 {worker}"]
 
 
-def test_a_machine_is_a_node_under_the_name_that_it_was_given(site: Site) -> None:
+def test_apply_hostname_plugin_renames_node(site: Site) -> None:
     names = [node["metadata"]["name"] for node in site.lab.json("get", "nodes")["items"]]
     assert f"{site.lab.name}-renamed" in names
     assert site.lab.worker.run("uname -n").stdout.strip() == f"{site.lab.name}-renamed"
 
 
-def test_what_was_applied_is_kept_in_the_cluster_without_secrets(site: Site) -> None:
+def test_apply_stores_clusterfile_without_secrets(site: Site) -> None:
     text = site.lab.json("get", "configmap", "slipway-clusterfile", "--namespace=kube-system")["data"]["Clusterfile"]
     documents = list(yaml.safe_load_all(text))
     assert [document["kind"] for document in documents] == ["Cluster", "Config", "Config", "Hook", "Hook"]
@@ -247,7 +247,7 @@ def test_what_was_applied_is_kept_in_the_cluster_without_secrets(site: Site) -> 
 # ---- apply ------------------------------------------------------------------------------------------------------------
 
 
-def test_apply_with_nothing_to_do_is_quick_and_touches_nothing(site: Site) -> None:
+def test_apply_unchanged_file_takes_few_connections_and_changes_nothing(site: Site) -> None:
     before = site.lab.first.run("cksum < /var/lib/slipway/journal").stdout
     said = site.lab.slipway("--verbose", *site.words("apply", site.first, "-e", "DashBoardPort=8443"))
     assert "nothing to do" in said.stdout
@@ -257,7 +257,7 @@ def test_apply_with_nothing_to_do_is_quick_and_touches_nothing(site: Site) -> No
     assert site.lab.first.run("cksum < /var/lib/slipway/journal").stdout == before
 
 
-def test_a_plan_shows_what_differs_and_touches_nothing(site: Site) -> None:
+def test_apply_plan_shows_differences_and_changes_nothing(site: Site) -> None:
     before = site.lab.first.run("cksum < /var/lib/slipway/journal").stdout
     said = json.loads(site("apply", CASES / "dashboard-port/Clusterfile", "--plan", "--output", "json").stdout)
     texts = [change["text"] for change in said["changes"]]
@@ -268,7 +268,7 @@ def test_a_plan_shows_what_differs_and_touches_nothing(site: Site) -> None:
     assert site.lab.first.run("cksum < /var/lib/slipway/journal").stdout == before
 
 
-def test_what_cannot_be_changed_in_a_running_cluster_is_reported_at_once(site: Site) -> None:
+def test_apply_immutable_field_is_refused(site: Site) -> None:
     document = site.own
     document["spec"] |= {"network": {"podCIDR": "10.200.0.0/16"}}
     said = site.apply(site.document("wrong", document), check=False)
@@ -277,7 +277,7 @@ def test_what_cannot_be_changed_in_a_running_cluster_is_reported_at_once(site: S
     assert site.port() == 8443
 
 
-def test_the_dashboard_case_changes_the_port_and_takes_the_values_back(site: Site) -> None:
+def test_apply_dashboard_case_changes_port_and_restores_default_values(site: Site) -> None:
     said = site("apply", CASES / "dashboard-port/Clusterfile")
     assert "~ .spec.env.DashBoardPort: 8443 -> 6443" in said.stdout
     assert site.port() == 6443
@@ -285,7 +285,7 @@ def test_the_dashboard_case_changes_the_port_and_takes_the_values_back(site: Sit
     assert len(site.hooks(1)) == 2
 
 
-def test_labels_taints_aliases_hooks_and_values_are_applied_to_nodes_that_run(site: Site) -> None:
+def test_apply_labels_taints_aliases_hooks_and_values_reach_running_nodes(site: Site) -> None:
     config = {"path": "etc/mysql-values.yaml", "strategy": "merge", "data": "mysql-user: admin\n"}
     documents = [
         site.own,
@@ -339,7 +339,7 @@ spec:
 """
 
 
-def test_what_was_not_ready_before_does_not_keep_a_change_from_its_end(site: Site) -> None:
+def test_apply_workload_unready_before_does_not_block_change(site: Site) -> None:
     site.lab.first.run("KUBECONFIG=/etc/kubernetes/admin.conf kubectl apply -f -", input=FAILING)
     until(lambda: site.lab.json("get", "job", "failing")["status"].get("failed"))
     document = site.own
@@ -352,7 +352,7 @@ def test_what_was_not_ready_before_does_not_keep_a_change_from_its_end(site: Sit
     site.lab.kubectl("delete", "job", "failing")
 
 
-def test_second_of_two_applies_at_once_is_refused(site: Site) -> None:
+def test_apply_second_at_once_is_refused(site: Site) -> None:
     document = site.own
     document["spec"]["env"] = {"DashBoardPort": 7443}
     document["spec"]["cmd"] = ["until [ -e /run/go-on ]; do sleep 0.2; done", "kubectl apply -f manifests/dashboard.yaml"]
@@ -374,7 +374,7 @@ def test_second_of_two_applies_at_once_is_refused(site: Site) -> None:
 # ---- taken over, and gone ---------------------------------------------------------------------------------------------
 
 
-def test_cluster_without_a_record_of_slipway_is_taken_over(site: Site) -> None:
+def test_generate_adopt_takes_over_cluster_without_record(site: Site) -> None:
     lab = site.lab
     lab.kubectl("delete", "configmap", "slipway-clusterfile", "--namespace=kube-system")
     for machine in lab.machines:
@@ -391,7 +391,7 @@ def test_cluster_without_a_record_of_slipway_is_taken_over(site: Site) -> None:
     assert found["image"] == "kubernetes:v1.36.3"
 
 
-def test_delete_runs_the_hooks_of_the_end_and_gives_machines_their_names_back(site: Site) -> None:
+def test_delete_runs_clean_hooks_and_restores_host_names(site: Site) -> None:
     done = site.lab.slipway("delete", site.lab.name, "--yes")
     assert "2 machines cleaned" in done.stdout
     assert site.hooks(0)[-1].startswith("pre-clean-host /var/lib/slipway/rootfs")

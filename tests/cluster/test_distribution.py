@@ -79,25 +79,25 @@ def cluster(slipway: Slipway, kubernetes: str) -> Iterator[Cluster]:
         made.lab.down()
 
 
-def test_this_machine_sends_each_byte_about_once(cluster: Cluster) -> None:
+def test_run_sends_each_byte_to_cluster_about_once(cluster: Cluster) -> None:
     assert cluster.size <= cluster.summary["sent"] <= 1.3 * cluster.size
     assert cluster.on_the_wire <= 1.3 * cluster.size
 
 
-def test_every_machine_has_all_of_it_as_it_should_be(cluster: Cluster) -> None:
+def test_run_gives_all_machines_same_rootfs_and_intact_blobs(cluster: Cluster) -> None:
     assert len({cluster.tree(machine) for machine in cluster.lab.machines}) == 1
     blobs = str(len(cluster.image.images.blobs))
     assert each(cluster.lab.machines[:3], lambda machine: machine.run(CHECK_BLOBS, timeout=60).stdout.strip()) == [blobs] * 3
 
 
-def test_nothing_serves_when_the_cluster_is_made(cluster: Cluster) -> None:
+def test_share_is_closed_after_run(cluster: Cluster) -> None:
     for machine in cluster.lab.machines:
         assert "slipway-share" not in machine.run("systemctl list-units --all --no-legend 'slipway-*'; ls /run/systemd/system").stdout
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((machine.address, PORT), timeout=5)
 
 
-def test_a_stranger_is_given_nothing_and_who_has_the_key_nothing_but_the_parcel(cluster: Cluster) -> None:
+def test_share_serves_only_parcel_files_and_only_with_key(cluster: Cluster) -> None:
     node, name = cluster.lab.first, rootfs.parcel_name(cluster.image)
     exchange = Exchange([node])
 
@@ -132,7 +132,7 @@ def test_a_stranger_is_given_nothing_and_who_has_the_key_nothing_but_the_parcel(
         exchange.close()
 
 
-def test_a_changed_byte_at_a_peer_is_refused(cluster: Cluster) -> None:
+def test_share_changed_byte_at_peer_is_refused_and_file_is_resent(cluster: Cluster) -> None:
     first, worker = cluster.lab.first, cluster.lab.worker
     before = cluster.tree(worker)
     # A file of its own: the one that is handed on is the one that runs.
@@ -148,7 +148,7 @@ def test_a_changed_byte_at_a_peer_is_refused(cluster: Cluster) -> None:
     assert cluster.tree(worker) == before
 
 
-def test_a_machine_that_cannot_reach_its_peers_has_everything_from_here(cluster: Cluster) -> None:
+def test_share_machine_cut_from_peers_receives_rootfs_from_slipway(cluster: Cluster) -> None:
     worker = cluster.lab.worker
     before = cluster.tree(worker)
     worker.run(f"iptables -I OUTPUT -p tcp --dport {PORT} -j DROP")
@@ -161,7 +161,7 @@ def test_a_machine_that_cannot_reach_its_peers_has_everything_from_here(cluster:
     assert cluster.tree(worker) == before
 
 
-def test_a_peer_that_stops_in_the_middle_is_given_up(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_share_stalled_peer_is_given_up(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scripts, "STALLED", 2)
     second, worker = cluster.lab.machines[1], cluster.lab.worker
     before = cluster.tree(worker)

@@ -101,7 +101,7 @@ def lab(bare: Lab, untouched: dict[str, str], image: str) -> Lab:
     return bare
 
 
-def test_machine_without_an_ipv6_address_is_reported_before_anything_is_touched(bare: Lab, untouched: dict[str, str], image: str) -> None:
+def test_run_machine_without_ipv6_address_is_reported_and_changes_nothing(bare: Lab, untouched: dict[str, str], image: str) -> None:
     address = bare.worker.run(ADDRESSES).stdout.strip()
     bare.worker.run(f"ip -6 addr del {address} dev eth0")
     try:
@@ -115,7 +115,9 @@ def test_machine_without_an_ipv6_address_is_reported_before_anything_is_touched(
 
 
 @pytest.mark.parametrize("order", ["fd00:10:64::/48", "fd00:10:64::/48,100.64.0.0/10"])
-def test_what_cannot_be_is_refused_with_what_can(bare: Lab, untouched: dict[str, str], image: str, order: str) -> None:
+def test_run_ipv6_only_or_ipv6_first_networks_are_refused_with_allowed_form(
+    bare: Lab, untouched: dict[str, str], image: str, order: str
+) -> None:
     services = ",".join(reversed(SERVICES.split(","))) if "," in order else SERVICES.split(",")[1]
     said = bare.run(image, "-e", f"PodCIDR={order}", "-e", f"SvcCIDR={services}", check=False)
     assert said.returncode == 2
@@ -124,7 +126,7 @@ def test_what_cannot_be_is_refused_with_what_can(bare: Lab, untouched: dict[str,
     assert all(everything(machine) == untouched[machine.address] for machine in bare.machines)
 
 
-def test_nodes_and_pods_have_addresses_of_both_families(lab: Lab) -> None:
+def test_run_dual_stack_gives_nodes_and_pods_addresses_of_both_families(lab: Lab) -> None:
     nodes = lab.json("get", "nodes")["items"]
     for node in nodes:
         internal = [one["address"] for one in node["status"]["addresses"] if one["type"] == "InternalIP"]
@@ -162,7 +164,7 @@ def fetched(machine: SshNode, address: str, port: int = 80) -> int:
     return len(machine.run(f"curl -sf --max-time 60 {url(address, port)}").stdout.strip())
 
 
-def test_a_service_answers_on_both_its_addresses_from_pods_and_from_both_machines(lab: Lab) -> None:
+def test_service_answers_on_both_addresses_from_pods_and_machines(lab: Lab) -> None:
     service = lab.json("get", "service", "both")["spec"]
     assert service["ipFamilies"] == ["IPv4", "IPv6"]
     port = service["ports"][0]["nodePort"]
@@ -176,7 +178,7 @@ def test_a_service_answers_on_both_its_addresses_from_pods_and_from_both_machine
         assert [fetched(machine, address, port) for address in internal] == [100_000] * 4
 
 
-def test_pods_of_different_nodes_reach_each_other_by_both_families(lab: Lab) -> None:
+def test_pod_network_connects_pods_of_different_nodes_by_both_families(lab: Lab) -> None:
     one, other = pods(lab)
     assert one["spec"]["nodeName"] != other["spec"]["nodeName"]
     for source, target in ((one, other), (other, one)):
@@ -184,14 +186,14 @@ def test_pods_of_different_nodes_reach_each_other_by_both_families(lab: Lab) -> 
         assert [got(lab, source["metadata"]["name"], address) for address in addresses] == [100_000, 100_000]
 
 
-def test_until_the_proxy_knows_a_service_nothing_is_let_out_to_it(lab: Lab) -> None:
+def test_service_networks_have_drop_rules_of_both_families(lab: Lab) -> None:
     for machine in lab.machines:
         for family, network in zip(("ip", "ip6"), SERVICES.split(","), strict=True):
             said = machine.run(f"/var/lib/slipway/rootfs/bin/nft list table {family} slipway-services").stdout
             assert said.count(f"{family} daddr {network} drop") == 2
 
 
-def test_a_machine_that_joins_has_both_as_well(lab: Lab, slipway: Slipway) -> None:
+def test_join_machine_gets_addresses_of_both_families_and_serves(lab: Lab, slipway: Slipway) -> None:
     address = lab.spares[0]
     slipway(*lab.join_words(address))
     lab.workers.append(address)
@@ -206,7 +208,7 @@ def is_ready(pod: dict[str, Any]) -> bool:
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in pod["status"]["conditions"])
 
 
-def test_a_look_at_the_cluster_sees_it_well(lab: Lab, slipway: Slipway) -> None:
+def test_status_and_check_report_healthy_dual_stack_cluster(lab: Lab, slipway: Slipway) -> None:
     status = lab.status()
     assert sorted(node["address"] for node in status["nodes"]) == sorted(lab.addresses)
     assert all(node["ready"] for node in status["nodes"])
@@ -215,10 +217,10 @@ def test_a_look_at_the_cluster_sees_it_well(lab: Lab, slipway: Slipway) -> None:
     assert {results[check] for check in ("nodes", "pod-start", "pod-network", "pod-services", "node-port-way")} == {"ok"}
 
 
-def test_the_machines_have_no_way_out_by_either_family(lab: Lab) -> None:
+def test_machines_cannot_reach_outside_by_either_family(lab: Lab) -> None:
     Offline(docker.connect(), lab.name, lab.machines).prove()
 
 
-def test_it_leaves_every_machine_as_it_was(lab: Lab, untouched: dict[str, str], slipway: Slipway) -> None:
+def test_delete_leaves_dual_stack_machines_as_before(lab: Lab, untouched: dict[str, str], slipway: Slipway) -> None:
     slipway("delete", lab.name, "--yes")
     assert {machine.address: everything(machine) for machine in lab.machines} == untouched

@@ -88,7 +88,7 @@ def somebody(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 # ---- while it is made -------------------------------------------------------------------------------------------------
 
 
-def test_one_machine_that_refuses_the_login_is_reported_before_a_change_on_any(lab: Lab, web: str) -> None:
+def test_run_refused_login_is_reported_before_any_change(lab: Lab, web: str) -> None:
     address = lab.workers[0]
     lab.at(address).run("mv /root/.ssh/authorized_keys /root/.ssh/away")
     said = lab.run(web, check=False)
@@ -99,7 +99,7 @@ def test_one_machine_that_refuses_the_login_is_reported_before_a_change_on_any(l
         assert machine.run("ls -A /var/lib/slipway").stdout == ""
 
 
-def test_machines_that_fail_meanwhile_are_named_and_the_others_are_not_harmed(lab: Lab, web: str) -> None:
+def test_run_machines_failing_meanwhile_are_reported_and_others_continue(lab: Lab, web: str) -> None:
     cut, full, rebooting = lab.workers[0], lab.workers[1], lab.control_plane[2]
     lab.at(full).run("mount -t tmpfs -o size=2g none /var/lib/slipway")
     with begun(lab.words(web)) as running:
@@ -120,7 +120,7 @@ def test_machines_that_fail_meanwhile_are_named_and_the_others_are_not_harmed(la
     lab.at(full).run("mount -o remount,size=2g /var/lib/slipway")
 
 
-def test_second_user_of_the_same_name_is_refused_and_the_first_ends_at_ctrl_c(lab: Lab, web: str, somebody: dict[str, str]) -> None:
+def test_run_second_user_is_refused_and_first_ends_at_ctrl_c(lab: Lab, web: str, somebody: dict[str, str]) -> None:
     with begun(lab.words(web)) as running:
         reached(running, "- start containerd")
         # It holds its breath, so that it cannot come to its end meanwhile.
@@ -148,7 +148,7 @@ def interrupt(running: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.long
-def test_killed_at_random_moments_it_comes_to_its_end_and_repeats_nothing(lab: Lab, web: str, record_property: Any) -> None:
+def test_run_killed_at_random_moments_is_completed_without_repeating_steps(lab: Lab, web: str, record_property: Any) -> None:
     moments = random.Random(20)
     limit, before = 4.0, lab.journals()
     for _ in range(MOMENTS):
@@ -216,7 +216,7 @@ def now(clients: dict[str, Client]) -> dict[str, float]:
     return {address: float(client.machine.run("date +%s.%N").stdout) for address, client in clients.items()}
 
 
-def test_pods_reach_pods_and_services_by_name_and_every_machine_serves(cluster: Lab, clients: dict[str, Client]) -> None:
+def test_pods_reach_pods_and_services_and_node_port_answers_on_all_nodes(cluster: Lab, clients: dict[str, Client]) -> None:
     assert clients
     pods = cluster.json("get", "pods", "--selector=app=steady")["items"]
     assert {pod["spec"]["nodeName"] for pod in pods} == {cluster.host(address) for address in cluster.workers}
@@ -233,7 +233,7 @@ def test_pods_reach_pods_and_services_by_name_and_every_machine_serves(cluster: 
             machine.run(f"curl -sf --max-time 60 -o /dev/null http://{address}:{PORT}/")
 
 
-def test_what_is_left_is_a_cluster_that_kubeadm_takes_for_its_own(cluster: Lab) -> None:
+def test_run_leaves_cluster_manageable_by_kubeadm(cluster: Lab) -> None:
     for node in cluster.control_plane:
         checked = cluster.at(node).run("kubeadm certs check-expiration").stdout
         assert "front-proxy-client" in checked
@@ -250,7 +250,7 @@ PREPARED = (
 )
 
 
-def test_a_machine_that_slipway_never_saw_joins_by_plain_kubeadm(cluster: Lab) -> None:
+def test_kubeadm_join_of_machine_unknown_to_slipway_succeeds(cluster: Lab) -> None:
     address = cluster.spares[1]
     plain = cluster.at(address)
     source, target = (f"slipway-{cluster.host(one)}" for one in (cluster.workers[0], address))
@@ -279,7 +279,7 @@ def test_a_machine_that_slipway_never_saw_joins_by_plain_kubeadm(cluster: Lab) -
 # ---- while it changes -------------------------------------------------------------------------------------------------
 
 
-def test_a_command_that_slept_past_its_lease_stops_and_leaves_the_next_one_alone(cluster: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_join_held_up_past_its_lease_stops_and_leaves_next_holder_alone(cluster: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_LEASE_SECONDS", "8")
     before, second = cluster.journals(), cluster.at(cluster.control_plane[1])
     with begun(cluster.join_words(cluster.spares[0])) as running, contextlib.ExitStack() as stack:
@@ -307,7 +307,7 @@ def test_a_command_that_slept_past_its_lease_stops_and_leaves_the_next_one_alone
 
 
 @pytest.mark.long
-def test_a_machine_that_is_lost_while_it_joins_is_named_and_joins_once_it_is_back(
+def test_join_lost_machine_is_reported_and_joins_after_its_return(
     cluster: Lab, clients: dict[str, Client], somebody: dict[str, str]
 ) -> None:
     address = cluster.spares[0]
@@ -336,7 +336,7 @@ def test_a_machine_that_is_lost_while_it_joins_is_named_and_joins_once_it_is_bac
     assert all(failed[1:] == (0, 0) for failed in failures(clients, since).values()), failures(clients, since)
 
 
-def test_a_worker_is_replaced_and_no_request_to_the_others_fails(cluster: Lab, clients: dict[str, Client], record_property: Any) -> None:
+def test_remove_worker_after_join_of_replacement_loses_no_request(cluster: Lab, clients: dict[str, Client], record_property: Any) -> None:
     going, new = cluster.workers[0], cluster.spares[0]
     if cluster.host(new) not in cluster.nodes():
         cluster.slipway(*cluster.join_words(new), timeout=HANG)
@@ -355,7 +355,7 @@ def test_a_worker_is_replaced_and_no_request_to_the_others_fails(cluster: Lab, c
 
 
 @pytest.mark.long
-def test_the_first_control_plane_node_is_lost_for_good_and_another_takes_its_place(
+def test_remove_lost_control_plane_node_and_join_another_restore_health(
     slipway: Slipway, cluster: Lab, clients: dict[str, Client], record_property: Any
 ) -> None:
     lost, new = cluster.control_plane[0], cluster.spares[0]
@@ -387,7 +387,7 @@ def test_the_first_control_plane_node_is_lost_for_good_and_another_takes_its_pla
     assert all(failed[1:] == (0, 0) for failed in after.values()), after
 
 
-def test_no_more_control_plane_nodes_are_removed_than_etcd_can_lose_and_a_dead_one_delays_no_other(slipway: Slipway, cluster: Lab) -> None:
+def test_remove_below_etcd_quorum_is_refused_and_delete_skips_dead_node(slipway: Slipway, cluster: Lab) -> None:
     lost = cluster.control_plane[0]
     cluster.kill(lost)
     refused = slipway("remove", cluster.name, cluster.control_plane[1], "--yes", check=False)

@@ -24,7 +24,7 @@ def pages(lab: Lab) -> set[str]:
     return {machine.run(f"curl -s --max-time 60 http://{machine.address}:30080/").stdout.strip() for machine in lab.machines}
 
 
-def test_change_of_the_image_reaches_every_node_and_a_rollback_takes_it_back(lab: Lab, web: str, tmp_path: Path) -> None:
+def test_upgrade_to_other_image_reaches_all_nodes_and_rollback_reverts_it(lab: Lab, web: str, tmp_path: Path) -> None:
     (tmp_path / "Kubefile").write_text(KUBEFILE)
     lab.slipway("build", "-t", OTHER, "--discover", "declared", tmp_path)
     changed = json.loads(lab.slipway("upgrade", lab.name, OTHER, *VALUES, timeout=HANG).stdout)

@@ -34,7 +34,7 @@ def joined(lab: Lab, later: str) -> Lab:
     return lab
 
 
-def test_a_worker_joins_and_runs_what_the_others_run(joined: Lab, later: str) -> None:
+def test_join_killed_worker_is_completed_and_runs_pods_and_services(joined: Lab, later: str) -> None:
     assert joined.status()["healthy"]
     assert joined.nodes() == {f"{joined.name}-{name}": True for name in ("control-plane-1", "worker-1", "worker-2")}
     runs_on(joined.first, f"{joined.name}-worker-2", "there", "slipway.dev/redis:7.0", "redis-server", "--version")
@@ -50,7 +50,7 @@ def test_a_worker_joins_and_runs_what_the_others_run(joined: Lab, later: str) ->
     assert until(lambda: PAGE in newcomer.run(f"curl -s --max-time 60 http://{later}:30080/", check=False).stdout)
 
 
-def test_every_node_knows_a_worker_that_has_joined(joined: Lab, later: str) -> None:
+def test_join_worker_is_recorded_in_cluster_and_local_state(joined: Lab, later: str) -> None:
     record = joined.json(*RECORD)["data"]["Clusterfile"]
     assert later in record
     assert [entry["address"] for entry in ClusterState.of(joined.name).read()["workers"]] == [*joined.workers, later]
@@ -58,20 +58,20 @@ def test_every_node_knows_a_worker_that_has_joined(joined: Lab, later: str) -> N
     assert f"{later} belonged to {joined.name} before" in again.stdout
 
 
-def test_a_member_does_not_change_sides_by_joining(joined: Lab, later: str) -> None:
+def test_join_member_with_other_role_is_refused(joined: Lab, later: str) -> None:
     said = joined.slipway(*joined.join_words(later, role="control-plane"), check=False)
     assert said.returncode == 2
     assert "is a worker of" in said.stderr
 
 
-def test_run_with_other_machines_than_there_are_is_refused(joined: Lab, later: str) -> None:
+def test_run_without_naming_joined_member_is_refused(joined: Lab, later: str) -> None:
     said = joined.run("web:latest", check=False)
     assert said.returncode == 2, said.stderr
     assert f"{later} is, and is not named" in said.stderr
     assert "slipway join" in said.stderr
 
 
-def test_a_budget_holds_up_the_removal_and_is_named(joined: Lab) -> None:
+def test_remove_blocked_by_disruption_budget_fails_and_names_it(joined: Lab) -> None:
     # All of web's pods must stay, and one of them cannot be anywhere else.
     joined.kubectl("create", "poddisruptionbudget", "web", "--selector=app=web", "--min-available=2")
     name = f"{joined.name}-worker-1"
@@ -84,14 +84,14 @@ def test_a_budget_holds_up_the_removal_and_is_named(joined: Lab) -> None:
     joined.kubectl("uncordon", name)
 
 
-def test_the_last_control_plane_node_is_not_removed(joined: Lab) -> None:
+def test_remove_last_control_plane_node_is_refused(joined: Lab) -> None:
     said = joined.slipway("remove", joined.name, joined.control_plane[0], "--yes", check=False)
     assert said.returncode == 7
     assert "no control-plane node would be left" in said.stderr
     assert joined.slipway("remove", joined.name, "10.99.99.99", "--yes", check=False).returncode == 2
 
 
-def test_a_worker_leaves_its_machine_as_it_was_and_may_come_back(joined: Lab, later: str, made: Made) -> None:
+def test_remove_worker_cleans_its_machine_and_allows_rejoin(joined: Lab, later: str, made: Made) -> None:
     done = json.loads(joined.slipway("remove", joined.name, f"{joined.name}-worker-2", "--yes", "--output", "json").stdout)
     assert done["cleaned"] == [f"{joined.name}-worker-2"]
     assert found(joined.at(later)) == made.untouched[later]
@@ -104,7 +104,7 @@ def test_a_worker_leaves_its_machine_as_it_was_and_may_come_back(joined: Lab, la
     assert joined.nodes()[f"{joined.name}-worker-2"]
 
 
-def test_a_worker_that_dies_while_it_is_drained_is_named_and_then_removed_without_it(joined: Lab, later: str) -> None:
+def test_remove_worker_dying_during_drain_is_reported_and_then_removed_without_it(joined: Lab, later: str) -> None:
     name = f"{joined.name}-worker-2"
     # Its process does not heed the signal to end, so the drain waits for it.
     joined.kubectl("create", "deployment", "stubborn", "--image=slipway.dev/nginx:1.22", "--replicas=0", "--", "sleep", "1000000")

@@ -127,7 +127,7 @@ def names(slipway: Slipway, image: str) -> set[str]:
 
 
 @pytest.mark.usefixtures("images")
-def test_part_left_out_is_in_no_image_and_the_enforcer_of_policies_is_shown(slipway: Slipway) -> None:
+def test_build_without_parts_embeds_none_of_them_and_inspect_shows_policy_enforcer(slipway: Slipway) -> None:
     parts = {"flannel", "local-path-provisioner", "metrics-server", "kube-network-policies", "kube-router"}
     assert names(slipway, BARE) & parts == set()
     assert {"kube-apiserver", "coredns", "pause"} <= names(slipway, BARE)
@@ -138,14 +138,14 @@ def test_part_left_out_is_in_no_image_and_the_enforcer_of_policies_is_shown(slip
     assert "policies    stored, not enforced" in slipway("inspect", BARE).stdout
 
 
-def test_an_image_without_a_network_is_refused_before_a_machine_is_touched(lab: Lab) -> None:
+def test_run_image_without_pod_network_is_refused_and_changes_nothing(lab: Lab) -> None:
     said = lab.run(BARE, check=False)
     assert (said.returncode, "brings no pod network" in said.stderr) == (4, True)
     # The folder itself may be a disk that is mounted.
     assert not any(machine.run("ls -A /var/lib/slipway 2> /dev/null", check=False).stdout for machine in lab.machines)
 
 
-def test_kubernetes_network_and_application_come_with_one_command_that_repeats_nothing(lab: Lab) -> None:
+def test_run_kubernetes_network_and_application_resumes_without_repeating_steps(lab: Lab) -> None:
     images = (PAGES, NET, BARE)
     planned = json.loads(lab.run(*images, "--plan", "--output", "json").stdout)
     steps = [step["id"] for step in planned]
@@ -203,7 +203,7 @@ def enforces(lab: Lab) -> None:
     until(lambda: pods.reached() == everybody)
 
 
-def test_policies_are_enforced_by_a_queue_where_the_kernel_has_one_and_else_a_run_says_so(lab: Lab) -> None:
+def test_run_policy_queue_is_enforced_or_refused_on_kernel_without_nft_queue(lab: Lab) -> None:
     assert lab.first.run(_QUEUES.format("accept"), check=False).ok
     if lab.first.run(_QUEUES.format("queue num 9"), check=False).ok:
         lab.run(QUEUED)
@@ -216,7 +216,7 @@ def test_policies_are_enforced_by_a_queue_where_the_kernel_has_one_and_else_a_ru
         assert "kube-network-policies enforces nothing there: the kernel has no nft_queue (CONFIG_NFT_QUEUE)" in said.stderr
 
 
-def test_a_pod_network_that_an_image_brings_is_the_clusters_and_enforces_policies(lab: Lab) -> None:
+def test_run_image_with_own_pod_network_uses_it_and_enforces_policies(lab: Lab) -> None:
     lab.run(ROUTED)
     assert [daemon["metadata"]["name"] for daemon in lab.json("get", "daemonsets", "--namespace=kube-system")["items"]] == [
         "kube-proxy",

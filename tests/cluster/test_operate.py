@@ -36,7 +36,7 @@ def way(lab: Lab, *workers: str) -> list[str]:
 # ---- exec -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_command_runs_everywhere_and_each_line_has_its_machine_in_front(lab: Lab) -> None:
+def test_exec_prefixes_each_line_with_its_machine(lab: Lab) -> None:
     said = lab.slipway("exec", lab.name, "--", "for i in 1 2 3; do echo line $i of $(uname -n); done; echo worse >&2")
     for machine in ("control-plane-1", "worker-1"):
         name = f"{lab.name}-{machine}"
@@ -47,7 +47,7 @@ def test_a_command_runs_everywhere_and_each_line_has_its_machine_in_front(lab: L
     assert len(said.stdout.splitlines()) == 6
 
 
-def test_roles_addresses_and_names_choose_the_machines(lab: Lab) -> None:
+def test_exec_role_and_on_options_select_machines(lab: Lab) -> None:
     name = f"{lab.name}-worker-1"
     for choice in (
         ["--role", "worker"],
@@ -63,7 +63,7 @@ def test_roles_addresses_and_names_choose_the_machines(lab: Lab) -> None:
     assert (absent.returncode, "no machine of this cluster" in absent.stderr) == (2, True)
 
 
-def test_command_that_fails_somewhere_is_reported_with_its_exit_codes(lab: Lab) -> None:
+def test_exec_failing_command_is_reported_with_exit_codes(lab: Lab) -> None:
     said = lab.slipway(
         "exec", lab.name, "-o", "json", "--", "case $(uname -n) in *control-plane*) echo fine;; *) exit 255;; esac", check=False
     )
@@ -75,7 +75,7 @@ def test_command_that_fails_somewhere_is_reported_with_its_exit_codes(lab: Lab) 
     assert f"{lab.name}-worker-1: exit code 255" in said.stderr
 
 
-def test_a_machine_that_cannot_be_reached_does_not_hold_up_the_others(lab: Lab) -> None:
+def test_exec_unreachable_machine_does_not_block_others(lab: Lab) -> None:
     said = lab.slipway("exec", f"{lab.name}-else", *way(lab, *lab.workers, NOBODY), "--", "echo here", check=False)
     assert said.returncode == 5
     assert sorted(said.stdout.split()) == sorted(word for address in lab.addresses for word in (f"{address}:", "here"))
@@ -86,7 +86,7 @@ def test_a_machine_that_cannot_be_reached_does_not_hold_up_the_others(lab: Lab) 
 # ---- debug ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_command_on_a_node_has_all_of_the_node_and_leaves_nothing(lab: Lab) -> None:
+def test_debug_node_command_sees_whole_node_and_leaves_no_pod(lab: Lab) -> None:
     name = f"{lab.name}-worker-1"
     script = "cat /host/etc/hostname; ps | grep -q '[/]kubelet ' && echo kubelet; chroot /host uname -n; exit 3"
     said = lab.slipway("debug", "node", lab.workers[0], "-c", lab.name, "--", script, check=False)
@@ -100,7 +100,7 @@ def test_a_command_on_a_node_has_all_of_the_node_and_leaves_nothing(lab: Lab) ->
     assert lab.kubectl("get", "pods", "--all-namespaces", "--selector=slipway.dev/debug", "--output=name") == ""
 
 
-def test_an_interrupted_shell_on_a_node_removes_its_pod(lab: Lab) -> None:
+def test_debug_node_interrupted_removes_its_pod(lab: Lab) -> None:
     pods = ("get", "pods", "--namespace=kube-system", "--selector=slipway.dev/debug", "--output=jsonpath={.items[*].status.phase}")
     with begun(["debug", "node", f"{lab.name}-worker-1", "-c", lab.name, "--", "sleep", "600"]) as running:
         until(lambda: lab.kubectl(*pods) == "Running")
@@ -109,7 +109,7 @@ def test_an_interrupted_shell_on_a_node_removes_its_pod(lab: Lab) -> None:
     assert lab.kubectl(*pods) == ""
 
 
-def test_a_container_beside_a_pod_sees_its_processes_and_network_and_ends(lab: Lab) -> None:
+def test_debug_pod_container_shares_processes_and_network_and_ends(lab: Lab) -> None:
     lab.kubectl("run", "quiet", "--image=slipway.dev/redis:7.0")
     lab.kubectl("wait", "--for=condition=Ready", "pod/quiet", "--timeout=60s")
     script = "ps | grep -q '[r]edis-server' && echo redis; printf 'PING\\r\\nQUIT\\r\\n' | nc 127.0.0.1 6379; exit 4"
@@ -124,7 +124,7 @@ def test_a_container_beside_a_pod_sees_its_processes_and_network_and_ends(lab: L
 # ---- access -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_kubeconfig_is_merged_without_losing_others(lab: Lab, tmp_path: Path) -> None:
+def test_kubeconfig_merge_keeps_other_entries(lab: Lab, tmp_path: Path) -> None:
     config = tmp_path / "config"
     other = {"name": "elsewhere", "cluster": {"server": "https://10.0.0.1:6443"}}
     config.write_text(yaml.safe_dump({"clusters": [other], "current-context": "elsewhere", "preferences": {"colors": True}}))
@@ -138,7 +138,7 @@ def test_a_kubeconfig_is_merged_without_losing_others(lab: Lab, tmp_path: Path) 
     assert f"{lab.name}-worker-1" in NodeKubectl(lab.first, kubeconfig="/run/merged").run("get", "nodes")
 
 
-def test_a_kubeconfig_is_had_from_a_control_plane_node_when_nothing_is_known_here(lab: Lab) -> None:
+def test_kubeconfig_via_control_plane_node_needs_no_local_state(lab: Lab) -> None:
     said = lab.slipway("kubeconfig", f"{lab.name}-lost", *way(lab), "--server", "203.0.113.9")
     assert yaml.safe_load(said.stdout)["clusters"][0]["cluster"]["server"] == "https://203.0.113.9:6443"
     assert "does not hold for 203.0.113.9" in said.stderr
@@ -148,7 +148,7 @@ def test_a_kubeconfig_is_had_from_a_control_plane_node_when_nothing_is_known_her
 # ---- logs -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_has_what_is_needed_and_no_secret(lab: Lab, tmp_path: Path) -> None:
+def test_logs_bundle_has_expected_files_and_no_secret(lab: Lab, tmp_path: Path) -> None:
     token = lab.first.run("kubeadm token create").stdout.strip()
     lab.kubectl("create", "secret", "generic", "hidden", f"--from-literal=key={SECRET}")
     lab.kubectl("run", "broken", "--image=slipway.dev/redis:7.0", f"--env=DB_PASSWORD={SECRET}", "--restart=Never", "--command", "--",
@@ -193,7 +193,7 @@ def checked(lab: Lab, *words: str) -> tuple[int, dict[str, dict[str, dict[str, A
     return said.returncode, {one["id"]: {place["where"]: place for place in one["findings"]} for one in json.loads(said.stdout)["checks"]}
 
 
-def test_a_check_tries_every_way_and_leaves_nothing_in_the_cluster(lab: Lab) -> None:
+def test_check_tests_all_connections_and_leaves_no_objects(lab: Lab) -> None:
     ours = ("get", "pods,services", "--all-namespaces", "--selector=slipway.dev/check", "--output=name")
     code, found = checked(lab)
     bad = {(check, where): one["seen"] for check, places in found.items() for where, one in places.items()
@@ -231,7 +231,7 @@ def test_a_check_tries_every_way_and_leaves_nothing_in_the_cluster(lab: Lab) -> 
     until(lambda: lab.kubectl(*ours) == "")
 
 
-def test_ordinary_cluster_gets_the_findings_of_the_benchmark_with_remedies(lab: Lab) -> None:
+def test_check_cis_of_ordinary_cluster_reports_findings_with_remedies(lab: Lab) -> None:
     code, found = checked(lab, "--post", "cis")
     results = {number: {where: one["result"] for where, one in places.items()} for number, places in found.items()}
     assert code == 7
@@ -255,7 +255,7 @@ def expiry(lab: Lab) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 @pytest.mark.long
-def test_certificates_are_listed_renewed_and_given_more_names(lab: Lab) -> None:
+def test_certs_are_listed_renewed_and_extended_by_names(lab: Lab) -> None:
     before = expiry(lab)
     for key in (
         ("control-plane-1", "pki/apiserver.crt"),
@@ -297,7 +297,7 @@ def test_certificates_are_listed_renewed_and_given_more_names(lab: Lab) -> None:
     assert lab.status()["healthy"]
 
 
-def test_names_that_are_none_are_refused_all_at_once(lab: Lab) -> None:
+def test_certs_add_names_invalid_names_are_all_refused_at_once(lab: Lab) -> None:
     said = lab.slipway("certs", "add-names", "a b", "10.0.0.300", "fine.example.com", "--cluster", lab.name, check=False)
     assert said.returncode == 2
     assert "2 faults" in said.stderr
@@ -306,7 +306,7 @@ def test_names_that_are_none_are_refused_all_at_once(lab: Lab) -> None:
 # ---- backup and restore -----------------------------------------------------------------------------------------------
 
 
-def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_were(lab: Lab, made: Made, tmp_path: Path) -> None:
+def test_restore_recovers_cluster_after_loss_of_etcd_and_after_delete(lab: Lab, made: Made, tmp_path: Path) -> None:
     file = tmp_path / "cluster.backup"
     word = {"BACKUP_PASSWORD": "correct horse"}
     lab.kubectl("create", "configmap", "kept", "--from-literal=a=b")

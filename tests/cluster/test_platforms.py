@@ -55,7 +55,7 @@ def foreign_programs(store: Store, part: PlatformImage, name: str) -> int:
     return sum(len(elf.processors(store, one)) for one in layers)
 
 
-def test_every_program_of_the_foreign_rootfs_is_for_its_processor(foreign: PlatformImage, rootfs: Path) -> None:
+def test_build_foreign_rootfs_has_programs_of_its_architecture_only(foreign: PlatformImage, rootfs: Path) -> None:
     expected = {"kubeadm", "kubelet", "kubectl", "containerd", "containerd-shim-runc-v2", "ctr", "crictl", "runc", "registry"}
     headers = {path: path.read_bytes()[: elf.HEADER] for path in (rootfs / "bin").rglob("*") if path.is_file()}
     found = {path.name: elf.processor(header) for path, header in headers.items() if header.startswith(b"\x7fELF")}
@@ -66,7 +66,7 @@ def test_every_program_of_the_foreign_rootfs_is_for_its_processor(foreign: Platf
     assert json.loads((rootfs / "Metadata").read_text())["arch"] == THERE.architecture
 
 
-def test_every_container_image_of_it_is_too(both: str, foreign: PlatformImage) -> None:
+def test_build_foreign_container_images_match_native_set_in_their_architecture(both: str, foreign: PlatformImage) -> None:
     store = Store.default()
     native = cloudimage.read(store, both).platform(HERE)
     assert [one.name for one in foreign.images.images] == [one.name for one in native.images.images]
@@ -75,7 +75,7 @@ def test_every_container_image_of_it_is_too(both: str, foreign: PlatformImage) -
         assert foreign_programs(store, foreign, image.name) > 0
 
 
-def test_its_programs_run(rootfs: Path) -> None:
+def test_build_foreign_programs_run_under_emulation(rootfs: Path) -> None:
     emulator = apt.ensure(EMULATORS[THERE.architecture], "qemu-user-static")
     assert process.run([emulator, rootfs / "bin/kubeadm", "version", "-o", "short"]).stdout.strip() == "v1.36.3"
     for program, version in (("containerd", "2.4.2"), ("runc", "1.5.3"), ("crictl", "1.36.0"), ("registry", "3.1.2")):
@@ -86,7 +86,7 @@ def test_its_programs_run(rootfs: Path) -> None:
     assert "HAProxy version" in process.run([*loader, libraries / "haproxy", "-v"]).stdout
 
 
-def test_what_only_a_run_shows_is_found_for_the_foreign_platform_without_one(both: str, tmp_path: Path, slipway: Slipway) -> None:
+def test_build_foreign_platform_embeds_image_pulled_in_native_run(both: str, tmp_path: Path, slipway: Slipway) -> None:
     # The name is put together by the command: no file declares it.
     made = context(tmp_path / "c", f"FROM {both}\nCMD kubectl create deployment cache --image=slipway.dev/re$(echo dis):7.0\n")
     try:

@@ -137,7 +137,7 @@ def audited(lab: Lab, word: str) -> list[dict[str, Any]]:
 # ---- as it was made ---------------------------------------------------------------------------------------------------
 
 
-def test_the_benchmark_finds_only_what_is_so_by_design(lab: Lab) -> None:
+def test_check_cis_of_profile_cluster_reports_only_accepted_findings(lab: Lab) -> None:
     bad = secured(lab)
     assert {"1.1.12", "1.2.11"} <= set(bad) <= REMAINS, bad
     text = lab.slipway("check", lab.name, "--post", "cis").stdout
@@ -145,7 +145,7 @@ def test_the_benchmark_finds_only_what_is_so_by_design(lab: Lab) -> None:
     assert "hint: " in text
 
 
-def test_the_cluster_works_as_any_other_and_so_do_its_addons(lab: Lab) -> None:
+def test_profile_cis_keeps_cluster_and_addons_working(lab: Lab) -> None:
     assert lab.slipway("check", lab.name, "--output", "json", check=False).returncode == 0
     assert lab.status()["healthy"]
     for machine in lab.machines:
@@ -157,7 +157,7 @@ def test_the_cluster_works_as_any_other_and_so_do_its_addons(lab: Lab) -> None:
     lab.kubectl("delete", "pod,persistentvolumeclaim", "keeps")
 
 
-def test_a_secret_is_encrypted_in_etcd_by_a_key_that_is_nowhere_else(lab: Lab) -> None:
+def test_profile_cis_secret_is_encrypted_by_key_kept_on_control_plane_only(lab: Lab) -> None:
     lab.kubectl("create", "secret", "generic", "hidden", f"--from-literal=key={HIDDEN}")
     value = stored(lab)
     assert value.startswith(b"k8s:enc:secretbox:v1:slipway-1:")
@@ -172,7 +172,7 @@ def test_a_secret_is_encrypted_in_etcd_by_a_key_that_is_nowhere_else(lab: Lab) -
     assert secret not in lab.kubectl("get", "configmaps", "--all-namespaces", "--output=yaml")
 
 
-def test_who_did_what_is_in_the_audit_log_and_no_secret_is(lab: Lab) -> None:
+def test_profile_cis_audit_log_records_requests_without_secrets(lab: Lab) -> None:
     lab.kubectl("create", "role", "audited", "--verb=get", "--resource=pods")
     lab.kubectl("exec", "deploy/redis", "--", "redis-cli", "ping")
     until(lambda: any(event["verb"] == "get" for event in audited(lab, '"name":"hidden"')))
@@ -189,7 +189,7 @@ def test_who_did_what_is_in_the_audit_log_and_no_secret_is(lab: Lab) -> None:
     assert modes == ["700", "600"]
 
 
-def test_logs_and_exec_work_on_every_node_over_certificates_of_the_cluster(lab: Lab) -> None:
+def test_profile_cis_logs_and_exec_work_over_kubelet_certificates_of_cluster(lab: Lab) -> None:
     pods = lab.json("get", "pods", "--namespace=kube-system", "--selector=k8s-app=kube-proxy")["items"]
     assert {pod["spec"]["nodeName"] for pod in pods} == {f"{lab.name}-control-plane-1", f"{lab.name}-worker-1"}
     for pod in pods:
@@ -206,7 +206,7 @@ def serves_as_itself(lab: Lab, address: str) -> bool:
     return lab.first.run(f"openssl s_client -connect {address}:10250 {proof} < /dev/null > /dev/null 2>&1", check=False).ok
 
 
-def test_without_a_name_only_health_is_reported(lab: Lab) -> None:
+def test_profile_cis_anonymous_request_reaches_health_endpoints_only(lab: Lab) -> None:
     def answers(path: str) -> str:
         return lab.first.run(f"curl -sk -o /dev/null -w '%{{http_code}}' https://127.0.0.1:6443{path}").stdout
 
@@ -215,7 +215,7 @@ def test_without_a_name_only_health_is_reported(lab: Lab) -> None:
     assert {path: answers(path) for path in closed} == dict.fromkeys(closed, "401")
 
 
-def test_a_privileged_pod_is_refused_but_where_a_namespace_says_otherwise(lab: Lab) -> None:
+def test_profile_cis_privileged_pod_is_refused_unless_namespace_allows_it(lab: Lab) -> None:
     privileged = ("run", "root", "--image=slipway.dev/redis:7.0", "--privileged")
     with pytest.raises(CommandError) as refused:
         lab.kubectl(*privileged)
@@ -229,7 +229,7 @@ def test_a_privileged_pod_is_refused_but_where_a_namespace_says_otherwise(lab: L
 # ---- as it changes ----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_without_the_profile_is_refused_before_anything_is_changed(lab: Lab, web: str) -> None:
+def test_run_without_profile_is_refused_and_changes_nothing(lab: Lab, web: str) -> None:
     before = lab.journals()
     said = lab.run(web, check=False)
     assert (said.returncode, "was made with the profile cis" in said.stderr) == (2, True)
@@ -238,7 +238,7 @@ def test_a_run_without_the_profile_is_refused_before_anything_is_changed(lab: La
     assert lab.journals() == before
 
 
-def test_a_clusterfile_without_the_profile_is_no_clusterfile_of_this_cluster(lab: Lab, web: str, tmp_path: Path) -> None:
+def test_apply_clusterfile_without_profile_is_refused(lab: Lab, web: str, tmp_path: Path) -> None:
     file = tmp_path / "Clusterfile"
     for more, code in (((), 2), (("--profile", "cis"), 0)):
         file.write_text(lab.slipway("generate", web, *way(lab), "--cluster", lab.name, *more).stdout)
@@ -251,7 +251,7 @@ def serial(lab: Lab, address: str) -> str:
     return lab.at(address).run(f"openssl x509 -noout -serial -in {SERVING_CRT}").stdout
 
 
-def test_a_renewal_gives_kubelets_other_certificates_to_serve_with(lab: Lab) -> None:
+def test_certs_renew_replaces_serving_certificates_of_kubelets(lab: Lab) -> None:
     before = {address: serial(lab, address) for address in lab.addresses}
     done = json.loads(lab.slipway("certs", "renew", lab.name, "--output", "json").stdout)
     assert done["kubelets"] == sorted([f"{lab.name}-control-plane-1", f"{lab.name}-worker-1"])
@@ -261,7 +261,7 @@ def test_a_renewal_gives_kubelets_other_certificates_to_serve_with(lab: Lab) -> 
     assert until(lambda: lab.kubectl("exec", "deploy/redis", "--", "redis-cli", "ping")).strip() == "PONG"
 
 
-def test_another_key_takes_the_place_of_the_first_and_a_backup_of_before_brings_that_back(lab: Lab, tmp_path: Path) -> None:
+def test_certs_rotate_secrets_replaces_key_and_restore_brings_former_key_back(lab: Lab, tmp_path: Path) -> None:
     file = tmp_path / "before.backup"
     lab.slipway("backup", lab.name, "-f", file, "--password-env", "BACKUP_PASSWORD", env=WORD)
     done = json.loads(lab.slipway("certs", "rotate-secrets", lab.name, "--output", "json", timeout=HANG).stdout)
@@ -276,7 +276,7 @@ def test_another_key_takes_the_place_of_the_first_and_a_backup_of_before_brings_
     until(lambda: lab.status()["healthy"])
 
 
-def test_an_upgrade_and_a_rollback_keep_it_and_learn_of_the_addons_of_another_image(lab: Lab, tmp_path: Path) -> None:
+def test_upgrade_and_rollback_keep_profile_and_admit_namespace_of_new_addon(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "etc/addons").mkdir(parents=True)
     (tmp_path / "etc/addons/later.yaml").write_text(ADDON)
     (tmp_path / "Kubefile").write_text("FROM web\nCOPY etc etc\n")
@@ -298,7 +298,7 @@ def test_an_upgrade_and_a_rollback_keep_it_and_learn_of_the_addons_of_another_im
     assert read_back(lab) == HIDDEN
 
 
-def test_all_of_it_leaves_with_the_cluster_and_comes_back_with_a_backup(lab: Lab, untouched: dict[str, str], tmp_path: Path) -> None:
+def test_restore_after_delete_brings_profile_and_encryption_key_back(lab: Lab, untouched: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "cluster.backup"
     lab.slipway("backup", lab.name, "-f", file, "--password-env", "BACKUP_PASSWORD", env=WORD)
     before = lab.first.get(KEY)
@@ -313,7 +313,7 @@ def test_all_of_it_leaves_with_the_cluster_and_comes_back_with_a_backup(lab: Lab
     assert set(secured(lab)) <= REMAINS
 
 
-def test_a_control_plane_node_that_joins_is_as_the_others_and_reads_their_secrets(lab: Lab) -> None:
+def test_join_control_plane_node_gets_profile_and_reads_secrets(lab: Lab) -> None:
     newcomer = lab.spares[0]
     lab.slipway(*lab.join_words(newcomer, role="control-plane"), timeout=2 * HANG)
     assert lab.at(newcomer).get(KEY) == lab.first.get(KEY)

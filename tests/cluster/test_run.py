@@ -22,7 +22,7 @@ MANIFEST = "slipway.dev/redis/manifests/7.0"
 # ---- what comes up ----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_was_killed_at_every_step_came_to_its_end_and_did_nothing_twice(made: Made, web: str) -> None:
+def test_run_killed_at_each_step_is_completed_without_repeating_steps(made: Made, web: str) -> None:
     plan = json.loads(made.lab.run(web, *GIVEN, "--plan", "--output", "json").stdout)
     assert {step["title"] for step in plan} <= set(made.killed.titles)
     for address, journal in made.lab.journals().items():
@@ -31,12 +31,12 @@ def test_a_run_that_was_killed_at_every_step_came_to_its_end_and_did_nothing_twi
     assert "+ send the rootfs (done before)" in made.killed.said
 
 
-def test_the_image_runs_with_the_values_it_was_given(lab: Lab) -> None:
+def test_run_renders_given_values_into_page(lab: Lab) -> None:
     for machine in lab.machines:
         assert machine.run(f"curl -s --max-time 60 http://{machine.address}:30080/").stdout.strip() == f"<h1>{GREETING}</h1>"
 
 
-def test_services_answer_after_each_restart_of_kube_proxy(lab: Lab) -> None:
+def test_node_port_answers_after_each_restart_of_kube_proxy(lab: Lab) -> None:
     worker = lab.worker
     name = next(node["metadata"]["name"] for node in lab.json("get", "nodes", "--selector=!node-role.kubernetes.io/control-plane")["items"])
 
@@ -63,7 +63,7 @@ def test_services_answer_after_each_restart_of_kube_proxy(lab: Lab) -> None:
         assert done.stdout.strip() == f"<h1>{GREETING}</h1>", done.output
 
 
-def test_the_cluster_is_healthy_and_says_what_it_runs(lab: Lab, web: str) -> None:
+def test_status_reports_healthy_cluster_and_its_image(lab: Lab, web: str) -> None:
     found = lab.status()
     assert found["healthy"], found["notReady"]
     assert (found["image"], found["kubernetes"]) == (web, "v1.36.3")
@@ -72,7 +72,7 @@ def test_the_cluster_is_healthy_and_says_what_it_runs(lab: Lab, web: str) -> Non
     assert found["digest"] == inspected["digest"]
 
 
-def test_the_applied_clusterfile_is_in_the_cluster_without_secrets(lab: Lab, web: str) -> None:
+def test_run_stores_applied_clusterfile_without_secrets(lab: Lab, web: str) -> None:
     data = lab.json("get", "configmap", "slipway-clusterfile", "--namespace=kube-system")["data"]
     document = yaml.safe_load(data["Clusterfile"])
     assert document["spec"]["image"] == web
@@ -82,13 +82,13 @@ def test_the_applied_clusterfile_is_in_the_cluster_without_secrets(lab: Lab, web
     assert SECRET not in everything
 
 
-def test_a_secret_lies_nowhere_on_a_machine_nor_here(lab: Lab) -> None:
+def test_run_leaves_no_secret_on_machines_or_in_local_state(lab: Lab) -> None:
     for machine in lab.machines:
         assert not machine.run(f"grep -rlF {SECRET} /var/lib/slipway /var/log /etc /tmp /root 2>/dev/null", check=False).stdout
     assert SECRET not in "".join(path.read_text() for path in ClusterState.of(lab.name).folder.iterdir() if path.is_file())
 
 
-def test_the_kubeconfig_that_is_left_here_leads_to_the_cluster(lab: Lab) -> None:
+def test_run_writes_local_kubeconfig_that_reaches_cluster(lab: Lab) -> None:
     state = ClusterState.of(lab.name)
     assert state.kubeconfig.stat().st_mode & 0o077 == 0
     server = yaml.safe_load(state.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
@@ -97,7 +97,7 @@ def test_the_kubeconfig_that_is_left_here_leads_to_the_cluster(lab: Lab) -> None
     assert f"{lab.name}-control-plane-1" in NodeKubectl(lab.first, kubeconfig="/run/from-elsewhere").run("get", "nodes")
 
 
-def test_original_names_digests_and_always_work_on_every_node(lab: Lab) -> None:
+def test_pod_with_pull_policy_always_starts_by_name_and_digest(lab: Lab) -> None:
     digest = next(
         image["digest"]
         for platform in json.loads(lab.slipway("inspect", "web", "--output", "json").stdout)["platforms"]
@@ -117,7 +117,7 @@ def test_original_names_digests_and_always_work_on_every_node(lab: Lab) -> None:
         lab.kubectl("delete", "pod", f"pull-{number}", "--wait=false")
 
 
-def test_images_are_given_to_the_machines_of_the_cluster_only(lab: Lab) -> None:
+def test_registry_serves_images_to_cluster_machines_only(lab: Lab) -> None:
     (login,) = {lab.login(machine) for machine in lab.machines}
     other = f"Basic {base64.b64encode(b'slipway:' + b'0' * 64).decode()}"
     for path in ("", MANIFEST):
@@ -129,7 +129,7 @@ def test_images_are_given_to_the_machines_of_the_cluster_only(lab: Lab) -> None:
     assert set(answers) == {"401"}
 
 
-def test_the_login_of_the_registry_lies_only_where_containerd_looks(lab: Lab) -> None:
+def test_registry_login_is_stored_in_containerd_configuration_only(lab: Lab) -> None:
     login = lab.login(lab.first).removeprefix("Basic ")
     password = base64.b64decode(login).decode().partition(":")[2]
     either = f"-e {login} -e {password}"
@@ -144,7 +144,7 @@ def test_the_login_of_the_registry_lies_only_where_containerd_looks(lab: Lab) ->
 
 
 @pytest.mark.parametrize("image", ["slipway.dev/nosuch:1", "docker.io/library/busybox:1", "registry.example.com/app:1"])
-def test_an_image_that_is_not_embedded_fails_with_the_reason(lab: Lab, image: str) -> None:
+def test_pod_with_image_not_embedded_fails_and_status_shows_image(lab: Lab, image: str) -> None:
     lab.kubectl("run", "absent", f"--image={image}", "--restart=Never")
     try:
 
@@ -158,7 +158,7 @@ def test_an_image_that_is_not_embedded_fails_with_the_reason(lab: Lab, image: st
         lab.kubectl("delete", "pod", "absent", "--grace-period=0", "--force")
 
 
-def test_what_is_left_is_an_ordinary_kubeadm_cluster(lab: Lab) -> None:
+def test_run_leaves_cluster_manageable_by_kubeadm(lab: Lab) -> None:
     checked = lab.first.run(f"kubeadm certs check-expiration --config {CONFIG}").stdout
     for name in ("apiserver", "etcd-server", "admin.conf", "front-proxy-client"):
         assert name in checked
@@ -175,7 +175,7 @@ def test_what_is_left_is_an_ordinary_kubeadm_cluster(lab: Lab) -> None:
 # ---- again ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_command_again_repeats_nothing(lab: Lab, web: str) -> None:
+def test_run_same_command_again_repeats_nothing(lab: Lab, web: str) -> None:
     def running() -> dict[str, str]:
         pods = lab.json("get", "pods", "--all-namespaces")["items"]
         return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods if pod["metadata"]["namespace"] != "default"}
@@ -189,7 +189,7 @@ def test_the_same_command_again_repeats_nothing(lab: Lab, web: str) -> None:
     assert running() == before
 
 
-def test_a_cluster_of_an_earlier_slipway_gets_the_login_of_its_registry_by_the_same_command_again(lab: Lab, web: str) -> None:
+def test_run_again_adds_registry_login_to_cluster_of_earlier_slipway(lab: Lab, web: str) -> None:
     before = lab.login(lab.first)
     lab.take_login()
     checked = lab.slipway("check", lab.name, "--output", "json", check=False).stdout
@@ -202,7 +202,7 @@ def test_a_cluster_of_an_earlier_slipway_gets_the_login_of_its_registry_by_the_s
         until(lambda: "again" not in lab.kubectl("get", "pods", "--output=name"))
 
 
-def test_a_plan_touches_nothing(lab: Lab, web: str) -> None:
+def test_run_plan_changes_nothing(lab: Lab, web: str) -> None:
     journals = [machine.run("cksum < /var/lib/slipway/journal").stdout for machine in lab.machines]
     plan = json.loads(lab.run(web, "--plan", "--output", "json").stdout)
     assert [step["id"] for step in plan][:2] == ["connect", "check-machines"]
@@ -210,7 +210,7 @@ def test_a_plan_touches_nothing(lab: Lab, web: str) -> None:
     assert [machine.run("cksum < /var/lib/slipway/journal").stdout for machine in lab.machines] == journals
 
 
-def test_machines_of_a_cluster_are_not_given_to_another(lab: Lab, web: str) -> None:
+def test_run_machines_of_other_cluster_are_refused(lab: Lab, web: str) -> None:
     said = lab.run(web, name=f"{lab.name}-other", check=False)
     assert said.returncode == 7
     assert "nothing has been changed" in said.stderr
@@ -220,7 +220,7 @@ def test_machines_of_a_cluster_are_not_given_to_another(lab: Lab, web: str) -> N
     assert lab.status()["healthy"]
 
 
-def test_machine_that_cannot_be_reached_is_reported_before_anything_is_done(lab: Lab, web: str) -> None:
+def test_run_unreachable_machines_are_all_reported(lab: Lab, web: str) -> None:
     said = lab.slipway(*lab.words(web), "--port", "2222", check=False)
     assert said.returncode == 5
     for address in lab.addresses:

@@ -51,7 +51,7 @@ def gateway(lab: Lab) -> str:
     return lab.addresses[0].rpartition(".")[0] + ".1"
 
 
-def test_an_image_that_was_copied_by_skopeo_runs_elsewhere_from_the_registry_of_its_site(
+def test_run_image_copied_by_skopeo_pulls_container_images_from_site_registry(
     slipway: Slipway, elsewhere: Elsewhere, lab: Lab, web: str, tmp_path: Path
 ) -> None:
     """Pushed by one user, copied by skopeo, pulled by another into a store of their own; their cluster has its images from the site."""

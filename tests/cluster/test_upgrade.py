@@ -68,7 +68,7 @@ def versions(lab: Lab) -> dict[str, str]:
     return {market.short(lab, node["name"]): node["version"] for node in lab.status()["nodes"]}
 
 
-def test_what_cannot_be_done_is_reported_and_nothing_is_changed(lab: Lab) -> None:
+def test_upgrade_plan_lists_nodes_and_unmanaged_pod_is_refused_without_change(lab: Lab) -> None:
     before = lab.journals()
     plan = json.loads(lab.slipway(*words(lab, "--plan", "--output", "json")).stdout)
     assert [(market.short(lab, node["node"]), node["from"], node["to"], node["turn"]) for node in plan["nodes"]] == [
@@ -82,7 +82,7 @@ def test_what_cannot_be_done_is_reported_and_nothing_is_changed(lab: Lab) -> Non
     assert lab.journals() == before
 
 
-def test_upgrade_killed_ten_times_is_finished_by_the_same_command_without_a_lost_request(lab: Lab, record_property: Any) -> None:
+def test_upgrade_killed_ten_times_is_completed_without_lost_request(lab: Lab, record_property: Any) -> None:
     client, traffic = Client(lab.worker, market.PORT), Traffic(lab)
     until(client.answers)
     traffic.begin()
@@ -105,11 +105,11 @@ def test_upgrade_killed_ten_times_is_finished_by_the_same_command_without_a_lost
     assert all(node["schedulable"] for node in found["nodes"])
 
 
-def test_what_was_asked_for_is_kept(lab: Lab) -> None:
+def test_upgrade_keeps_settings_of_cluster(lab: Lab) -> None:
     market.was_kept(lab, "market:2")
 
 
-def test_it_is_still_an_ordinary_kubeadm_cluster(lab: Lab) -> None:
+def test_upgrade_leaves_cluster_manageable_by_kubeadm(lab: Lab) -> None:
     plan = lab.first.run(f"kubeadm upgrade plan {LATER}", timeout=HANG).stdout
     assert re.search(rf"Cluster version: v?{re.escape(NEW[1:])}", plan), plan
     assert "kubelet" in plan
@@ -130,13 +130,13 @@ def test_it_is_still_an_ordinary_kubeadm_cluster(lab: Lab) -> None:
     until(lambda: lab.status()["healthy"])
 
 
-def test_what_was_before_is_on_the_machines(lab: Lab) -> None:
+def test_upgrade_keeps_backup_and_former_files_on_machines(lab: Lab) -> None:
     assert lab.first.run(f"stat -c %a {rollout.BACKUP}").stdout.strip() == "600"
     for machine in lab.machines:
         assert OLD in machine.run(f"{rootfs_update.FORMER}/bin/kubelet --version").stdout
 
 
-def test_a_way_back_on_which_etcd_could_not_read_its_data_is_refused(lab: Lab) -> None:
+def test_rollback_across_etcd_versions_is_refused_and_changes_nothing(lab: Lab) -> None:
     before = lab.journals()
     said = lab.slipway(*market.rollback(lab), check=False)
     assert said.returncode == 7, said.output
@@ -146,9 +146,7 @@ def test_a_way_back_on_which_etcd_could_not_read_its_data_is_refused(lab: Lab) -
     assert versions(lab) == dict.fromkeys(NODES, NEW)
 
 
-def test_no_object_is_missing_after_all_control_plane_nodes_were_lost_for_good_and_others_took_their_place(
-    lab: Lab, tmp_path: Path
-) -> None:
+def test_restore_on_new_control_plane_nodes_keeps_all_objects(lab: Lab, tmp_path: Path) -> None:
     file, word = tmp_path / "cluster.backup", {"BACKUP_PASSWORD": "correct horse"}
     lab.slipway("backup", lab.name, "-f", file, "--password-env", "BACKUP_PASSWORD", env=word)
     before = lab.objects()

@@ -102,14 +102,14 @@ def images(slipway: Slipway, name: str) -> list[dict[str, Any]]:
     return list(described["platforms"][0]["images"])
 
 
-def test_nothing_is_marked_as_built_here_and_every_digest_is_upstreams(slipway: Slipway, base: str, kubernetes: str) -> None:
+def test_build_images_upstream_marks_none_as_built_and_keeps_digests(slipway: Slipway, base: str, kubernetes: str) -> None:
     pulled, made = images(slipway, base), images(slipway, kubernetes)
     assert {one["name"]: one["digest"] for one in pulled} == {one["name"]: one["digest"] for one in made}
     assert [one["name"] for one in pulled if one.get("built")] == []
     assert all(one.get("built") for one in made)
 
 
-def test_its_pods_run_on_machines_without_a_way_out(lab: Lab) -> None:
+def test_run_upstream_image_starts_all_pods_offline(lab: Lab) -> None:
     until(lambda: lab.status()["healthy"])
     pods = lab.json("get", "pods", "--all-namespaces")["items"]
     assert {container["image"].partition("/")[0] for pod in pods for container in pod["spec"]["containers"]} == {

@@ -72,14 +72,14 @@ def port(lab: Lab) -> object:
     return service["spec"]["ports"][0]["targetPort"]
 
 
-def test_image_tells_the_value_that_it_expects(slipway: Slipway, dashboard: str) -> None:
+def test_inspect_shows_required_value_of_image(slipway: Slipway, dashboard: str) -> None:
     assert "value       DashBoardPort  required; manifests/dashboard.yaml:11" in slipway("inspect", dashboard).stdout
     (platform,) = json.loads(slipway("inspect", dashboard, "--output", "json").stdout)["platforms"]
     assert [(value["name"], value["required"]) for value in platform["info"]["values"]] == [("DashBoardPort", True)]
 
 
 @pytest.mark.parametrize("more", [(), ("--plan",)])
-def test_run_without_the_value_is_refused_and_touches_no_machine(lab: Lab, dashboard: str, more: tuple[str, ...]) -> None:
+def test_run_without_required_value_is_refused_and_changes_nothing(lab: Lab, dashboard: str, more: tuple[str, ...]) -> None:
     before = found(lab.first)
     said = lab.run(dashboard, *more, check=False)
     assert said.returncode == 2
@@ -88,14 +88,14 @@ def test_run_without_the_value_is_refused_and_touches_no_machine(lab: Lab, dashb
     assert found(lab.first) == before
 
 
-def test_run_with_the_value_renders_it_and_leaves_what_others_wrote(lab: Lab, dashboard: str) -> None:
+def test_run_with_value_renders_it_and_keeps_foreign_placeholders(lab: Lab, dashboard: str) -> None:
     lab.run(dashboard, "-e", "DashBoardPort=8443")
     assert port(lab) == 8443
     assert lab.json("get", "configmap", "alertmanager")["data"]["alert.yml"] == TEXT
     assert lab.first.run("cat /var/lib/slipway/rootfs/manifests/foreign.yaml").stdout == FOREIGN
 
 
-def test_apply_takes_the_value_of_the_clusterfile(lab: Lab, dashboard: str, slipway: Slipway, tmp_path: Path) -> None:
+def test_apply_uses_value_of_clusterfile(lab: Lab, dashboard: str, slipway: Slipway, tmp_path: Path) -> None:
     assert ClusterState.of(lab.name).read()
     path = tmp_path / "Clusterfile"
     path.write_text(CLUSTERFILE.format(name=lab.name, image=dashboard, port=6443, key=lab.key, node=lab.control_plane[0]))
@@ -104,7 +104,7 @@ def test_apply_takes_the_value_of_the_clusterfile(lab: Lab, dashboard: str, slip
 
 
 @pytest.mark.long
-def test_stand_in_that_fails_names_the_value_and_a_given_one_builds(slipway: Slipway, kubernetes: str, tmp_path: Path) -> None:
+def test_build_failing_stand_in_names_value_and_given_value_builds(slipway: Slipway, kubernetes: str, tmp_path: Path) -> None:
     assert kubernetes
     service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: {{ ServiceType }}, ports: [{port: {{ WebPort }}}]}\n"
     folder = context(

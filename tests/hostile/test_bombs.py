@@ -314,7 +314,7 @@ def main(kind: str, count: int) -> None:
 
 @pytest.mark.parametrize("count", [FEW, pytest.param(COUNT, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("kind", "readings"), [("layers", 2), ("texts", 4), ("templates", 3)])
-def test_bombs_end_in_an_error_or_a_bounded_result(kind: str, readings: int, count: int) -> None:
+def test_readers_generated_bombs_end_in_error_or_bounded_result(kind: str, readings: int, count: int) -> None:
     program = f"from tests.hostile.test_bombs import main; main({kind!r}, {count})"
     answer = process.run([sys.executable, "-c", program], timeout=2 * SECONDS)
     found = json.loads(answer.stdout.splitlines()[-1])

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 
-def test_what_was_found_is_found_no_more() -> None:
+def test_fuzz_replay_of_recorded_inputs_finds_no_fault() -> None:
     """In a process of its own, whose memory is limited."""
     ended = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.run", "--replay"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

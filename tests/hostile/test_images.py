@@ -58,7 +58,7 @@ LINKS: dict[str, Callable[[str], list[tuple[str, dict[str, Any]]]]] = {
 
 
 @pytest.mark.parametrize("kind", LINKS)
-def test_a_link_of_an_image_reads_nothing_here(kind: str, home: Home, machines: Sshd) -> None:
+def test_run_image_with_link_to_local_file_does_not_send_it(kind: str, home: Home, machines: Sshd) -> None:
     keys = home.home / "keys"
     keys.mkdir()
     secret = SECRET.decode()
@@ -99,7 +99,7 @@ ENTRIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("kind", ENTRIES)
-def test_an_entry_of_a_layer_stays_in_its_tree(kind: str, home: Home, machines: Sshd) -> None:
+def test_run_layer_with_hostile_entry_leaves_home_unchanged(kind: str, home: Home, machines: Sshd) -> None:
     loaded(home, with_files({}, *ENTRIES[kind]))
     healthy(machines.first)
     run(home, machines)
@@ -108,7 +108,7 @@ def test_an_entry_of_a_layer_stays_in_its_tree(kind: str, home: Home, machines: 
 
 
 @pytest.mark.parametrize("kind", [*LINKS, *ENTRIES])
-def test_a_hostile_archive_fails_clauses_of_the_format_and_does_nothing_else(kind: str, home: Home) -> None:
+def test_conformance_hostile_archive_fails_rootfs_clause_and_unpacks_nothing(kind: str, home: Home) -> None:
     entries = LINKS[kind](str(home.home).lstrip("/")) if kind in LINKS else ENTRIES[kind]
     archive = cloud_image([layer({}, entries)]).archive(home.work / "image.tar")
     for words in ((), ("--output", "json")):
@@ -119,7 +119,7 @@ def test_a_hostile_archive_fails_clauses_of_the_format_and_does_nothing_else(kin
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_no_mode_of_a_folder_goes_through_a_link(together: bool, home: Home, machines: Sshd) -> None:
+def test_run_folder_mode_of_layer_is_not_applied_through_link(together: bool, home: Home, machines: Sshd) -> None:
     victim = home.home / "work"
     first = [folder("x"), folder("x/work", 0o777), folder("y", 0o000)]
     second = [("x", {"data": b""}), link("x", str(home.home)), ("y", {"data": b""}), link("y", str(home.home))]
@@ -131,7 +131,7 @@ def test_no_mode_of_a_folder_goes_through_a_link(together: bool, home: Home, mac
     assert victim.stat().st_mode == before
 
 
-def test_a_program_of_an_image_has_no_more_rights_here(home: Home, machines: Sshd) -> None:
+def test_run_setuid_program_of_image_is_not_accessible_to_other_users(home: Home, machines: Sshd) -> None:
     """The tree keeps the modes that nodes are to have; no other user of this machine gets to it."""
     loaded(home, with_files({}, ("bin/su", {"data": b"#!/bin/sh\n", "mode": 0o6755})))
     healthy(machines.first)
@@ -159,7 +159,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_layer_takes_no_more_than_its_size_allows(kind: str, home: Home, machines: Sshd) -> None:
+def test_run_layer_bomb_stays_within_disk_limit(kind: str, home: Home, machines: Sshd) -> None:
     layers = [layer(BASIC), BOMBS[kind]()]
     if kind == "facts":
         layers.reverse()
@@ -199,7 +199,7 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
-def test_a_template_has_an_end_and_a_size(kind: str, home: Home, machines: Sshd) -> None:
+def test_run_hostile_template_ends_within_disk_limit(kind: str, home: Home, machines: Sshd) -> None:
     files: dict[str, bytes | str] = {
         "etc/a.conf.tmpl": TEMPLATES[kind],
         "manifests/b.yaml.tmpl": TEMPLATES[kind],
@@ -233,14 +233,14 @@ YAML = {
     "place", [("manifests/a.yaml", "etc/kubeadm.yml"), ("etc/slipway.yaml",), ("plugins/a.yaml",)], ids=lambda place: place[-1]
 )
 @pytest.mark.parametrize("kind", ["aliases", "merges", "deep", "cycle", "number", "kinds"])
-def test_yaml_of_an_image_is_read_within_limits(kind: str, place: tuple[str, ...], home: Home, machines: Sshd) -> None:
+def test_run_hostile_yaml_of_image_stays_within_limits(kind: str, place: tuple[str, ...], home: Home, machines: Sshd) -> None:
     healthy(machines.first)
     assert loaded(home, with_files(dict.fromkeys(place, YAML[kind]))).code == 0
     run(home, machines)
 
 
 @pytest.mark.parametrize("kind", YAML)
-def test_a_build_reads_yaml_within_limits(kind: str, home: Home) -> None:
+def test_build_hostile_yaml_of_base_and_context_stays_within_limits(kind: str, home: Home) -> None:
     """Of a base image and of a context: with a changed copy of the same file upon it, both are looked into."""
     layers = [layer({**BASIC, "manifests/a.yaml": YAML[kind], "charts/c/Chart.yaml": YAML[kind], "imageList": YAML[kind]})]
     assert loaded(home, cloud_image(layers)).code == 0
@@ -261,7 +261,7 @@ def test_a_build_reads_yaml_within_limits(kind: str, home: Home) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["absolute", "home", "relative", "state"])
-def test_a_hook_of_an_image_writes_nothing_here(spelling: str, home: Home, machines: Sshd) -> None:
+def test_run_etcd_hook_path_of_image_writes_no_local_file(spelling: str, home: Home, machines: Sshd) -> None:
     targets = {
         "absolute": str(home.home / ".ssh/authorized_keys"),
         "home": "~/.ssh/authorized_keys",
@@ -345,7 +345,7 @@ VIEWS: tuple[tuple[str, ...], ...] = (
 )
 
 
-def test_documents_that_are_none_are_refused_or_shown(home: Home) -> None:
+def test_load_malformed_documents_do_not_crash_load_or_views(home: Home) -> None:
     """All in one store: one that is poisoned must not stop the verbs for the others."""
     failed = []
     for number, (name, make) in enumerate(documents().items()):
@@ -363,7 +363,7 @@ def test_documents_that_are_none_are_refused_or_shown(home: Home) -> None:
 @pytest.mark.parametrize(
     "kind", ["about-6", "apps-9", "images-4", "set-images-9", "manifest-layers-9", "config-rootfs-1", "embedded-6", "poison"]
 )
-def test_every_view_of_an_odd_image_is_an_answer(kind: str, home: Home) -> None:
+def test_views_of_malformed_image_do_not_crash_and_keep_other_image_usable(kind: str, home: Home) -> None:
     assert loaded(home, cloud_image([layer(BASIC)], name="good:latest"), "good.tar").code == 0
     loaded(home, poisoned(cloud_image([layer(BASIC)])) if kind == "poison" else documents()[kind]())
     for view in VIEWS:
@@ -399,19 +399,19 @@ ARCHIVES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-def test_an_archive_that_is_none_is_refused(kind: str, home: Home) -> None:
+def test_load_malformed_archive_is_refused(kind: str, home: Home) -> None:
     assert home.slipway("load", "-f", archive(home, *ARCHIVES[kind])).code in (2, 4)
     assert home.slipway("images").code == 0
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 511, 512, 5000, 9000])
-def test_an_archive_that_is_cut_is_refused(size: int, home: Home) -> None:
+def test_load_truncated_archive_is_refused(size: int, home: Home) -> None:
     path = cloud_image([layer(BASIC)]).archive(home.work / "whole.tar")
     path.write_bytes(path.read_bytes()[:size])
     assert home.slipway("load", "-f", path).code in (2, 4)
 
 
-def test_the_names_of_an_archive_are_names(home: Home) -> None:
+def test_load_hostile_image_names_do_not_crash_or_reach_terminal(home: Home) -> None:
     for number, name in enumerate((SEQUENCES, "../../x", "", "a" * 5000, "A B", "x:y:z", "\udcff", 5, None, ["x"], {"a": 1})):
         layout = cloud_image([layer(BASIC)])
         layout.index[0]["annotations"] = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
@@ -419,7 +419,7 @@ def test_the_names_of_an_archive_are_names(home: Home) -> None:
         home.slipway("images")
 
 
-def test_a_refused_archive_leaves_nothing_behind(home: Home) -> None:
+def test_load_archive_denied_by_policy_leaves_store_unchanged(home: Home) -> None:
     policy = home.work / "policy.yaml"
     policy.write_text("default: deny\nrules:\n  - {repository: '**/good', require: none}\n")
     env = {"SLIPWAY_POLICY": str(policy)}
@@ -437,7 +437,7 @@ def test_a_refused_archive_leaves_nothing_behind(home: Home) -> None:
     assert (home.slipway("images", "--all").stdout, (home.state / "store/index.json").read_bytes()) == before
 
 
-def test_a_refused_base_image_is_not_built_upon(home: Home) -> None:
+def test_build_and_convert_base_image_denied_by_policy_are_refused(home: Home) -> None:
     assert loaded(home, cloud_image([layer(BASIC)])).code == 0
     policy = home.work / "policy.yaml"
     policy.write_text("default: deny\n")
@@ -454,14 +454,14 @@ def test_a_refused_base_image_is_not_built_upon(home: Home) -> None:
 
 
 @pytest.mark.parametrize("kind", YAML)
-def test_a_clusterfile_is_read_within_limits(kind: str, home: Home) -> None:
+def test_clusterfile_hostile_yaml_exits_2_for_run_apply_and_check(kind: str, home: Home) -> None:
     path = home.work / "Clusterfile"
     path.write_text(YAML[kind])
     for words in (("run", "-f", path), ("apply", "-f", path), ("check", "--pre", "-f", path)):
         assert home.slipway(*words).code == 2
 
 
-def test_a_kubefile_is_read_within_limits(home: Home) -> None:
+def test_build_check_hostile_kubefile_stays_within_limits(home: Home) -> None:
     context = home.work / "context"
     context.mkdir()
     texts = (
@@ -491,7 +491,7 @@ BACKUPS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", BACKUPS)
-def test_a_backup_that_is_none_is_refused(kind: str, home: Home, machines: Sshd) -> None:
+def test_restore_malformed_backup_is_refused_without_contacting_machine(kind: str, home: Home, machines: Sshd) -> None:
     path = home.work / "backup"
     data = BACKUPS[kind]
     if kind.startswith("front"):

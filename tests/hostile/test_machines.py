@@ -102,7 +102,7 @@ ONLY = {
 
 
 @pytest.mark.parametrize(("verb", "lie"), [(verb, lie) for verb in VERBS for lie in LIES if verb in ONLY.get(lie, VERBS)])
-def test_no_answer_of_machines_harms(verb: str, lie: str, home: Home, machines: Sshd) -> None:
+def test_verb_hostile_answer_of_machine_neither_crashes_nor_leaks_secret(verb: str, lie: str, home: Home, machines: Sshd) -> None:
     remembered(home, machines)
     if verb in ("run", "upgrade", "apply"):
         loaded(home)
@@ -124,7 +124,7 @@ def bundle_names(home: Home) -> list[str]:
         return tar.getnames()
 
 
-def test_logs_writes_only_into_its_file_whatever_paths_a_machine_lists(home: Home, machines: Sshd) -> None:
+def test_logs_hostile_paths_of_machine_stay_inside_bundle(home: Home, machines: Sshd) -> None:
     targets = [home.home / ".ssh/authorized_keys", home.home / ".ssh/new", home.home / ".config/autostart/x.desktop"]
     listed = [f"/var/log/pods/{leading(target)}" for target in targets]
     listed += [str(target) for target in targets] + [f"/var/log/pods/a/{'../' * 5}{target}" for target in targets]
@@ -137,7 +137,7 @@ def test_logs_writes_only_into_its_file_whatever_paths_a_machine_lists(home: Hom
 
 
 @pytest.mark.parametrize("name", ["../../../x", "/etc", "..", "a/../../..", "x" * 4000, "a\x1b[31mb", "", "-rf", "a b", "a\nb"])
-def test_a_machine_has_no_name_that_leads_out_of_the_bundle(name: str, home: Home, machines: Sshd) -> None:
+def test_logs_hostile_machine_name_gives_safe_bundle_paths(name: str, home: Home, machines: Sshd) -> None:
     cluster(machines.first, stored())
     machines.first.on("uname -n", says(f"{name}\n"))
     assert home.slipway("logs", "--control-plane", CONTROL_PLANE, *login(machines), "-f", home.work / "logs.tar.gz").code == 0
@@ -146,7 +146,7 @@ def test_a_machine_has_no_name_that_leads_out_of_the_bundle(name: str, home: Hom
     )
 
 
-def test_run_sends_no_file_that_a_machine_names(home: Home, machines: Sshd) -> None:
+def test_run_local_paths_listed_by_machine_are_not_sent(home: Home, machines: Sshd) -> None:
     loaded(home)
     healthy(machines.first)
     key = home.home / ".ssh/id_rsa"
@@ -158,7 +158,7 @@ def test_run_sends_no_file_that_a_machine_names(home: Home, machines: Sshd) -> N
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "..", "/", "."])
-def test_run_does_not_fall_over_one_path_that_a_machine_names(name: str, home: Home, machines: Sshd) -> None:
+def test_run_hostile_path_listed_by_machine_does_not_crash(name: str, home: Home, machines: Sshd) -> None:
     loaded(home)
     healthy(machines.first)
     machines.first.on(f"{STATE}/rendered", says(f"{name}\n"))
@@ -180,7 +180,7 @@ spec: {{type: ETCD, action: pre-init-host, on: "{target}"}}
 """
 
 
-def test_join_does_not_write_where_the_stored_clusterfile_says(home: Home, machines: Sshd) -> None:
+def test_join_hook_path_of_stored_clusterfile_writes_no_local_file(home: Home, machines: Sshd) -> None:
     layout = images.cloud_image([images.layer(images.BASIC)])
     loaded(home, layout)
     text = HOOK.format(target=home.home / ".ssh/authorized_keys", port=machines.port, key=machines.key)
@@ -193,7 +193,7 @@ def test_join_does_not_write_where_the_stored_clusterfile_says(home: Home, machi
     assert machines.first.was_told("slipway-clusterfile")
 
 
-def test_join_uses_no_key_that_the_stored_clusterfile_names(home: Home, machines: Sshd) -> None:
+def test_join_key_path_of_stored_clusterfile_is_not_sent(home: Home, machines: Sshd) -> None:
     text = HOOK.split("---", maxsplit=1)[0].format(target="", port=machines.port, key=home.home / ".ssh/id_rsa")
     cluster(machines.first, stored(text + f"env: ['A=$(cat {home.home}/.ssh/id_rsa)']\n"))
     home.slipway("join", "--via", CONTROL_PLANE, "--workers", WORKER, *login(machines), "--timeout", "1")
@@ -257,7 +257,7 @@ _OBEYED = (
 
 
 @pytest.mark.parametrize("how", ["printed", "file", "merged"])
-def test_a_kubeconfig_has_no_program_of_a_machine(how: str, home: Home, machines: Sshd) -> None:
+def test_kubeconfig_of_machine_loses_programs_and_local_paths(how: str, home: Home, machines: Sshd) -> None:
     cluster(machines.first, stored())
     text = yaml.safe_dump(evil_kubeconfig(home))
     machines.first.on("admin.conf", says(text))
@@ -292,7 +292,7 @@ def test_a_kubeconfig_has_no_program_of_a_machine(how: str, home: Home, machines
     ],
     ids=["list", "number", "no-base64", "aliases", "deep", "cycle", "binary", "object"],
 )
-def test_what_is_no_kubeconfig_is_refused(text: str, home: Home, machines: Sshd) -> None:
+def test_kubeconfig_invalid_answer_of_machine_is_refused(text: str, home: Home, machines: Sshd) -> None:
     cluster(machines.first, stored())
     machines.first.on("base64 <", says(base64.b64encode(text.encode())))
     machines.first.on("/readyz", says("ok"))
@@ -335,14 +335,14 @@ def test_what_is_no_kubeconfig_is_refused(text: str, home: Home, machines: Sshd)
         "cluster ../../x y",
     ],
 )
-def test_a_fact_that_is_none_is_no_crash(line: str, home: Home, machines: Sshd) -> None:
+def test_check_pre_malformed_fact_does_not_crash(line: str, home: Home, machines: Sshd) -> None:
     healthy(machines.first, more=line)
     home.slipway("check", "--pre", "--control-plane", CONTROL_PLANE, *login(machines))
     assert machines.first.was_told("MemTotal")
 
 
 @pytest.mark.parametrize("answer", ["reach 127.0.0.1 8² ok", "listening 8² 7²", "packet", "sync nan", "sync -1e999", "reach " * 100_000])
-def test_a_trial_that_is_none_is_no_crash(answer: str, home: Home, machines: Sshd) -> None:
+def test_check_pre_malformed_probe_answer_does_not_crash(answer: str, home: Home, machines: Sshd) -> None:
     for machine in machines.machines.values():
         machine.on("", says(f"{answer}\n"))
         healthy(machine)
@@ -368,7 +368,7 @@ def test_a_trial_that_is_none_is_no_crash(answer: str, home: Home, machines: Ssh
     ids=["hosts", "ips", "text", "aliases", "merges", "deep", "cycle", "terminal", "none", "number", "empty", "list"],
 )
 @pytest.mark.parametrize("verb", ["join", "status"])
-def test_a_record_that_is_none_is_refused(verb: str, record: object, home: Home, machines: Sshd) -> None:
+def test_cluster_record_malformed_fails_join_and_does_not_crash_status(verb: str, record: object, home: Home, machines: Sshd) -> None:
     remembered(home, machines)
     for machine in machines.machines.values():
         healthy(machine)
@@ -381,14 +381,14 @@ def test_a_record_that_is_none_is_refused(verb: str, record: object, home: Home,
 
 
 @pytest.mark.parametrize("way", ["silent", "dripping"])
-def test_a_machine_that_never_answers_is_given_up(way: str, home: Home, machines: Sshd) -> None:
+def test_kubeconfig_silent_or_dripping_machine_is_given_up(way: str, home: Home, machines: Sshd) -> None:
     cluster(machines.first, stored())
     machines.first.on("base64 <", hang if way == "silent" else drip(b"A"))
     assert home.slipway("kubeconfig", "--control-plane", CONTROL_PLANE, *login(machines), command_limit=5).code in (5, 6)
     assert machines.first.was_told("base64 <")
 
 
-def test_the_canary_is_found_in_what_a_machine_receives(home: Home, machines: Sshd) -> None:
+def test_canary_in_data_sent_to_machine_is_detected(home: Home, machines: Sshd) -> None:
     """What all tests above rely on."""
     outcome = home.slipway("exec", "--control-plane", CONTROL_PLANE, *login(machines), "--", f"echo {SECRET.decode()}")
     assert outcome.code == 0

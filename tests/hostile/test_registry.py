@@ -26,7 +26,7 @@ def pull(home: Home, registry: Lying) -> int:
     return home.slipway("pull", registry.reference, "--plain-http").code
 
 
-def test_an_honest_registry_is_pulled_from(home: Home) -> None:
+def test_pull_honest_registry_succeeds(home: Home) -> None:
     """What the tests below change."""
     with lying(good()) as registry:
         assert pull(home, registry) == 0
@@ -65,7 +65,7 @@ ROOTS: dict[str, object] = {
 
 
 @pytest.mark.parametrize("root", ROOTS)
-def test_a_document_that_is_none_is_refused(root: str, home: Home) -> None:
+def test_pull_malformed_root_document_is_refused(root: str, home: Home) -> None:
     with lying(good()) as registry:
         registry.root(ROOTS[root])
         # Of these the text alone is odd.
@@ -101,14 +101,14 @@ ANSWERS: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_an_answer_that_is_none_is_an_error_in_words(answer: str, home: Home) -> None:
+def test_pull_malformed_http_answer_exits_4(answer: str, home: Home) -> None:
     with lying(good()) as registry:
         registry.server.on(registry.tag, ANSWERS[answer])
         assert pull(home, registry) == 4
 
 
 @pytest.mark.parametrize("answer", ["endless", "errors", "redirect-file", "digest", "length-large", "no-http"])
-def test_a_blob_that_is_another_is_not_taken(answer: str, home: Home) -> None:
+def test_pull_malformed_blob_answer_is_refused_and_names_no_image(answer: str, home: Home) -> None:
     layout = good()
     layer = next(name for name, kind in layout.types.items() if kind == images.LAYER)
     with lying(layout) as registry:
@@ -118,7 +118,7 @@ def test_a_blob_that_is_another_is_not_taken(answer: str, home: Home) -> None:
     assert home.size() < 64 << 20
 
 
-def test_a_registry_that_drips_is_given_up(home: Home) -> None:
+def test_pull_dripping_registry_is_given_up(home: Home) -> None:
     with lying(good()) as registry:
         registry.server.on(registry.tag, slow)
         outcome = home.slipway("pull", registry.reference, "--plain-http", patience={"rate_window": 2.0, "attempts": 2})
@@ -126,7 +126,7 @@ def test_a_registry_that_drips_is_given_up(home: Home) -> None:
         assert "bytes in" in outcome.output, "it is given up because it drips"
 
 
-def test_the_password_goes_to_its_own_registry_only(home: Home) -> None:
+def test_pull_password_is_not_sent_to_other_registry(home: Home) -> None:
     secret = "the-password-of-alice"
     with lying(good()) as registry, faulty() as other:
         config = home.home / ".docker/config.json"
@@ -146,7 +146,7 @@ def test_the_password_goes_to_its_own_registry_only(home: Home) -> None:
 
 
 @pytest.mark.parametrize("link", ["</v2/http://{other}/x>", "<http://{other}/v2/x/tags/list>", "<//{other}/v2/>", "<../../{other}>"])
-def test_a_link_does_not_lead_to_another_host(link: str, home: Home) -> None:
+def test_search_pagination_link_to_other_host_is_not_followed(link: str, home: Home) -> None:
     with lying(good()) as registry, faulty() as other:
         more = f'{link.format(other=other.host)}; rel="next"'
         names = json.dumps({"repositories": [REPOSITORY], "name": REPOSITORY, "tags": ["latest"]}).encode()
@@ -162,7 +162,7 @@ def test_a_link_does_not_lead_to_another_host(link: str, home: Home) -> None:
 @pytest.mark.parametrize(
     "names", [5, [5, None, []], [SEQUENCES], ["../../x", "a" * 10_000], {"a": 1}], ids=["number", "kinds", "terminal", "paths", "mapping"]
 )
-def test_names_of_a_registry_are_text_and_no_more(names: object, home: Home) -> None:
+def test_search_malformed_repository_and_tag_names_do_not_crash(names: object, home: Home) -> None:
     with lying(good()) as registry:
         data = json.dumps({"repositories": names, "tags": names}).encode()
         for path in (
@@ -177,7 +177,7 @@ def test_names_of_a_registry_are_text_and_no_more(names: object, home: Home) -> 
         home.slipway("search", f"{registry.server.host}/{REPOSITORY}", "--tags", "--plain-http")
 
 
-def test_attachments_that_are_none_do_not_count(home: Home) -> None:
+def test_pull_and_verify_malformed_attachments_do_not_crash(home: Home) -> None:
     layout = good()
     with lying(layout) as registry:
         root = layout.index[0]["digest"]

@@ -97,7 +97,7 @@ def at(home: Path) -> dict[str, str]:
 # What others say
 
 
-def test_skopeo_reads_archives_of_slipway(slipway: Slipway, home: Path, image: CloudImage, store: Store, tmp_path: Path) -> None:
+def test_save_archive_is_read_by_skopeo(slipway: Slipway, home: Path, image: CloudImage, store: Store, tmp_path: Path) -> None:
     slipway("save", "web:1", "-f", tmp_path / "web.tar", env=at(home))
     run([*SKOPEO, *ALL, f"oci-archive:{tmp_path}/web.tar:web:1", f"oci:{tmp_path}/copy:web:1"])
     assert cloudimage.read(Store(tmp_path / "copy"), "web:1") == image
@@ -106,7 +106,7 @@ def test_skopeo_reads_archives_of_slipway(slipway: Slipway, home: Path, image: C
 
 
 @pytest.mark.parametrize("compress", [None, "gzip", "zstd"])
-def test_archives_of_skopeo_are_read_also_compressed(
+def test_load_archive_of_skopeo_compressed_or_not_keeps_image(
     slipway: Slipway, image: CloudImage, store: Store, site: Path, tmp_path: Path, compress: str | None
 ) -> None:
     run([*SKOPEO, *ALL, f"oci:{store.root}:web:1", f"oci-archive:{tmp_path}/web.tar:web:1"])
@@ -119,7 +119,9 @@ def test_archives_of_skopeo_are_read_also_compressed(
     assert cloudimage.read(Store(site / "store"), "web:1") == image
 
 
-def test_volumes_join_with_plain_tools(slipway: Slipway, home: Path, image: CloudImage, store: Store, site: Path, tmp_path: Path) -> None:
+def test_save_volumes_are_verified_and_joined_by_standard_tools(
+    slipway: Slipway, home: Path, image: CloudImage, store: Store, site: Path, tmp_path: Path
+) -> None:
     stick = tmp_path / "stick"
     stick.mkdir()
     slipway("save", "web:1", "-f", stick / "web.tar", "--volume-size", "2MiB", env=at(home))
@@ -132,13 +134,13 @@ def test_volumes_join_with_plain_tools(slipway: Slipway, home: Path, image: Clou
     assert cloudimage.read(Store(site / "store"), "web:1") == image
 
 
-def test_a_pipe_carries_it(slipway: Slipway, home: Path, image: CloudImage, site: Path) -> None:
+def test_save_and_load_through_pipe_keep_digest(slipway: Slipway, home: Path, image: CloudImage, site: Path) -> None:
     words = f"{sys.executable} -m harness.cli"
     script = f"SLIPWAY_HOME={home} {words} -q save web:1 -f - --compress zstd | SLIPWAY_HOME={site} {words} -q load -f -"
     assert run(["bash", "-o", "pipefail", "-c", script]).stdout == f"web:1  {image.digest}\n"
 
 
-def test_a_docker_archive_is_refused_with_what_to_do_and_that_works(
+def test_load_docker_archive_is_refused_and_hinted_conversion_works(
     slipway: Slipway, store: Store, image: CloudImage, site: Path, tmp_path: Path
 ) -> None:
     docker = tmp_path / "docker.tar"
@@ -152,7 +154,7 @@ def test_a_docker_archive_is_refused_with_what_to_do_and_that_works(
 
 
 @pytest.mark.parametrize("level", ["-1", "-19", "--fast=5"])
-def test_layers_that_the_program_zstd_packed_are_unpacked(store: Store, image: CloudImage, tmp_path: Path, level: str) -> None:
+def test_unpack_zstd_layers_gives_same_files_as_gzip(store: Store, image: CloudImage, tmp_path: Path, level: str) -> None:
     layers = [store.path(layer.digest).read_bytes() for layer in image.platforms[0].layers[:2]]
     unpack(store, [Descriptor(OCI_LAYER_ZSTD, *store.put(repacked(layer, level))) for layer in layers], tmp_path / "zstd")
     unpack(store, image.platforms[0].layers[:2], tmp_path / "gzip")
@@ -169,7 +171,9 @@ def repacked(layer: bytes, level: str) -> bytes:
 # Deltas
 
 
-def test_a_delta_travels_alone(slipway: Slipway, home: Path, store: Store, image: CloudImage, site: Path, tmp_path: Path) -> None:
+def test_save_since_writes_small_delta_that_loads_only_beside_its_base(
+    slipway: Slipway, home: Path, store: Store, image: CloudImage, site: Path, tmp_path: Path
+) -> None:
     second = write_again(store, image)
     slipway("save", "web:1", "-f", tmp_path / "1.tar", env=at(home))
     said = slipway("save", "web:2", "-f", tmp_path / "2.tar", "--since", "web:1", env=at(home)).stdout
@@ -196,7 +200,7 @@ def write_again(store: Store, image: CloudImage) -> CloudImage:
     return cloudimage.read(store, "web:2")
 
 
-def test_one_platform_travels_under_the_digest_of_all(
+def test_save_one_platform_loads_under_digest_of_whole_index(
     slipway: Slipway, home: Path, store: Store, image: CloudImage, site: Path, tmp_path: Path
 ) -> None:
     slipway("save", "web:1", "-f", tmp_path / "arm.tar", "--platform", "linux/arm64", env=at(home))
@@ -216,7 +220,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("volumes", [[], ["--volume-size", "1MiB"]], ids=["one file", "volumes"])
-def test_a_full_disk_leaves_no_part_of_an_archive(
+def test_save_full_disk_leaves_no_partial_archive(
     slipway: Slipway, home: Path, image: CloudImage, small_disk: Path, volumes: list[str]
 ) -> None:
     refused = slipway("save", "web:1", "-f", small_disk / "web.tar", *volumes, env=at(home), check=False)
@@ -226,7 +230,7 @@ def test_a_full_disk_leaves_no_part_of_an_archive(
 
 
 @pytest.mark.parametrize("order", ["ours", "skopeo's"])
-def test_a_full_disk_leaves_the_store_usable(
+def test_load_full_disk_leaves_store_usable(
     slipway: Slipway, home: Path, store: Store, image: CloudImage, small_disk: Path, tmp_path: Path, order: str
 ) -> None:
     if order == "ours":
@@ -244,7 +248,7 @@ def test_a_full_disk_leaves_the_store_usable(
     there.put(b"fits")
 
 
-def test_a_limit_on_the_size_of_files_is_an_error_not_a_death(home: Path, image: CloudImage, tmp_path: Path) -> None:
+def test_save_over_file_size_limit_is_reported_and_leaves_no_file(home: Path, image: CloudImage, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "harness.cli", "save", "web:1", "-f", str(tmp_path / "web.tar")],
         env={**os.environ, **at(home)},
@@ -280,7 +284,7 @@ def large(store: Store) -> CloudImage:
     return write_noise(store, "web:1", *[5] * 20)
 
 
-def test_a_load_that_is_killed_anywhere_is_finished_by_the_next(
+def test_load_killed_at_any_moment_is_completed_by_next_load(
     slipway: Slipway, home: Path, large: CloudImage, site: Path, tmp_path: Path
 ) -> None:
     slipway("-q", "save", "web:1", "-f", tmp_path / "web.tar", env=at(home))
@@ -306,7 +310,7 @@ def test_a_load_that_is_killed_anywhere_is_finished_by_the_next(
 
 
 @pytest.mark.parametrize("volumes", [[], ["--volume-size", "10MB"]], ids=["one file", "volumes"])
-def test_a_save_that_is_killed_anywhere_is_finished_by_the_next(
+def test_save_killed_at_any_moment_is_completed_by_next_save(
     slipway: Slipway, home: Path, store: Store, large: CloudImage, site: Path, tmp_path: Path, volumes: list[str]
 ) -> None:
     stick = tmp_path / "stick"
@@ -331,7 +335,7 @@ def test_a_save_that_is_killed_anywhere_is_finished_by_the_next(
     assert cloudimage.read(Store(site / "store"), "web:1") == large
 
 
-def test_two_loads_at_once_agree(home: Path, store: Store, large: CloudImage, site: Path, tmp_path: Path) -> None:
+def test_load_two_at_once_give_same_image(home: Path, store: Store, large: CloudImage, site: Path, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "web.tar", compress="zstd")
     argv = [sys.executable, "-m", "harness.cli", "-q", "load", "-f", str(tmp_path / "web.tar")]
     both = [subprocess.Popen(argv, env={**os.environ, **at(site)}, stdout=subprocess.PIPE) for _ in range(2)]
@@ -342,7 +346,7 @@ def test_two_loads_at_once_agree(home: Path, store: Store, large: CloudImage, si
     cloudimage.verify(there, cloudimage.read(there, "web:1"))
 
 
-def test_much_goes_through_little_memory(home: Path, store: Store, site: Path, tmp_path: Path) -> None:
+def test_save_and_load_large_image_take_little_memory(home: Path, store: Store, site: Path, tmp_path: Path) -> None:
     write_noise(store, "big", 400)
     for words, place in (
         (["save", "big", "-f", str(tmp_path / "big.tar"), "--volume-size", "100MB"], home),

@@ -10,6 +10,6 @@ CHEAP = ("archive", "capture", "fan-out", "push-pull", "slow-link")
 
 
 @pytest.mark.parametrize("name", CHEAP)
-def test_a_benchmark_works(name: str) -> None:
+def test_bench_smoke_run_measures_both_sides(name: str) -> None:
     found = run.smoke(name)
     assert all(row["ours"] > 0 and row["peer"] > 0 for row in (found, *found.get("more", ())))

@@ -61,7 +61,7 @@ def unpacked(home: Path, name: str, folder: Path) -> Path:
     return folder
 
 
-def test_steps_make_a_rootfs(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_copy_and_run_steps_make_rootfs(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     made = context(
         tmp_path / "c",
         "FROM scratch\nARG WHO=nobody\nENV Greeting=hi\nCOPY etc etc\nCOPY scripts/*.sh scripts/\n"
@@ -78,7 +78,7 @@ def test_steps_make_a_rootfs(tmp_path: Path, home: Path, slipway: Slipway) -> No
     assert os.access(root / "bin/pause", os.X_OK)
 
 
-def test_a_step_has_the_proxies_and_the_authorities_of_this_machine_and_its_layer_has_not(
+def test_build_run_step_gets_host_proxy_and_ca_but_layer_keeps_neither(
     tmp_path: Path, home: Path, slipway: Slipway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "company.pem"
@@ -111,7 +111,7 @@ COPY --from=asked /said /said-routes /
 """
 
 
-def test_step_of_a_dockerfile_shares_no_bridge_and_in_slipways_engine_has_no_raw_sockets(
+def test_build_dockerfile_step_avoids_default_bridge_and_lacks_net_raw_in_slipway_engine(
     tmp_path: Path, home: Path, slipway: Slipway
 ) -> None:
     made = context(tmp_path / "c", "FROM scratch\nCOPY --from=slipway.dev/probe:1 /said /said-routes etc/\n")
@@ -138,7 +138,7 @@ COPY --from=asked /said /
 """
 
 
-def test_steps_know_added_hosts_and_another_address_is_not_another_image(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_add_host_is_resolved_in_steps_and_does_not_change_digest(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     made = context(
         tmp_path / "c",
         "FROM scratch\nRUN mkdir etc && getent hosts files.example.com here > etc/hosts\nCOPY --from=slipway.dev/probe:1 /said etc/\n",
@@ -156,7 +156,7 @@ def test_steps_know_added_hosts_and_another_address_is_not_another_image(tmp_pat
     assert again["digest"] == digest
 
 
-def test_the_same_inputs_give_the_same_digest_in_another_folder_and_store(
+def test_build_same_inputs_in_other_folder_and_store_give_same_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slipway: Slipway
 ) -> None:
     digests = []
@@ -168,7 +168,7 @@ def test_the_same_inputs_give_the_same_digest_in_another_folder_and_store(
     assert digests[0] == digests[1]
 
 
-def test_nothing_changed_means_nothing_done(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_unchanged_context_reports_no_change_and_same_digest(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     made = context(tmp_path / "c", "FROM scratch\nCOPY etc etc\nRUN sleep 0\n", etc__a="x")
     first = slipway("build", "-t", "one", made)
     second = slipway("build", "-t", "one", made)
@@ -176,7 +176,7 @@ def test_nothing_changed_means_nothing_done(tmp_path: Path, home: Path, slipway:
     assert second.stdout.splitlines()[0] == first.stdout.splitlines()[0]
 
 
-def test_build_arguments_do_not_end_up_in_the_image(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_secret_argument_is_neither_stored_nor_printed(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     made = context(tmp_path / "c", 'FROM scratch\nARG TOKEN\nRUN mkdir etc && test -n "$TOKEN" && touch etc/done\n')
     said = slipway("--verbose", "build", "-t", "one", "--build-arg", "TOKEN=hunter2hunter2", made)
     assert "hunter2" not in said.output
@@ -202,7 +202,7 @@ def quay_is(host: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_CACHE", str(folder / "cache"))  # where it is remembered which registries answer
 
 
-def test_an_image_comes_from_its_registry_or_is_built_and_marked(
+def test_build_images_option_selects_registry_or_local_build_and_marks_built_images(
     tmp_path: Path, home: Path, defining: Path, slipway: Slipway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def built(*words: str) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def test_an_image_comes_from_its_registry_or_is_built_and_marked(
     assert ["quay.io/team/app:2", "images/app"] in [line.split()[:2] for line in shown.splitlines()]
 
 
-def test_declared_and_listed_images_are_embedded_under_their_own_names(
+def test_build_declared_and_listed_images_are_embedded_under_their_names(
     tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway
 ) -> None:
     push(mirrored, "docker.io/library/web", "1", image("web"))
@@ -253,7 +253,9 @@ def test_declared_and_listed_images_are_embedded_under_their_own_names(
     assert found["docker.io/library/web:1"]["requestedBy"] == ["manifests/pod.yaml:7"]
 
 
-def test_every_image_that_no_registry_has_is_named_with_its_place(tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway) -> None:
+def test_build_images_missing_in_registries_are_all_reported_with_place(
+    tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway
+) -> None:
     made = context(
         tmp_path / "c", "FROM scratch\nCOPY manifests manifests\n",
         manifests__a_yaml=POD.format(image="docker.io/library/none:1"), manifests__b_yaml=POD.format(image="quay.io/none/at:all"),
@@ -279,7 +281,7 @@ FAULTS: Mapping[str, tuple[str, dict[str, str], int, str]] = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_bad_input_ends_with_its_exit_code_and_place_and_no_image(case: str, tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_bad_input_exits_with_code_and_place_and_stores_no_image(case: str, tmp_path: Path, home: Path, slipway: Slipway) -> None:
     kubefile, files, code, message = FAULTS[case]
     said = slipway("build", "-t", "one", context(tmp_path / "c", kubefile, **files), check=False)
     assert said.returncode == code, said.output
@@ -288,13 +290,13 @@ def test_bad_input_ends_with_its_exit_code_and_place_and_no_image(case: str, tmp
     assert Store(home / "store").names() == {}
 
 
-def test_a_failing_run_shows_its_own_output_once(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_failing_run_step_prints_its_output_once(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     made = context(tmp_path / "c", "FROM scratch\nRUN echo the reason >&2; exit 7\n")
     said = slipway("build", "-t", "one", made, check=False)
     assert said.stderr.count("    the reason") == 1
 
 
-def test_a_link_out_of_the_context_is_refused(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_copy_of_symlink_out_of_context_is_refused(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     made = context(tmp_path / "c", "FROM scratch\nCOPY secret etc/\n")
     (made / "secret").symlink_to("/etc/shadow")
     said = slipway("build", "-t", "one", made, check=False)
@@ -302,13 +304,13 @@ def test_a_link_out_of_the_context_is_refused(tmp_path: Path, home: Path, slipwa
     assert "symbolic link" in said.stderr
 
 
-def test_all_faults_at_once(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_kubefile_faults_are_all_reported_at_once(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     made = context(tmp_path / "c", "FROM scratch\nCOYP a b\nCOPY nothere etc/\nLAUNCH none\n")
     said = slipway("build", "-t", "one", made, check=False)
     assert [f"Kubefile:{line}:" in said.stderr for line in (2, 3, 4)] == [True, True, True]
 
 
-def test_check_needs_neither_base_nor_engine(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_check_prints_plan_without_base_image_or_engine(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     made = context(
         tmp_path / "c",
         "FROM nowhere:1\nCOPY manifests manifests\nCMD kubectl apply -f manifests\n",
@@ -320,7 +322,7 @@ def test_check_needs_neither_base_nor_engine(tmp_path: Path, home: Path, slipway
     assert [image["name"] for image in plan["images"]] == ["docker.io/library/web:1"]
 
 
-def test_a_full_disk_is_said_and_leaves_the_store_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slipway: Slipway) -> None:
+def test_build_full_disk_is_reported_and_leaves_store_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slipway: Slipway) -> None:
     home = tmp_path / "small"
     home.mkdir()
     process.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", home])
@@ -340,7 +342,7 @@ def test_a_full_disk_is_said_and_leaves_the_store_whole(tmp_path: Path, monkeypa
         process.run(["umount", home])
 
 
-def test_two_builds_at_once_into_one_store(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_four_at_once_into_one_store_give_same_digest(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     made = context(tmp_path / "c", "FROM scratch\nCOPY etc etc\nRUN head -c 3000000 /dev/zero > etc/zeros\n", etc__a="x")
     with ThreadPoolExecutor(4) as pool:
         said = list(pool.map(lambda number: slipway("build", "-t", f"image-{number}", made), range(4)))
@@ -359,7 +361,7 @@ def containers() -> set[str]:
     return set(listed.stdout.split())
 
 
-def test_ctrl_c_in_a_run_step_leaves_no_container_and_no_tree(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_ctrl_c_in_run_step_leaves_no_container_or_tree(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
     made = context(tmp_path / "c", "FROM scratch\nRUN sleep 300\n")
     before = containers()
@@ -381,7 +383,7 @@ def test_ctrl_c_in_a_run_step_leaves_no_container_and_no_tree(tmp_path: Path, ho
     assert Store(home / "store").names() == {}
 
 
-def test_base_image_of_a_registry_is_pulled_by_the_build(
+def test_build_pull_option_decides_fetch_of_base_image_from_registry(
     tmp_path: Path, home: Path, slipway: Slipway, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     base = context(tmp_path / "base", "FROM scratch\nCOPY a etc/\n", a="of the base\n")

@@ -160,7 +160,7 @@ def blob_of(what: Image) -> tuple[str, bytes]:
 # Real registries, real clients
 
 
-def test_skopeo_copies_images_of_two_registries_unchanged(upstream: Registry, setup: Setup, tmp_path: Path) -> None:
+def test_proxy_images_of_two_registries_are_copied_unchanged_by_skopeo(upstream: Registry, setup: Setup, tmp_path: Path) -> None:
     setup.registries(at("docker.io", f"{upstream.host}/hub"), at("quay.io", f"{upstream.host}/quay"))
     # skopeo cannot be told of a path before a registry's own.
     with setup.proxy(secret="") as proxy:
@@ -200,7 +200,7 @@ def containerd(tmp_path: Path) -> Iterator[str]:
         running.wait(HANG)
 
 
-def test_containerd_pulls_every_registry_through_the_default_host(upstream: Registry, setup: Setup, containerd: str) -> None:
+def test_proxy_as_default_host_serves_all_registries_to_containerd(upstream: Registry, setup: Setup, containerd: str) -> None:
     setup.registries(at("docker.io", f"{upstream.host}/hub"), at("quay.io:5000", f"{upstream.host}/quay"))
     with setup.proxy() as proxy:
         folder = setup.folder / "hosts/_default"
@@ -221,7 +221,7 @@ def test_containerd_pulls_every_registry_through_the_default_host(upstream: Regi
         assert list(proxy.failures) == ["registry.test/none:1"]
 
 
-def test_a_node_that_resolves_a_tag_and_fetches_its_digest_pulls_one_image(upstream: Registry, setup: Setup) -> None:
+def test_proxy_tag_fetched_by_digest_is_recorded_as_one_image(upstream: Registry, setup: Setup) -> None:
     setup.registries(at("docker.io", f"{upstream.host}/hub"))
     with setup.proxy() as proxy:
         resolved = ask(proxy, "/v2/library/web/manifests/1.0?ns=docker.io", method="HEAD")
@@ -237,14 +237,14 @@ def test_a_node_that_resolves_a_tag_and_fetches_its_digest_pulls_one_image(upstr
         ]
 
 
-def test_a_digest_alone_is_an_image_of_its_own(upstream: Registry, setup: Setup) -> None:
+def test_proxy_digest_without_tag_is_recorded_as_own_image(upstream: Registry, setup: Setup) -> None:
     setup.registries(at("quay.io", f"{upstream.host}/quay"))
     with setup.proxy() as proxy:
         assert ask(proxy, f"/v2/quay.io/team/tool/manifests/{TOOL.digest}").body == TOOL.data
         assert [found.reference for found in proxy.pulled] == [f"quay.io/team/tool@{TOOL.digest}"]
 
 
-def test_many_clients_at_once_cost_the_registry_one_request(upstream: Registry, setup: Setup) -> None:
+def test_proxy_blob_for_eight_clients_is_requested_once_from_registry(upstream: Registry, setup: Setup) -> None:
     setup.registries(at("quay.io", f"{upstream.host}/quay"))
     digest, data = blob_of(LARGE)
     before = len(upstream.requests("GET", digest))
@@ -254,7 +254,7 @@ def test_many_clients_at_once_cost_the_registry_one_request(upstream: Registry, 
     assert len(upstream.requests("GET", digest)) == before + 1
 
 
-def test_ranges_of_a_blob(upstream: Registry, setup: Setup) -> None:
+def test_proxy_range_requests_of_blob_return_exact_bytes(upstream: Registry, setup: Setup) -> None:
     setup.registries(at("quay.io", f"{upstream.host}/quay"))
     digest, data = blob_of(LARGE)
     path = f"/v2/quay.io/team/large/blobs/{digest}"
@@ -268,7 +268,7 @@ def test_ranges_of_a_blob(upstream: Registry, setup: Setup) -> None:
         assert int(ask(proxy, path, method="HEAD").headers["Content-Length"]) == len(data)
 
 
-def test_a_connection_serves_many_requests(upstream: Registry, setup: Setup) -> None:
+def test_proxy_connection_serves_several_requests(upstream: Registry, setup: Setup) -> None:
     setup.registries(at("docker.io", f"{upstream.host}/hub"))
     with setup.proxy() as proxy:
         connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
@@ -281,7 +281,7 @@ def test_a_connection_serves_many_requests(upstream: Registry, setup: Setup) -> 
                 assert not answer.will_close
 
 
-def test_a_large_blob_is_never_held_in_memory(upstream: Registry, setup: Setup) -> None:
+def test_proxy_large_blob_is_streamed_in_little_memory(upstream: Registry, setup: Setup) -> None:
     setup.registries(at("quay.io", f"{upstream.host}/quay"))
     huge = image("huge", layers=1, size=48 << 20)
     push(upstream, "quay/team/huge", "1", huge)
@@ -305,7 +305,7 @@ def test_a_large_blob_is_never_held_in_memory(upstream: Registry, setup: Setup) 
 # Who we are
 
 
-def test_passwords_come_from_the_docker_configuration(setup: Setup, tmp_path: Path) -> None:
+def test_proxy_password_registry_is_served_with_login_of_docker_configuration(setup: Setup, tmp_path: Path) -> None:
     with password_registry(tmp_path / "closed") as closed:
         push(closed, "team/secret", "1", SECRET, headers=basic())
         setup.registries(at("closed.test", closed.host))
@@ -328,7 +328,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registry,
         yield running
 
 
-def test_a_token_is_fetched_once_for_a_repository(
+def test_proxy_token_is_requested_once_per_repository(
     setup: Setup, tokens: tuple[Registry, TokenServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed, server = tokens
@@ -350,7 +350,7 @@ echo '{{"ServerURL": "{closed.host}", "Username": "{USER}", "Secret": "{PASSWORD
         assert server.granted == ["repository:team/secret:pull"]
 
 
-def test_a_token_server_that_refuses_is_named_with_its_reason(setup: Setup, tokens: tuple[Registry, TokenServer]) -> None:
+def test_proxy_refusing_token_server_is_named_with_reason(setup: Setup, tokens: tuple[Registry, TokenServer]) -> None:
     closed, server = tokens
     setup.login({"auths": {closed.host: {"username": USER, "password": "wrong"}}})
     setup.registries(at("tokens.test", closed.host))
@@ -362,7 +362,7 @@ def test_a_token_server_that_refuses_is_named_with_its_reason(setup: Setup, toke
         assert "wrong" not in refused.message.replace("wrong username", "")
 
 
-def test_the_password_does_not_follow_a_redirect_to_another_host(setup: Setup, server: Faulty) -> None:
+def test_proxy_redirect_to_other_host_does_not_carry_password(setup: Setup, server: Faulty) -> None:
     digest, data = blob_of(SECRET)
     with faulty() as storage:
         path = f"/v2/team/secret/blobs/{digest}"
@@ -381,7 +381,7 @@ def test_the_password_does_not_follow_a_redirect_to_another_host(setup: Setup, s
 # Mirrors, TLS
 
 
-def test_a_mirror_that_lacks_an_image_is_followed_by_the_next(upstream: Registry, setup: Setup, server: Faulty) -> None:
+def test_proxy_mirror_without_image_falls_back_to_next_mirror(upstream: Registry, setup: Setup, server: Faulty) -> None:
     mirrors = f'[[registry.mirror]]\nlocation = "{server.host}"\ninsecure = true\n'
     mirrors += f'[[registry.mirror]]\nlocation = "{upstream.host}/hub"\ninsecure = true\n'
     setup.registries(at("docker.io", "127.0.0.1:1", extra=mirrors))
@@ -395,7 +395,7 @@ def test_a_mirror_that_lacks_an_image_is_followed_by_the_next(upstream: Registry
     assert len(server.asked("/v2/library/web/manifests/1.0")) == 1
 
 
-def test_plain_http_is_never_spoken_unless_the_file_allows_it(setup: Setup, server: Faulty) -> None:
+def test_proxy_plain_http_is_not_used_without_insecure_setting(setup: Setup, server: Faulty) -> None:
     server.on("/v2/team/tool/manifests/v2", bad.body(TOOL.data, TOOL.media_type))
     setup.registries(at("plain.test", server.host, insecure=False))
     with setup.proxy() as proxy:
@@ -404,7 +404,7 @@ def test_plain_http_is_never_spoken_unless_the_file_allows_it(setup: Setup, serv
     assert not server.requests
 
 
-def test_the_proxy_of_the_machine_is_used(setup: Setup, server: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_uses_http_proxy_of_environment(setup: Setup, server: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
     server.on("http://far.test/v2/team/tool/manifests/v2", bad.body(TOOL.data, TOOL.media_type))
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, f"http://{USER}:{PASSWORD.replace(' ', '%20')}@{server.host}")
@@ -434,7 +434,9 @@ def certificate(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
     return context, tmp_path / "server.crt"
 
 
-def test_tls_needs_a_trusted_authority(setup: Setup, certificate: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_untrusted_certificate_is_refused_unless_ca_or_insecure_is_set(
+    setup: Setup, certificate: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     context, authority = certificate
     monkeypatch.setenv("XDG_CONFIG_HOME", str(setup.folder / "config"))
     with faulty(context) as server:
@@ -479,12 +481,12 @@ def nothing_stored(setup: Setup) -> bool:
     return not list((setup.store.root / "blobs/sha256").iterdir()) and not list((setup.store.root / "tmp").iterdir())
 
 
-def test_what_the_client_accepts_reaches_the_registry(setup: Setup, server: Faulty) -> None:
+def test_proxy_accept_header_of_client_reaches_registry(setup: Setup, server: Faulty) -> None:
     pull_manifest(setup, server, bad.body(TOOL.data, TOOL.media_type))
     assert server.requests[0].headers["accept"] == f"{OCI_INDEX}, {DOCKER_INDEX}, {OCI_MANIFEST}, */*"
 
 
-def test_a_refusal_is_passed_on_with_status_and_code_and_its_words_go_to_the_build(setup: Setup, server: Faulty) -> None:
+def test_proxy_refusal_passes_status_and_code_but_hides_message_from_client(setup: Setup, server: Faulty) -> None:
     answer, proxy = pull_manifest(setup, server, bad.status(403, "DENIED", "your plan has ended"))
     assert (answer.status, json.loads(answer.body)["errors"][0]["code"]) == (403, "DENIED")
     assert answer.message == f"bad.test/team/app:1: {server.host}: 403 DENIED your plan has ended"
@@ -498,7 +500,7 @@ def test_a_refusal_is_passed_on_with_status_and_code_and_its_words_go_to_the_bui
     assert "hunter2" not in f"{answer.body!r}{answer.reason}"
 
 
-def test_only_clients_that_know_the_secret_are_served(upstream: Registry, setup: Setup) -> None:
+def test_proxy_request_without_secret_is_refused(upstream: Registry, setup: Setup) -> None:
     setup.registries(at("docker.io", f"{upstream.host}/hub"))
     path = "/v2/library/web/manifests/1.0?ns=docker.io"
     with setup.proxy() as proxy:
@@ -517,7 +519,7 @@ def test_only_clients_that_know_the_secret_are_served(upstream: Registry, setup:
         assert other.secret != proxy.secret
 
 
-def test_logins_are_used_for_what_files_name_and_the_user_allows(setup: Setup, tmp_path: Path) -> None:
+def test_proxy_login_is_used_for_permitted_repositories_only(setup: Setup, tmp_path: Path) -> None:
     with password_registry(tmp_path / "closed") as closed:
         for name in ("team/secret", "team/other", "free/one"):
             push(closed, name, "1", SECRET, headers=basic())
@@ -534,7 +536,7 @@ def test_logins_are_used_for_what_files_name_and_the_user_allows(setup: Setup, t
             assert "no login is used for it, since no file of the image names the repository" in refused.message
 
 
-def test_a_cluster_cannot_make_this_machine_talk_to_its_neighbours(setup: Setup, server: Faulty) -> None:
+def test_proxy_undeclared_host_is_refused_without_request(setup: Setup, server: Faulty) -> None:
     with setup.guarded(Permits()) as proxy:
         for domain in (server.host, "localhost:5000", "169.254.169.254", "metadata.google.internal", "[::1]:80"):
             refused = ask(proxy, f"/v2/x/y/manifests/1?ns={domain}")
@@ -546,7 +548,7 @@ def test_a_cluster_cannot_make_this_machine_talk_to_its_neighbours(setup: Setup,
         assert ask(proxy, f"/v2/x/y/manifests/1?ns={server.host}").status != 403
 
 
-def test_a_failure_that_passes_is_forgotten(setup: Setup, server: Faulty) -> None:
+def test_proxy_failure_is_forgotten_after_success(setup: Setup, server: Faulty) -> None:
     server.on("/v2/team/app/manifests/1", bad.status(404, "MANIFEST_UNKNOWN", "unknown"), bad.body(TOOL.data, TOOL.media_type))
     setup.registries(at("bad.test", server.host))
     with setup.proxy() as proxy:
@@ -556,32 +558,32 @@ def test_a_failure_that_passes_is_forgotten(setup: Setup, server: Faulty) -> Non
         assert not proxy.failures
 
 
-def test_a_busy_registry_is_asked_again(setup: Setup, server: Faulty) -> None:
+def test_proxy_busy_registry_is_retried(setup: Setup, server: Faulty) -> None:
     answer, _ = pull_manifest(setup, server, bad.status(503), bad.status(429, retry_after="0"), bad.body(TOOL.data, TOOL.media_type))
     assert answer.body == TOOL.data
     assert len(server.requests) == 3
 
 
-def test_but_not_for_ever(setup: Setup, server: Faulty) -> None:
+def test_proxy_busy_registry_is_given_up_after_allowed_attempts(setup: Setup, server: Faulty) -> None:
     answer, _ = pull_manifest(setup, server, bad.status(503, "UNAVAILABLE", "in repair"))
     assert (answer.status, "503 UNAVAILABLE in repair" in answer.message) == (503, True)
     assert len(server.requests) == QUICK.attempts
 
 
-def test_a_wait_that_is_too_long_is_not_waited_for(setup: Setup, server: Faulty) -> None:
+def test_proxy_excessive_retry_after_is_not_waited_for(setup: Setup, server: Faulty) -> None:
     answer, _ = pull_manifest(setup, server, bad.status(429, "TOOMANYREQUESTS", "pull rate limit", retry_after="3600"))
     assert (answer.status, "pull rate limit (come back in 3600 s)" in answer.message) == (429, True)
     assert len(server.requests) == 1
 
 
-def test_a_silent_registry_ends_in_a_timeout_that_names_it(setup: Setup, server: Faulty) -> None:
+def test_proxy_silent_registry_returns_504_and_is_named(setup: Setup, server: Faulty) -> None:
     answer, _ = pull_manifest(setup, server, bad.hang)
     assert (answer.status, f"{server.host}: silent for 1 s" in answer.message) == (504, True)
     assert len(server.requests) == QUICK.timeouts
 
 
 @pytest.mark.parametrize("break_off", [bad.broken, bad.broken_without_ranges], ids=["with ranges", "without ranges"])
-def test_a_blob_whose_connection_breaks_arrives_whole(setup: Setup, server: Faulty, break_off: type) -> None:
+def test_proxy_blob_over_broken_connection_arrives_whole(setup: Setup, server: Faulty, break_off: type) -> None:
     data = blob_of(LARGE)[1]
     answer, proxy = pull_blob(setup, server, data, break_off(data, 2_500_000), break_off(data, 4_000_000), bad.ranged(data))
     assert answer.body == data
@@ -591,13 +593,13 @@ def test_a_blob_whose_connection_breaks_arrives_whole(setup: Setup, server: Faul
     assert server.requests[1].headers["range"].startswith("bytes=")
 
 
-def test_a_blob_that_stalls_is_taken_up_again(setup: Setup, server: Faulty) -> None:
+def test_proxy_stalled_blob_is_completed(setup: Setup, server: Faulty) -> None:
     data = blob_of(LARGE)[1]
     answer, _ = pull_blob(setup, server, data, bad.stalled(data, 3_000_000), bad.ranged(data))
     assert answer.body == data
 
 
-def test_a_blob_that_always_breaks_is_never_complete(setup: Setup, server: Faulty) -> None:
+def test_proxy_blob_that_always_breaks_is_neither_completed_nor_stored(setup: Setup, server: Faulty) -> None:
     data = blob_of(LARGE)[1]
     answer, proxy = pull_blob(setup, server, data, bad.broken_without_ranges(data, 2_500_000))
     assert not answer.complete
@@ -607,7 +609,7 @@ def test_a_blob_that_always_breaks_is_never_complete(setup: Setup, server: Fault
 
 
 @pytest.mark.parametrize("size", [1000, 5 << 20], ids=["small", "large"])
-def test_wrong_bytes_are_never_a_complete_body(setup: Setup, server: Faulty, size: int) -> None:
+def test_proxy_blob_with_wrong_bytes_is_neither_completed_nor_stored(setup: Setup, server: Faulty, size: int) -> None:
     good = image("wrong", layers=1, size=size)
     data = blob_of(good)[1]
     answer, proxy = pull_blob(setup, server, data, bad.body(data[:-1] + b"?"))
@@ -620,7 +622,7 @@ def test_wrong_bytes_are_never_a_complete_body(setup: Setup, server: Faulty, siz
     assert sha256(data) in next(iter(proxy.failures.values()))
 
 
-def test_a_blob_of_another_size_than_its_manifest_says_is_refused(setup: Setup, server: Faulty) -> None:
+def test_proxy_blob_of_other_size_than_in_manifest_is_refused(setup: Setup, server: Faulty) -> None:
     digest, data = blob_of(TOOL)
     server.on("/v2/team/app/manifests/1", bad.body(TOOL.data, TOOL.media_type))
     server.on(f"/v2/team/app/blobs/{digest}", bad.body(data + b"more"))
@@ -650,7 +652,7 @@ def test_a_blob_of_another_size_than_its_manifest_says_is_refused(setup: Setup, 
     ],
     ids=["html", "other json", "schema 1", "wrong digest header", "too large", "endless", "to nothing", "to nowhere"],
 )
-def test_garbage_in_place_of_a_manifest_is_refused(setup: Setup, server: Faulty, answer: bad.Answer, reason: str) -> None:
+def test_proxy_invalid_manifest_is_refused_and_not_stored(setup: Setup, server: Faulty, answer: bad.Answer, reason: str) -> None:
     got, proxy = pull_manifest(setup, server, answer)
     assert got.status in (502, 404)
     assert reason in got.message
@@ -659,13 +661,13 @@ def test_garbage_in_place_of_a_manifest_is_refused(setup: Setup, server: Faulty,
     assert not proxy.pulled
 
 
-def test_a_manifest_must_have_the_digest_that_was_asked(setup: Setup, server: Faulty) -> None:
+def test_proxy_manifest_of_other_digest_than_requested_is_refused(setup: Setup, server: Faulty) -> None:
     got, _ = pull_manifest(setup, server, bad.body(TOOL.data, TOOL.media_type), target=WEB.digest)
     assert (got.status, f"digest {TOOL.digest} instead of {WEB.digest}" in got.message) == (502, True)
     assert nothing_stored(setup)
 
 
-def test_requests_that_are_no_pulls_are_refused(setup: Setup) -> None:
+def test_proxy_requests_other_than_pulls_are_refused(setup: Setup) -> None:
     with setup.proxy() as proxy:
         assert ask(proxy, "/v2/library/x/blobs/uploads/", method="POST").status == 405
         assert ask(proxy, "/v2/library/x/tags/list").status == 404
@@ -674,7 +676,7 @@ def test_requests_that_are_no_pulls_are_refused(setup: Setup) -> None:
         assert not proxy.failures
 
 
-def test_the_end_does_not_wait_for_clients_or_registries(setup: Setup, server: Faulty) -> None:
+def test_proxy_exit_does_not_wait_for_clients_or_registries(setup: Setup, server: Faulty) -> None:
     data = blob_of(LARGE)[1]
     server.on(f"/v2/team/app/blobs/{sha256(data)}", bad.stalled(data, 3_000_000))
     setup.registries(at("bad.test", server.host))
@@ -702,7 +704,7 @@ def test_the_end_does_not_wait_for_clients_or_registries(setup: Setup, server: F
 # Images that are here already, and the set of all
 
 
-def test_images_of_the_base_need_no_registry(setup: Setup, tmp_path: Path) -> None:
+def test_proxy_images_of_base_are_served_without_registry(setup: Setup, tmp_path: Path) -> None:
     base = Store(tmp_path / "base")
     for data in [*WEB.blobs.values(), *(manifest for _, manifest in WEB.manifests.values())]:
         base.put(data)
@@ -721,7 +723,7 @@ class Found:
         self.where = where
 
 
-def test_the_image_set_holds_the_index_whole_and_one_platform(upstream: Registry, setup: Setup) -> None:
+def test_collect_image_set_holds_whole_index_and_one_platform(upstream: Registry, setup: Setup) -> None:
     setup.registries(at("docker.io", f"{upstream.host}/hub"), at("quay.io", f"{upstream.host}/quay"))
     arm = next(digest for digest, (_, data) in WEB.manifests.items() if digest != WEB.digest and _is_for(WEB, data, "arm64"))
     pulled = [PulledImage("docker.io/library/web:1.0", WEB.digest, WEB.media_type, "")]
@@ -745,7 +747,7 @@ def _is_for(what: Image, manifest: bytes, architecture: str) -> bool:
     return bool(json.loads(config)["architecture"] == architecture)
 
 
-def test_every_image_that_cannot_be_had_is_reported_at_once(upstream: Registry, setup: Setup) -> None:
+def test_collect_unavailable_images_are_all_reported_at_once(upstream: Registry, setup: Setup) -> None:
     setup.registries(at("docker.io", f"{upstream.host}/hub"), at("quay.io", f"{upstream.host}/quay"))
     declared = [
         Found("web:1.0", "manifests/web.yaml:3"),
@@ -765,7 +767,7 @@ def test_every_image_that_cannot_be_had_is_reported_at_once(upstream: Registry, 
         assert line in failed.value.message
 
 
-def test_a_reference_means_the_same_image_to_the_last_node(setup: Setup, server: Faulty) -> None:
+def test_proxy_moved_tag_keeps_image_of_first_request(setup: Setup, server: Faulty) -> None:
     other = image("moved")
     server.on("/v2/team/app/manifests/1", bad.body(TOOL.data, TOOL.media_type), bad.body(other.data, other.media_type))
     setup.registries(at("bad.test", server.host))

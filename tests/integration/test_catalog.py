@@ -66,7 +66,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield running
 
 
-def test_pages_load_from_the_disk_without_errors_at_every_width(site: Site, chromium: Browser) -> None:
+def test_catalog_pages_load_from_disk_without_errors_at_each_width(site: Site, chromium: Browser) -> None:
     for path in site.pages():
         for width, height in SIZES:
             chromium.resize(width, height)
@@ -77,7 +77,7 @@ def test_pages_load_from_the_disk_without_errors_at_every_width(site: Site, chro
     assert chromium.messages == []
 
 
-def test_every_link_leads_to_a_file_and_every_anchor_to_an_element(site: Site, chromium: Browser) -> None:
+def test_catalog_links_and_anchors_lead_to_existing_targets(site: Site, chromium: Browser) -> None:
     seen = set()
     for path in site.pages():
         chromium.open(path.as_uri())
@@ -98,7 +98,7 @@ def shown(chromium: Browser) -> list[str]:
     return list(chromium.evaluate(f"{cards}.map(card => card.querySelector('h2').textContent.trim())"))
 
 
-def test_search_filters_the_list(site: Site, chromium: Browser) -> None:
+def test_catalog_search_box_filters_image_list(site: Site, chromium: Browser) -> None:
     chromium.resize(*SIZES[0])
     chromium.open((site.folder / "index.html").as_uri())
     assert shown(chromium) == ["evil", "registry.example.com/shop/queue", "web"]
@@ -111,7 +111,7 @@ def test_search_filters_the_list(site: Site, chromium: Browser) -> None:
     assert chromium.evaluate("document.querySelector('[role=status]').textContent") == "1 of 3 images"
 
 
-def test_commands_are_copied(site: Site, chromium: Browser) -> None:
+def test_catalog_copy_button_confirms_click(site: Site, chromium: Browser) -> None:
     (path,) = site.folder.glob("images/web-1-10-*.html")
     chromium.open(path.as_uri())
     chromium.evaluate("document.querySelector('[data-copy]').click()")
@@ -119,7 +119,7 @@ def test_commands_are_copied(site: Site, chromium: Browser) -> None:
     assert chromium.evaluate(words) in ("Copied", "Selected")
 
 
-def test_everything_is_there_without_a_script(site: Site, chromium: Browser) -> None:
+def test_catalog_without_script_shows_all_images_and_hides_search(site: Site, chromium: Browser) -> None:
     chromium.script(enabled=False)
     try:
         chromium.open((site.folder / "index.html").as_uri())
@@ -129,7 +129,7 @@ def test_everything_is_there_without_a_script(site: Site, chromium: Browser) -> 
         chromium.script(enabled=True)
 
 
-def test_policy_stops_a_script_that_gets_into_a_page(site: Site, chromium: Browser, tmp_path: Path) -> None:
+def test_catalog_content_security_policy_blocks_injected_script(site: Site, chromium: Browser, tmp_path: Path) -> None:
     text = (site.folder / "index.html").read_text()
     (tmp_path / "index.html").write_text(text.replace("</main>", "<script>document.title = 'owned'</script></main>"))
     chromium.open((tmp_path / "index.html").as_uri())
@@ -138,7 +138,7 @@ def test_policy_stops_a_script_that_gets_into_a_page(site: Site, chromium: Brows
     chromium.messages.clear()
 
 
-def test_site_of_a_web_server_works_and_its_index_is_searched(site: Site, chromium: Browser) -> None:
+def test_catalog_on_web_server_works_and_search_reads_its_index(site: Site, chromium: Browser) -> None:
     handler = functools.partial(_Quiet, directory=str(site.folder))
     with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as port:
         address = f"http://127.0.0.1:{port}"
@@ -158,7 +158,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None: ...
 
 
-def test_same_images_give_the_same_site_by_another_process(site: Site) -> None:
+def test_catalog_same_images_give_identical_files_in_other_process(site: Site) -> None:
     before = {path.relative_to(site.folder): path.read_bytes() for path in site.folder.rglob("*") if path.is_file()}
     folder = site.folder.parent
     site.run("catalog", "--to", site.folder, "--key", folder / "release.pub", "--readmes", folder / "readmes")
@@ -174,7 +174,7 @@ def pushed(site: Site, tmp_path: Path) -> Iterator[Registry]:
         yield running
 
 
-def test_site_of_a_registry_shows_what_is_attached_there(site: Site, pushed: Registry, tmp_path: Path) -> None:
+def test_catalog_of_registry_shows_attachments_without_fetching_layers(site: Site, pushed: Registry, tmp_path: Path) -> None:
     target = tmp_path / "site"
     words = ("catalog", "--to", target, "--plain-http", "--registry", f"{pushed.host}/shop", "--key", site.folder.parent / "release.pub")
     before = len(pushed.requests("GET", "blobs"))
@@ -192,7 +192,7 @@ def test_site_of_a_registry_shows_what_is_attached_there(site: Site, pushed: Reg
     assert not [path for path in asked if any(digest in path for digest in layers)]
 
 
-def test_registry_that_dies_leaves_the_former_site(site: Site, tmp_path: Path) -> None:
+def test_catalog_of_stopped_registry_fails_and_keeps_former_site(site: Site, tmp_path: Path) -> None:
     with registry(tmp_path / "registry") as running:
         site.run("push", "--plain-http", "web:1.9", f"{running.host}/shop/web:1.9")
         words = ("catalog", "--to", tmp_path / "site", "--plain-http", "--registry", f"{running.host}/shop")

@@ -98,7 +98,7 @@ def _small_image(store: Store, root: Path) -> None:
 # ---- machines that are fit --------------------------------------------------------------------------------------------
 
 
-def test_machines_as_they_come_are_fit_and_nothing_about_them_is_unknown(site: Site) -> None:
+def test_check_pre_fresh_machines_pass_all_checks_and_stay_unchanged(site: Site) -> None:
     before = site.marks()
     # A check that was killed leaves what listened; that is nobody else.
     assert probes.listening(site.nodes[0].run(probes.listen(site.addresses[0], "0", "6443")).stdout)
@@ -113,7 +113,7 @@ def test_machines_as_they_come_are_fit_and_nothing_about_them_is_unknown(site: S
     assert left == ""
 
 
-def test_the_facts_are_had_with_busybox_alone(tmp_path: Path) -> None:
+def test_facts_script_with_busybox_alone_collects_facts(tmp_path: Path) -> None:
     apt.ensure("busybox", "busybox-static")
     process.run(["busybox", "--install", "-s", tmp_path])
     said = process.run([tmp_path / "sh"], input=SCRIPT, env={"PATH": str(tmp_path)}).stdout
@@ -185,7 +185,7 @@ EXPECTED = (
 )
 
 
-def test_everything_that_is_wrong_is_found_with_what_to_do_about_it(broken: Site) -> None:
+def test_check_pre_broken_machines_reports_each_fault_with_remedy(broken: Site) -> None:
     found = broken.found()
     for check, number, result, seen in EXPECTED:
         one = found[check, broken.addresses[number]]
@@ -199,7 +199,7 @@ def test_everything_that_is_wrong_is_found_with_what_to_do_about_it(broken: Site
         assert sum(found[check, address]["result"] == "ok" for address in broken.addresses) == 3
 
 
-def test_a_run_tells_all_of_it_at_once_and_has_changed_nothing(broken: Site) -> None:
+def test_run_broken_machines_reports_all_faults_with_hints_and_changes_nothing(broken: Site) -> None:
     before = broken.marks()
     said = broken.call("run", "small", *broken.words("--cluster", NAME))
     assert said.returncode == 7, said.stderr
@@ -213,7 +213,7 @@ def test_a_run_tells_all_of_it_at_once_and_has_changed_nothing(broken: Site) -> 
     assert broken.marks() ^ before == set()
 
 
-def test_what_is_skipped_does_not_stop_and_what_is_equal_is_reported_once(broken: Site) -> None:
+def test_check_pre_skipped_faults_do_not_fail_and_equal_findings_are_merged(broken: Site) -> None:
     ids = ",".join({check for check, _, result, _ in EXPECTED if result == "failed" and not CHECKS[check].needed})
     said = broken.call("check", "--pre", "--all", *broken.words("--skip-check", ids))
     assert said.returncode == 7
@@ -225,7 +225,7 @@ def test_what_is_skipped_does_not_stop_and_what_is_equal_is_reported_once(broken
 # ---- ways in ----------------------------------------------------------------------------------------------------------
 
 
-def test_all_reasons_against_a_login_are_reported_at_once_and_nothing_is_changed(site: Site) -> None:
+def test_login_faults_of_several_machines_are_reported_at_once_and_change_nothing(site: Site) -> None:
     first, sad, changed, fine = site.nodes
     sad.run("useradd -m lowly; mkdir -p ~lowly/.ssh; cp /root/.ssh/authorized_keys ~lowly/.ssh/; chown -R lowly ~lowly")
     first.run(

@@ -103,7 +103,7 @@ def make(
 # Diff
 
 
-def test_size_of_a_pull_is_computed_from_manifests_and_matches_the_pull(here: Site, there: Site, running: Registry) -> None:
+def test_diff_predicts_pull_size_from_manifests_without_fetching_layers(here: Site, there: Site, running: Registry) -> None:
     make(there.store, "web:1", "1", platforms=(AMD64, ARM64))
     new = make(there.store, "web:2", "2", platforms=(AMD64, ARM64))
     name = f"{running.host}/diff/web"
@@ -129,7 +129,7 @@ def test_size_of_a_pull_is_computed_from_manifests_and_matches_the_pull(here: Si
     assert "~ file        etc/version  11 B -> 11 B" in again.stdout
 
 
-def test_size_of_a_push_is_computed_against_the_registry(here: Site, running: Registry) -> None:
+def test_diff_against_registry_predicts_push_size(here: Site, running: Registry) -> None:
     name = f"{running.host}/diff/mine:latest"
     make(here.store, name, "1")
     here.run("push", "--plain-http", name)
@@ -144,7 +144,7 @@ def test_size_of_a_push_is_computed_against_the_registry(here: Site, running: Re
     assert here.run(*words, "--exit-code").stdout.splitlines()[-1] == "they are the same"
 
 
-def test_registry_that_lacks_it_is_reported_with_its_reason(here: Site, running: Registry) -> None:
+def test_diff_image_missing_in_registry_reports_404(here: Site, running: Registry) -> None:
     make(here.store, "web", "1")
     found = here.run("diff", "--plain-http", "web", f"{running.host}/diff/nothing:1", check=False)
     assert found.returncode == 4
@@ -154,7 +154,7 @@ def test_registry_that_lacks_it_is_reported_with_its_reason(here: Site, running:
 # Prune
 
 
-def test_a_kill_of_prune_at_any_moment_leaves_every_image_whole(here: Site, tmp_path: Path) -> None:
+def test_prune_killed_at_any_moment_leaves_named_images_intact(here: Site, tmp_path: Path) -> None:
     chance = random.Random(7)
     kept = [f"kept-{number}:latest" for number in range(3)]
     for name in kept:
@@ -195,9 +195,7 @@ def prune_once(root: Path, cache: Path, moment: int, tally: Path) -> None:
     prune.prune(store, cache=True)
 
 
-def test_prune_beside_builds_pulls_pushes_and_loads_takes_nothing_of_theirs(
-    here: Site, there: Site, running: Registry, tmp_path: Path
-) -> None:
+def test_prune_beside_build_pull_push_and_load_removes_nothing_in_use(here: Site, there: Site, running: Registry, tmp_path: Path) -> None:
     names = [f"{running.host}/busy/web:{number}" for number in range(4)]
     for number, name in enumerate(names):
         make(there.store, name, f"busy {number}", size=3_000_000 + number)
@@ -249,7 +247,7 @@ def build(root: Path, stop: Any) -> None:
         number += 1
 
 
-def test_a_tree_that_another_process_uses_stays_until_that_ends(here: Site) -> None:
+def test_prune_keeps_unpacked_tree_until_other_process_ends(here: Site) -> None:
     make(here.store, "web", "1")
     ready = processes.Event()
     user = processes.Process(target=use, args=(here.store.root, here.cache, ready))
@@ -275,7 +273,7 @@ def use(root: Path, cache: Path, ready: Any) -> None:
     time.sleep(600)
 
 
-def test_processes_that_unpack_and_prune_at_once_never_meet(here: Site) -> None:
+def test_unpacked_rootfs_beside_concurrent_removal_stays_readable(here: Site) -> None:
     for number in range(3):
         make(here.store, f"web-{number}", str(number))
     stop = processes.Event()
@@ -316,7 +314,7 @@ def remove_until(cache: Path, stop: Any, rounds: Any) -> None:
 # Names
 
 
-def test_what_came_with_a_pull_goes_with_the_last_name(here: Site, there: Site, running: Registry, tmp_path: Path) -> None:
+def test_rmi_last_name_removes_signature_that_was_pulled_with_image(here: Site, there: Site, running: Registry, tmp_path: Path) -> None:
     name = f"{running.host}/names/web:1"
     make(there.store, name, "1")
     prefix = tmp_path / "key"

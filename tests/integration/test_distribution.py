@@ -87,12 +87,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         provider.down(NAME)
 
 
-def test_a_machine_gives_the_files_of_its_parcel_to_one_that_has_the_key(world: World) -> None:
+def test_share_request_with_key_returns_parcel_files(world: World) -> None:
     for path, (data, _) in FILES.items():
         assert data[:512] in world.ask("rootfs-small", f"./{path}")
 
 
-def test_another_machine_has_all_of_it_from_there(world: World) -> None:
+def test_share_second_machine_gets_whole_parcel_from_peer(world: World) -> None:
     brought = world.bring(world.second)
     assert (brought.sent, brought.peers) == (0, (world.first.address,))
     for path, (data, _) in FILES.items():
@@ -101,7 +101,7 @@ def test_another_machine_has_all_of_it_from_there(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "unknown", "rootfs-other", "../rootfs-small", ".", "/", "rootfs-small/../rootfs-small", "*", "$HOME"])
-def test_a_name_without_a_parcel_is_refused(world: World, name: str) -> None:
+def test_share_unknown_parcel_name_is_refused(world: World, name: str) -> None:
     for path in ("./etc/shadow", "./etc/kubernetes/pki/ca.key", "./bin/tool", "./bin", "."):
         assert world.ask(name, path) == b""
         assert world.ask(name, path, key=world.exchange.key("rootfs-small")) == b""
@@ -123,12 +123,12 @@ def test_a_name_without_a_parcel_is_refused(world: World, name: str) -> None:
         "",
     ],
 )
-def test_a_path_that_the_parcel_does_not_list_is_refused_with_all_beside_it(world: World, path: str) -> None:
+def test_share_unlisted_path_refuses_whole_request(world: World, path: str) -> None:
     assert world.ask("rootfs-small", path) == b""
     assert world.ask("rootfs-small", "./bin/tool", path) == b""
 
 
-def test_a_file_that_was_put_into_the_folder_is_not_given(world: World) -> None:
+def test_share_file_added_to_folder_is_not_served(world: World) -> None:
     world.first.run(f"echo {SECRET} > {FOLDER}/rootfs-small/added; ln -sfn /etc {FOLDER}/rootfs-small/link")
     assert world.ask("rootfs-small", "./added") == b""
     assert world.ask("rootfs-small", "./link/shadow") == b""
@@ -140,12 +140,12 @@ def test_a_file_that_was_put_into_the_folder_is_not_given(world: World) -> None:
         world.first.run(f"cd {FOLDER}/rootfs-small/etc && mv kept plain")
 
 
-def test_who_has_no_key_or_that_of_another_parcel_is_given_nothing(world: World) -> None:
+def test_share_missing_or_wrong_key_is_refused(world: World) -> None:
     for key in ("", "guessed", world.exchange.key("images-other"), world.exchange.key("")):
         assert world.ask("rootfs-small", "./bin/tool", key=key) == b""
 
 
-def test_a_request_that_was_overheard_opens_nothing_later(world: World) -> None:
+def test_share_replayed_request_is_refused(world: World) -> None:
     def say(text: bytes | None) -> tuple[bytes, bytes]:
         """The request that was sent, and the answer; a fresh request without ``text``."""
         with socket.create_connection((world.first.address, PORT), timeout=120) as connection:
@@ -167,13 +167,13 @@ def test_a_request_that_was_overheard_opens_nothing_later(world: World) -> None:
     assert say(request)[1] == b""
 
 
-def test_it_listens_on_the_address_of_the_cluster_alone(world: World) -> None:
+def test_share_listens_on_cluster_address_only(world: World) -> None:
     listening = world.first.run("systemctl show -p Listen slipway-share.socket").stdout
     assert listening.strip() == f"Listen={world.first.address}:{PORT} (Stream)"
     assert not world.first.run(f"timeout 60 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{PORT}'", check=False).ok
 
 
-def test_what_serves_sees_nothing_of_the_machine_and_may_do_nothing(world: World) -> None:
+def test_share_server_sees_no_host_files_and_cannot_write(world: World) -> None:
     world.first.run(f"cp {RUNNING}/serve {RUNNING}/kept")
     reads = "cat /var/lib/slipway/share/*.have /etc/shadow /proc/1/environ; grep Cap /proc/self/status"
     script = f"id -u; ls -A / /etc /parcels /var; {reads}; touch /x /parcels/rootfs-small/x && echo written"
@@ -189,7 +189,7 @@ def test_what_serves_sees_nothing_of_the_machine_and_may_do_nothing(world: World
     assert "rootfs-small" in words
 
 
-def test_share_closes_by_itself_without_a_renewal(world: World) -> None:
+def test_share_end_timer_is_active_and_its_service_closes_share(world: World) -> None:
     timer = world.first.run("systemctl show -p ActiveState -p TimersMonotonic slipway-share-end.timer").stdout
     assert "ActiveState=active" in timer
     assert f"OnActiveUSec={distribution.OPEN_SECONDS // 60}min" in timer
@@ -202,7 +202,7 @@ def test_share_closes_by_itself_without_a_renewal(world: World) -> None:
         socket.create_connection((world.first.address, PORT), timeout=60)
 
 
-def test_a_machine_whose_systemd_cannot_shut_it_in_does_not_serve(world: World) -> None:
+def test_share_on_systemd_without_sandbox_does_not_serve(world: World) -> None:
     world.exchange.close()
     node = world.second
     # As an older version does, which passes over what it does not know.

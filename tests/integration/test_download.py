@@ -44,21 +44,21 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", ["file", "moved"])
-def test_a_file_is_fetched_and_verified(server: str, tmp_path: Path, path: str) -> None:
+def test_download_file_with_or_without_redirect_is_verified(server: str, tmp_path: Path, path: str) -> None:
     assert layers.download(f"{server}/{path}", tmp_path / "f", DIGEST).read_bytes() == CONTENT
 
 
-def test_another_file_is_refused(server: str, tmp_path: Path) -> None:
+def test_download_wrong_digest_is_refused(server: str, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=f"has digest {DIGEST}, not sha256:0"):
         layers.download(f"{server}/file", tmp_path / "f", f"sha256:{'0' * 64}")
 
 
-def test_a_redirect_into_the_machine_is_refused(server: str, tmp_path: Path) -> None:
+def test_download_redirect_to_file_url_is_refused(server: str, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="the server redirects to file:///etc/passwd"):
         layers.download(f"{server}/away", tmp_path / "f")
 
 
-def test_a_file_over_the_limit_is_refused(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_over_size_limit_is_refused(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "DOWNLOAD_LIMIT", 10)
     with pytest.raises(BuildError, match="the file is larger than 10 B"):
         layers.download(f"{server}/file", tmp_path / "f")

@@ -49,7 +49,7 @@ def node(tmp_path: Path) -> Node:
     return Node(tmp_path)
 
 
-def test_bridge_gets_the_settings_of_flannel(node: Node) -> None:
+def test_flannel_bridge_add_passes_flannel_settings_to_bridge(node: Node) -> None:
     node.subnets.write_text(ENV)
     done = node("ADD")
     assert (done.returncode, json.loads(done.stdout)["ips"]) == (0, [])
@@ -71,13 +71,13 @@ def test_bridge_gets_the_settings_of_flannel(node: Node) -> None:
         ("fd00:1:2:3:4:5:6:1/112", "fd00:1:2:3:4:5:6:0/112"),
     ],
 )
-def test_the_address_of_the_gateway_becomes_that_of_the_network(node: Node, gateway: str, network: str) -> None:
+def test_flannel_bridge_gateway_address_becomes_network_address(node: Node, gateway: str, network: str) -> None:
     node.subnets.write_text(f"FLANNEL_{'IPV6_' if ':' in gateway else ''}SUBNET={gateway}\n")
     assert node("ADD").ok
     assert node.given()["ipam"]["ranges"] == [[{"subnet": network}]]
 
 
-def test_a_pod_has_an_address_of_each_family(node: Node) -> None:
+def test_flannel_bridge_dual_stack_gives_range_and_route_of_each_family(node: Node) -> None:
     node.subnets.write_text(f"{ENV}FLANNEL_IPV6_NETWORK=2001:cafe:42::/56\nFLANNEL_IPV6_SUBNET=2001:cafe:42:1::1/64")
     assert node("ADD").ok
     ipam = node.given()["ipam"]
@@ -85,13 +85,13 @@ def test_a_pod_has_an_address_of_each_family(node: Node) -> None:
     assert ipam["routes"] == [{"dst": "100.64.0.0/10"}, {"dst": "2001:cafe:42::/56"}]
 
 
-def test_several_networks_of_the_cluster_are_several_routes(node: Node) -> None:
+def test_flannel_bridge_several_cluster_networks_become_several_routes(node: Node) -> None:
     node.subnets.write_text(ENV.replace("100.64.0.0/10", "10.42.0.0/16,10.43.0.0/16"))
     assert node("ADD").ok
     assert node.given()["ipam"]["routes"] == [{"dst": "10.42.0.0/16"}, {"dst": "10.43.0.0/16"}]
 
 
-def test_what_the_runtime_hands_in_is_handed_on(node: Node) -> None:
+def test_flannel_bridge_runtime_fields_are_passed_to_bridge(node: Node) -> None:
     node.subnets.write_text(ENV)
     more = {"prevResult": {"ips": [{"address": "100.64.1.7/24"}]}, "runtimeConfig": {"ips": ["100.64.1.9/24"]}, "cniVersion": "1.1.0"}
     assert node("CHECK", more).ok
@@ -99,7 +99,7 @@ def test_what_the_runtime_hands_in_is_handed_on(node: Node) -> None:
 
 
 @pytest.mark.parametrize("command", ["DEL", "CHECK", "GC"])
-def test_what_was_made_is_undone_also_when_flannel_is_gone(node: Node, command: str) -> None:
+def test_flannel_bridge_del_check_gc_without_subnet_file_still_call_bridge(node: Node, command: str) -> None:
     assert node(command).ok
     given = node.given()
     assert (given["type"], given["ipam"]["type"], len(given["ipam"]["ranges"])) == ("bridge", "host-local", 1)
@@ -107,7 +107,7 @@ def test_what_was_made_is_undone_also_when_flannel_is_gone(node: Node, command: 
 
 
 @pytest.mark.parametrize("text", [None, "", "FLANNEL_MTU=1450\n", "FLANNEL_SUBNET=\n", "FLANNEL_SUBNET=none\n"])
-def test_without_a_network_the_runtime_is_asked_to_come_again(node: Node, text: str | None) -> None:
+def test_flannel_bridge_without_subnet_returns_cni_errors_11_and_50(node: Node, text: str | None) -> None:
     if text is not None:
         node.subnets.write_text(text)
     added, asked = node("ADD"), node("STATUS")
@@ -118,7 +118,7 @@ def test_without_a_network_the_runtime_is_asked_to_come_again(node: Node, text: 
     assert not node.seen.exists()
 
 
-def test_a_network_that_comes_meanwhile_is_waited_for(node: Node) -> None:
+def test_flannel_bridge_add_waits_until_subnet_file_appears(node: Node) -> None:
     def write() -> None:
         node.subnets.with_suffix(".new").write_text(ENV)
         node.subnets.with_suffix(".new").rename(node.subnets)
@@ -134,7 +134,7 @@ def test_a_network_that_comes_meanwhile_is_waited_for(node: Node) -> None:
 
 
 @pytest.mark.parametrize("value", ["$(touch {})", "`touch {}`", "1;touch {}", '"; touch {}; "', "a[$(touch {})]", "x#g;e touch {}"])
-def test_the_file_is_read_and_never_run(node: Node, tmp_path: Path, value: str) -> None:
+def test_flannel_bridge_shell_code_in_subnet_file_is_never_executed(node: Node, tmp_path: Path, value: str) -> None:
     wrong = value.format(tmp_path / "run")
     for key in ("FLANNEL_MTU", "FLANNEL_NETWORK", "FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET", "PATH"):
         node.subnets.write_text(f"{ENV}{key}={wrong}\n")
@@ -145,13 +145,13 @@ def test_the_file_is_read_and_never_run(node: Node, tmp_path: Path, value: str) 
     assert not (tmp_path / "run").exists()
 
 
-def test_it_says_which_versions_it_knows(node: Node) -> None:
+def test_flannel_bridge_version_lists_supported_cni_versions(node: Node) -> None:
     said = json.loads(node("VERSION").stdout)
     assert {"0.4.0", "1.0.0", "1.1.0"} <= set(said["supportedVersions"])
     assert not node.seen.exists()
 
 
-def test_what_it_cannot_do_is_an_error_of_cni(node: Node) -> None:
+def test_flannel_bridge_unsupported_request_returns_cni_error(node: Node) -> None:
     node.subnets.write_text(ENV)
     failed = [node("ADD", path="/nowhere"), node("ADD", {"type": "macvlan"}), node("PLUG")]
     assert [(done.returncode, json.loads(done.stdout)["code"]) for done in failed] == [(1, 4), (1, 7), (1, 4)]

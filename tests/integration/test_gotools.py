@@ -81,7 +81,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     return Site(tmp_path)
 
 
-def test_a_locked_program_is_compiled_and_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_locked_program_runs_and_ignores_go_environment(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"GOFLAGS": "-mod=mod -tags=none", "GOARCH": "riscv64", "CGO_ENABLED": "1", "GOWORK": "/nowhere"}.items():
         monkeypatch.setenv(name, value)
     made = gotools.compiled(site.recipe, pinned=True, stamps={"main.version": "stamped"})
@@ -89,13 +89,13 @@ def test_a_locked_program_is_compiled_and_runs(site: Site, monkeypatch: pytest.M
     assert not list(made.parent.glob("*.part"))
 
 
-def test_it_is_compiled_for_another_processor(site: Site) -> None:
+def test_compiled_for_other_architecture_yields_its_binary(site: Site) -> None:
     there = {"amd64": "arm64", "arm64": "amd64"}[paths.architecture()]
     header = gotools.compiled(site.recipe, architecture=there, pinned=True).read_bytes()[:20]
     assert (header[:4], header[18]) == (b"\x7fELF", {"amd64": 0x3E, "arm64": 0xB7}[there])
 
 
-def test_the_same_bytes_come_out_anywhere(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_from_other_folder_gives_same_bytes(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = gotools.compiled(site.recipe, architecture="amd64", pinned=True)
     elsewhere = tmp_path / "elsewhere/hello"
     site.recipe.rename(elsewhere.parent.parent / "moved")
@@ -106,13 +106,13 @@ def test_the_same_bytes_come_out_anywhere(site: Site, tmp_path: Path, monkeypatc
     assert gotools.compiled(elsewhere, architecture="amd64", pinned=True).read_bytes() == before
 
 
-def test_a_module_that_was_changed_is_refused(site: Site) -> None:
+def test_compiled_changed_module_is_refused(site: Site) -> None:
     site.serve(MAIN.replace("hello", "forged"))
     with pytest.raises(CommandError, match=r"hello v1\.0\.0 cannot be compiled: a module was downloaded that is not the one go.sum locks"):
         gotools.compiled(site.recipe, pinned=True)
 
 
-def test_a_module_that_is_not_served_is_said(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_unavailable_module_is_reported(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOPROXY", "off")
     with pytest.raises(CommandError, match=r"hello v1\.0\.0 cannot be compiled: a module cannot be downloaded"):
         gotools.compiled(site.recipe, pinned=True)
@@ -123,14 +123,14 @@ def start(site: Site) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
-def test_two_processes_compile_it_once(site: Site) -> None:
+def test_compiled_by_three_processes_at_once_compiles_once(site: Site) -> None:
     running = [start(site) for _ in range(3)]
     said = [one.communicate(timeout=900) for one in running]
     assert len({out for out, _ in said}) == 1, said
     assert sum(err.count("+ compile hello") for _, err in said) == 1, said
 
 
-def test_a_compile_that_was_killed_is_done_again(site: Site) -> None:
+def test_compiled_after_killed_compilation_succeeds(site: Site) -> None:
     first = start(site)
     assert first.stderr is not None
     assert "compile hello" in first.stderr.readline()

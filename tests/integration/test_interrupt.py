@@ -29,7 +29,7 @@ execute([Step("ask", "ask the machines", lambda: each([1, 2], ask))])
 
 
 @pytest.mark.parametrize("place", [IN_THE_MAIN_THREAD, IN_A_STEP], ids=["main thread", "step"])
-def test_ctrl_c_does_not_wait_for_machines_that_do_not_answer(place: str) -> None:
+def test_nodes_each_ctrl_c_while_machines_are_silent_ends_process(place: str) -> None:
     argv = [sys.executable, "-c", f"{SILENT}\n{place}"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=heed_ctrl_c) as running:
         try:

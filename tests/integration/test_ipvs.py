@@ -136,7 +136,7 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
     found.stop()
 
 
-def test_rules_and_the_route_exist_before_an_endpoint_is_asked(kept: Kept) -> None:
+def test_keeper_start_with_dead_endpoints_writes_rules_and_route(kept: Kept) -> None:
     for address in (*(f"{node}:6443" for node in CONTROL_PLANE), "10.0.0.1:5000"):
         kept.kill(address)
     kept.start()
@@ -148,7 +148,7 @@ def test_rules_and_the_route_exist_before_an_endpoint_is_asked(kept: Kept) -> No
     assert [(vs / name).read_text().strip() for name in ("conntrack", "expire_nodest_conn")] == ["1", "1"]
 
 
-def test_a_server_that_dies_is_left_out_until_it_answers(kept: Kept) -> None:
+def test_keeper_dead_server_is_removed_until_it_answers(kept: Kept) -> None:
     kept.start()
     kept.kill("10.0.0.2:6443")
     kept.until(lambda: kept.servers() == {"10.0.0.1", "10.0.0.3"})
@@ -161,7 +161,7 @@ def test_a_server_that_dies_is_left_out_until_it_answers(kept: Kept) -> None:
     assert f"{VIP}:6443 leads to 10.0.0.2:6443 no more" in (kept.folder / "log").read_text()
 
 
-def test_every_machine_is_asked_for_what_it_serves(kept: Kept) -> None:
+def test_keeper_probes_readyz_of_api_servers_and_root_of_registry(kept: Kept) -> None:
     kept.start()
     kept.rounds(1)
     asked = set((kept.folder / "asked").read_text().splitlines())
@@ -175,7 +175,7 @@ READY, FRESH = "HTTP/1.0 200 OK\r\n\r\nok", "HTTP/1.0 403 Forbidden\r\n\r\n{}"
 LEAVING = "HTTP/1.0 500 Internal Server Error\r\n\r\n[+]ping ok\n[-]shutdown failed: reason withheld\nreadyz check failed"
 
 
-def test_one_that_ends_gets_no_new_connections_and_keeps_those_that_it_has(kept: Kept) -> None:
+def test_keeper_leaving_server_gets_weight_0_and_is_cut_once_dead(kept: Kept) -> None:
     (kept.folder / "connections").write_text(f"TCP 14:59 ESTABLISHED 10.0.0.7:40000 {VIP}:6443 10.0.0.3:6443\n")
     kept.start()
     kept.says("10.0.0.3", LEAVING)
@@ -198,7 +198,7 @@ def test_one_that_ends_gets_no_new_connections_and_keeps_those_that_it_has(kept:
     kept.until(lambda: kept.servers() == set(CONTROL_PLANE))
 
 
-def test_where_all_end_or_all_refuse_they_are_still_asked(kept: Kept) -> None:
+def test_keeper_without_ready_server_keeps_best_remaining_servers(kept: Kept) -> None:
     for node in CONTROL_PLANE:
         kept.says(node, FRESH)
     kept.start()
@@ -211,7 +211,7 @@ def test_where_all_end_or_all_refuse_they_are_still_asked(kept: Kept) -> None:
 
 
 @pytest.mark.parametrize(("said", "lives"), [("HTTP/1.1 401 Unauthorized", True), ("HTTP/1.1 500 no etcd", False), ("", False)])
-def test_one_that_asks_for_credentials_lives_and_one_that_is_not_ready_does_not(kept: Kept, said: str, lives: bool) -> None:
+def test_keeper_server_answering_401_stays_and_unready_or_empty_answer_is_removed(kept: Kept, said: str, lives: bool) -> None:
     kept.says("10.0.0.3", f"{said}\r\n")
     kept.start()
     if lives:
@@ -221,7 +221,7 @@ def test_one_that_asks_for_credentials_lives_and_one_that_is_not_ready_does_not(
         kept.until(lambda: kept.servers() == {"10.0.0.1", "10.0.0.2"})
 
 
-def test_one_answer_that_fails_is_no_death(kept: Kept) -> None:
+def test_keeper_single_failed_probe_keeps_server(kept: Kept) -> None:
     kept.start()
     missed = kept.folder / "once.10.0.0.1:6443"
     missed.touch()
@@ -230,7 +230,7 @@ def test_one_answer_that_fails_is_no_death(kept: Kept) -> None:
     assert "no more" not in (kept.folder / "log").read_text()
 
 
-def test_all_endpoints_stay_when_none_answers(kept: Kept) -> None:
+def test_keeper_all_servers_dead_keeps_all_until_one_answers(kept: Kept) -> None:
     kept.start()
     for node in CONTROL_PLANE:
         kept.kill(f"{node}:6443")
@@ -240,14 +240,14 @@ def test_all_endpoints_stay_when_none_answers(kept: Kept) -> None:
     kept.until(lambda: kept.servers() == {"10.0.0.3"})
 
 
-def test_removed_rules_come_back(kept: Kept) -> None:
+def test_keeper_removed_rules_and_route_are_restored(kept: Kept) -> None:
     kept.start()
     kept.rules_file.write_text("")
     (kept.folder / "route").unlink()
     kept.until(lambda: kept.servers() == set(CONTROL_PLANE) and kept.servers(5000) and (kept.folder / "route").exists())
 
 
-def test_what_does_not_belong_to_the_address_goes(kept: Kept) -> None:
+def test_keeper_foreign_rules_of_virtual_ip_are_removed(kept: Kept) -> None:
     kept.start()
     strange = [f"-a -t {VIP}:6443 -r 10.9.9.9:6443 -m -w 1", f"-A -t {VIP}:80 -s rr"]
     kept.rules_file.write_text("".join(f"{line}\n" for line in [*kept.rules, *strange]))
@@ -255,7 +255,7 @@ def test_what_does_not_belong_to_the_address_goes(kept: Kept) -> None:
     assert kept.servers() == set(CONTROL_PLANE)
 
 
-def test_it_learns_of_other_control_plane_nodes_and_touches_no_connection_of_those_that_stay(kept: Kept) -> None:
+def test_keeper_sighup_updates_servers_and_keeps_connections_of_remaining_ones(kept: Kept) -> None:
     kept.start()
     assert kept.process is not None
     (kept.folder / "connections").write_text(f"TCP 14:59 ESTABLISHED 10.0.0.7:40000 {VIP}:6443 10.0.0.2:6443\n")
@@ -265,7 +265,7 @@ def test_it_learns_of_other_control_plane_nodes_and_touches_no_connection_of_tho
     assert not (kept.folder / "cut").exists()
 
 
-def test_connections_to_a_server_that_died_are_ended(kept: Kept) -> None:
+def test_keeper_connections_to_dead_server_are_cut(kept: Kept) -> None:
     kept.start()
     ends = ((40000, 1), (40001, 2), (40002, 2))
     lines = [f"TCP 14:59 ESTABLISHED 10.0.0.7:{port} {VIP}:6443 10.0.0.{number}:6443\n" for port, number in ends]
@@ -276,7 +276,7 @@ def test_connections_to_a_server_that_died_are_ended(kept: Kept) -> None:
     assert {line.split()[2] for line in (kept.folder / "cut").read_text().splitlines()} == {"10.0.0.7:40001", "10.0.0.7:40002"}
 
 
-def test_rules_outlive_the_keeper_and_one_that_starts_again_goes_on(kept: Kept) -> None:
+def test_keeper_stop_and_restart_keep_rules(kept: Kept) -> None:
     kept.start()
     kept.stop()
     before = kept.rules
@@ -285,7 +285,7 @@ def test_rules_outlive_the_keeper_and_one_that_starts_again_goes_on(kept: Kept) 
     assert kept.rules == before
 
 
-def test_cleaning_takes_away_what_is_its_own_and_nothing_else(kept: Kept) -> None:
+def test_keeper_clean_removes_only_its_own_rules_and_route(kept: Kept) -> None:
     kept.start()
     kept.stop()
     process.run(["sh", KEEPER, "clean"], env=kept.environment)
@@ -295,13 +295,13 @@ def test_cleaning_takes_away_what_is_its_own_and_nothing_else(kept: Kept) -> Non
     assert kept.rules == [FOREIGN]
 
 
-def test_kernel_without_ipvs_is_reported(kept: Kept) -> None:
+def test_keeper_kernel_without_ipvs_is_reported(kept: Kept) -> None:
     (kept.folder / "proc/net/ip_vs").unlink()
     said = process.run(["sh", KEEPER, "keep"], env=kept.environment, check=False, timeout=HANG)
     assert (said.returncode, said.stderr.strip()) == (1, "the kernel has no IPVS")
 
 
-def test_addresses_of_version_six_are_written_as_rules_have_them(kept: Kept) -> None:
+def test_keeper_ipv6_addresses_are_written_in_brackets(kept: Kept) -> None:
     kept.configure(ipvs.config("fd00::2", "fd00::7", ["fd00::1"], []))
     kept.start()
     assert kept.rules[1:] == ["-A -t [fd00::2]:6443 -s rr", "-a -t [fd00::2]:6443 -r [fd00::1]:6443 -m -w 1"]

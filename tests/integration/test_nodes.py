@@ -69,7 +69,7 @@ def into(group: NodeGroup, tmp_path: Path) -> Callable[..., SshConnections]:
 # ---- machines ---------------------------------------------------------------------------------------------------------
 
 
-def test_machines_have_booted_and_know_their_names(group: NodeGroup, tmp_path: Path) -> None:
+def test_provider_up_boots_machines_under_their_names(group: NodeGroup, tmp_path: Path) -> None:
     with SshConnections(tmp_path / "c", (*group.control_plane, *group.workers)) as ssh:
         nodes = ssh.connect()
         assert [node.name for node in nodes] == [f"{NAME}-control-plane-1", f"{NAME}-worker-1"]
@@ -78,14 +78,14 @@ def test_machines_have_booted_and_know_their_names(group: NodeGroup, tmp_path: P
             assert node.run("id -u").stdout.strip() == "0"
 
 
-def test_machines_reach_each_other_and_nothing_else(group: NodeGroup, node: SshNode) -> None:
+def test_provider_machines_reach_each_other_but_no_outside_address(group: NodeGroup, node: SshNode) -> None:
     other = group.workers[0].address
     assert node.run(f"timeout 5 bash -c 'exec 3<>/dev/tcp/{other}/22 && head -c 4 <&3'").stdout == "SSH-"
     # An address set aside for documentation: whoever answered, it would be through a way out.
     assert not node.run("timeout 3 bash -c 'exec 3<>/dev/tcp/192.0.2.1/80'", check=False).ok
 
 
-def test_a_machine_refuses_commands_of_an_older_claim(node: SshNode) -> None:
+def test_claim_superseded_on_machine_refuses_commands(node: SshNode) -> None:
     node.run(f"rm -f {claim.FENCE} /run/written")
     with claim.holding() as first:
         assert node.run(f"cat {claim.FENCE}").stdout.strip() == first.id
@@ -116,7 +116,7 @@ class Unsure:
 
 
 @pytest.mark.parametrize(("there", "taken"), [("another 6", True), ("another 7", False), ("another 8", False), ("another", False)])
-def test_a_claim_that_is_not_sure_goes_on_where_only_earlier_ones_were(node: SshNode, there: str, taken: bool) -> None:
+def test_claim_that_cannot_be_verified_replaces_older_token_only(node: SshNode, there: str, taken: bool) -> None:
     node.run(f"echo {there} > {claim.FENCE}")
     with claim.holding() as held:
         held.token = 7
@@ -129,19 +129,19 @@ def test_a_claim_that_is_not_sure_goes_on_where_only_earlier_ones_were(node: Ssh
     node.run(f"rm -f {claim.FENCE}")
 
 
-def test_a_machine_that_has_restarted_takes_the_claim_again(node: SshNode) -> None:
+def test_claim_missing_on_restarted_machine_is_written_again(node: SshNode) -> None:
     with claim.holding() as held:
         node.run("true")
         node.run(f"rm -f {claim.FENCE}")
         assert node.run(f"cat {claim.FENCE}").stdout.strip() == held.id
 
 
-def test_data_does_not_lie_on_the_containers_own_overlay(node: SshNode) -> None:
+def test_provider_data_folders_are_not_on_overlayfs(node: SshNode) -> None:
     for place_of_data in ("/var/lib/containerd", "/var/lib/etcd", "/var/lib/kubelet"):
         assert node.run(f"stat -f -c %T {place_of_data}").stdout.strip() != "overlayfs"
 
 
-def test_a_start_that_is_interrupted_leaves_nothing(client: docker.Client, image: str, tmp_path: Path) -> None:
+def test_provider_interrupted_up_leaves_no_machine_network_or_folder(client: docker.Client, image: str, tmp_path: Path) -> None:
     provider = ContainerProvider(client, tmp_path)
 
     class Impatient(ContainerProvider):
@@ -156,7 +156,7 @@ def test_a_start_that_is_interrupted_leaves_nothing(client: docker.Client, image
     assert not (tmp_path / f"nodes/{INTERRUPTED}").exists()
 
 
-def test_going_down_takes_disks_network_and_keys_along(client: docker.Client, image: str, tmp_path: Path) -> None:
+def test_provider_down_removes_volumes_and_key(client: docker.Client, image: str, tmp_path: Path) -> None:
     provider = ContainerProvider(client, tmp_path)
     made = provider.up(DOWN, 1, 0, image=image)
     container = client.containers.list(filters={"label": f"{LABEL}={DOWN}"})[0]
@@ -176,7 +176,7 @@ def test_going_down_takes_disks_network_and_keys_along(client: docker.Client, im
 # ---- ways in ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_command_gives_its_output_and_its_exit_code(node: SshNode) -> None:
+def test_node_run_returns_output_and_exit_code(node: SshNode) -> None:
     done = node.run("echo out; echo err >&2; exit 3", check=False)
     assert (done.stdout, done.stderr.strip(), done.returncode) == ("out\n", "err", 3)
     with pytest.raises(CommandError, match=f"{NAME}-control-plane-1: .*exit code 3") as caught:
@@ -184,18 +184,18 @@ def test_a_command_gives_its_output_and_its_exit_code(node: SshNode) -> None:
     assert "err" in str(caught.value.details)
 
 
-def test_quotes_and_lines_reach_the_shell_as_they_are(node: SshNode) -> None:
+def test_node_run_passes_quotes_and_newlines_unchanged(node: SshNode) -> None:
     text = """it's "quoted" $HOME `id`\nsecond line \\ end"""
     assert node.run(f"cat <<'END'\n{text}\nEND").stdout == f"{text}\n"
     assert node.run("cat", input=text).stdout == text
 
 
-def test_a_command_that_takes_too_long_is_ended(node: SshNode) -> None:
+def test_node_run_over_timeout_raises_command_error(node: SshNode) -> None:
     with pytest.raises(CommandError, match="not done after"):
         node.run(f"sleep {HANG}", timeout=0.5)
 
 
-def test_the_machine_need_not_be_asked_to_log_in_again(node: SshNode) -> None:
+def test_node_run_reuses_one_ssh_login(node: SshNode) -> None:
     logins = "journalctl --unit ssh --output cat | grep -c '^Accepted '"
     before = node.run(logins).stdout
     for _ in range(10):
@@ -204,7 +204,7 @@ def test_the_machine_need_not_be_asked_to_log_in_again(node: SshNode) -> None:
     assert node.run(logins).stdout == before
 
 
-def test_a_large_stream_arrives_whole(node: SshNode) -> None:
+def test_node_run_large_input_stream_arrives_whole(node: SshNode) -> None:
     size = 200
 
     def write(stream: BinaryIO) -> None:
@@ -216,7 +216,7 @@ def test_a_large_stream_arrives_whole(node: SshNode) -> None:
     assert node.run("sha256sum", input=write).stdout.split()[0] == expected.hexdigest()
 
 
-def test_files_go_and_come_whole(node: SshNode) -> None:
+def test_node_put_and_get_keep_content_and_mode(node: SshNode) -> None:
     data = bytes(range(256)) * 1000
     node.put(data, "/var/tmp/a folder/file", 0o640)
     assert node.get("/var/tmp/a folder/file") == data
@@ -225,7 +225,7 @@ def test_files_go_and_come_whole(node: SshNode) -> None:
         node.get("/var/tmp/nosuch")
 
 
-def test_a_tar_is_unpacked_as_root_where_it_should(node: SshNode, tmp_path: Path) -> None:
+def test_node_put_tar_unpacks_files_owned_by_root(node: SshNode, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("content")
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         entry = tar.gettarinfo(str(tmp_path / "a"), "deep/a")
@@ -237,7 +237,7 @@ def test_a_tar_is_unpacked_as_root_where_it_should(node: SshNode, tmp_path: Path
     assert node.run("cat /var/tmp/unpacked/deep/a; stat -c %u /var/tmp/unpacked/deep/a").stdout == "content0\n"
 
 
-def test_a_stream_that_breaks_off_is_no_success(node: SshNode) -> None:
+def test_node_put_tar_broken_stream_raises_error(node: SshNode) -> None:
     def broken(stream: BinaryIO) -> None:
         stream.write(b"x" * 100)
         raise OSError("the disk is gone")
@@ -246,7 +246,7 @@ def test_a_stream_that_breaks_off_is_no_success(node: SshNode) -> None:
         node.put_tar(broken, "/var/tmp/broken")
 
 
-def test_a_user_with_sudo_is_as_good_as_root(node: SshNode, into: Callable[..., SshConnections]) -> None:
+def test_connect_user_with_sudo_acts_as_root(node: SshNode, into: Callable[..., SshConnections]) -> None:
     node.run(
         "id ops 2>/dev/null || useradd -m -s /bin/bash ops; mkdir -p ~ops/.ssh; cp /root/.ssh/authorized_keys ~ops/.ssh/;"
         "chown -R ops ~ops; echo 'ops ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/ops"
@@ -259,7 +259,7 @@ def test_a_user_with_sudo_is_as_good_as_root(node: SshNode, into: Callable[..., 
     assert node.get("/root/by-ops") == b"root's"
 
 
-def test_a_user_without_sudo_is_refused_with_what_to_write_where(node: SshNode, into: Callable[..., SshConnections]) -> None:
+def test_connect_user_without_sudo_is_refused_with_sudoers_hint(node: SshNode, into: Callable[..., SshConnections]) -> None:
     node.run("id lowly 2>/dev/null || useradd -m -s /bin/bash lowly; mkdir -p ~lowly/.ssh; cp /root/.ssh/authorized_keys ~lowly/.ssh/")
     node.run("chown -R lowly ~lowly")
     with pytest.raises(NodeError, match="lowly may not become root") as caught:
@@ -267,7 +267,7 @@ def test_a_user_without_sudo_is_refused_with_what_to_write_where(node: SshNode, 
     assert "sudoers" in str(caught.value.hint)
 
 
-def test_a_password_is_enough_where_the_machine_takes_one(node: SshNode, into: Callable[..., SshConnections]) -> None:
+def test_connect_password_is_accepted_and_wrong_one_is_refused(node: SshNode, into: Callable[..., SshConnections]) -> None:
     # A restart ends when sshd listens again; a reload before that.
     node.run(
         "id pass 2>/dev/null || useradd -m -s /bin/bash pass; chpasswd; echo 'pass ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/pass;"
@@ -287,7 +287,7 @@ def fresh_key(node: SshNode, path: Path, passphrase: str) -> Path:
     return path
 
 
-def test_a_key_is_opened_with_its_passphrase(node: SshNode, into: Callable[..., SshConnections], tmp_path: Path) -> None:
+def test_connect_encrypted_key_needs_its_passphrase(node: SshNode, into: Callable[..., SshConnections], tmp_path: Path) -> None:
     key = fresh_key(node, tmp_path / "locked", "open sesame")
     with into(key=key, passphrase="open sesame") as ssh:
         assert ssh.connect()[0].run("echo in").stdout.strip() == "in"
@@ -296,7 +296,7 @@ def test_a_key_is_opened_with_its_passphrase(node: SshNode, into: Callable[..., 
             into(f"wrong-{number}", key=key, passphrase=wrong).connect()
 
 
-def test_a_key_that_only_the_agent_has_is_enough(
+def test_connect_key_held_by_agent_only_is_accepted(
     node: SshNode, into: Callable[..., SshConnections], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = fresh_key(node, tmp_path / "held", "")
@@ -313,7 +313,7 @@ def test_a_key_that_only_the_agent_has_is_enough(
             agent.terminate()
 
 
-def test_a_machine_is_reached_by_way_of_another(group: NodeGroup, tmp_path: Path) -> None:
+def test_connect_through_jump_host_transfers_files(group: NodeGroup, tmp_path: Path) -> None:
     over, behind = group.control_plane[0], group.workers[0]
     jump = JumpHost(over.address, "root", 22, group.login.key)
     with SshConnections(tmp_path / "c", [Machine(behind.address, dataclasses.replace(group.login, jump=jump))]) as ssh:
@@ -330,7 +330,7 @@ def test_a_machine_is_reached_by_way_of_another(group: NodeGroup, tmp_path: Path
 # ---- what goes wrong --------------------------------------------------------------------------------------------------
 
 
-def test_a_key_that_the_machine_does_not_know_is_refused(into: Callable[..., SshConnections], tmp_path: Path) -> None:
+def test_connect_unknown_key_is_refused_with_hint(into: Callable[..., SshConnections], tmp_path: Path) -> None:
     other = tmp_path / "other-key"
     process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other])
     with pytest.raises(NodeError, match="does not accept root with the key") as caught:
@@ -339,12 +339,12 @@ def test_a_key_that_the_machine_does_not_know_is_refused(into: Callable[..., Ssh
     assert caught.value.exit_code == 5
 
 
-def test_a_port_where_nothing_listens_is_named(into: Callable[..., SshConnections]) -> None:
+def test_connect_closed_port_is_reported(into: Callable[..., SshConnections]) -> None:
     with pytest.raises(NodeError, match="nothing listens on port 2222"):
         into(port=2222).connect()
 
 
-def test_an_address_without_a_machine_and_a_name_without_an_address(group: NodeGroup, tmp_path: Path) -> None:
+def test_connect_absent_machine_and_unknown_host_name_are_both_reported(group: NodeGroup, tmp_path: Path) -> None:
     absent = group.control_plane[0].address.rsplit(".", maxsplit=1)[0] + ".250"
     with pytest.raises(NodeError) as caught:
         SshConnections(tmp_path / "c", [Machine(absent, group.login), Machine("nosuch.invalid", group.login)]).connect()
@@ -352,7 +352,7 @@ def test_an_address_without_a_machine_and_a_name_without_an_address(group: NodeG
     assert "nosuch.invalid: no such host name" in caught.value.message
 
 
-def test_a_machine_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connect_silent_machine_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.nodes.ssh_config.CONNECT_TIMEOUT", 1)
     monkeypatch.setattr("harness.nodes.ssh._LOGIN_TIMEOUT", HANG)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -363,7 +363,7 @@ def test_a_machine_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: py
     assert given_up.value.__cause__ is None
 
 
-def test_all_machines_are_tried_and_the_good_ones_can_be_used(group: NodeGroup, tmp_path: Path) -> None:
+def test_reachable_with_one_bad_machine_returns_good_ones_and_errors(group: NodeGroup, tmp_path: Path) -> None:
     bad = Machine(group.workers[0].address, dataclasses.replace(group.login, port=2222))
     with SshConnections(tmp_path / "c", [*group.control_plane, bad]) as ssh:
         good, errors = ssh.reachable()
@@ -372,7 +372,7 @@ def test_all_machines_are_tried_and_the_good_ones_can_be_used(group: NodeGroup, 
         assert good[0].run("true").ok
 
 
-def test_a_host_key_that_has_changed_is_fatal_and_can_be_forgotten(node: SshNode, into: Callable[..., SshConnections]) -> None:
+def test_connect_changed_host_key_is_refused_until_forgotten(node: SshNode, into: Callable[..., SshConnections]) -> None:
     first = into()
     with first:
         first.connect()
@@ -389,7 +389,7 @@ def test_a_host_key_that_has_changed_is_fatal_and_can_be_forgotten(node: SshNode
     assert first.known_hosts.read_text() == pinned
 
 
-def test_a_machine_that_restarts_its_sshd_is_reached_again(node: SshNode) -> None:
+def test_node_run_after_restart_of_sshd_reconnects(node: SshNode) -> None:
     node.run("systemctl restart ssh")
     node.disconnect()
     assert node.run("echo again").stdout == "again\n"
@@ -398,7 +398,7 @@ def test_a_machine_that_restarts_its_sshd_is_reached_again(node: SshNode) -> Non
 # ---- files that can be taken back -------------------------------------------------------------------------------------
 
 
-def test_what_was_placed_goes_and_what_stood_there_comes_back(node: SshNode) -> None:
+def test_restore_files_removes_installed_files_and_restores_former_ones(node: SshNode) -> None:
     node.run("mkdir -p /etc/mine; echo old > /etc/mine/config; chmod 600 /etc/mine/config; ln -s config /etc/mine/link; rm -rf /etc/fresh")
     before = node.run("cd /etc/mine; stat -c '%n %a %F' *; cat config; readlink link").stdout
     files = {
@@ -420,7 +420,7 @@ def test_what_was_placed_goes_and_what_stood_there_comes_back(node: SshNode) -> 
     restore_files(node)
 
 
-def test_two_steps_place_files_at_the_same_time(node: SshNode) -> None:
+def test_install_files_from_concurrent_steps_are_all_installed_and_restored(node: SshNode) -> None:
     groups = [{f"/etc/both/{number}-{index}": NodeFile(b"x") for index in range(20)} for number in range(4)]
     threads = [threading.Thread(target=install_files, args=(node, files)) for files in groups]
     for thread in threads:
@@ -432,7 +432,7 @@ def test_two_steps_place_files_at_the_same_time(node: SshNode) -> None:
     assert not node.run("[ -e /etc/both ]", check=False).ok
 
 
-def test_the_same_files_written_at_the_same_time_arrive_whole(node: SshNode) -> None:
+def test_write_files_same_files_from_several_threads_arrive_whole(node: SshNode) -> None:
     """As by a controller that was killed, whose command still runs, and the next one."""
     names = [f"/etc/again/{index}" for index in range(20)]
     errors: list[Exception] = []
@@ -457,6 +457,6 @@ def test_the_same_files_written_at_the_same_time_arrive_whole(node: SshNode) -> 
     restore_files(node)
 
 
-def test_secrets_are_for_root_alone_at_every_moment(node: SshNode) -> None:
+def test_write_files_secret_gets_mode_600(node: SshNode) -> None:
     write_files(node, {"/etc/secret/key": NodeFile(b"secret", 0o600)})
     assert node.run("stat -c %a /etc/secret/key").stdout.strip() == "600"

@@ -116,7 +116,7 @@ CASES: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_text_is_read_in_time(case: str) -> None:
+def test_parser_repetitive_text_ends_within_cpu_time_limit(case: str) -> None:
     root = Path(__file__).parents[2]
     argv = [sys.executable, "-m", "tests.integration.test_patterns", case]
 

@@ -63,7 +63,7 @@ def push_both(where: Registry, repository: str, tag: str) -> dict[str, str]:
     return {platform: child.digest for platform, child in children.items()}
 
 
-def test_one_index_has_the_files_and_images_of_each_platform(tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway) -> None:
+def test_build_two_platforms_index_has_files_and_images_of_each(tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway) -> None:
     children = push_both(mirrored, "quay.io/some/app", "2")
     said = slipway("build", "-t", "one", "--platform", BOTH, two(tmp_path / "c"))
     assert "not for linux/" not in said.stderr
@@ -77,7 +77,7 @@ def test_one_index_has_the_files_and_images_of_each_platform(tmp_path: Path, hom
         assert {platform for platform, digest in children.items() if digest in kept} == {str(part.platform)}
 
 
-def test_an_image_without_the_platform_is_named(tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway) -> None:
+def test_build_container_images_without_platform_are_all_reported(tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway) -> None:
     push(mirrored, "quay.io/only/here", "1", index({str(HERE): image("here", platform=str(HERE))}))
     push(mirrored, "quay.io/plain/here", "1", image("plain", platform=str(HERE)))
     made = context(
@@ -91,7 +91,7 @@ def test_an_image_without_the_platform_is_named(tmp_path: Path, home: Path, mirr
     assert Store(home / "store").names() == {}
 
 
-def test_a_base_without_the_platform_is_named(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_base_image_without_platform_is_reported(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     slipway("build", "-t", "base", context(tmp_path / "b", "FROM scratch\nENV A=1\n"))
     said = slipway("build", "-t", "one", "--platform", BOTH, context(tmp_path / "c", "FROM base\nENV B=1\n"), check=False)
     assert said.returncode == 3
@@ -99,14 +99,14 @@ def test_a_base_without_the_platform_is_named(tmp_path: Path, home: Path, slipwa
     assert f"--platform {THERE}" in said.stderr
 
 
-def test_a_program_for_another_processor_in_a_rootfs_is_warned_of(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_rootfs_program_for_other_architecture_is_warned_about(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     made = context(tmp_path / "c", "FROM scratch\nCOPY tool bin/tool\n")
     (made / "tool").write_bytes(program(HERE.architecture))
     said = slipway("build", "-t", "one", "--platform", str(THERE), made)
     assert f"not for {THERE}: bin/tool ({HERE.architecture})" in said.stderr
 
 
-def test_run_step_that_starts_a_program_of_the_target_fails_with_the_reason(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_run_step_with_foreign_program_fails_with_reason(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     if any(Path("/proc/sys/fs/binfmt_misc").glob("qemu-*")):
         pytest.skip("the kernel of this machine emulates other processors")
     made = context(tmp_path / "c", "FROM scratch\nCOPY tool bin/tool\nRUN tool --version\n")
@@ -128,7 +128,7 @@ COPY --from=files /out /
 """
 
 
-def test_a_dockerfile_yields_programs_of_the_platform_without_running_them(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_dockerfile_for_both_platforms_yields_programs_of_each(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     made = context(tmp_path / "c", "FROM scratch\nCOPY --from=example.test/busy:1 /bin/busybox bin/\n")
     (made / "images/busy").mkdir(parents=True)
     (made / "images/busy/Dockerfile").write_text(DOCKERFILE)
@@ -150,7 +150,7 @@ def test_a_dockerfile_yields_programs_of_the_platform_without_running_them(tmp_p
     process.run(["docker", "image", "rm", *names])
 
 
-def test_a_dockerfile_that_forgets_the_platform_is_found_out(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_build_dockerfile_ignoring_target_platform_is_refused(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     made = context(tmp_path / "c", "FROM scratch\nCOPY --from=example.test/wrong:1 /bin/busybox bin/\n")
     (made / "images/wrong").mkdir(parents=True)
     text = DOCKERFILE.replace("obtain busybox-static && gather /out /bin/busybox", "mkdir -p /out/bin && cp /bin/busybox /out/bin/")
@@ -167,7 +167,7 @@ def test_a_dockerfile_that_forgets_the_platform_is_found_out(tmp_path: Path, hom
 # Two machines, one tag
 
 
-def test_what_two_machines_pushed_becomes_the_image_that_one_would_have_made(
+def test_manifest_create_from_builds_of_two_machines_equals_joint_build(
     tmp_path: Path, home: Path, mirrored: Registry, monkeypatch: pytest.MonkeyPatch, slipway: Slipway
 ) -> None:
     push_both(mirrored, "quay.io/some/app", "2")
@@ -187,7 +187,9 @@ def test_what_two_machines_pushed_becomes_the_image_that_one_would_have_made(
     assert sorted({entry["platform"]["architecture"] for entry in json.loads(raw)["manifests"]}) == ["amd64", "arm64"]
 
 
-def test_a_platform_is_added_and_taken_out(tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway) -> None:
+def test_manifest_add_and_remove_change_platforms_and_duplicate_is_refused(
+    tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway
+) -> None:
     push_both(mirrored, "quay.io/some/app", "2")
     made = two(tmp_path / "c")
     for platform in (HERE, THERE):

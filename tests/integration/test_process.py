@@ -11,7 +11,7 @@ from harness import process
 from harness.errors import CommandError
 
 
-def test_input_of_any_size_goes_in_while_output_comes_out() -> None:
+def test_run_large_input_is_written_while_output_is_read() -> None:
     text = "0123456789abcdef" * (1 << 18)
     assert process.run(["cat"], input=text).stdout == text
     with tempfile.TemporaryFile() as file:
@@ -21,24 +21,24 @@ def test_input_of_any_size_goes_in_while_output_comes_out() -> None:
     assert process.run(["cat"]).stdout == ""
 
 
-def test_a_program_need_not_read_its_input() -> None:
+def test_run_program_not_reading_its_input_returns_its_exit_code() -> None:
     assert process.run(["true"], input=b"x" * (4 << 20)).ok
     result = process.run(["sh", "-c", "exec <&-; echo no; exit 3"], input=b"x" * (4 << 20), check=False)
     assert (result.returncode, result.stdout) == (3, "no\n")
 
 
-def test_what_prints_without_end_is_ended() -> None:
+def test_run_endless_output_raises_command_error() -> None:
     for script in ("yes", "yes >&2"):
         with pytest.raises(CommandError, match="printed more than 1 MiB"):
             process.run(["sh", "-c", script], limit=1 << 20)
 
 
-def test_the_limit_of_output_is_the_default() -> None:
+def test_run_without_limit_ends_program_after_64_mib_of_output() -> None:
     with pytest.raises(CommandError, match="printed more than 64 MiB"):
         process.run(["yes"])
 
 
-def test_what_goes_into_a_file_is_limited_too(tmp_path: Path) -> None:
+def test_run_output_to_file_is_limited_too(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file, pytest.raises(CommandError, match="printed more than 1 MiB"):
         process.run(["yes"], output=file, limit=1 << 20)
     assert (tmp_path / "out").stat().st_size <= 1 << 20
@@ -47,21 +47,21 @@ def test_what_goes_into_a_file_is_limited_too(tmp_path: Path) -> None:
     assert ((tmp_path / "out").read_bytes(), result.stdout, result.stderr) == (b"ab", "", "no\n")
 
 
-def test_a_program_that_hangs_is_ended_though_a_child_keeps_its_output_open() -> None:
+def test_run_hanging_program_is_ended_at_timeout_despite_open_output_of_child() -> None:
     with pytest.raises(CommandError, match=r"not done after 0\.2 s"):
         process.run(["sh", "-c", "sleep 600 & wait"], timeout=0.2)
     with pytest.raises(CommandError, match="not done after"):
         process.run(["sh", "-c", "exec >&- 2>&-; exec sleep 600"], timeout=0.2)
 
 
-def test_an_attached_program_has_the_input_and_output_of_this_process(capfd: pytest.CaptureFixture[str]) -> None:
+def test_attach_program_writes_to_process_streams_and_returns_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
     assert process.attach(["sh", "-c", "echo $SAID; echo worse >&2; exit 5"], env={"SAID": "out"}) == 5
     assert tuple(capfd.readouterr()) == ("out\n", "worse\n")
     with pytest.raises(CommandError, match="no such program"):
         process.attach(["no-such-program-here"])
 
 
-def test_what_failed_says_what_it_printed() -> None:
+def test_run_failing_program_raises_error_with_its_output() -> None:
     with pytest.raises(CommandError) as failed:
         process.run(["sh", "-c", "echo out; echo err >&2; exit 4"])
     assert failed.value.message.endswith("exit code 4")

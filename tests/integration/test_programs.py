@@ -79,26 +79,26 @@ def oldest() -> str:
     return OLDEST
 
 
-def test_every_program_of_a_node_is_tried(rootfs: Path) -> None:
+def test_rootfs_programs_equal_list_of_tested_programs(rootfs: Path) -> None:
     assert {path.name for path in (rootfs / "bin").iterdir() if path.is_file()} == {*STATIC, *WITH_LIBRARIES}
     assert {path.name for path in (rootfs / "bin/cni").iterdir()} == {*PLUGINS, "flannel-bridge"}
 
 
 @pytest.mark.parametrize("name", STATIC)
-def test_a_program_starts_where_there_is_nothing(empty: str, name: str) -> None:
+def test_rootfs_static_program_starts_in_empty_container(empty: str, name: str) -> None:
     code, said = docker.run_container(docker.connect(), empty, [f"/rootfs/bin/{name}", *STATIC[name].split()], network_mode="none")
     assert code == 0, said
     assert any(figure in said for figure in ("1.", "2.", "3.")), said
 
 
 @pytest.mark.parametrize("name", PLUGINS)
-def test_a_plugin_starts_where_there_is_nothing(empty: str, name: str) -> None:
+def test_rootfs_cni_plugin_starts_in_empty_container(empty: str, name: str) -> None:
     code, said = docker.run_container(docker.connect(), empty, [f"/rootfs/bin/cni/{name}"], network_mode="none")
     assert (code, f"CNI {name} plugin v" in said) == (0, True), said
 
 
 @pytest.mark.parametrize("name", WITH_LIBRARIES)
-def test_a_program_with_libraries_starts_by_its_own_loader(empty: str, name: str) -> None:
+def test_rootfs_dynamic_program_starts_by_bundled_loader(empty: str, name: str) -> None:
     folder = "/rootfs/lib/balancer"
     words = [f"{folder}/ld.so", "--library-path", folder, f"{folder}/{name}", *WITH_LIBRARIES[name].split()]
     code, said = docker.run_container(docker.connect(), empty, words, network_mode="none")
@@ -106,7 +106,7 @@ def test_a_program_with_libraries_starts_by_its_own_loader(empty: str, name: str
 
 
 @pytest.mark.parametrize("name", [*STATIC, *WITH_LIBRARIES])
-def test_a_program_starts_in_the_oldest_debian(oldest: str, rootfs: Path, name: str) -> None:
+def test_rootfs_program_starts_in_oldest_debian(oldest: str, rootfs: Path, name: str) -> None:
     words = [f"/mnt/bin/{name}", *{**STATIC, **WITH_LIBRARIES}[name].split()]
     mounted = {str(rootfs): {"bind": "/mnt", "mode": "ro"}}
     code, said = docker.run_container(docker.connect(), oldest, words, volumes=mounted, network_mode="none")

@@ -114,7 +114,7 @@ def digest_in(there: Registry, tag: str) -> str | None:
     return now.digest if now else None
 
 
-def test_published_image_is_what_was_tested_and_cosign_verifies_its_proof(
+def test_publish_tested_image_has_signature_and_attestations_that_cosign_verifies(
     publisher: Publisher, there: Registry, cosign: Cosign, slipway: Slipway, tmp_path: Path
 ) -> None:
     image = publisher.build()
@@ -151,7 +151,7 @@ def test_published_image_is_what_was_tested_and_cosign_verifies_its_proof(
     assert "PASSED: 1 passed, 0 failed, 0 skipped on linux/amd64" in slipway("inspect", name, env=site).stdout
 
 
-def test_image_that_is_not_what_was_tested_is_not_published(publisher: Publisher, there: Registry) -> None:
+def test_publish_image_other_than_tested_is_refused(publisher: Publisher, there: Registry) -> None:
     publisher.tested(publisher.build().digest)
     rebuilt = publisher.build()
     refused = publisher.publish(rebuilt.digest)
@@ -160,7 +160,7 @@ def test_image_that_is_not_what_was_tested_is_not_published(publisher: Publisher
     assert there.requests("PUT", "") == []
 
 
-def test_published_tag_with_other_bytes_is_replaced_on_request_only(publisher: Publisher, there: Registry) -> None:
+def test_publish_existing_tag_with_other_bytes_is_replaced_on_request_only(publisher: Publisher, there: Registry) -> None:
     first = publisher.build()
     publisher.tested(first.digest)
     assert publisher.publish(first.digest).ok
@@ -177,7 +177,7 @@ def test_published_tag_with_other_bytes_is_replaced_on_request_only(publisher: P
     assert digest_in(there, "1-amd64") == second.digest
 
 
-def test_attestation_of_another_image_is_refused_in_the_registry_and_left_out_of_a_pull(
+def test_verify_attestation_of_other_image_is_refused_and_pull_omits_it(
     publisher: Publisher, there: Registry, slipway: Slipway, tmp_path: Path
 ) -> None:
     image = publisher.build()
@@ -203,7 +203,7 @@ def test_attestation_of_another_image_is_refused_in_the_registry_and_left_out_of
     assert LocalReferrers(Store(tmp_path / "site/store"), Reference.parse(name)).find(tag_of(other.digest, ATTESTATIONS)) == ()
 
 
-def test_matrix_ends_with_one_tag_that_has_the_results_of_each_machine(
+def test_publish_join_puts_test_results_of_each_platform_under_one_tag(
     publisher: Publisher, there: Registry, cosign: Cosign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, architecture in enumerate(("amd64", "arm64")):
@@ -224,7 +224,7 @@ def test_matrix_ends_with_one_tag_that_has_the_results_of_each_machine(
     assert cosign.verify(name, publisher.public).ok
 
 
-def test_part_of_a_matrix_that_somebody_else_attested_is_not_joined(publisher: Publisher, there: Registry, tmp_path: Path) -> None:
+def test_publish_join_part_attested_by_other_key_is_refused(publisher: Publisher, there: Registry, tmp_path: Path) -> None:
     image = publisher.build()
     publisher.tested(image.digest)
     keys.create(tmp_path / "stranger", PASSWORD)

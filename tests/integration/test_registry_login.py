@@ -55,9 +55,9 @@ def ask(running: Registry, path: str, headers: dict[str, str] | None = None) -> 
     ["/v2/", f"/v2/{REPOSITORY}/manifests/1", f"/v2/{REPOSITORY}/manifests/{IMAGE.digest}", f"/v2/{REPOSITORY}/tags/list", "/v2/_catalog",
      *(f"/v2/{REPOSITORY}/blobs/{digest}" for digest in IMAGE.blobs)],
 )  # fmt: skip
-def test_images_are_given_to_members_only(running: Registry, login: Credential, path: str) -> None:
+def test_registry_serves_images_only_with_cluster_login(running: Registry, login: Credential, path: str) -> None:
     assert [ask(running, path), ask(running, path, sent(OTHER)), ask(running, path, sent(login))] == [401, 401, 200]
 
 
-def test_a_balancer_learns_that_it_lives_without_a_login(running: Registry) -> None:
+def test_registry_root_path_answers_without_login(running: Registry) -> None:
     assert ask(running, "/") == 200

@@ -126,7 +126,7 @@ def build(
 
 
 @pytest.mark.long
-def test_official_binaries_and_the_images_that_kubeadm_names(
+def test_build_release_source_embeds_official_binaries_and_images_of_kubeadm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, registries: Registry, binaries: Path, slipway: Slipway
 ) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
@@ -145,7 +145,7 @@ def test_official_binaries_and_the_images_that_kubeadm_names(
     assert not (tmp_path / "root/finish.sh").exists()
 
 
-def test_binaries_of_another_platform_are_fetched_and_not_run(
+def test_build_release_source_for_foreign_platform_embeds_its_binaries_and_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, alone: Path, registries: Registry, slipway: Slipway
 ) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
@@ -165,7 +165,7 @@ def test_binaries_of_another_platform_are_fetched_and_not_run(
     assert (tmp_path / "root/bin/kubelet").read_bytes() == theirs
 
 
-def test_a_binary_with_another_checksum_is_refused(
+def test_build_release_source_binary_with_wrong_stated_checksum_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, alone: Path, slipway: Slipway
 ) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
@@ -176,7 +176,7 @@ def test_a_binary_with_another_checksum_is_refused(
     assert f"not the stated {'0' * 64}" in output
 
 
-def test_checksums_of_a_plain_mirror_are_worth_nothing(
+def test_build_release_source_http_mirror_without_all_stated_checksums_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, alone: Path, slipway: Slipway
 ) -> None:
     """Who can change the binary on its way can change the checksum beside it as well."""
@@ -197,7 +197,7 @@ cp "$SITE/${1#*://*/}" "$file"
 
 
 @pytest.mark.parametrize("published", ["right", "wrong"])
-def test_what_an_https_mirror_publishes_is_compared(site: Path, tmp_path: Path, published: str) -> None:
+def test_fetch_script_https_mirror_compares_published_checksum(site: Path, tmp_path: Path, published: str) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "curl").write_text(CURL)
@@ -215,7 +215,7 @@ def test_what_an_https_mirror_publishes_is_compared(site: Path, tmp_path: Path, 
     assert calls.read_text().count("--proto-redir =https") == len(calls.read_text().splitlines())
 
 
-def test_a_version_that_the_site_does_not_have(
+def test_build_release_source_version_missing_on_mirror_reports_404(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, alone: Path, slipway: Slipway
 ) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))

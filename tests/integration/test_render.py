@@ -24,7 +24,7 @@ CRASH = "{{ [1] | batch(10 ** 10, 'x') | list }}"
     ],
     ids=["time", "memory", "list"],
 )
-def test_render_all_of_a_bomb_among_others(monkeypatch: pytest.MonkeyPatch, bomb: str, reason: str) -> None:
+def test_render_all_with_bomb_reports_fault_and_renders_other_templates(monkeypatch: pytest.MonkeyPatch, bomb: str, reason: str) -> None:
     # An ordinary template takes milliseconds.
     monkeypatch.setattr(jinja, "SECONDS", 2)
     texts = ["a: {{ Port }}", bomb, "b: {{ Port }}", "\n{{ None1 }}"]
@@ -36,7 +36,7 @@ def test_render_all_of_a_bomb_among_others(monkeypatch: pytest.MonkeyPatch, bomb
     assert [(fault.where, fault.message) for fault in undefined] == [("3.j2:2", "None1 is not defined")]
 
 
-def test_render_all_of_more_than_one_process_takes() -> None:
+def test_render_all_more_jobs_than_one_process_takes_keeps_order() -> None:
     jobs = [Job(f"{number} {{{{ Port }}}}", ENV, "a.j2") for number in range(40)]
     assert templates.render_all(jobs) == [f"{number} 8443" for number in range(40)]
 

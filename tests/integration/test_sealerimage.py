@@ -84,11 +84,13 @@ def app(hub: Registry, store: Store, slipway: Slipway) -> str:
     return "sealerio/app:v2"
 
 
-def test_what_the_unit_tests_write_down_is_what_a_registry_writes(tree: dict[str, bytes]) -> None:
+def test_sealer_storage_helper_equals_storage_of_real_registry(tree: dict[str, bytes]) -> None:
     assert sealer.storage(IMAGES) == {path: data for path, data in tree.items() if "/_uploads" not in path}
 
 
-def test_pulled_listed_looked_into_and_converted(kubernetes: str, store: Store, slipway: Slipway, tmp_path: Path) -> None:
+def test_convert_pulled_sealer_image_keeps_container_images_of_each_platform(
+    kubernetes: str, store: Store, slipway: Slipway, tmp_path: Path
+) -> None:
     (row,) = json.loads(slipway("images", "-o", "json").stdout)
     assert (row["name"], row["kind"], row["platforms"], row["images"]) == (kubernetes, "sealer", ["linux/amd64", "linux/arm64"], 3)
     seen = json.loads(slipway("inspect", kubernetes, "-o", "json").stdout)
@@ -115,7 +117,7 @@ def test_pulled_listed_looked_into_and_converted(kubernetes: str, store: Store, 
     assert not (tmp_path / "out/registry").exists()
 
 
-def test_the_digest_does_not_depend_on_where_it_is_converted(
+def test_convert_in_other_store_under_other_name_gives_same_digest(
     hub: Registry, kubernetes: str, store: Store, slipway: Slipway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = slipway("convert", kubernetes, "-t", "one").stdout.split()[1]
@@ -124,7 +126,7 @@ def test_the_digest_does_not_depend_on_where_it_is_converted(
     assert slipway("convert", "other/name", "-t", "two").stdout.split()[1] == first
 
 
-def test_a_converted_image_travels_like_any_other(app: str, store: Store, slipway: Slipway, tmp_path: Path) -> None:
+def test_convert_result_pushed_and_copied_keeps_digest(app: str, store: Store, slipway: Slipway, tmp_path: Path) -> None:
     slipway("convert", app, "-t", "app:v2")
     with registry(tmp_path / "target") as target:
         slipway("push", "app:v2", f"{target.host}/app:v2", "--plain-http")
@@ -135,7 +137,9 @@ def test_a_converted_image_travels_like_any_other(app: str, store: Store, slipwa
     assert (entry["digest"], entry["mediaType"]) == (store.resolve("app:v2").digest, OCI_INDEX)
 
 
-def test_who_brought_it_makes_no_difference(hub: Registry, app: str, store: Store, slipway: Slipway, tmp_path: Path) -> None:
+def test_convert_image_loaded_from_archive_gives_same_digest_as_pulled_one(
+    hub: Registry, app: str, store: Store, slipway: Slipway, tmp_path: Path
+) -> None:
     """sealer's own save writes an OCI archive of the image as it is."""
     first = slipway("convert", app, "-t", "one").stdout.split()[1]
     archive = tmp_path / "app.tar"
@@ -144,7 +148,7 @@ def test_who_brought_it_makes_no_difference(hub: Registry, app: str, store: Stor
     assert slipway("convert", "sealerio/copied:v2", "-t", "two").stdout.split()[1] == first
 
 
-def test_what_the_tree_has_and_no_name_names_is_said(app: str, store: Store, slipway: Slipway) -> None:
+def test_convert_unnamed_container_image_is_warned_about_and_refused_by_strict(app: str, store: Store, slipway: Slipway) -> None:
     loose = slipway("convert", app, "-t", "app:loose")
     assert "warning: acme/tools/tool:3: no name for it" in loose.stderr
     assert [one.name for one in cloudimage.read(store, "app:loose").platforms[0].images.images] == list(NAMES[:2])
@@ -155,7 +159,9 @@ def test_what_the_tree_has_and_no_name_names_is_said(app: str, store: Store, sli
     assert {one.name for one in cloudimage.read(store, "app:strict").platforms[0].images.images} == set(NAMES)
 
 
-def test_a_kubefile_may_name_it_in_from(app: str, store: Store, slipway: Slipway, tmp_path: Path) -> None:
+def test_build_from_sealer_image_embeds_its_images_without_network_and_is_repeatable(
+    app: str, store: Store, slipway: Slipway, tmp_path: Path
+) -> None:
     """Nothing is asked of a network: the registries of these names do not exist."""
     context = tmp_path / "context"
     (context / "manifests").mkdir(parents=True)
@@ -177,9 +183,7 @@ def test_a_kubefile_may_name_it_in_from(app: str, store: Store, slipway: Slipway
     assert "no name for it" in again.stderr
 
 
-def test_image_built_from_a_sealer_image_is_not_run_as_a_cloudimage(
-    kubernetes: str, store: Store, slipway: Slipway, tmp_path: Path
-) -> None:
+def test_run_image_built_from_sealer_image_is_refused(kubernetes: str, store: Store, slipway: Slipway, tmp_path: Path) -> None:
     context = tmp_path / "context"
     context.mkdir()
     (context / "Kubefile").write_text(f"FROM {kubernetes}\nENV Mode=slow\n")
@@ -197,14 +201,14 @@ def test_image_built_from_a_sealer_image_is_not_run_as_a_cloudimage(
     assert cloudimage.read(store, "own").platforms[0].info.converted_from is None
 
 
-def test_an_image_without_the_platform_is_no_base_for_it(app: str, slipway: Slipway, tmp_path: Path) -> None:
+def test_build_from_sealer_image_without_platform_is_refused(app: str, slipway: Slipway, tmp_path: Path) -> None:
     (tmp_path / "Kubefile").write_text(f"FROM {app}\nENV A=b\n")
     built = slipway("build", "-t", "x", "--platform", "linux/arm64", "--discover", "declared", tmp_path, check=False)
     assert built.returncode == 3
     assert "Kubefile:1: sealerio/app:v2 is in the local store only for linux/amd64" in built.stderr
 
 
-def test_killed_at_any_moment_and_asked_again_it_ends_well(store: Store, slipway: Slipway) -> None:
+def test_convert_killed_at_random_moments_leaves_store_intact_and_succeeds_again(store: Store, slipway: Slipway) -> None:
     large = image("large", layers=6, size=4 << 20)
     sealer.put(
         store, "app", sealer.image([sealer.ROOTFS, sealer.storage({"acme/large:1": large})], images=sealer.listed("a.b/acme/large:1"))
@@ -227,7 +231,9 @@ def test_killed_at_any_moment_and_asked_again_it_ends_well(store: Store, slipway
 
 
 @pytest.mark.parametrize("media", ["manifest", "labels"])
-def test_image_copied_in_dockers_format_is_refused_with_what_was_lost(hub: Registry, store: Store, slipway: Slipway, media: str) -> None:
+def test_convert_docker_format_copy_needs_labels_since_annotations_are_lost(
+    hub: Registry, store: Store, slipway: Slipway, media: str
+) -> None:
     """skopeo drops annotations when it writes schema 2; labels stay."""
     made: Image = sealer.image([sealer.ROOTFS, sealer.storage(IMAGES)], images=sealer.listed(*NAMES), annotations_in=media)
     push(hub, "travelled", media, made)

@@ -61,7 +61,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, slipway: Slipway) -> Iterat
         yield running, made
 
 
-def test_cloudimages_of_a_registry_are_found_with_few_requests(site: Site, filled: Any) -> None:
+def test_search_registry_finds_matching_cloudimages_with_few_requests(site: Site, filled: Any) -> None:
     running, made = filled
     before = len(running.requests("GET", "."))
     said = json.loads(site.run("search", "queue", "--plain-http", "--registry", f"{running.host}/acme", "-o", "json").stdout)
@@ -85,7 +85,7 @@ def test_cloudimages_of_a_registry_are_found_with_few_requests(site: Site, fille
     assert not [path for path in asked if "/blobs/" in path or "other/" in path or "acme/web" in path]
 
 
-def test_everything_is_found_without_a_term_and_shown_as_a_table(site: Site, filled: Any) -> None:
+def test_search_without_term_lists_catalogue_store_and_registry_as_table(site: Site, filled: Any) -> None:
     running, _ = filled
     make(site.store, "mine")
     rows = [line.split() for line in site.run("search", "--plain-http", "--registry", running.host).stdout.splitlines()]
@@ -95,14 +95,14 @@ def test_everything_is_found_without_a_term_and_shown_as_a_table(site: Site, fil
     assert far == [f"{running.host}/{name}" for name in ("acme/queue:1.10", "acme/web:latest", "other/queue:2")]
 
 
-def test_tags_of_a_repository_in_their_order(site: Site, filled: Any) -> None:
+def test_search_tags_keeps_version_order_and_reports_unknown_repository(site: Site, filled: Any) -> None:
     running, _ = filled
     assert site.run("search", "--tags", "--plain-http", f"{running.host}/acme/queue").stdout == "1.9\n1.10\n"
     nothing = site.run("search", "--tags", "--plain-http", f"{running.host}/acme/nothing", check=False)
     assert (nothing.returncode, "no such repository" in nothing.stderr) == (4, True)
 
 
-def test_a_registry_with_passwords_shows_its_list_to_those_who_have_one(site: Site, tmp_path: Path) -> None:
+def test_search_password_registry_lists_repositories_only_with_login(site: Site, tmp_path: Path) -> None:
     with password_registry(tmp_path / "registry") as running:
         make(site.store, "web")
         name = f"{running.host}/acme/web:1"
@@ -117,7 +117,7 @@ def test_a_registry_with_passwords_shows_its_list_to_those_who_have_one(site: Si
         assert name in site.run("search", "web", "--plain-http", "--registry", running.host).stdout
 
 
-def test_registry_that_is_not_there_is_reported_beside_what_was_found(site: Site, filled: Any) -> None:
+def test_search_unreachable_registry_is_reported_beside_hits_of_others(site: Site, filled: Any) -> None:
     running, _ = filled
     found = site.run("search", "web", "--plain-http", "--registry", "127.0.0.1:1", "--registry", running.host, check=False)
     assert found.returncode == 4

@@ -102,7 +102,7 @@ def node(tmp_path: Path) -> ControlPlaneNode:
     return ControlPlaneNode(tmp_path)
 
 
-def test_the_controllers_hand_over_and_end_before_the_api_server_does(node: ControlPlaneNode) -> None:
+def test_leave_releases_lease_and_ends_controllers_before_api_server(node: ControlPlaneNode) -> None:
     static_pods.leave(node)
     assert node.there == {"etcd": "# etcd\n"}
     ends = [line for line in node.happened if line.endswith(" ended") or line.startswith("released")]
@@ -118,7 +118,7 @@ def test_the_controllers_hand_over_and_end_before_the_api_server_does(node: Cont
     assert not (node.state / "away").exists()
 
 
-def test_what_has_been_replaced_meanwhile_stays(node: ControlPlaneNode) -> None:
+def test_come_back_keeps_manifest_replaced_meanwhile(node: ControlPlaneNode) -> None:
     static_pods.leave(node)
     (node.manifests / "kube-apiserver.yaml").write_text("# newer\n")
     static_pods.come_back(node)
@@ -128,7 +128,7 @@ def test_what_has_been_replaced_meanwhile_stays(node: ControlPlaneNode) -> None:
     assert node.there == {**WHOLE, "kube-apiserver": "# newer\n"}
 
 
-def test_one_that_does_not_end_is_reported_and_stays(node: ControlPlaneNode) -> None:
+def test_leave_part_that_does_not_end_raises_check_error_and_restores_manifests(node: ControlPlaneNode) -> None:
     (node.folder / "stuck").touch()
     with pytest.raises(CheckError, match="kube-controller-manager does not end"):
         static_pods.leave(node, timeout=1)
@@ -136,7 +136,7 @@ def test_one_that_does_not_end_is_reported_and_stays(node: ControlPlaneNode) -> 
 
 
 @pytest.mark.parametrize("returns", ["by the same again", "by itself"])
-def test_killed_at_any_moment_all_of_it_comes_back(tmp_path: Path, returns: str) -> None:
+def test_leave_killed_at_any_program_lets_all_manifests_return(tmp_path: Path, returns: str) -> None:
     kills = 0
     while True:
         made = ControlPlaneNode(tmp_path / str(kills))

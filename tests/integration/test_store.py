@@ -84,7 +84,7 @@ def skopeo() -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["web:latest", "ghcr.io/acme/web:1.0"])
-def test_skopeo_reads_the_store_by_familiar_name(skopeo: list[str], store: Store, image: CloudImage, name: str) -> None:
+def test_store_familiar_name_is_readable_by_skopeo(skopeo: list[str], store: Store, image: CloudImage, name: str) -> None:
     where = f"oci:{store.root}:{name}"
     assert json.loads(run([*skopeo, "inspect", "--raw", where]).stdout) == store.json(image.digest)
     for platform in image.platforms:
@@ -94,20 +94,22 @@ def test_skopeo_reads_the_store_by_familiar_name(skopeo: list[str], store: Store
         assert seen["Layers"] == [layer.digest for layer in platform.layers]
 
 
-def test_a_copy_by_skopeo_is_the_same_cloudimage(skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path) -> None:
+def test_store_copy_by_skopeo_is_same_cloudimage(skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path) -> None:
     run([*skopeo, "copy", "--all", "--preserve-digests", f"oci:{store.root}:web:latest", f"oci:{tmp_path}/copy:web:latest"])
     copied = Store(tmp_path / "copy")
     assert cloudimage.read(copied, "web") == image
     cloudimage.verify(copied, image)
 
 
-def test_skopeo_gives_one_platform_of_the_rootfs_to_any_tool(skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path) -> None:
+def test_store_copy_of_one_platform_by_skopeo_has_its_rootfs_layers(
+    skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path
+) -> None:
     run([*skopeo, "--override-arch=arm64", "copy", f"oci:{store.root}:web:latest", f"dir:{tmp_path}/arm64"])
     manifest = json.loads((tmp_path / "arm64/manifest.json").read_bytes())
     assert [layer["digest"] for layer in manifest["layers"]] == [layer.digest for layer in image.platforms[1].layers]
 
 
-def test_a_registry_carries_it_and_no_digest_changes(skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path) -> None:
+def test_store_copy_through_registry_by_skopeo_keeps_digests(skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path) -> None:
     with registry(tmp_path / "registry") as running:
         there = f"docker://{running.host}/acme/web:1"
         run([*skopeo, "copy", "--all", "--preserve-digests", "--dest-tls-verify=false", f"oci:{store.root}:web:latest", there])
@@ -118,7 +120,7 @@ def test_a_registry_carries_it_and_no_digest_changes(skopeo: list[str], store: S
 # Archives
 
 
-def test_skopeo_and_slipway_read_the_archives_of_each_other(skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path) -> None:
+def test_save_and_load_exchange_archives_with_skopeo(skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path) -> None:
     save(store, ["web", "ghcr.io/acme/web:1.0"], tmp_path / "ours.tar")
     run(
         [
@@ -136,7 +138,7 @@ def test_skopeo_and_slipway_read_the_archives_of_each_other(skopeo: list[str], s
     assert cloudimage.read(ours, "web") == cloudimage.read(theirs, "web") == image
 
 
-def test_an_image_goes_through_a_pipe(store: Store, image: CloudImage, tmp_path: Path) -> None:
+def test_save_and_load_through_fifo_keep_image(store: Store, image: CloudImage, tmp_path: Path) -> None:
     sender = processes.Process(target=send, args=(store.root, tmp_path / "fifo"))
     os.mkfifo(tmp_path / "fifo")
     sender.start()
@@ -153,7 +155,7 @@ def send(root: Path, fifo: Path) -> None:
 # Several processes
 
 
-def test_builds_at_once_lose_nothing_while_garbage_is_collected(store: Store) -> None:
+def test_collect_beside_concurrent_builds_removes_nothing_in_use(store: Store) -> None:
     stop, rounds = processes.Event(), processes.Value("i")
     collector = processes.Process(target=collect, args=(store.root, stop, rounds))
     builders = [processes.Process(target=build, args=(store.root, number, rounds)) for number in range(3)]
@@ -191,7 +193,7 @@ def collect(root: Path, stop: Any, rounds: Any) -> None:
         rounds.value += 1
 
 
-def test_a_kill_at_any_moment_leaves_the_store_whole(store: Store) -> None:
+def test_store_killed_writer_leaves_names_and_blobs_intact(store: Store) -> None:
     chance = random.Random(11)
     kept: dict[str, Descriptor] = {}
     for _ in range(12):
@@ -228,7 +230,7 @@ def write_for_ever(root: Path, number: int) -> None:
         number += 1
 
 
-def test_a_lease_of_a_killed_build_does_not_stop_collect(store: Store) -> None:
+def test_collect_lease_of_killed_build_does_not_block(store: Store) -> None:
     held = processes.Event()
     holder = processes.Process(target=hold, args=(store.root, held))
     holder.start()
@@ -254,7 +256,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
 
 
-def test_a_full_disk_is_named_and_leaves_what_was_there(small_disk: Path, store: Store, image: CloudImage, tmp_path: Path) -> None:
+def test_store_full_disk_raises_store_error_and_keeps_existing_content(
+    small_disk: Path, store: Store, image: CloudImage, tmp_path: Path
+) -> None:
     full = Store(small_disk / "store")
     small, _ = full.put(b"fits")
     save(store, ["web"], tmp_path / "web.tar")

@@ -18,7 +18,7 @@ def lines(script: str, **more: object) -> tuple[int, list[tuple[str, str]]]:
     return code, found
 
 
-def test_lines_come_whole_and_while_the_program_runs(tmp_path: Path) -> None:
+def test_stream_lines_are_passed_whole_while_program_runs(tmp_path: Path) -> None:
     # It goes on only when its first line has been handed on.
     seen = tmp_path / "seen"
     waits = f"i=0; until [ -e {seen} ]; do i=$((i + 1)); [ $i -lt {HANG * 20:.0f} ] || exit 1; sleep 0.05; done"
@@ -33,14 +33,14 @@ def test_lines_come_whole_and_while_the_program_runs(tmp_path: Path) -> None:
     assert came == ["partial", "end"]
 
 
-def test_both_streams_empty_lines_and_an_end_without_a_newline() -> None:
+def test_stream_separates_stdout_and_stderr_and_keeps_empty_and_unterminated_lines() -> None:
     code, found = lines("echo out; echo err >&2; echo; printf last; exit 7")
     assert code == 7
     assert [line for stream, line in found if stream == "stdout"] == ["out", "", "last"]
     assert [line for stream, line in found if stream == "stderr"] == ["err"]
 
 
-def test_what_is_no_text_and_lines_without_end_do_no_harm() -> None:
+def test_stream_invalid_utf8_is_replaced_and_endless_line_is_split() -> None:
     code, found = lines("printf '\\377\\n'; head -c 300000 /dev/zero | tr '\\0' x")
     assert code == 0
     assert found[0] == ("stdout", "\ufffd")
@@ -48,7 +48,7 @@ def test_what_is_no_text_and_lines_without_end_do_no_harm() -> None:
     assert all(len(line) < 200000 for _, line in found)
 
 
-def test_program_is_ended_when_its_reader_stops() -> None:
+def test_stream_stop_event_ends_program() -> None:
     stop = threading.Event()
     # It would end well by itself.
     found: list[str] = []
@@ -61,7 +61,7 @@ def test_program_is_ended_when_its_reader_stops() -> None:
     assert found == ["begun"]
 
 
-def test_a_listener_that_fails_leaves_no_program_behind() -> None:
+def test_stream_failing_listener_raises_its_error() -> None:
     def fails(_stream: str, _line: str) -> None:
         raise RuntimeError
 
@@ -69,19 +69,19 @@ def test_a_listener_that_fails_leaves_no_program_behind() -> None:
         process.stream(["sh", "-c", "echo now; exec sleep 60"], fails)
 
 
-def test_program_that_is_missing_is_reported() -> None:
+def test_stream_missing_program_raises_command_error() -> None:
     with pytest.raises(CommandError, match="no such program"):
         process.stream(["no-such-program-of-ours"], lambda *_: None)
 
 
-def test_output_goes_into_a_file_on_request(tmp_path: Path) -> None:
+def test_run_output_to_file_keeps_bytes_and_captures_stderr(tmp_path: Path) -> None:
     path = tmp_path / "out"
     with path.open("wb") as file:
         result = process.run(["sh", "-c", "printf '\\000\\377'; echo err >&2"], output=file)
     assert (path.read_bytes(), result.stdout, result.stderr) == (b"\x00\xff", "", "err\n")
 
 
-def test_ctrl_c_ends_what_threads_of_the_process_run() -> None:
+def test_end_all_terminates_program_of_other_thread() -> None:
     ended: list[int] = []
     begun = threading.Event()
 

@@ -188,7 +188,7 @@ def blobs_of(store: Store, image: Descriptor) -> list[Descriptor]:
 # There and back
 
 
-def test_an_image_comes_back_as_it_was_and_twice_is_nothing(here: Site, there: Site, line: Wire) -> None:
+def test_push_and_pull_round_trip_keeps_image_and_repetition_transfers_nothing(here: Site, there: Site, line: Wire) -> None:
     image = make(here.store, "web")
     name = f"{line.host}/team/deep/web:1.0"
     first = json.loads(here.run("push", "web", name, "--plain-http", "--output", "json").stdout)
@@ -208,7 +208,7 @@ def test_an_image_comes_back_as_it_was_and_twice_is_nothing(here: Site, there: S
     assert line.down < 8 << 10
 
 
-def test_copies_that_others_make_have_the_same_digests(here: Site, there: Site, plain: Registry, tmp_path: Path) -> None:
+def test_pull_copy_made_by_skopeo_or_oras_has_same_digest(here: Site, there: Site, plain: Registry, tmp_path: Path) -> None:
     image = make(here.store, "web", "copies")
     here.push("web", f"{plain.host}/copies/web:1")
     with registry(tmp_path / "other") as other:
@@ -224,7 +224,7 @@ def test_copies_that_others_make_have_the_same_digests(here: Site, there: Site, 
             assert there.holds(image)
 
 
-def test_docker_pulls_the_rootfs(here: Site, plain: Registry) -> None:
+def test_push_rootfs_layers_are_pulled_by_docker(here: Site, plain: Registry) -> None:
     image = make(here.store, "web", "docker")
     here.push("web", f"{plain.host}/docker/web:1")
     client = docker.connect()
@@ -236,7 +236,7 @@ def test_docker_pulls_the_rootfs(here: Site, plain: Registry) -> None:
         client.images.remove(f"{plain.host}/docker/web:1")
 
 
-def test_a_change_costs_what_changed(here: Site, there: Site, line: Wire) -> None:
+def test_push_and_pull_small_change_transfer_only_changed_blobs(here: Site, there: Site, line: Wire) -> None:
     one = make(here.store, "web:1", "delta", blobs=6, size=400_000, rootfs=1_500_000)
     name = f"{line.host}/delta/web:1"
     here.push("web:1", name)
@@ -255,7 +255,7 @@ def test_a_change_costs_what_changed(here: Site, there: Site, line: Wire) -> Non
     assert there.holds(two)
 
 
-def test_another_repository_of_the_registry_mounts(here: Site, there: Site, line: Wire) -> None:
+def test_push_to_other_repository_of_registry_mounts_blobs(here: Site, there: Site, line: Wire) -> None:
     image = make(here.store, "web", "mount")
     here.push("web", f"{line.host}/mount/one:1")
     line.clear()
@@ -269,7 +269,7 @@ def test_another_repository_of_the_registry_mounts(here: Site, there: Site, line
     assert there.pull(f"{line.host}/mount/three:1").digest == image.digest
 
 
-def test_one_platform_of_two(here: Site, there: Site, plain: Registry) -> None:
+def test_pull_one_platform_skips_others_and_missing_platform_is_refused(here: Site, there: Site, plain: Registry) -> None:
     arm64 = Platform.parse("linux/arm64")
     layers = {one: write_layer([LayerEntry("bin/program", "file", 0o755, str(one).encode() * 900)], here.store) for one in (AMD64, arm64)}
     image = cloudimage.write(here.store, [PlatformImage(one, (layer.descriptor,), (layer.diff_id,)) for one, layer in layers.items()])
@@ -300,7 +300,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registry,
         yield running
 
 
-def test_login_push_pull_logout(here: Site, closed: Registry) -> None:
+def test_login_allows_push_and_pull_without_exposing_password_until_logout(here: Site, closed: Registry) -> None:
     image = make(here.store, "web", "closed")
     name = f"{closed.host}/team/web:1"
     login = ["login", closed.host, "--plain-http", "--username", USER, "--password-stdin"]
@@ -325,7 +325,7 @@ def test_login_push_pull_logout(here: Site, closed: Registry) -> None:
     assert f"slipway login {closed.host}" in refused.stderr
 
 
-def test_tokens_for_push_and_pull(here: Site, there: Site, tokens: tuple[Registry, TokenServer]) -> None:
+def test_push_and_pull_with_token_server_request_few_tokens(here: Site, there: Site, tokens: tuple[Registry, TokenServer]) -> None:
     guarded, server = tokens
     image = make(here.store, "web", "tokens", blobs=12)
     name = f"{guarded.host}/team/web:1"
@@ -343,7 +343,7 @@ def test_tokens_for_push_and_pull(here: Site, there: Site, tokens: tuple[Registr
     assert (wrong.returncode, "incorrect username or password" in wrong.stderr) == (4, True)
 
 
-def test_oras_reads_what_was_pushed_with_the_login_that_was_kept(here: Site, closed: Registry, tmp_path: Path) -> None:
+def test_push_image_is_readable_by_oras_with_stored_login(here: Site, closed: Registry, tmp_path: Path) -> None:
     """The Python client of oras: it shares neither code nor connections with ours."""
     image = make(here.store, "web", "oras")
     name = f"{closed.host}/oras/web:1"
@@ -361,7 +361,7 @@ def test_oras_reads_what_was_pushed_with_the_login_that_was_kept(here: Site, clo
             assert digest_of(Path(file).read_bytes()) == blob["digest"]
 
 
-def test_what_oras_pushes_is_listed_and_pulled(here: Site, plain: Registry, tmp_path: Path) -> None:
+def test_pull_artifact_pushed_by_oras_keeps_tag_and_content(here: Site, plain: Registry, tmp_path: Path) -> None:
     name = f"{plain.host}/oras/notes:1"
     (tmp_path / "notes.txt").write_text("some notes")
     client = oras.client.OrasClient(hostname=plain.host, insecure=True)
@@ -373,7 +373,7 @@ def test_what_oras_pushes_is_listed_and_pulled(here: Site, plain: Registry, tmp_
     assert (layer["mediaType"], here.store.read(layer["digest"])) == ("text/plain", b"some notes")
 
 
-def test_a_credential_helper_keeps_the_password(here: Site, closed: Registry, tmp_path: Path) -> None:
+def test_login_with_credential_helper_keeps_password_out_of_configuration(here: Site, closed: Registry, tmp_path: Path) -> None:
     make(here.store, "web", "helper")
     vault = tmp_path / "vault"
     helper = tmp_path / "bin/docker-credential-vault"
@@ -436,7 +436,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
     return found
 
 
-def test_authority_and_client_certificate_of_the_user_are_used(here: Site, papers: Papers, tmp_path: Path) -> None:
+def test_push_and_pull_use_given_ca_and_client_certificate(here: Site, papers: Papers, tmp_path: Path) -> None:
     image = make(here.store, "web", "tls")
     section = {"certificate": str(papers.server), "key": str(papers.server_key), "clientcas": [str(papers.ca)]}
     with registry(tmp_path / "tls", tls=section) as running:
@@ -458,7 +458,7 @@ def test_authority_and_client_certificate_of_the_user_are_used(here: Site, paper
         assert here.run(*push, "--ca", tmp_path / "nothing", check=False).returncode == 2
 
 
-def test_plain_http_has_to_be_said(here: Site, plain: Registry) -> None:
+def test_push_and_pull_over_http_without_plain_http_option_are_refused(here: Site, plain: Registry) -> None:
     make(here.store, "web", "said")
     for words in (["push", "web", f"{plain.host}/said/web:1"], ["pull", f"{plain.host}/said/web:1"]):
         refused = here.run(*words, check=False)
@@ -524,7 +524,7 @@ def small_is_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_is_smaller")
 @pytest.mark.parametrize(("verb", "method", "path"), PLACES)
-def test_a_registry_that_is_not_well_for_a_while(
+def test_transfer_temporary_registry_errors_are_retried(
     verb: str, method: str, path: str, here: Site, there: Site, plain: Registry, server: Faulty
 ) -> None:
     trip = Trip(verb, here, there, plain, server.host, f"later/{verb}{method.lower()}{path.strip('/$').replace('/', '').replace(':', '')}")
@@ -536,7 +536,7 @@ def test_a_registry_that_is_not_well_for_a_while(
 
 @pytest.mark.usefixtures("small_is_smaller")
 @pytest.mark.parametrize(("verb", "method", "path"), PLACES)
-def test_a_registry_that_says_no_and_then_yes(
+def test_transfer_refusal_raises_remote_error_and_next_attempt_succeeds(
     verb: str, method: str, path: str, here: Site, there: Site, plain: Registry, server: Faulty
 ) -> None:
     trip = Trip(verb, here, there, plain, server.host, f"no/{verb}{method.lower()}{path.strip('/$').replace('/', '').replace(':', '')}")
@@ -555,7 +555,7 @@ def test_a_registry_that_says_no_and_then_yes(
 
 @pytest.mark.usefixtures("small_is_smaller")
 @pytest.mark.parametrize(("verb", "method", "path"), PLACES)
-def test_a_registry_that_never_gets_well(
+def test_transfer_permanent_503_raises_remote_error_and_publishes_no_name(
     verb: str, method: str, path: str, here: Site, there: Site, plain: Registry, server: Faulty
 ) -> None:
     trip = Trip(verb, here, there, plain, server.host, f"ill/{verb}{method.lower()}{path.strip('/$').replace('/', '').replace(':', '')}")
@@ -566,7 +566,7 @@ def test_a_registry_that_never_gets_well(
     assert not trip.visible
 
 
-def test_a_refusal_ends_the_command_with_its_reason(here: Site, server: Faulty) -> None:
+def test_pull_denied_by_registry_exits_4_with_reason_and_login_hint(here: Site, server: Faulty) -> None:
     server.spoil("GET", "/manifests/", NEVER[403])
     refused = here.run("pull", f"{server.host}/team/web:1", "--plain-http", check=False)
     assert refused.returncode == 4
@@ -575,7 +575,7 @@ def test_a_refusal_ends_the_command_with_its_reason(here: Site, server: Faulty) 
 
 
 @pytest.mark.parametrize("verb", ["push", "pull"])
-def test_client_returns_at_the_time_of_retry_after(verb: str, here: Site, there: Site, plain: Registry, server: Faulty) -> None:
+def test_transfer_429_waits_for_retry_after(verb: str, here: Site, there: Site, plain: Registry, server: Faulty) -> None:
     trip = Trip(verb, here, there, plain, server.host, f"back/{verb}")
     server.spoil("GET" if verb == "pull" else "POST", "/blobs/", bad.status(429, "TOOMANYREQUESTS", "slowly", retry_after="1"))
     started = time.monotonic()
@@ -584,7 +584,7 @@ def test_client_returns_at_the_time_of_retry_after(verb: str, here: Site, there:
     assert trip.done()
 
 
-def test_wrong_bytes_are_not_kept(here: Site, there: Site, plain: Registry, server: Faulty) -> None:
+def test_pull_blob_with_wrong_bytes_is_refused_and_not_stored(here: Site, there: Site, plain: Registry, server: Faulty) -> None:
     trip = Trip("pull", here, there, plain, server.host, "wrong/bytes")
     blob = max(blobs_of(here.store, trip.image), key=lambda one: one.size)
     data = here.store.open(blob.digest).read()
@@ -604,7 +604,7 @@ def test_wrong_bytes_are_not_kept(here: Site, there: Site, plain: Registry, serv
     assert trip.done()
 
 
-def test_a_blob_that_breaks_off_goes_on_where_it_was(here: Site, there: Site, plain: Registry, server: Faulty) -> None:
+def test_pull_blob_over_breaking_connections_is_completed(here: Site, there: Site, plain: Registry, server: Faulty) -> None:
     trip = Trip("pull", here, there, plain, server.host, "wrong/end")
     blob = max(blobs_of(here.store, trip.image), key=lambda one: one.size)
     data = here.store.open(blob.digest).read()
@@ -628,7 +628,7 @@ def test_a_blob_that_breaks_off_goes_on_where_it_was(here: Site, there: Site, pl
     ],
     ids=["html", "too large", "lists what is no image", "lists no digest", "no manifest", "schema 1"],
 )
-def test_what_is_no_image_is_refused(value: object, reason: str, there: Site, server: Faulty) -> None:
+def test_pull_invalid_manifest_is_refused_and_stores_no_name(value: object, reason: str, there: Site, server: Faulty) -> None:
     data = value if isinstance(value, bytes) else canonical_json(value)
     server.on("/v2/no/image/manifests/1", bad.body(data, OCI_INDEX if b'"manifests"' in data else OCI_MANIFEST))
     with pytest.raises(StoreError, match=reason):
@@ -636,7 +636,7 @@ def test_what_is_no_image_is_refused(value: object, reason: str, there: Site, se
     assert there.store.names() == {}
 
 
-def test_an_index_that_lies_about_its_manifests(here: Site, there: Site, plain: Registry, server: Faulty) -> None:
+def test_pull_index_with_wrong_size_or_digest_of_manifest_is_refused(here: Site, there: Site, plain: Registry, server: Faulty) -> None:
     trip = Trip("pull", here, there, plain, server.host, "lies/web")
     index = here.store.json(trip.image.digest)
     index["manifests"][0]["size"] += 1
@@ -652,7 +652,7 @@ def test_an_index_that_lies_about_its_manifests(here: Site, there: Site, plain: 
     assert not trip.visible
 
 
-def test_a_damaged_blob_here_is_not_sent(here: Site, plain: Registry) -> None:
+def test_push_damaged_local_blob_is_refused_and_publishes_no_tag(here: Site, plain: Registry) -> None:
     image = make(here.store, "web", "damaged")
     blob = max(blobs_of(here.store, image), key=lambda one: one.size)
     data = bytearray(here.store.path(blob.digest).read_bytes())
@@ -669,7 +669,9 @@ def test_a_damaged_blob_here_is_not_sent(here: Site, plain: Registry) -> None:
 
 @pytest.mark.usefixtures("small_is_smaller")
 @pytest.mark.parametrize("verb", ["push", "pull"])
-def test_a_line_that_breaks_at_any_byte(verb: str, here: Site, there: Site, plain: Registry, line: Wire, tmp_path: Path) -> None:
+def test_transfer_connection_cut_at_any_byte_is_completed(
+    verb: str, here: Site, there: Site, plain: Registry, line: Wire, tmp_path: Path
+) -> None:
     chance = random.Random(f"breaks {verb}")
     trip = Trip(verb, here, there, plain, line.host, f"breaks/{verb}0")
     line.clear()
@@ -701,7 +703,9 @@ def test_a_line_that_breaks_at_any_byte(verb: str, here: Site, there: Site, plai
 
 
 @pytest.mark.parametrize("verb", ["push", "pull"])
-def test_a_line_that_is_dead_ends_the_command(verb: str, here: Site, there: Site, plain: Registry, line: Wire) -> None:
+def test_transfer_over_dead_connection_raises_remote_error_and_publishes_no_name(
+    verb: str, here: Site, there: Site, plain: Registry, line: Wire
+) -> None:
     trip = Trip(verb, here, there, plain, line.host, f"dead/{verb}")
     line.clear()
     for after in range(0, 4000, 20):
@@ -717,7 +721,7 @@ def test_a_line_that_is_dead_ends_the_command(verb: str, here: Site, there: Site
 # Many, at once, killed
 
 
-def test_two_thousand_blobs(here: Site, there: Site, plain: Registry) -> None:
+def test_transfer_of_2000_blobs_takes_constant_requests_per_blob(here: Site, there: Site, plain: Registry) -> None:
     image = make(here.store, "many", "many", blobs=2000, size=300)
     name = f"{plain.host}/many/web:1"
     blobs = len(blobs_of(here.store, image))
@@ -731,7 +735,7 @@ def test_two_thousand_blobs(here: Site, there: Site, plain: Registry) -> None:
     assert len(plain.requests("GET", "many/web/blobs")) == before == blobs
 
 
-def test_a_full_disk(here: Site, there: Site, plain: Registry, tmp_path: Path) -> None:
+def test_pull_full_disk_is_reported_and_succeeds_after_space_is_added(here: Site, there: Site, plain: Registry, tmp_path: Path) -> None:
     image = make(here.store, "web", "full", blobs=8, size=400_000, rootfs=1_500_000)
     name = f"{plain.host}/full/web:1"
     here.push("web", name)
@@ -753,7 +757,7 @@ def test_a_full_disk(here: Site, there: Site, plain: Registry, tmp_path: Path) -
         process.run(["umount", home])
 
 
-def test_two_pulls_at_once_fetch_nothing_twice(here: Site, there: Site, plain: Registry, line: Wire) -> None:
+def test_pull_two_at_once_fetch_each_blob_once(here: Site, there: Site, plain: Registry, line: Wire) -> None:
     image = make(here.store, "web", "two", blobs=10, size=300_000)
     here.push("web", f"{plain.host}/two/web:1")
     line.clear()
@@ -766,7 +770,7 @@ def test_two_pulls_at_once_fetch_nothing_twice(here: Site, there: Site, plain: R
     assert there.holds(image)
 
 
-def test_a_name_is_given_when_all_is_there(here: Site, there: Site, plain: Registry, line: Wire) -> None:
+def test_pull_moves_tag_only_after_image_is_complete(here: Site, there: Site, plain: Registry, line: Wire) -> None:
     one = make(here.store, "web:1", "whole", blobs=6, size=200_000)
     two = make(here.store, "web:2", "whole anew", blobs=6, size=200_000)
     name = f"{plain.host}/whole/web:1"
@@ -814,7 +818,7 @@ def kill(victim: subprocess.Popen[bytes], line: Wire | None = None) -> None:
         line.drain()
 
 
-def test_a_pull_that_is_killed_ten_times(here: Site, there: Site, plain: Registry, line: Wire) -> None:
+def test_pull_killed_ten_times_fetches_no_byte_again_and_completes(here: Site, there: Site, plain: Registry, line: Wire) -> None:
     chance = random.Random("killed pull")
     image = make(here.store, "web", "killed", blobs=10, size=1_000_000, rootfs=3_000_000)
     name = f"{plain.host}/killed/web:1"
@@ -848,7 +852,7 @@ def assert_nothing_again(line: Wire, verified: set[str], partial: dict[str, int]
     assert len(asked) == len(set(asked))
 
 
-def test_a_push_that_is_killed_ten_times(here: Site, there: Site, plain: Registry, line: Wire) -> None:
+def test_push_killed_ten_times_sends_no_finished_blob_again_and_completes(here: Site, there: Site, plain: Registry, line: Wire) -> None:
     chance = random.Random("killed push")
     image = make(here.store, "web", "killed push", blobs=10, size=1_000_000, rootfs=6_000_000)
     name = f"{line.host}/killed/push:1"
@@ -870,7 +874,7 @@ def test_a_push_that_is_killed_ten_times(here: Site, there: Site, plain: Registr
 
 
 @pytest.mark.parametrize("verb", ["push", "pull"])
-def test_an_interrupt_ends_it_soon_and_keeps_what_it_has(verb: str, here: Site, there: Site, plain: Registry, line: Wire) -> None:
+def test_transfer_ctrl_c_exits_130_and_next_command_completes(verb: str, here: Site, there: Site, plain: Registry, line: Wire) -> None:
     image = make(here.store, "web", f"interrupted {verb}", blobs=3, size=6_000_000)
     name = f"{line.host}/interrupted/{verb}:1"
     if verb == "pull":
@@ -897,7 +901,7 @@ def test_an_interrupt_ends_it_soon_and_keeps_what_it_has(verb: str, here: Site, 
         assert there.holds(image)
 
 
-def test_a_prune_that_is_killed_leaves_a_whole_store(here: Site, tmp_path: Path) -> None:
+def test_prune_killed_at_any_moment_leaves_kept_image_intact(here: Site, tmp_path: Path) -> None:
     chance = random.Random("killed prune")
     kept = make(here.store, "kept", "kept", blobs=20, size=1000)
     every, tally, killed = 0, tmp_path / "events", 0
@@ -919,7 +923,7 @@ def test_a_prune_that_is_killed_leaves_a_whole_store(here: Site, tmp_path: Path)
     assert here.verified() == {blob.digest for blob in closure(here.store, kept)}
 
 
-def test_prune_beside_a_pull_takes_nothing_from_it(here: Site, there: Site, plain: Registry, line: Wire) -> None:
+def test_prune_beside_pull_removes_nothing_in_use(here: Site, there: Site, plain: Registry, line: Wire) -> None:
     image = make(here.store, "web", "beside", blobs=6, size=500_000)
     here.push("web", f"{plain.host}/beside/web:1")
     name = f"{line.host}/beside/web:1"
@@ -935,7 +939,7 @@ def test_prune_beside_a_pull_takes_nothing_from_it(here: Site, there: Site, plai
     assert len(line.fetched()) == len(set(line.fetched()))
 
 
-def test_what_a_killed_pull_fetched_stays_until_it_is_pruned(here: Site, there: Site, plain: Registry, line: Wire) -> None:
+def test_rmi_keeps_and_prune_removes_blobs_of_killed_pull(here: Site, there: Site, plain: Registry, line: Wire) -> None:
     image = make(here.store, "web", "stays", blobs=40, size=100_000)
     here.push("web", f"{plain.host}/stays/web:1")
     name = f"{line.host}/stays/web:1"

@@ -103,7 +103,7 @@ def refusal(result: process.ProcessResult) -> str:
 # With cosign
 
 
-def test_cosign_verifies_signatures_of_slipway(
+def test_sign_signature_is_accepted_by_cosign_for_its_key_and_digest_only(
     command: Command, cosign: Cosign, there: Registry, store: Store, image: CloudImage, key: tuple[Path, Path], tmp_path: Path
 ) -> None:
     private, public = key
@@ -130,7 +130,7 @@ def test_cosign_verifies_signatures_of_slipway(
         assert f"signed another digest: {image.digest}" in error
 
 
-def test_signature_of_cosign_is_verified_and_transferred(
+def test_verify_accepts_cosign_signature_also_after_copy_pull_and_push(
     command: Command, cosign: Cosign, there: Registry, image: CloudImage, key: tuple[Path, Path], tmp_path: Path
 ) -> None:
     theirs, public = cosign.key_pair("theirs")
@@ -156,7 +156,7 @@ def test_signature_of_cosign_is_verified_and_transferred(
     assert cosign.verify(f"{there.host}/{WEB}", key[1]).ok
 
 
-def test_each_signs_with_the_keys_of_the_other(
+def test_sign_with_key_of_other_tool_is_verified_by_slipway_and_cosign(
     command: Command, cosign: Cosign, there: Registry, image: CloudImage, key: tuple[Path, Path]
 ) -> None:
     assert cosign("public-key", "--key", key[0]).stdout == key[1].read_text()
@@ -169,7 +169,7 @@ def test_each_signs_with_the_keys_of_the_other(
         command("verify", f"{there.host}/{WEB}", "--remote", "--plain-http", "--key", public)
 
 
-def test_an_image_is_signed_in_its_registry(
+def test_sign_remote_image_is_signed_in_registry_without_local_copy(
     command: Command, cosign: Cosign, there: Registry, key: tuple[Path, Path], tmp_path: Path
 ) -> None:
     elsewhere = Store(tmp_path / "elsewhere")
@@ -182,7 +182,7 @@ def test_an_image_is_signed_in_its_registry(
     assert not Store(tmp_path / "home/store").names()
 
 
-def test_cosign_verifies_attestations_of_slipway(
+def test_sbom_and_provenance_attestations_are_verified_by_cosign(
     command: Command, cosign: Cosign, there: Registry, image: CloudImage, key: tuple[Path, Path]
 ) -> None:
     _, stranger = cosign.key_pair("stranger")
@@ -202,7 +202,7 @@ def test_cosign_verifies_attestations_of_slipway(
 # With a registry
 
 
-def test_documents_are_found_as_referrers_and_the_image_stays_what_it_is(
+def test_attached_documents_are_found_as_referrers_and_keep_image_digest(
     command: Command, there: Registry, image: CloudImage, tmp_path: Path
 ) -> None:
     written = json.loads(command("sbom", "web").stdout)
@@ -233,7 +233,7 @@ def test_documents_are_found_as_referrers_and_the_image_stays_what_it_is(
     assert json.loads((layout / "index.json").read_text())["manifests"][0]["digest"] == image.digest
 
 
-def test_a_changed_byte_in_the_registry_is_found(
+def test_verify_remote_changed_byte_in_any_blob_is_refused(
     command: Command, there: Registry, store: Store, image: CloudImage, key: tuple[Path, Path]
 ) -> None:
     """In each kind of blob, behind the registry's back, each followed by a verify."""
@@ -272,7 +272,7 @@ def with_another_byte(data: bytes) -> bytes:
     return data[:at] + (b"0" if data[at : at + 1] != b"0" else b"1") + data[at + 1 :]
 
 
-def test_policy_is_asked_before_a_pull_gives_a_name(
+def test_pull_unsigned_image_is_refused_by_policy_before_blobs_are_fetched(
     command: Command, there: Registry, image: CloudImage, key: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = tmp_path / "policy.yaml"
@@ -294,7 +294,7 @@ def test_policy_is_asked_before_a_pull_gives_a_name(
         policy.admit(site, "localhost:1/other", image.digest)
 
 
-def test_a_registry_that_serves_an_older_signed_image_under_a_tag_is_found_out(
+def test_pull_older_signed_image_under_same_tag_is_refused_unless_allowed(
     command: Command, cosign: Cosign, there: Registry, store: Store, image: CloudImage, key: tuple[Path, Path], tmp_path: Path
 ) -> None:
     rules = tmp_path / "config/slipway/policy.yaml"
@@ -321,7 +321,9 @@ def test_a_registry_that_serves_an_older_signed_image_under_a_tag_is_found_out(
     command("pull", where, "--plain-http")
 
 
-def test_cosign_with_a_record_of_the_time_says_when_it_signed(command: Command, cosign: Cosign, there: Registry, image: CloudImage) -> None:
+def test_verify_timestamp_annotation_of_cosign_is_reported_as_signed_at(
+    command: Command, cosign: Cosign, there: Registry, image: CloudImage
+) -> None:
     theirs, public = cosign.key_pair("theirs")
     command("push", "web", f"{there.host}/{WEB}", "--plain-http")
     cosign.sign(f"{there.host}/{WEB}", theirs, "-a", "timestamp=1767225600")
@@ -332,7 +334,7 @@ def test_cosign_with_a_record_of_the_time_says_when_it_signed(command: Command, 
 # The command line
 
 
-def test_a_changed_byte_here_ends_with_4_and_says_which_blob(
+def test_verify_damaged_local_layer_exits_4_and_reports_its_digest(
     command: Command, store: Store, image: CloudImage, key: tuple[Path, Path]
 ) -> None:
     command("sign", "web", "--key", key[0])
@@ -347,9 +349,7 @@ def test_a_changed_byte_here_ends_with_4_and_says_which_blob(
     assert f"layer of linux/arm64 {layer} is damaged: its bytes have another digest" in error
 
 
-def test_without_a_key_the_policy_says_whose_signature_counts(
-    command: Command, image: CloudImage, key: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_verify_without_key_uses_keys_of_policy(command: Command, image: CloudImage, key: tuple[Path, Path], tmp_path: Path) -> None:
     command("sign", "web", "--key", key[0])
     said = command("verify", "web", check=False)
     assert said.returncode == 2
@@ -360,7 +360,7 @@ def test_without_a_key_the_policy_says_whose_signature_counts(
     assert "release.pub" in command("verify", "web").stdout
 
 
-def test_run_refuses_what_the_policy_does_not_let_in(command: Command, image: CloudImage, key: tuple[Path, Path], tmp_path: Path) -> None:
+def test_run_image_denied_by_policy_is_refused(command: Command, image: CloudImage, key: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "config/slipway").mkdir(parents=True)
     rules = tmp_path / "config/slipway/policy.yaml"
     rules.write_text(f"default: deny\nrules: [{{repository: web, require: signed, keys: ['{key[1]}']}}]\n")
@@ -374,7 +374,7 @@ def test_run_refuses_what_the_policy_does_not_let_in(command: Command, image: Cl
     assert f"{rules}:1: 'maybe' is nothing that can be required" in said.stderr
 
 
-def test_a_wrong_or_missing_password_is_said_and_signs_nothing(
+def test_sign_wrong_or_missing_password_is_reported_and_signs_nothing(
     command: Command, store: Store, image: CloudImage, key: tuple[Path, Path]
 ) -> None:
     said = command("sign", "web", "--key", key[0], password="wrong", check=False)
@@ -384,7 +384,9 @@ def test_a_wrong_or_missing_password_is_said_and_signs_nothing(
     assert list(store.names()) == ["web:latest"]
 
 
-def test_the_password_shows_nowhere(command: Command, store: Store, image: CloudImage, key: tuple[Path, Path], tmp_path: Path) -> None:
+def test_sign_and_provenance_do_not_expose_password_or_key(
+    command: Command, store: Store, image: CloudImage, key: tuple[Path, Path], tmp_path: Path
+) -> None:
     said = [command("--verbose", "sign", "web", "--key", key[0]), command("--verbose", "provenance", "web", "--attach", "--key", key[0])]
     secrets = [PASSWORD.encode(), key[0].read_bytes().splitlines()[1]]
     for result in said:
@@ -393,7 +395,7 @@ def test_the_password_shows_nowhere(command: Command, store: Store, image: Cloud
         assert all(secret not in path.read_bytes() for secret in secrets), path
 
 
-def test_the_password_is_asked_for_and_not_shown(tmp_path: Path, image: CloudImage) -> None:
+def test_keys_create_and_sign_prompt_for_password_without_echo(tmp_path: Path, image: CloudImage) -> None:
     typed, said = type_in(tmp_path, ["keys", "create", "-f", str(tmp_path / "asked")], ["secret words", "secret words"])
     assert typed == 0, said
     assert stat.S_IMODE((tmp_path / "asked.key").stat().st_mode) == 0o600
@@ -448,7 +450,7 @@ def type_in(folder: Path, words: list[str], answers: list[str]) -> tuple[int, st
         os.close(keyboard)
 
 
-def test_an_existing_pair_is_kept(command: Command, key: tuple[Path, Path]) -> None:
+def test_keys_create_existing_pair_is_refused_and_kept(command: Command, key: tuple[Path, Path]) -> None:
     before = key[0].read_bytes()
     with pytest.raises(CommandError, match="exit code 2"):
         command("keys", "create", "-f", key[0].with_suffix(""))

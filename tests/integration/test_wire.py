@@ -14,7 +14,7 @@ from tests.integration.wire import Wire, wire
 REQUEST = b"GET /v2/team/web/blobs/sha256:" + b"0" * 64 + b" HTTP/1.1\r\nHost: registry\r\n\r\n"
 
 
-def test_requests_of_a_client_that_has_ended_are_not_taken_for_those_of_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wire_requests_of_ended_client_are_not_counted_after_clear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     note = Wire._note
 
     def late(self: Wire, head: bytes, data: bytes) -> bytes:

@@ -21,7 +21,7 @@ def test_distribution_name_does_not_belong_to_another_project() -> None:
     assert about.DISTRIBUTION != "slipway"
 
 
-def test_version_installed_is_that_of_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_installed_is_that_of_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", {about.DISTRIBUTION: "1.2.3"}.__getitem__)
     assert about.version() == "1.2.3"
 

@@ -31,16 +31,16 @@ def images(**arguments: str) -> set[str]:
         ("POLICY", "kube-network-policies", "registry.k8s.io/networking/kube-network-policies"),
     ],
 )
-def test_a_part_is_in_the_image_only_when_it_is_chosen(argument: str, value: str, image: str) -> None:
+def test_base_part_is_in_image_only_when_chosen(argument: str, value: str, image: str) -> None:
     assert images(**NOTHING | {argument: value}) == {image}
     assert image not in images(**{argument: "none"})
 
 
-def test_without_any_argument_all_but_the_policies_are_in() -> None:
+def test_base_without_arguments_includes_all_parts_but_policies() -> None:
     assert {name.rpartition("/")[2] for name in images()} == {"flannel", "local-path-provisioner", "metrics-server"}
 
 
-def test_value_that_is_none_of_them_is_reported_with_those_there_are() -> None:
+def test_base_invalid_argument_values_report_allowed_values() -> None:
     with pytest.raises(InputError) as caught:
         images(NETWORK="calico", STORAGE="longhorn")
     assert [(fault.message, fault.hint) for fault in caught.value.faults] == [
@@ -55,7 +55,7 @@ def manifests() -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield path.stem, document
 
 
-def test_every_object_of_an_addon_says_which_addon_it_is_of() -> None:
+def test_base_addon_objects_have_addon_label() -> None:
     found = list(manifests())
     assert {addon for addon, _ in found} == {"network", "storage", "metrics", "policy"}
     assert [document["metadata"]["name"] for addon, document in found if document["metadata"]["labels"]["slipway.dev/addon"] != addon] == []

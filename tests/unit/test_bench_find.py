@@ -14,7 +14,7 @@ def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "present_kubectl", lambda: None)
 
 
-def test_reading_finds_what_a_search_misses() -> None:
+def test_find_benchmark_recall_is_high_and_false_findings_are_zero() -> None:
     missed, false = run.result("find", find.measure(**find.SMOKE)), find.measure(**find.SMOKE)[1]
     assert missed["recall"] >= 95
     assert missed["peer"] > 20
@@ -22,6 +22,6 @@ def test_reading_finds_what_a_search_misses() -> None:
     assert false["ours"] == 0
 
 
-def test_inputs_with_charts_are_for_helm() -> None:
+def test_find_benchmark_chart_inputs_are_added_on_request() -> None:
     plain, every = ({name for name, *_ in find.inputs(charts=charts)} for charts in (False, True))
     assert {"chart", "chart-values-of-launch", "chart-kube-version", "chart-newer-template"} == every - plain

@@ -17,42 +17,42 @@ from tests.bench.one_node import PROJECT, addon
 ROW: dict[str, Any] = {"ours": 2.0, "peer": 8.0, "peer_name": "docker-registry", "unit": "s"}
 
 
-def test_a_result_has_the_ratio_and_the_name_of_its_benchmark() -> None:
+def test_result_has_ratio_and_benchmark_name() -> None:
     assert run.result("capture", {**ROW, "name": "something", "rounds": 3}) == {**ROW, "name": "capture", "ratio": 0.25, "rounds": 3}
 
 
-def test_of_several_measurements_the_first_counts_and_the_others_are_kept() -> None:
+def test_result_first_measurement_counts_and_others_are_kept() -> None:
     found = run.result("build", [ROW, {**ROW, "name": "build, cached", "peer": 1.0}])
     assert found["ratio"] == 0.25
     assert found["more"] == [{**ROW, "name": "build, cached", "peer": 1.0, "ratio": 2.0}]
 
 
-def test_a_peer_that_cannot_run_here_gives_no_ratio() -> None:
+def test_result_without_peer_has_no_ratio() -> None:
     assert run.result("one-node", {**ROW, "peer": None})["ratio"] is None
 
 
-def test_a_measurement_that_lacks_something_is_refused() -> None:
+def test_result_incomplete_measurement_is_refused() -> None:
     with pytest.raises(ValueError, match="capture: the measurement lacks peer, unit"):
         run.result("capture", {"ours": 1, "peer_name": "x"})
 
 
-def test_nothing_measured_is_refused() -> None:
+def test_result_without_measurement_is_refused() -> None:
     with pytest.raises(ValueError, match="measured nothing"):
         run.result("capture", [])
 
 
-def test_benchmarks_are_the_modules_beside_the_runner(tmp_path: Path) -> None:
+def test_names_are_benchmark_modules_beside_runner(tmp_path: Path) -> None:
     for name in ("__init__", "run", "one_node", "capture"):
         (tmp_path / f"{name}.py").touch()
     assert run.names(tmp_path) == ("capture", "one-node")
 
 
-def test_unknown_names_are_reported_with_the_nearest() -> None:
+def test_select_unknown_name_is_refused_with_nearest() -> None:
     with pytest.raises(ValueError, match=r"no benchmark is called captrue; did you mean capture\? there are build, capture"):
         run.select(["captrue"], ["build", "capture"])
 
 
-def test_the_table_shows_every_measurement() -> None:
+def test_table_shows_all_measurements() -> None:
     rows = [run.result("build", [ROW, {**ROW, "name": "cached", "peer": None, "peer_name": "kbld"}])]
     assert run.table(rows).splitlines()[2:] == [
         "| build | 2.0 s | 8.0 s (docker-registry) | 0.25 |",
@@ -60,7 +60,7 @@ def test_the_table_shows_every_measurement() -> None:
     ]
 
 
-def test_what_is_measured_is_written_and_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_writes_and_prints_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Module:
         @staticmethod
         def measure() -> dict[str, Any]:
@@ -74,13 +74,13 @@ def test_what_is_measured_is_written_and_shown(monkeypatch: pytest.MonkeyPatch, 
     assert "| one-node | 2.0 s | 8.0 s (docker-registry) | 0.25 |" in capsys.readouterr().out
 
 
-def test_every_benchmark_has_a_smallest_size() -> None:
+def test_benchmarks_smoke_options_are_parameters_of_measure() -> None:
     for name in run.names():
         module = importlib.import_module(f"tests.bench.{name.replace('-', '_')}")
         assert set(module.SMOKE) <= set(inspect.signature(module.measure).parameters), name
 
 
-def test_a_smoke_run_writes_no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_smoke_run_writes_no_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Module:
         SMOKE: ClassVar[dict[str, int]] = {"rounds": 1}
 
@@ -97,7 +97,7 @@ def test_a_smoke_run_writes_no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert not (tmp_path / "results").exists()
 
 
-def test_what_the_peer_of_one_node_is_given_is_rendered(tmp_path: Path) -> None:
+def test_one_node_addons_for_peer_are_rendered(tmp_path: Path) -> None:
     rootfs = tmp_path / "rootfs"
     image = PROJECT / "kubefiles/kubernetes"
     for part in ("flannel", "local-path", "metrics-server"):
@@ -108,6 +108,6 @@ def test_what_the_peer_of_one_node_is_given_is_rendered(tmp_path: Path) -> None:
     assert env["SvcCIDR"] in addon(rootfs, "network.yaml", env)
 
 
-def test_an_unknown_benchmark_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_unknown_benchmark_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["nothing-like-it"]) == 2
     assert "no benchmark is called nothing-like-it" in capsys.readouterr().err

@@ -21,18 +21,18 @@ def names(entries: tuple[catalog.CatalogEntry, ...]) -> list[str]:
     return [entry.name for entry in entries]
 
 
-def test_what_an_image_is_built_from_is_built_before_it(tmp_path: Path) -> None:
+def test_order_base_images_precede_dependent_image(tmp_path: Path) -> None:
     entries = catalog.find(made(tmp_path, app="FROM middle\n", base="FROM scratch\n", middle="FROM base:latest\n", other="FROM scratch\n"))
     assert names(catalog.order(entries, ["app"])) == ["base", "middle", "app"]
 
 
-def test_everything_is_ordered_when_nothing_is_named(tmp_path: Path) -> None:
+def test_order_and_select_without_names_return_all_entries(tmp_path: Path) -> None:
     entries = catalog.find(made(tmp_path, a="FROM z\n", b="FROM z\n", z="FROM scratch\n"))
     assert names(catalog.order(entries)) == ["z", "a", "b"]
     assert names(catalog.select(entries, [])) == ["a", "b", "z"]
 
 
-def test_only_the_named_are_selected_each_once(tmp_path: Path) -> None:
+def test_select_repeated_name_is_selected_once(tmp_path: Path) -> None:
     entries = catalog.find(made(tmp_path, app="FROM base\n", base="FROM scratch\n"))
     assert names(catalog.select(entries, ["app", "app"])) == ["app"]
 
@@ -52,11 +52,11 @@ def test_only_the_named_are_selected_each_once(tmp_path: Path) -> None:
         ("COPY . .", None),
     ],
 )
-def test_a_base_is_a_folder_beside_it_when_the_name_means_what_is_built_there(tmp_path: Path, text: str, needs: str | None) -> None:
+def test_find_base_with_local_name_is_needed_and_other_base_is_not(tmp_path: Path, text: str, needs: str | None) -> None:
     assert catalog.find(made(tmp_path, app=text, base="FROM scratch"))["app"].needs == needs
 
 
-def test_unknown_names_are_all_reported_with_the_nearest(tmp_path: Path) -> None:
+def test_order_unknown_names_are_all_reported_with_nearest(tmp_path: Path) -> None:
     entries = catalog.find(made(tmp_path, web="FROM scratch", mysql_cluster="FROM scratch"))
     with pytest.raises(UsageError) as caught:
         catalog.order(entries, ["wbe", "mysql-clutser", "web", "zzz"])
@@ -65,18 +65,18 @@ def test_unknown_names_are_all_reported_with_the_nearest(tmp_path: Path) -> None
     assert "did you mean web, mysql-cluster?" in str(caught.value)
 
 
-def test_kubefiles_built_from_each_other_are_refused(tmp_path: Path) -> None:
+def test_order_kubefiles_built_from_each_other_are_refused(tmp_path: Path) -> None:
     entries = catalog.find(made(tmp_path, a="FROM b", b="FROM c", c="FROM a"))
     with pytest.raises(UsageError, match=r"built from each other: a -> b -> c -> a"):
         catalog.order(entries)
 
 
-def test_an_image_built_from_itself_is_refused(tmp_path: Path) -> None:
+def test_order_image_built_from_itself_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a -> a"):
         catalog.order(catalog.find(made(tmp_path, a="FROM a")))
 
 
-def test_an_entry_knows_its_tests_and_says_what_it_is(tmp_path: Path) -> None:
+def test_entry_has_summary_tests_and_reference(tmp_path: Path) -> None:
     root = made(tmp_path, web="FROM scratch")
     (root / "web" / "README.md").write_text("# web\n\nnginx and Redis\nbehind Services.\n\nMore.\n")
     (root / "web" / "test_web.py").write_text("")
@@ -88,18 +88,18 @@ def test_an_entry_knows_its_tests_and_says_what_it_is(tmp_path: Path) -> None:
     assert entry.to_json()["from"] == "scratch"
 
 
-def test_folders_without_a_kubefile_are_no_entries(tmp_path: Path) -> None:
+def test_find_folder_without_kubefile_is_skipped(tmp_path: Path) -> None:
     root = made(tmp_path, web="FROM scratch")
     (root / "notes").mkdir()
     assert list(catalog.find(root)) == ["web"]
 
 
-def test_project_without_kubefiles_is_reported_where_they_go(tmp_path: Path) -> None:
+def test_find_project_without_kubefiles_is_refused_with_expected_path(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"kubefiles/<name>/Kubefile"):
         catalog.find(tmp_path / "kubefiles")
 
 
-def test_kubefiles_of_the_project_have_an_order() -> None:
+def test_order_of_project_kubefiles_puts_bases_first() -> None:
     entries = catalog.find(Path(__file__).parents[2] / "kubefiles")
     order = names(catalog.order(entries))
     assert set(order) == set(entries)

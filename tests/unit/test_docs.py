@@ -106,7 +106,7 @@ def fault(words: list[str], *, whole: bool) -> str:
     return ""
 
 
-def test_command_lines_of_documents_are_taken_by_the_program() -> None:
+def test_docs_command_lines_are_accepted_by_program() -> None:
     found = list(commands("slipway"))
     assert len(found) > 150
     assert [f"{page}: slipway {shlex.join(words)}: {wrong}" for page, words, whole in found if (wrong := fault(words, whole=whole))] == []
@@ -125,7 +125,7 @@ def test_command_lines_of_documents_are_taken_by_the_program() -> None:
         ("tag web", "NAMES"),
     ],
 )
-def test_command_line_that_is_wrong_is_found(line: str, wrong: str) -> None:
+def test_docs_invalid_command_line_is_reported(line: str, wrong: str) -> None:
     assert wrong.lower() in fault(shlex.split(line), whole=True).lower()
     assert bool(wrong) == bool(fault(shlex.split(line), whole=True))
 
@@ -134,7 +134,7 @@ def sessions() -> dict[str, Any]:
     return {function.name: function for function in vars(noxfile).values() if type(function).__name__ == "Func"}
 
 
-def test_sessions_and_rings_of_documents_exist() -> None:
+def test_docs_named_sessions_and_rings_exist() -> None:
     named = list(commands("./nox"))
     assert len(named) > 20
     for page, words, _ in named:
@@ -156,25 +156,25 @@ def cells(page: str, column: int = 0) -> set[str]:
     return {word for row in rows for word in re.findall(r"`([^`]+)`", row[column + 1])}
 
 
-def test_page_of_sessions_lists_every_session_and_ring() -> None:
+def test_sessions_page_lists_all_sessions_and_rings() -> None:
     listed = cells("docs/reference/sessions.md")
     assert {word.split()[2] for word in listed if word.startswith("./nox -s")} == set(sessions())
     assert {word for word in listed if not word.startswith("./nox")} == set(noxfile.RINGS)
 
 
-def test_page_of_building_lists_options_of_build() -> None:
+def test_build_page_lists_existing_options_of_build() -> None:
     listed = {word.split()[0] for word in cells("docs/guides/build.md") if word.startswith("--")}
     assert len(listed) > 4
     assert listed <= options(root().commands["build"])
 
 
-def test_page_of_exit_codes_lists_every_code() -> None:
+def test_exit_codes_page_lists_all_codes() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SlipwayError)]
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGES["docs/reference/exit-codes.md"], re.MULTILINE)}
     assert listed == {0, 130, *(kind.exit_code for kind in kinds)}
 
 
-def test_page_of_configuration_lists_every_variable_that_the_program_reads() -> None:
+def test_configuration_page_lists_all_environment_variables() -> None:
     source = "".join(path.read_text() for path in sorted((PROJECT / "harness").rglob("*.py")))
     read = set(re.findall(r"environ(?:\.get\(|\[)\"((?:SLIPWAY|DOCKER|SSL|KUBE)\w+)\"", source))
     handed_on = {"SLIPWAY_KEY_PASSWORD"}  # read through a list of names
@@ -183,12 +183,12 @@ def test_page_of_configuration_lists_every_variable_that_the_program_reads() -> 
     assert {word for word in listed if word.startswith("SLIPWAY_")} == {word for word in read | handed_on if word.startswith("SLIPWAY_")}
 
 
-def test_page_of_the_kubefile_lists_every_instruction() -> None:
+def test_kubefile_page_lists_all_instructions() -> None:
     listed = {word.split()[0] for word in cells("docs/reference/kubefile.md") if word.split()[0].isupper()}
     assert set(USAGE) <= listed
 
 
-def test_specification_of_the_format_has_every_field_annotation_and_media_type() -> None:
+def test_format_page_lists_all_fields_annotations_and_media_types() -> None:
     built = cloudimage.BuiltHere(("a",), "images/a")
     run = cloudimage.ProvingRun({"reference": "a", "digest": "b"}, "c", 1)
     expected = cloudimage.ExpectedValue("A", type=cloudimage.ValueType("number", "a", ("1",), 1, 2))
@@ -208,7 +208,7 @@ def test_specification_of_the_format_has_every_field_annotation_and_media_type()
     assert [word for word in sorted(words) if f"`{word}`" not in PAGES["docs/format.md"]] == []
 
 
-def test_generated_pages_have_every_command_and_every_phase_of_a_hook() -> None:
+def test_generated_pages_list_all_commands_and_hook_phases() -> None:
     text = fill(PAGES["docs/reference/cli.md"])
     assert {name for name, _ in generated.commands()} == set(re.findall(r"^## (slipway.*)$", text, re.MULTILINE))
     clusterfile = fill(PAGES["docs/reference/clusterfile.md"])
@@ -216,7 +216,7 @@ def test_generated_pages_have_every_command_and_every_phase_of_a_hook() -> None:
     assert "<!-- generated" not in text + clusterfile
 
 
-def test_paths_of_the_project_that_documents_name_exist() -> None:
+def test_docs_named_project_paths_exist() -> None:
     roots = ("harness/", "tests/", "docs/", "images/", "kubefiles/", ".github/")
     for page, text in SITE.items():
         for word, whole in code(text):
@@ -225,13 +225,13 @@ def test_paths_of_the_project_that_documents_name_exist() -> None:
                 assert (PROJECT / word).exists(), f"{page}: {word}"
 
 
-def test_readme_is_short_and_begins_with_the_two_commands() -> None:
+def test_readme_is_short_and_shows_two_nox_commands() -> None:
     text = PAGES["README.md"]
     assert len(text.splitlines()) <= 150
     assert re.findall(r"^```\n(\./nox .*)\n```", text, re.MULTILINE) == ["./nox -s build-image test-image -- web", "./nox -s tests"]
 
 
-def test_documents_never_tell_to_install_the_name_of_another_project() -> None:
+def test_docs_never_install_package_of_other_project() -> None:
     for page, text in PAGES.items():
         assert not re.search(r"pip3? install (?:-\S+ )*slipway(?![-/\w])", text), page
 
@@ -257,13 +257,13 @@ def linked(page: str) -> set[str]:
     return {os.path.normpath(Path(page).parent / address) for address in re.findall(r"\]\(([^)#\s]+)", PAGES[page])}
 
 
-def test_quick_start_concepts_and_guides_are_translated() -> None:
+def test_translation_covers_quick_start_concepts_and_guides() -> None:
     guides = {page for page in SITE if page.startswith("docs/guides/")}
     assert set(CHINESE.values()) == {"docs/index.md", "docs/quick-start.md", "docs/concepts.md", *guides}
 
 
 @pytest.mark.parametrize("page", CHINESE)
-def test_translation_follows_its_english_page(page: str) -> None:
+def test_translation_matches_current_english_page(page: str) -> None:
     source = CHINESE[page]
     mark = f"<!-- translates: {hashlib.sha256(PAGES[source].encode()).hexdigest()[:12]} -->"
     assert mark in PAGES[page], f"{source} changed: translate the change, then write {mark} into {page}"
@@ -271,7 +271,7 @@ def test_translation_follows_its_english_page(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", CHINESE)
-def test_translation_and_its_english_page_link_to_each_other_and_stay_in_their_language(page: str) -> None:
+def test_translation_and_english_page_link_to_each_other_only(page: str) -> None:
     assert linked(page) & set(CHINESE.values()) == {CHINESE[page]}
     assert linked(CHINESE[page]) & set(CHINESE) == {page}
 
@@ -292,7 +292,7 @@ def anchors(text: str) -> set[str]:
     )
 
 
-def test_links_between_documents_lead_somewhere() -> None:
+def test_docs_relative_links_and_anchors_resolve() -> None:
     wrong = []
     for page, text in PAGES.items():
         bare = re.sub(r"^```.*?^```", "", fill(text), flags=re.MULTILINE | re.DOTALL)
@@ -306,7 +306,7 @@ def test_links_between_documents_lead_somewhere() -> None:
     assert wrong == []
 
 
-def test_broken_links_of_a_built_site_are_found(tmp_path: Path) -> None:
+def test_link_faults_of_built_site_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text('<h1 id="top"></h1><a href="b.html#here"></a><a href="#top"></a><a href="https://example.com"></a>')
     (tmp_path / "b.html").write_text('<a href="c.html"></a><a href="a.html#gone"></a><script src="https://example.com/x.js"></script>')
     assert [line.partition(": ")[2] for line in links.faults(tmp_path)] == [
@@ -317,7 +317,7 @@ def test_broken_links_of_a_built_site_are_found(tmp_path: Path) -> None:
     ]
 
 
-def test_types_of_a_schema_are_words() -> None:
+def test_generated_clusterfile_page_shows_types_as_words() -> None:
     shown = "\n".join(generated.clusterfile())
     assert "`spec.hosts[].ips`\n: *text or list of text.* Addresses" in shown
     assert "`spec.image`\n: *text or list of text, required.*" in shown

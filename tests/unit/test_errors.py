@@ -9,5 +9,5 @@ def test_summary_of_one_part_is_that_part_without_details() -> None:
     assert errors.summary(["a"]) == ("a", None)
 
 
-def test_summary_of_several_parts_counts_the_others_and_lists_all() -> None:
+def test_summary_of_several_parts_counts_others_and_lists_all() -> None:
     assert errors.summary(["a", "b", "c"]) == ("a and 2 more", "a\nb\nc")

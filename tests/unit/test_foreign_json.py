@@ -38,6 +38,6 @@ def _uses_json(path_name: str) -> bool:
     )
 
 
-def test_only_these_modules_parse_json_themselves() -> None:
+def test_json_parsing_is_limited_to_allowed_modules() -> None:
     found = {name for name in SOURCES if _uses_json(name)}
     assert found == set(ALLOWED), "read it with harness.untrusted.json_object"

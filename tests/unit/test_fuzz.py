@@ -41,7 +41,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt, "CPU", 0.2)
 
 
-def test_what_returns_or_refuses_passes() -> None:
+def test_attempt_returning_or_refusing_target_passes() -> None:
     with Bench() as bench:
         assert bench.attempt(TARGET, b"good") is None
         assert bench.attempt(TARGET, b"wrong") is None
@@ -50,7 +50,7 @@ def test_what_returns_or_refuses_passes() -> None:
 @pytest.mark.parametrize(
     ("data", "kind"), [(b"bad", "ZeroDivisionError"), (b"out", "outside"), (b"mode", "outside"), (b"slow", "TooSlowError")]
 )
-def test_what_a_target_may_not_do_is_a_finding(data: bytes, kind: str) -> None:
+def test_attempt_forbidden_behaviour_is_reported_as_finding(data: bytes, kind: str) -> None:
     with Bench() as bench:
         finding = bench.attempt(TARGET, data)
         assert finding is not None
@@ -58,7 +58,7 @@ def test_what_a_target_may_not_do_is_a_finding(data: bytes, kind: str) -> None:
         assert bench.attempt(TARGET, b"good") is None
 
 
-def test_a_finding_is_made_small_and_kept_and_found_again(tmp_path: Path) -> None:
+def test_finding_is_minimized_kept_and_replayed(tmp_path: Path) -> None:
     with Bench() as bench:
         data = b"x" * 100 + b"bad" + b"y" * 100
         finding = bench.attempt(TARGET, data)
@@ -75,12 +75,12 @@ def test_a_finding_is_made_small_and_kept_and_found_again(tmp_path: Path) -> Non
     assert replay({"fragile": sound}, tmp_path, told.append) == []
 
 
-def test_input_of_a_target_that_is_gone_is_reported(tmp_path: Path) -> None:
+def test_replay_input_of_missing_target_is_reported(tmp_path: Path) -> None:
     keep("gone", b"x", tmp_path)
     assert "no such target" in replay({}, tmp_path)[0]
 
 
-def test_findings_at_one_place_are_one() -> None:
+def test_findings_at_same_place_have_same_key() -> None:
     with Bench() as bench:
         first, second = (bench.attempt(TARGET, data) for data in (b"bad", b"bad too"))
     assert isinstance(first, Finding)
@@ -88,7 +88,7 @@ def test_findings_at_one_place_are_one() -> None:
     assert first.key == second.key
 
 
-def test_the_same_seed_gives_the_same_inputs() -> None:
+def test_mutator_same_seed_yields_same_inputs() -> None:
     seeds = [b'{"a": [1, {"b": null}]}', b"a: b\nc: d\n"]
 
     def inputs(seed: int) -> list[bytes]:
@@ -114,7 +114,7 @@ def _is_json(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.name)
-def test_seeds_are_what_a_target_reads(target: Target, tmp_path: Path) -> None:
+def test_target_accepts_at_least_one_seed(target: Target, tmp_path: Path) -> None:
     """Of each target at least one seed is taken, or every input would end at the first look."""
     taken = 0
     for number, seed in enumerate(target.seeds):

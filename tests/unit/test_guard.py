@@ -42,12 +42,12 @@ def _client() -> None:
         _client,
     ],
 )
-def test_the_guard_stops_it(forbidden: Callable[[], object]) -> None:
+def test_guard_forbidden_call_fails_test(forbidden: Callable[[], object]) -> None:
     with pytest.raises(pytest.fail.Exception, match="belong into tests/integration"):
         forbidden()
 
 
-def test_code_that_swallows_exceptions_does_not_hide_it() -> None:
+def test_guard_failure_passes_through_code_that_swallows_exceptions() -> None:
     def careless() -> None:
         try:
             process.run(["true"])
@@ -58,7 +58,7 @@ def test_code_that_swallows_exceptions_does_not_hide_it() -> None:
         careless()
 
 
-def test_an_event_loop_is_no_connection() -> None:
+def test_guard_event_loop_is_allowed() -> None:
     async def answer() -> int:
         await asyncio.sleep(0)
         return 42

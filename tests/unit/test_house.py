@@ -172,7 +172,7 @@ def uses(name: str, library: str) -> bool:
     return any(wanted.split(".")[0] == library for wanted in imports(name))
 
 
-def test_imports_point_one_way() -> None:
+def test_imports_point_to_lower_layers_only() -> None:
     wrong = [
         f"{name} imports {other}, which does not stand below it"
         for name in SOURCES
@@ -182,7 +182,7 @@ def test_imports_point_one_way() -> None:
     assert wrong == []
 
 
-def test_every_package_and_every_module_of_the_root_has_its_layer() -> None:
+def test_layers_name_all_packages_and_root_modules_once() -> None:
     packages = {name.partition(".")[2] for name, path in SOURCES.items() if path.name == "__init__.py"} - {""}
     top = {name.partition(".")[2] for name in SOURCES if name.count(".") == 1}
     named = [entry for names in LAYERS for entry in names]
@@ -195,7 +195,7 @@ def lines(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
-def test_modules_are_small() -> None:
+def test_modules_stay_within_line_limit() -> None:
     assert {name: count for name, path in SOURCES.items() if (count := lines(path)) > LARGEST} == {}, "split it"
 
 
@@ -229,7 +229,7 @@ def literals(path: Path) -> Iterator[str]:
             yield "".join(part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
 
 
-def test_long_shell_scripts_are_files() -> None:
+def test_shell_scripts_in_strings_stay_within_line_limit() -> None:
     scripts = (
         (name, lines)
         for name, path in SOURCES.items()
@@ -257,18 +257,18 @@ def untested() -> set[str]:
     }
 
 
-def test_every_module_has_a_test_where_it_is_looked_for() -> None:
+def test_modules_have_mirrored_tests_except_known_ones() -> None:
     found = untested()
     assert found - UNTESTED == set(), "add tests/unit/PACKAGE/test_MODULE.py"
     assert UNTESTED - found == set(), "it has a test by now: take it out of UNTESTED"
 
 
-def test_unit_tests_mirror_the_packages() -> None:
+def test_unit_test_folders_mirror_packages() -> None:
     folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}
     assert [folder for folder in sorted(folders) if not (PACKAGE / folder / "__init__.py").exists()] == []
 
 
-def test_programs_in_strings_import_what_exists() -> None:
+def test_import_statements_in_test_strings_resolve() -> None:
     """mypy does not read the programs that tests hand to an interpreter."""
     wrong: list[str] = []
     for path in sorted((ROOT / "tests").rglob("*.py")):
@@ -281,7 +281,7 @@ def test_programs_in_strings_import_what_exists() -> None:
     assert wrong == []
 
 
-def test_no_imports_go_in_a_circle() -> None:
+def test_imports_have_no_cycles() -> None:
     graph = {name: own(name) for name in SOURCES}
     done: set[str] = set()
 
@@ -313,7 +313,7 @@ def test_root_package_is_empty_and_never_imported() -> None:
         ("zstandard", ZSTANDARD),
     ],
 )
-def test_a_library_with_one_door_is_used_behind_it_only(library: str, allowed: set[str]) -> None:
+def test_library_is_imported_by_allowed_modules_only(library: str, allowed: set[str]) -> None:
     assert {name for name in SOURCES if uses(name, library)} == allowed
 
 
@@ -331,11 +331,11 @@ def reads_tar(module: str, function: str, call: ast.Call) -> bool:
     return not any(isinstance(mode, ast.Constant) and str(mode.value).startswith(("w", "x")) for mode in modes)
 
 
-def test_tars_from_elsewhere_are_read_by_the_careful_reader_only() -> None:
+def test_tarfile_reading_is_limited_to_allowed_modules() -> None:
     assert {name for name in SOURCES if any(reads_tar(*found) for found in calls(name))} == TAR_READERS
 
 
-def test_yaml_from_elsewhere_is_loaded_behind_its_limits_only() -> None:
+def test_yaml_loading_is_limited_to_allowed_modules() -> None:
     loaders = {name for name in SOURCES if any(module == "yaml" and function in _YAML_LOADING for module, function, _ in calls(name))}
     assert loaders | {"harness.clusterfile.yaml_nodes"} == YAML_LOADERS
     assert [name for name in SOURCES if name not in YAML_LOADERS and "SafeLoader" in SOURCES[name].read_text()] == []
@@ -348,19 +348,19 @@ def renames(module: str, function: str, call: ast.Call) -> bool:
     return function == "rename" or (function == "replace" and len(call.args) == 1 and module not in ("copy", "dataclasses"))
 
 
-def test_files_are_put_in_place_by_one_function_only() -> None:
+def test_file_renaming_is_limited_to_allowed_modules() -> None:
     assert {name for name in SOURCES if any(renames(*found) for found in calls(name))} == set(RENAMES)
 
 
-def test_process_of_jinja_imports_no_module_of_the_package() -> None:
+def test_jinja_module_imports_no_module_of_package() -> None:
     assert own("harness.templates.jinja") == set()
 
 
-def test_every_exception_to_the_one_door_still_exists() -> None:
+def test_library_exceptions_name_existing_modules() -> None:
     assert {*DOCKER, *SUBPROCESS, *TESTINFRA, *ZSTANDARD, *NACL, *BCRYPT} <= set(SOURCES)
 
 
-def test_what_the_noxfile_reads_needs_the_standard_library_only() -> None:
+def test_noxfile_dependencies_import_standard_library_only() -> None:
     seen: set[str] = set()
     todo = ["harness.catalog", "harness.host.paths"]
     while todo:
@@ -371,12 +371,12 @@ def test_what_the_noxfile_reads_needs_the_standard_library_only() -> None:
         todo += own(name, top_level=True) - seen
 
 
-def test_what_every_pytest_run_loads_is_light() -> None:
+def test_pytest_plugin_top_level_imports_are_pytest_only() -> None:
     foreign = {wanted.split(".")[0] for wanted in imports("harness.testkit.plugin", top_level=True)} - set(sys.stdlib_module_names)
     assert foreign == {"pytest"}
 
 
-def test_no_module_is_called_by_what_it_is_not() -> None:
+def test_module_names_are_not_vague() -> None:
     vague = {"utils", "util", "common", "base", "manager", "helpers", "misc"}
     assert [name for name in SOURCES if vague & set(name.split("."))] == []
 
@@ -394,7 +394,7 @@ def methods_that_run_on_nodes() -> Iterator[tuple[str, ast.FunctionDef]]:
                     yield f"{name}.{kind.name}.{node.name}", node
 
 
-def test_no_command_on_a_node_is_without_a_limit() -> None:
+def test_node_methods_that_run_commands_have_default_timeout() -> None:
     """The default is a number, and mypy lets nobody give None: whatever calls them has a limit."""
     seen = dict(methods_that_run_on_nodes())
     assert {"harness.nodes.Node.run", "harness.nodes.ssh.SshNode.run", "harness.nodes.local.LocalNode.run"} <= set(seen)
@@ -406,7 +406,7 @@ def test_no_command_on_a_node_is_without_a_limit() -> None:
         assert isinstance(keywords["timeout"], ast.Name), f"{name} has no limit by default"
 
 
-def test_ssh_is_run_with_a_limit_only() -> None:
+def test_ssh_process_calls_have_timeout() -> None:
     for name in ("harness.nodes.ssh", "harness.nodes.local", "harness.nodes.control_sockets"):
         calls = [node for node in sources.nodes(SOURCES[name]) if isinstance(node, ast.Call)]
         for call in calls:
@@ -414,7 +414,7 @@ def test_ssh_is_run_with_a_limit_only() -> None:
                 assert any(keyword.arg == "timeout" for keyword in call.keywords), f"{name}:{call.lineno}: process.run without a timeout"
 
 
-def test_the_command_line_loads_what_a_verb_needs_when_it_runs() -> None:
+def test_cli_modules_import_heavy_modules_lazily() -> None:
     """`slipway --help` does not wait for stores, Clusterfiles and clusters to be imported."""
     light = {"about", "errors", "log", "log.timings", "process", "untrusted"}
     heavy = [
@@ -440,7 +440,7 @@ def loaded(*names: str) -> set[str]:
     return seen
 
 
-def test_images_loads_no_reader_of_layers_kubefiles_or_registries() -> None:
+def test_images_verb_loads_no_layer_kubefile_or_registry_modules() -> None:
     """`slipway images` and `slipway inspect` read small documents of the store."""
     modules = loaded("harness.cloudimage.enforcers", "harness.cloudimage.listing", "harness.sealer.image", "harness.sealer.listing")
     heavy = ("harness.kubefile", "harness.oci.layer", "harness.oci.registry", "harness.templates", "harness.host.docker", "harness.trust")
@@ -448,7 +448,7 @@ def test_images_loads_no_reader_of_layers_kubefiles_or_registries() -> None:
     assert modules & {"cryptography", "docker", "jinja2", "nacl", "tarfile", "urllib3", "zstandard"} == set()
 
 
-def test_the_command_line_prints_by_doors_that_escape_what_others_say() -> None:
+def test_printing_is_limited_to_escaping_functions() -> None:
     """Names, annotations and errors come from images, registries and machines: ``say`` and ``table`` escape control characters."""
     allowed = {
         "harness.cli.output": 3,  # the doors themselves: say, JSON, plain tables

@@ -66,13 +66,13 @@ def test_help_texts_are_plain() -> None:
     assert [f"{where}: {wrong}: {text}" for where, text in texts for wrong in faults(text, opening=True)] == []
 
 
-def test_docstrings_open_with_a_noun_or_an_imperative() -> None:
+def test_docstrings_open_with_noun_or_imperative() -> None:
     texts = list(docstrings())
     assert len(texts) > 2000
     assert [f"{where}: {text.splitlines()[0]}" for where, text in texts if OPENING.search(text)] == []
 
 
-def test_identifiers_use_the_words_of_kubernetes() -> None:
+def test_identifiers_use_terms_of_kubernetes() -> None:
     wrong = {
         f"{path.relative_to(PROJECT)}:{token.start[0]} {token.string}"
         for path in sorted((PROJECT / "harness").rglob("*.py"))
@@ -90,9 +90,9 @@ def test_documents_are_plain() -> None:
     "text",
     ["Who we are on the machines.", "How long they hold.", "The user is told what is wrong.", "For whoever has the image.", "Made anew."],
 )
-def test_text_that_is_not_plain_is_found(text: str) -> None:
+def test_faults_refused_words_are_reported(text: str) -> None:
     assert list(faults(text, opening=True))
 
 
-def test_plain_text_is_accepted() -> None:
+def test_faults_plain_text_is_accepted() -> None:
     assert list(faults("Print the SSH user, and how it logs in.", opening=True)) == []

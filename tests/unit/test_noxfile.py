@@ -30,12 +30,12 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_run_is_counted_from_its_report(reports: Path) -> None:
+def test_counts_read_report_sums_outcomes(reports: Path) -> None:
     (reports / "unit.xml").write_text(JUNIT)
     assert str(noxfile.Counts.read("unit")) == "4 passed, 3 failed, 3 skipped in 1 min 40 s"
 
 
-def test_a_run_that_left_no_report_counts_nothing(reports: Path) -> None:
+def test_counts_read_missing_report_counts_nothing(reports: Path) -> None:
     assert noxfile.Counts.read("unit").passed == 0
 
 
@@ -51,7 +51,7 @@ def closed(closing: noxfile.Closing, capsys: pytest.CaptureFixture[str]) -> list
     return capsys.readouterr().out.splitlines()
 
 
-def test_the_last_line_sums_up_all_rings(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_closing_last_line_sums_all_rings(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
     closing = noxfile.Closing()
     closing.started -= 5
     for name in ("unit", "web"):
@@ -60,7 +60,7 @@ def test_the_last_line_sums_up_all_rings(reports: Path, capsys: pytest.CaptureFi
     assert closed(closing, capsys)[-1].strip("= ").startswith("8 passed, 6 failed, 6 skipped in 5.")
 
 
-def test_the_table_has_a_row_for_each_ring_with_its_reports(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_closing_table_has_row_per_ring_with_reports(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
     closing = noxfile.Closing()
     closing.run("lint", lambda: None)
     closing.run("unit", lambda: write_report(reports, "unit", GREEN))
@@ -76,7 +76,7 @@ def test_the_table_has_a_row_for_each_ring_with_its_reports(reports: Path, capsy
     assert closing.failed == ()
 
 
-def test_reports_of_earlier_runs_do_not_count(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_closing_reports_of_earlier_runs_are_ignored(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_report(reports, "unit")
     closing = noxfile.Closing()
     closing.run("unit", lambda: None)
@@ -99,7 +99,7 @@ def failing(error: BaseException) -> Callable[[], object]:
         (ZeroDivisionError(), "ZeroDivisionError"),
     ],
 )
-def test_a_ring_that_dies_has_failed_and_says_why_and_the_next_one_runs(
+def test_closing_crashed_ring_fails_with_reason_and_next_ring_runs(
     error: Exception, reason: str, reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     closing = noxfile.Closing()
@@ -112,7 +112,7 @@ def test_a_ring_that_dies_has_failed_and_says_why_and_the_next_one_runs(
     assert "2 passed, 1 failed, 1 skipped" in lines[-1]
 
 
-def test_a_ring_that_dies_after_tests_failed_counts_these(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_closing_crashed_ring_counts_failed_tests(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
     closing = noxfile.Closing()
 
     def ring() -> None:
@@ -124,7 +124,7 @@ def test_a_ring_that_dies_after_tests_failed_counts_these(reports: Path, capsys:
     assert "4 passed, 3 failed, 3 skipped" in closed(closing, capsys)[-1]
 
 
-def test_ctrl_c_stops_the_rings_and_is_a_failure(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_closing_keyboard_interrupt_stops_rings_and_counts_as_failure(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
     closing = noxfile.Closing()
     closing.run("unit", lambda: write_report(reports, "unit", GREEN))
     with pytest.raises(KeyboardInterrupt):
@@ -134,7 +134,7 @@ def test_ctrl_c_stops_the_rings_and_is_a_failure(reports: Path, capsys: pytest.C
     assert "2 passed, 1 failed" in lines[-1]
 
 
-def test_a_run_that_never_came_to_a_ring_has_failed(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_closing_without_any_ring_fails(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = closed(noxfile.Closing(), capsys)
     assert lines[0] == "stopped in ring install"
     assert "0 passed, 1 failed" in lines[-1]
@@ -156,7 +156,7 @@ class Session:
             raise nox.command.CommandFailed(f"Returned code {self.code}")
 
 
-def test_tests_that_fail_are_no_crash(reports: Path) -> None:
+def test_pytest_failed_tests_return_false(reports: Path) -> None:
     assert noxfile.pytest(cast("nox.Session", Session(reports, 0, GREEN)), "unit", "tests/unit")
     assert not noxfile.pytest(cast("nox.Session", Session(reports, 1, JUNIT)), "unit", "tests/unit")
 
@@ -173,13 +173,13 @@ def test_tests_that_fail_are_no_crash(reports: Path) -> None:
         (134, "it crashed"),
     ],
 )
-def test_pytest_that_does_not_run_to_its_end_is_reported_with_the_reason(code: int, reason: str, reports: Path) -> None:
+def test_pytest_aborted_run_raises_ring_error_with_reason(code: int, reason: str, reports: Path) -> None:
     write_report(reports, "unit")  # of an earlier run
     with pytest.raises(noxfile.RingError, match=reason):
         noxfile.pytest(cast("nox.Session", Session(reports, code)), "unit", "tests/unit")
 
 
-def test_measured_rings_run_under_coverage_and_end_with_its_report(reports: Path) -> None:
+def test_measure_runs_rings_under_coverage_and_shows_report(reports: Path) -> None:
     session = Session(reports, 0, GREEN)
     plain = cast("nox.Session", session)
     noxfile.pytest(plain, "unit", "tests/unit")
@@ -193,29 +193,29 @@ def test_measured_rings_run_under_coverage_and_end_with_its_report(reports: Path
     assert session.env["COVERAGE_FILE"] == str(reports / "coverage")
 
 
-def test_a_report_that_was_cut_counts_nothing(reports: Path) -> None:
+def test_counts_read_truncated_report_counts_nothing(reports: Path) -> None:
     (reports / "unit.xml").write_text(JUNIT[:80])
     assert noxfile.Counts.read("unit").passed == 0
 
 
-def test_fuzzing_and_hostile_machines_are_part_of_the_tests() -> None:
+def test_rings_include_hostile_and_fuzz_by_default() -> None:
     rings = list(noxfile.RINGS)
     assert rings.index("integration") < rings.index("hostile") < rings.index("fuzz") < rings.index("cluster")
     assert not {"hostile", "fuzz"} & set(noxfile.ON_REQUEST)
 
 
-def test_every_shell_script_is_checked_whatever_it_is_called() -> None:
+def test_shell_scripts_without_suffix_are_found_and_python_files_are_not() -> None:
     found = noxfile.shell_scripts()
     assert {"nox", ".ci/run", "images/builder/gather", "images/builder/iptables-select"} <= set(found)
     assert not [path for path in found if path.endswith(".py")]
 
 
-def test_all_tests_are_in_some_ring() -> None:
+def test_rings_cover_all_test_folders() -> None:
     folders = {path.name.replace("_", "-") for path in (noxfile.ROOT / "tests").iterdir() if path.is_dir() and any(path.rglob("test_*.py"))}
     assert folders <= {*noxfile.RINGS, Path(noxfile.VM).name}
 
 
-def test_every_file_of_the_cluster_ring_is_in_one_group_that_stays_together() -> None:
+def test_cluster_ring_groups_contain_each_test_file_once() -> None:
     files = sorted(path.name for path in (noxfile.ROOT / "tests/cluster").glob("test_*.py"))
     assert sorted(name for group in GROUPS for name in group) == files
     assert group_of("test_members.py") == group_of("test_run.py") == "test_run.py"
@@ -225,7 +225,7 @@ def entry(name: str) -> catalog.CatalogEntry:
     return catalog.find(noxfile.ROOT / "kubefiles")[name]
 
 
-def test_values_of_images_reach_the_build_and_the_tests_but_not_the_bases(reports: Path) -> None:
+def test_image_request_env_reaches_build_and_tests_but_not_bases(reports: Path) -> None:
     wanted = noxfile.ImageRequest.read("test-image", ["web", "-e", "Port=80", "--env", "Site=a b", "redis"])
     assert wanted.names == ("web", "redis")
     assert wanted.build_options(entry("web")) == ["--env", "Port=80", "--env", "Site=a b"]
@@ -238,11 +238,11 @@ def test_values_of_images_reach_the_build_and_the_tests_but_not_the_bases(report
     assert words[begin : begin + 4] == ("--value", "Port=80", "--value", "Site=a b")
 
 
-def test_values_without_names_are_for_every_image() -> None:
+def test_image_request_env_without_names_applies_to_all_images() -> None:
     assert noxfile.ImageRequest.read("build-image", ["-e", "Port=80"]).build_options(entry("kubernetes")) == ["--env", "Port=80"]
 
 
-def test_values_that_are_not_pairs_are_refused_without_their_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_image_request_invalid_env_is_refused_without_its_text(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         noxfile.ImageRequest.read("build-image", ["web", "-e", "sesame", "-e", "Port=80"])
     said = capsys.readouterr().err
@@ -265,13 +265,13 @@ def amd64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "architecture", lambda: "amd64")
 
 
-def test_a_machine_of_a_matrix_publishes_under_its_own_tag() -> None:
+def test_publishing_target_tag_ends_with_architecture() -> None:
     wanted = publishing("--tag", "v1", *KEY, "web")
     assert (wanted.names, wanted.build_options) == (["web"], [])
     assert wanted.target(entry("web")) == "registry.example/team/web:v1-amd64"
 
 
-def test_images_that_were_built_under_the_names_of_others_are_not_published_unasked() -> None:
+def test_unfit_image_with_built_images_is_refused_unless_allowed() -> None:
     made = {"name": "registry.k8s.io/pause:3.10.2", "built": {"from": ["gcc 12.2"], "by": "images/pause"}}
     platform = {"platform": "linux/amd64", "images": [made, {"name": "quay.io/team/app:1"}]}
     image = {"digest": DIGEST, "platforms": [platform, platform]}
@@ -280,7 +280,7 @@ def test_images_that_were_built_under_the_names_of_others_are_not_published_unas
     assert noxfile.unfit(image, publishing("--allow-built", *KEY)) == ""
 
 
-def test_platforms_that_this_machine_cannot_test_are_not_published_unasked() -> None:
+def test_unfit_image_with_untested_platform_is_refused_unless_allowed() -> None:
     platforms = [{"platform": f"linux/{name}", "images": []} for name in ("amd64", "amd64/v2", "arm64")]
     image = {"digest": DIGEST, "platforms": platforms}
     assert "this machine tests linux/amd64, not linux/arm64: " in noxfile.unfit(image, publishing(*KEY))
@@ -288,7 +288,7 @@ def test_platforms_that_this_machine_cannot_test_are_not_published_unasked() -> 
     assert noxfile.unfit({**image, "platforms": platforms[:2]}, publishing(*KEY)) == ""
 
 
-def test_what_is_published_is_named_by_its_digest_and_pushed_last_with_its_proof() -> None:
+def test_publishing_commands_name_digest_and_push_after_attestation_and_signature() -> None:
     wanted = publishing("--platform", "linux/amd64", "--tag", "v1", "--plain-http", *KEY, "web")
     there = "registry.example/team/web:v1"
     assert wanted.build_options == ["--platform", "linux/amd64"]
@@ -303,12 +303,12 @@ def test_what_is_published_is_named_by_its_digest_and_pushed_last_with_its_proof
     ]
 
 
-def test_a_tag_is_replaced_on_request_only() -> None:
+def test_publishing_replace_option_omits_no_replace() -> None:
     wanted = publishing("--replace", *KEY)
     assert "--no-replace" not in [*wanted.question(entry("web"), DIGEST), *wanted.commands(entry("web"), DIGEST)[-1]]
 
 
-def test_unsigned_images_carry_their_documents_too() -> None:
+def test_publishing_unsigned_attaches_documents_without_key() -> None:
     words = publishing("--unsigned").commands(entry("web"), DIGEST)
     assert [one[0] for one in words] == ["tag", "attest", "sbom", "provenance", "push"]
     assert not [one for one in words if "--key" in one]
@@ -323,13 +323,13 @@ def test_unsigned_images_carry_their_documents_too() -> None:
         ([*KEY, "--join", "amd64", "--platform", "linux/amd64"], "leave out --platform and --built"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_publishing_contradictory_options_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         publishing(*words)
     assert (ended.value.code, said in capsys.readouterr().err) == (2, True)
 
 
-def test_the_last_job_of_a_matrix_makes_one_tag_of_them_with_the_results_of_each() -> None:
+def test_join_commands_make_one_tag_with_results_of_all_parts() -> None:
     wanted = publishing("--plain-http", "--join", "amd64,arm64", *KEY)
     there = "registry.example/team/web:latest"
     parts = (f"{there}-amd64", f"{there}-arm64")
@@ -416,14 +416,14 @@ def test_publish_builds_tests_and_pushes(publish: Callable[[Publisher], str], re
     assert f"published {WEB}" in capsys.readouterr().out
 
 
-def test_a_key_that_does_not_exist_is_named_before_anything_is_built(publish: Callable[[Publisher], str], reports: Path) -> None:
+def test_publish_missing_key_is_refused_before_build(publish: Callable[[Publisher], str], reports: Path) -> None:
     session = Publisher(reports, "web")
     session.key.unlink()
     assert publish(session) == f"--key {session.key}: no such file; slipway keys create makes a pair"
     assert session.commands == []
 
 
-def test_publish_takes_what_was_built(publish: Callable[[Publisher], str], reports: Path) -> None:
+def test_publish_built_option_skips_build(publish: Callable[[Publisher], str], reports: Path) -> None:
     session = Publisher(reports, "--built", "web")
     assert publish(session) == ""
     assert session.of("build") == []
@@ -431,7 +431,7 @@ def test_publish_takes_what_was_built(publish: Callable[[Publisher], str], repor
 
 
 @pytest.mark.parametrize("verb", ["build", "pytest", "--plan", "tag", "attest", "sbom", "provenance", "sign"])
-def test_an_image_that_fails_is_named_and_not_pushed_and_the_others_are(
+def test_publish_failed_image_is_not_pushed_and_others_are(
     verb: str, publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = Publisher(reports, "web", "chart")
@@ -443,7 +443,7 @@ def test_an_image_that_fails_is_named_and_not_pushed_and_the_others_are(
     assert "not published: web: " in said
 
 
-def test_an_image_whose_base_was_not_built_is_not_published(
+def test_publish_image_without_built_base_is_not_pushed(
     publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = Publisher(reports, "web")
@@ -453,7 +453,7 @@ def test_an_image_whose_base_was_not_built_is_not_published(
     assert "not published: web: its base kubernetes was not built" in capsys.readouterr().out
 
 
-def test_an_image_that_changed_during_its_tests_is_not_published(
+def test_publish_image_changed_during_tests_is_not_pushed(
     publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = Publisher(reports, "web")
@@ -463,7 +463,7 @@ def test_an_image_that_changed_during_its_tests_is_not_published(
     assert f"{OTHER} was tested, and web:latest was {DIGEST}: it changed during the tests" in capsys.readouterr().out
 
 
-def test_a_record_of_an_earlier_run_is_no_proof(
+def test_publish_test_record_of_earlier_run_is_ignored(
     publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (reports / "web.test-result.json").write_text("{}")
@@ -473,7 +473,7 @@ def test_a_record_of_an_earlier_run_is_no_proof(
     assert "no test has booted it" in capsys.readouterr().out
 
 
-def test_a_record_that_does_not_say_passed_is_no_proof(
+def test_publish_test_record_not_passed_is_refused(
     publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = Publisher(reports, "web")
@@ -482,7 +482,7 @@ def test_a_record_that_does_not_say_passed_is_no_proof(
     assert "the record of its tests says FAILED" in capsys.readouterr().out
 
 
-def test_publish_joins_without_building_or_testing(publish: Callable[[Publisher], str], reports: Path) -> None:
+def test_publish_join_pushes_joined_tag_without_build(publish: Callable[[Publisher], str], reports: Path) -> None:
     session = Publisher(reports, "--join", "amd64,arm64", "web", "chart")
     session.failing = {("attest", "web")}
     assert publish(session) == "not published: web"
@@ -494,7 +494,7 @@ WORKFLOWS = sorted((noxfile.ROOT / ".github/workflows").glob("*.yml"))
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_workflow_names_actions_by_digest_and_gives_jobs_no_more_than_they_need(path: Path) -> None:
+def test_workflow_pins_actions_by_commit_and_states_permissions(path: Path) -> None:
     text = path.read_text()
     uses = re.findall(r"uses: (.*)", text)
     assert [
@@ -509,27 +509,27 @@ def test_a_workflow_names_actions_by_digest_and_gives_jobs_no_more_than_they_nee
         assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
-def test_what_runs_on_request_only_runs_every_night() -> None:
+def test_nightly_workflow_runs_rings_on_request() -> None:
     nightly = yaml.safe_load((noxfile.ROOT / ".github/workflows/nightly.yml").read_text())
     words = [entry["words"] for entry in nightly["jobs"]["session"]["strategy"]["matrix"]["include"]]
     assert {f"tests -- {ring}" for ring in noxfile.ON_REQUEST} <= set(words)
     assert {"vm", "bench -- --smoke"} <= set(words)
 
 
-def test_a_secret_of_a_workflow_is_in_no_command() -> None:
+def test_workflow_commands_contain_no_secrets() -> None:
     for path in WORKFLOWS:
         for job in yaml.safe_load(path.read_text())["jobs"].values():
             assert not [step["run"] for step in job.get("steps", ()) if "secrets." in step.get("run", "")]
 
 
-def test_publishing_without_a_registry_says_what_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_publishing_without_registry_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         noxfile.Publishing.read(["web"])
     assert "--registry" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("count", "text"), [(244_000_000, "244 MB"), (1_234_000_000, "1.23 GB")])
-def test_sizes_are_for_people(count: int, text: str) -> None:
+def test_size_is_shown_in_decimal_units(count: int, text: str) -> None:
     assert noxfile.size(count) == text
 
 
@@ -541,5 +541,5 @@ def test_sizes_are_for_people(count: int, text: str) -> None:
         (("--site", "x", "--readmes", "y"), ["--to", "x", "--readmes", "y"]),
     ],
 )
-def test_site_goes_to_a_folder_of_builds_unless_another_is_given(words: tuple[str, ...], expected: list[str]) -> None:
+def test_site_words_default_to_build_catalog_and_kubefiles(words: tuple[str, ...], expected: list[str]) -> None:
     assert noxfile.site_words(words) == expected

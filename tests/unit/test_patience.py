@@ -40,7 +40,7 @@ def _called(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id if isinstance(call.func, ast.Name) else ""
 
 
-def test_no_test_judges_by_elapsed_time() -> None:
+def test_tests_do_not_judge_by_elapsed_time() -> None:
     found = [f"{path.relative_to(ROOT)}:{line}" for path in TESTS for line in faults(path.read_text())]
     assert found == []
 
@@ -49,7 +49,7 @@ def test_no_test_judges_by_elapsed_time() -> None:
     "line",
     ["assert time.monotonic() - started < 3", "assert perf_counter() - began <= 0.5", "process.communicate(timeout=25)"],
 )
-def test_what_judges_by_elapsed_time_is_found(line: str) -> None:
+def test_faults_assertion_on_elapsed_time_is_found(line: str) -> None:
     assert list(faults(f"def test() -> None:\n    {line}\n")) == [2]
 
 
@@ -57,16 +57,16 @@ def test_what_judges_by_elapsed_time_is_found(line: str) -> None:
     "line",
     ["assert time.monotonic() - started < HANG", "assert time.monotonic() - asked >= 1", "process.communicate(timeout=HANG)"],
 )
-def test_limits_for_what_hangs_are_no_fault(line: str) -> None:
+def test_faults_limit_for_hang_is_accepted(line: str) -> None:
     assert list(faults(f"def test() -> None:\n    {line}\n")) == []
 
 
-def test_waiting_ends_with_the_condition_and_gives_its_value() -> None:
+def test_until_returns_value_of_condition() -> None:
     answers = iter([0, "", "there"])
     assert until(lambda: next(answers), pause=0) == "there"
 
 
-def test_waiting_for_what_never_comes_fails_and_says_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_until_timeout_raises_with_description(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, HANG + 1])
     monkeypatch.setattr("tests.waiting.time.monotonic", lambda: next(clock))
     with pytest.raises(AssertionError, match="it hangs: the answer"):

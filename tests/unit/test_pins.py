@@ -80,11 +80,11 @@ def allowed(name: str) -> str | None:
     return next((place for place in ALLOWED if name == place or name.startswith(f"{place}/")), None)
 
 
-def test_nothing_is_pinned_in_an_archive_that_moves() -> None:
+def test_project_files_pin_no_debian_packages() -> None:
     assert [f"{name}: {pin}" for name, text in files() if not allowed(name) for pin in pins(text)] == []
 
 
-def test_every_exception_is_still_one() -> None:
+def test_allowed_files_still_contain_pins() -> None:
     used = {allowed(name) for name, text in files() if name.startswith(tuple(ALLOWED)) and any(pins(text))}
     assert set(ALLOWED) - used - {"tests/cases"} == set()
 
@@ -106,7 +106,7 @@ def test_every_exception_is_still_one() -> None:
         (f'SUITE = "trixie"\nSHA256 = {{\n    "amd64": "{"0" * 64}",\n}}', "a digest beside a suite"),
     ],
 )
-def test_a_pin_is_found(text: str, kind: str) -> None:
+def test_pins_version_address_or_digest_of_debian_is_found(text: str, kind: str) -> None:
     assert kind in {pin.partition(":")[0] for pin in pins(text)}
 
 
@@ -121,11 +121,11 @@ def test_a_pin_is_found(text: str, kind: str) -> None:
         f'GO_SHA256 = {{"amd64": "{"0" * 64}"}}',
     ],
 )
-def test_what_stays_is_no_pin(text: str) -> None:
+def test_pins_stable_reference_is_not_reported(text: str) -> None:
     assert list(pins(text)) == []
 
 
-def test_what_is_installed_with_pip_has_its_hash() -> None:
+def test_project_pip_installs_require_hashes() -> None:
     """The product, its images and the programs that start it; ``npm`` has no business there at all."""
     for name, text in files():
         if name.startswith(("harness/", "images/", ".ci/")) or name in ("nox", "noxfile.py"):
@@ -144,14 +144,14 @@ def requirements(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "nox.lock", "docs.lock"])
-def test_every_locked_package_has_hashes_and_no_address(name: str) -> None:
+def test_lock_packages_have_hashes_and_no_address(name: str) -> None:
     locked = requirements(PROJECT / name)
     assert locked
     assert [package for package, entry in locked.items() if "--hash=sha256:" not in entry] == []
     assert "://" not in (PROJECT / name).read_text()
 
 
-def test_the_lock_has_what_pyproject_names() -> None:
+def test_lock_contains_dependencies_of_pyproject() -> None:
     pyproject = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     text = (PROJECT / "requirements.lock").read_text()
     groups = [name for name in pyproject["dependency-groups"] if name != "docs"]
@@ -162,7 +162,7 @@ def test_the_lock_has_what_pyproject_names() -> None:
 
 
 @pytest.mark.parametrize("name", ["nox.lock", "docs.lock"])
-def test_locks_agree_on_the_versions_of_what_both_have(name: str) -> None:
+def test_locks_agree_on_versions_of_shared_packages(name: str) -> None:
     all_sessions, others = requirements(PROJECT / "requirements.lock"), requirements(PROJECT / name)
     shared = set(all_sessions) & set(others)
     assert {word.partition(" ")[0] for word in shared} >= {"packaging"}

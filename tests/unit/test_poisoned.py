@@ -139,7 +139,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("where", "change"), CASES)
-def test_every_command_does_its_work_for_the_other_images(store: Store, good: CloudImage, where: str, change: Change) -> None:
+def test_store_with_poisoned_image_serves_other_images(store: Store, good: CloudImage, where: str, change: Change) -> None:
     digest = poison(store, good, where, change)
     rows = {row.name: row for row in (*listing.others(store), *listing.images(store), *sealer_listing.rows(store))}
     assert rows["good:latest"].problem is None
@@ -160,7 +160,7 @@ def test_every_command_does_its_work_for_the_other_images(store: Store, good: Cl
 
 
 @pytest.mark.parametrize(("where", "change"), CASES)
-def test_what_follows_an_image_blob_by_blob_ends_in_a_store_error_or_well(
+def test_closure_and_blob_check_of_poisoned_image_raise_only_store_error(
     store: Store, good: CloudImage, where: str, change: Change
 ) -> None:
     poison(store, good, where, change)
@@ -172,7 +172,7 @@ def test_what_follows_an_image_blob_by_blob_ends_in_a_store_error_or_well(
             continue
 
 
-def test_an_image_with_its_problem_is_in_the_list(store: Store, good: CloudImage) -> None:
+def test_images_lists_poisoned_image_with_problem(store: Store, good: CloudImage) -> None:
     poison(store, good, "rootfs", ROOTFS["layers is a number"])
     (bad,) = (row for row in listing.images(store) if row.name == "bad:latest")
     assert "cannot be understood" in (bad.problem or "")
@@ -180,14 +180,14 @@ def test_an_image_with_its_problem_is_in_the_list(store: Store, good: CloudImage
 
 @pytest.mark.parametrize("annotations", ["x", [], {KIND: 5}, {KIND: None}], ids=repr)
 @pytest.mark.parametrize("read", [entries_of, below_of])
-def test_annotations_that_are_not_text_by_name_are_refused(annotations: Any, read: Callable[..., object]) -> None:
+def test_entries_of_and_below_of_annotations_not_text_by_name_are_refused(annotations: Any, read: Callable[..., object]) -> None:
     with pytest.raises(StoreError, match="cannot be understood: is not text by name"):
         read({"annotations": annotations}, "sha256:0")
     assert read({"annotations": None}, "sha256:0") == []
     assert read({"annotations": {KIND: "x"}}, "sha256:0") == []
 
 
-def test_indexes_within_indexes_end(store: Store, good: CloudImage) -> None:
+def test_nested_indexes_of_image_are_bounded(store: Store, good: CloudImage) -> None:
     """A thousand indexes, each of which lists the next one."""
     embedded = good.platforms[0].images.images[0]
     blobs = list(good.platforms[0].images.blobs)

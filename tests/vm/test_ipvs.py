@@ -125,21 +125,21 @@ def before(lab: Lab) -> str:
     return lab.run(_KERNEL)
 
 
-def test_a_kernel_that_could_lead_says_so_and_is_not_touched_by_being_asked(lab: Lab, before: str) -> None:
+def test_ask_kernel_with_ipvs_reports_support_and_loads_no_module(lab: Lab, before: str) -> None:
     answer = ipvs.ask([lab.worker])[ADDRESS]
     assert answer == ipvs.IpvsSupport(networks=(f"{ADDRESS}/24",))
     assert lab.run(_KERNEL) == before
     assert "ip_vs" not in before
 
 
-def test_a_kernel_of_a_distribution_can_do_what_enforces_policies_and_is_not_touched_by_being_asked(lab: Lab) -> None:
+def test_gather_ask_kernel_with_policy_support_reports_it_and_loads_no_module(lab: Lab) -> None:
     loaded = lab.run("cut -d ' ' -f 1 /proc/modules | sort")
     assert gather.ask(lab.worker).has == {"nft_queue": True, "ip_set": True}
     assert lab.run("cut -d ' ' -f 1 /proc/modules | sort") == loaded
     assert "nft_queue" not in loaded
 
 
-def test_the_kernel_leads_to_every_control_plane_node(lab: Lab, before: str) -> None:
+def test_balancer_reaches_all_control_plane_nodes_without_proxy_process(lab: Lab, before: str) -> None:
     programs(lab.worker)
     text = node_files.balancer_config(lab.cluster, lab.member)
     lab.worker.run(node_files.note_state({}))
@@ -156,7 +156,7 @@ def test_the_kernel_leads_to_every_control_plane_node(lab: Lab, before: str) -> 
     assert ipvs.status(lab.worker)["servers"] == sorted(f"{node}:{port}" for node in CONTROL_PLANE for port in (5000, 6443))
 
 
-def test_answers_pass_a_firewall_that_knows_connections(lab: Lab) -> None:
+def test_balancer_answers_pass_stateful_firewall(lab: Lab) -> None:
     ours = ("-i lo -j ACCEPT", "-p tcp --dport 22 -j ACCEPT", "-m conntrack --ctstate ESTABLISHED -j ACCEPT", "-j DROP")
     lab.run(" && ".join(f"iptables -A INPUT {rule}" for rule in ours))
     try:
@@ -165,7 +165,7 @@ def test_answers_pass_a_firewall_that_knows_connections(lab: Lab) -> None:
         lab.run("iptables -F INPUT")
 
 
-def test_a_control_plane_node_that_refuses_is_left_out_and_comes_back(lab: Lab) -> None:
+def test_balancer_refusing_control_plane_node_is_removed_and_returns(lab: Lab) -> None:
     second = lab.control_plane[1]
     second.stop()
     until("one that refuses is left out", lambda: lab.servers() == lab.servers(5000) == {CONTROL_PLANE[0], CONTROL_PLANE[2]})
@@ -175,7 +175,7 @@ def test_a_control_plane_node_that_refuses_is_left_out_and_comes_back(lab: Lab) 
     assert {node for node, _ in lab.who(times=6)} == set(CONTROL_PLANE)
 
 
-def test_control_plane_node_that_vanishes_stops_no_other(lab: Lab) -> None:
+def test_balancer_vanished_control_plane_node_ends_only_its_own_connection(lab: Lab) -> None:
     lab.run(
         f"for i in 1 2 3; do ({lab.client('/hold', seconds=900)} > /run/held.$i; echo ended >> /run/held.$i) > /dev/null 2>&1 & done",
         check=True,
@@ -191,7 +191,7 @@ def test_control_plane_node_that_vanishes_stops_no_other(lab: Lab) -> None:
     until("it is back", lambda: lab.servers() == set(CONTROL_PLANE))
 
 
-def test_no_endpoint_is_given_up_when_all_are_gone(lab: Lab) -> None:
+def test_balancer_all_endpoints_down_keeps_them_and_recovers(lab: Lab) -> None:
     for node in lab.control_plane:
         node.stop()
     # Long enough for two looks.
@@ -203,7 +203,7 @@ def test_no_endpoint_is_given_up_when_all_are_gone(lab: Lab) -> None:
     until("somebody answers", lambda: len(lab.who()) == 1)
 
 
-def test_flushed_rules_come_back(lab: Lab) -> None:
+def test_balancer_flushed_rules_and_route_are_restored(lab: Lab) -> None:
     # As kube-proxy does in its mode ipvs when it starts, and a careful administrator sometimes.
     lab.run(f"{ROOTFS}/bin/ipvsadm -C; ip route del local {VIP} table local")
     until("the way is back", lambda: f"src {ADDRESS}" in lab.run(f"ip route get {VIP}", check=False))
@@ -211,12 +211,12 @@ def test_flushed_rules_come_back(lab: Lab) -> None:
     assert len(lab.who()) == 1
 
 
-def test_what_no_rule_catches_is_refused_and_leaves_the_machine_for_nowhere(lab: Lab) -> None:
+def test_balancer_port_without_rule_is_refused(lab: Lab) -> None:
     refused = lab.worker.run(f"{ROOTFS}/bin/openssl s_client -connect {VIP}:6444 < /dev/null", check=False, timeout=60)
     assert "Connection refused" in refused.output
 
 
-def test_the_keeper_learns_of_other_control_plane_nodes(lab: Lab) -> None:
+def test_balancer_update_changes_its_servers(lab: Lab) -> None:
     fewer = ipvs.config(VIP, ADDRESS, CONTROL_PLANE[:2], CONTROL_PLANE[:1])
     assert membership.tell_balancer(lab.worker, fewer)
     assert (lab.servers(), lab.servers(5000)) == (set(CONTROL_PLANE[:2]), {CONTROL_PLANE[0]})
@@ -225,7 +225,7 @@ def test_the_keeper_learns_of_other_control_plane_nodes(lab: Lab) -> None:
     assert lab.servers() == set(CONTROL_PLANE)
 
 
-def test_rules_of_others_are_none_of_its_business(lab: Lab) -> None:
+def test_balancer_restart_and_clean_keep_foreign_rules(lab: Lab) -> None:
     tool = f"{ROOTFS}/bin/ipvsadm"
     lab.run(f"{tool} -A -t 10.96.0.10:53 -s rr && {tool} -a -t 10.96.0.10:53 -r 198.18.77.11:53 -m && systemctl restart slipway-balancer")
     until("the keeper is back", lambda: lab.servers() == set(CONTROL_PLANE))
@@ -236,7 +236,7 @@ def test_rules_of_others_are_none_of_its_business(lab: Lab) -> None:
     node_files.start_balancer(lab.worker, node_files.balancer_config(lab.cluster, lab.member))
 
 
-def test_after_a_start_of_the_machine_all_is_as_before(lab: Lab) -> None:
+def test_balancer_rules_exist_after_reboot(lab: Lab) -> None:
     boot = "cat /proc/sys/kernel/random/boot_id"
     before = lab.run(boot)
     lab.worker.run("systemctl reboot", check=False)
@@ -247,7 +247,7 @@ def test_after_a_start_of_the_machine_all_is_as_before(lab: Lab) -> None:
     assert len(lab.who(times=3)) == 3
 
 
-def test_delete_leaves_the_kernel_as_it_was(lab: Lab, before: str) -> None:
+def test_delete_leaves_kernel_as_before(lab: Lab, before: str) -> None:
     delete.clean(lab.worker)
     assert lab.run(_KERNEL) == before
     assert ipvs.status(lab.worker) == {}

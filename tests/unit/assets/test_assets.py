@@ -27,7 +27,7 @@ def _nothing_kept() -> object:
     assets._read.cache_clear()
 
 
-def test_arguments_stand_in_front_and_are_quoted(folder: Path) -> None:
+def test_script_arguments_precede_body_and_are_quoted(folder: Path) -> None:
     (folder / "greet.sh").write_text(
         '#!/bin/sh\n# Greet.\n#\n#   NAME   whom\n#   TIMES  how often\n#   "$@"   more\n\n# Loud.\necho "$NAME"\n'
     )
@@ -35,14 +35,14 @@ def test_arguments_stand_in_front_and_are_quoted(folder: Path) -> None:
     assert text == "# greet.sh\nNAME='it'\"'\"'s $(me)'\nTIMES=2\nset -- 'a b' '$c'\n# Loud.\necho \"$NAME\"\n"
 
 
-def test_other_scripts_are_included_with_their_arguments(folder: Path) -> None:
+def test_script_included_script_gets_its_arguments(folder: Path) -> None:
     (folder / "common.sh").write_text("#!/bin/sh\n# Functions.\n#   BIN  programs\n\nrunning() { $BIN/ctr; }\n")
     (folder / "stop.sh").write_text("#!/bin/sh\n# Stop.\n\n. ./common.sh\nrunning\n")
     assert assets.script("stop", bin="/bin") == "# stop.sh\nBIN=/bin\nrunning() { $BIN/ctr; }\nrunning\n"
 
 
 @pytest.mark.parametrize("arguments", [{}, {"bin": "/bin", "other": "x"}, {"Bin": "/bin", "more": 1}])
-def test_arguments_that_the_header_does_not_name_are_refused(folder: Path, arguments: dict[str, str | int]) -> None:
+def test_script_unknown_or_missing_arguments_are_refused(folder: Path, arguments: dict[str, str | int]) -> None:
     (folder / "stop.sh").write_text("#!/bin/sh\n# Stop.\n#   BIN  programs\n\nrunning\n")
     with pytest.raises(ValueError, match=r"node/stop\.sh: arguments do not fit: "):
         assets.script("stop", **arguments)
@@ -51,7 +51,7 @@ def test_arguments_that_the_header_does_not_name_are_refused(folder: Path, argum
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_the_header_of_a_script_says_what_it_does_and_takes(path: Path) -> None:
+def test_script_header_names_all_used_variables(path: Path) -> None:
     first, *lines = path.read_text().splitlines()
     assert first == "#!/bin/sh"
     assert re.match(r"# \w", lines[0])

@@ -14,12 +14,12 @@ ALL = "CapBnd:\t000001ffffffffff"
 WITHOUT_RESOURCE = "Name:\tx\nCapBnd:\t000001fffeffffff\n"
 
 
-def test_what_is_missing_is_read_from_the_bounding_set() -> None:
+def test_missing_capabilities_are_read_from_bounding_set() -> None:
     assert oci_runtime.missing(ALL) == set()
     assert oci_runtime.missing(WITHOUT_RESOURCE) == {"CAP_SYS_RESOURCE"}
 
 
-def test_missing_capabilities_leave_every_set_of_a_bundle(tmp_path: Path) -> None:
+def test_rewrite_bundle_removes_missing_capabilities_from_all_sets(tmp_path: Path) -> None:
     bundle = tmp_path / "config.json"
     wanted = ["CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"]
     bundle.write_text(json.dumps({"process": {"args": ["sh"], "capabilities": {"bounding": wanted, "effective": wanted}}}))
@@ -36,7 +36,7 @@ def test_missing_capabilities_leave_every_set_of_a_bundle(tmp_path: Path) -> Non
         (None, {"capabilities": {"bounding": ["CAP_CHOWN", "CAP_NET_RAW"]}}),
     ],
 )
-def test_a_step_of_a_dockerfile_has_no_raw_sockets_and_gains_no_privileges(tmp_path: Path, shares: int | None, process: object) -> None:
+def test_rewrite_bundle_of_build_step_drops_net_raw_and_forbids_new_privileges(tmp_path: Path, shares: int | None, process: object) -> None:
     bundle = tmp_path / "config.json"
     wanted = {"capabilities": {"bounding": ["CAP_CHOWN", "CAP_NET_RAW"]}}
     bundle.write_text(json.dumps({"process": wanted, "linux": {"resources": {"cpu": {"shares": shares} if shares else {}}}}))
@@ -44,18 +44,18 @@ def test_a_step_of_a_dockerfile_has_no_raw_sockets_and_gains_no_privileges(tmp_p
     assert json.loads(bundle.read_text())["process"] == process
 
 
-def test_engine_gets_the_names_of_steps_that_the_runtime_knows() -> None:
+def test_step_limits_of_engine_match_shares_of_runtime() -> None:
     assert docker.STEP_LIMITS == {"cpushares": oci_runtime.STEP_SHARES}
 
 
-def test_an_exec_without_capabilities_stays_as_it_is(tmp_path: Path) -> None:
+def test_rewrite_process_without_capabilities_changes_nothing(tmp_path: Path) -> None:
     process = tmp_path / "process.json"
     process.write_text(json.dumps({"args": ["true"]}))
     oci_runtime.rewrite_process(process, {"CAP_SYS_RESOURCE"})
     assert json.loads(process.read_text()) == {"args": ["true"]}
 
 
-def test_options_are_found_in_both_spellings() -> None:
+def test_option_value_is_found_in_both_spellings() -> None:
     assert oci_runtime.option(["create", "--bundle", "/b", "id"], "--bundle", "-b") == "/b"
     assert oci_runtime.option(["exec", "--process=/p", "id"], "--process", "-p") == "/p"
     assert oci_runtime.option(["create", "id"], "--bundle") is None

@@ -25,7 +25,7 @@ def test_base_image_of_scratch_is_none(tmp_path: Path) -> None:
     assert base_image(kubefile.parse("FROM scratch\n", "K"), Store(tmp_path), AMD64) is None
 
 
-def test_base_image_that_the_store_lacks_is_a_fault_of_its_line(tmp_path: Path) -> None:
+def test_base_image_missing_in_store_raises_build_error_with_line(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"K:2: the base image kube:1 is not in the local store") as caught:
         base_image(kubefile.parse("\nFROM kube:1\n", "K"), Store(tmp_path), AMD64)
     assert caught.value.hint
@@ -43,7 +43,7 @@ def test_base_digest_does_not_depend_on_other_platforms(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["k3s:v1.18.3", "docker.io/rancher/k3s:v1.18.3", "K0S", "registry.example.com/rke2@sha256:" + "0" * 64])
-def test_base_image_of_another_runtime_says_which_there_are(tmp_path: Path, name: str) -> None:
+def test_base_image_of_unsupported_runtime_lists_runtimes_and_base_images(tmp_path: Path, name: str) -> None:
     store = Store(tmp_path)
     with pytest.raises(BuildError, match="and slipway does not run ") as caught:
         base_image(kubefile.parse(f"FROM {name}\n", "K"), store, AMD64)
@@ -66,7 +66,7 @@ def test_base_image_of_another_runtime_says_which_there_are(tmp_path: Path, name
         ("kube:stable", False),
     ],
 )
-def test_tag_that_says_another_version_than_that_of_kubernetes_is_told(
+def test_base_image_tag_unlike_its_kubernetes_version_warns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: bool
 ) -> None:
     log.setup()
@@ -76,7 +76,7 @@ def test_tag_that_says_another_version_than_that_of_kubernetes_is_told(
     assert (f"K:1: {name} brings Kubernetes v1.36.3" in capsys.readouterr().err) is said
 
 
-def test_image_that_is_called_like_a_runtime_is_taken(tmp_path: Path) -> None:
+def test_base_image_stored_under_runtime_name_is_accepted(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.tag("k3s:v1.18.3", cloudimage.write(store, [part(AMD64)]))
     assert base_image(kubefile.parse("FROM k3s:v1.18.3\n", "K"), store, AMD64) is not None

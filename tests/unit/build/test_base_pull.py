@@ -40,7 +40,7 @@ def pulled(store: Store, client: Client, name: str, when: str) -> None:
     pull_bases(options, [kubefile.parse(f"FROM {name}\n", "K"), kubefile.parse("FROM scratch\n", "K")], store, client)
 
 
-def test_missing_base_image_is_pulled_once(tmp_path: Path, remote: tuple[Registry, Client]) -> None:
+def test_pull_bases_missing_image_fetches_blobs_once(tmp_path: Path, remote: tuple[Registry, Client]) -> None:
     registry, found = remote
     store = Store(tmp_path / "store")
     pulled(store, found, NAME, "missing")
@@ -54,7 +54,7 @@ def test_missing_base_image_is_pulled_once(tmp_path: Path, remote: tuple[Registr
 
 
 @pytest.mark.parametrize(("name", "when"), [(NAME, "never"), ("kubernetes:v1.36.3", "missing"), ("team/web:1", "missing")])
-def test_base_image_of_the_local_store_is_not_asked_for(
+def test_pull_bases_never_or_local_name_asks_no_registry(
     tmp_path: Path, remote: tuple[Registry, Client], name: str, when: str
 ) -> None:  # fmt: skip
     registry, found = remote
@@ -62,13 +62,13 @@ def test_base_image_of_the_local_store_is_not_asked_for(
     assert registry.lines == []
 
 
-def test_base_image_that_no_registry_has_is_an_error_of_its_line(tmp_path: Path, remote: tuple[Registry, Client]) -> None:
+def test_pull_bases_image_missing_in_registry_raises_build_error_with_line(tmp_path: Path, remote: tuple[Registry, Client]) -> None:
     with pytest.raises(BuildError, match=r"^K:1: the base image .*team/none") as caught:
         pulled(Store(tmp_path / "store"), remote[1], f"{HOST}/team/none:1", "missing")
     assert caught.value.hint
 
 
-def test_base_image_that_policy_refuses_is_not_pulled(
+def test_pull_bases_image_refused_by_policy_is_not_fetched(
     tmp_path: Path, remote: tuple[Registry, Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry, found = remote

@@ -15,7 +15,7 @@ from harness.oci.store import Store
 from tests.unit.build.kubefiles import BOTH, SEVERAL
 
 
-def test_a_build_settles_before_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_and_check_resolve_source_and_version_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Kubefile").write_text(SEVERAL)
     monkeypatch.setattr(image_choice, "site_answers", lambda _: True)
     monkeypatch.setattr(releases, "_published", lambda *_: "v1.36.3")
@@ -36,14 +36,14 @@ def test_a_build_settles_before_it_reads(tmp_path: Path, monkeypatch: pytest.Mon
     ]
 
 
-def test_kubefile_with_faults_is_reported_by_its_reader_and_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_faulty_kubefile_raises_input_error_before_site_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Kubefile").write_text(f"{SEVERAL}COYP a b\n")
     monkeypatch.setattr(image_choice, "site_answers", lambda _: pytest.fail("it is asked"))
     with pytest.raises(InputError, match="unknown instruction COYP"):
         build.build(BuildOptions(tmp_path, "x", platforms=BOTH), Store(tmp_path / "store"))
 
 
-def test_the_image_of_on_is_looked_for_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_unknown_on_image_raises_store_error_before_building(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(PlatformBuilder, "build", lambda *_: pytest.fail("something is built"))
     (tmp_path / "Kubefile").write_text("FROM scratch\nCMD kubectl get nodes\n")

@@ -50,7 +50,7 @@ def own(tmp_path: Path) -> BuiltImages:
     return BuiltImages(builder, {}, choice)
 
 
-def test_manifest_of_a_defined_image_is_built_and_admitted(own: BuiltImages) -> None:
+def test_built_images_manifest_of_defined_image_is_built_and_admitted(own: BuiltImages) -> None:
     by_digest = Reference(WEB.domain, WEB.path, None, DIGEST)
     assert own.manifest(by_digest, ()) is None
     assert not own.admit(by_digest)
@@ -61,19 +61,19 @@ def test_manifest_of_a_defined_image_is_built_and_admitted(own: BuiltImages) -> 
     assert own.admit(by_digest)
 
 
-def test_manifest_of_another_image_is_none(own: BuiltImages) -> None:
+def test_built_images_manifest_of_undefined_image_is_none(own: BuiltImages) -> None:
     assert own.manifest(Reference.parse("registry.example.com/shop/db:1"), ()) is None
     assert own.used == {}
 
 
-def test_last_resort_records_that_the_registry_lacks_the_image(own: BuiltImages) -> None:
+def test_built_as_last_resort_records_image_as_absent_in_registry(own: BuiltImages) -> None:
     last = BuiltAsLastResort(own)
     assert last.manifest(Reference(WEB.domain, WEB.path, None, DIGEST), ()) is None
     assert last.manifest(WEB, ()) is not None
     assert own.absent == {str(WEB)}
 
 
-def test_marked_says_where_an_image_under_the_name_of_another_project_comes_from(own: BuiltImages) -> None:
+def test_marked_built_image_carries_its_origin(own: BuiltImages) -> None:
     image = EmbeddedImage(str(WEB), DIGEST, OCI_MANIFEST, len(MANIFEST))
     assert own.marked(image) is image
     own.make(WEB)
@@ -89,5 +89,5 @@ def test_marked_says_where_an_image_under_the_name_of_another_project_comes_from
         ({"built": {"db:1": "key of docker.io/library/db:1"}, "absent": ["db:1"]}, True),
     ],
 )
-def test_holds_only_for_the_same_keys(own: BuiltImages, record: dict[str, Any], holds: bool) -> None:
+def test_holds_only_for_record_with_same_keys_and_absent_images(own: BuiltImages, record: dict[str, Any], holds: bool) -> None:
     assert own.holds(record) is holds

@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Store:
         ("127.0.0.1", "10.0.0.1", "http://10.0.0.1:5000/word"),
     ],
 )
-def test_hosts_toml_sends_all_pulls_to_the_proxy(
+def test_hosts_toml_sends_all_pulls_to_proxy_url(
     store: Store, bound: str, host: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Proxy, "port", 5000)

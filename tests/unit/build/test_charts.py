@@ -81,7 +81,9 @@ def test_charts_are_rendered_by_helm(tmp_path: Path, helm: Callable[[dict[str, s
     assert len(calls) == 3
 
 
-def test_packed_charts(tmp_path: Path, helm: Callable[[dict[str, str | CommandError]], list[list[str]]]) -> None:
+def test_packed_chart_is_rendered_and_other_archives_are_skipped(
+    tmp_path: Path, helm: Callable[[dict[str, str | CommandError]], list[list[str]]]
+) -> None:
     (tmp_path / "charts").mkdir()
     for name, member in (("redis-1.tgz", "redis/Chart.yaml"), ("data.tgz", "data/x")):
         with tarfile.open(tmp_path / "charts" / name, "w:gz") as archive:
@@ -93,7 +95,7 @@ def test_packed_charts(tmp_path: Path, helm: Callable[[dict[str, str | CommandEr
     assert len(calls) == 1
 
 
-def test_without_helm_it_is_said_which_charts_were_not_read(tmp_path: Path) -> None:
+def test_charts_without_helm_warn_for_each_unread_chart(tmp_path: Path) -> None:
     found = discover.declared(write(tmp_path, CHARTS))
     assert found.names == ("docker.io/library/extra:1",)
     assert [(warning.where, warning.message) for warning in found.warnings] == [
@@ -102,7 +104,9 @@ def test_without_helm_it_is_said_which_charts_were_not_read(tmp_path: Path) -> N
     ]
 
 
-def test_a_chart_that_needs_values_is_a_warning(tmp_path: Path, helm: Callable[[dict[str, str | CommandError]], list[list[str]]]) -> None:
+def test_chart_with_failed_or_invalid_rendering_warns(
+    tmp_path: Path, helm: Callable[[dict[str, str | CommandError]], list[list[str]]]
+) -> None:
     write(tmp_path, {"charts/a/Chart.yaml": "name: a", "charts/b/Chart.yaml": "name: b"})
     helm({"a": CommandError("helm: exit code 1", details="walk\nError: password is required\n\nUse --debug"), "b": "a: [\n"})
     found = discover.declared(tmp_path, discover.ScanSettings(helm=Path("helm")))
@@ -110,13 +114,13 @@ def test_a_chart_that_needs_values_is_a_warning(tmp_path: Path, helm: Callable[[
     assert found.warnings[0].message == "helm cannot render this chart with its own values: Error: password is required"
 
 
-def test_a_broken_chart_yaml_is_a_fault(tmp_path: Path) -> None:
+def test_chart_yaml_not_parsable_raises_input_error_with_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"charts/a/Chart\.yaml:2: not YAML"):
         discover.declared(write(tmp_path, {"charts/a/Chart.yaml": "name: [\n"}))
 
 
 @pytest.mark.parametrize("target", ["/etc/hostname", "../../../../outside", "loop"])
-def test_charts_with_a_link_out_of_the_tree_are_not_given_to_helm(
+def test_chart_with_link_out_of_rootfs_is_not_given_to_helm(
     tmp_path: Path, helm: Callable[[dict[str, str | CommandError]], list[list[str]]], target: str
 ) -> None:
     (tmp_path / "outside").write_text("secret")
@@ -128,7 +132,7 @@ def test_charts_with_a_link_out_of_the_tree_are_not_given_to_helm(
     assert "templates/loop is a link that leads out" in found.warnings[0].message
 
 
-def test_charts_with_a_link_inside_of_the_tree_are_read(
+def test_chart_with_link_inside_rootfs_is_rendered_without_warning(
     tmp_path: Path, helm: Callable[[dict[str, str | CommandError]], list[list[str]]]
 ) -> None:
     root = write(tmp_path, {"charts/a/Chart.yaml": "name: a\n", "etc/x.yaml": "a: 1\n"})
@@ -148,7 +152,7 @@ def launched(*commands: str, **settings: Any) -> discover.ScanSettings:
     )
 
 
-def test_chart_is_rendered_with_the_values_of_each_launch_command(tmp_path: Path, helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chart_is_rendered_with_values_of_each_launch_command(tmp_path: Path, helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
     write(
         tmp_path,
         {"charts/shop/Chart.yaml": "name: shop", "etc/prod.yaml": "image: web:{{ Tag }}\nother: {{ Other }}\n", "etc/key.txt": "k"},
@@ -179,7 +183,7 @@ def test_chart_is_rendered_with_the_values_of_each_launch_command(tmp_path: Path
     assert calls[1:] == [["helm", "template", "slipway", chart, "--include-crds"]] * 2
 
 
-def test_packed_chart_that_a_launch_command_names_is_read_wherever_it_lies(tmp_path: Path, helm: Helm) -> None:
+def test_packed_chart_in_any_folder_is_read_for_launch_command(tmp_path: Path, helm: Helm) -> None:
     (tmp_path / "opt").mkdir()
     with tarfile.open(tmp_path / "opt/redis-1.tgz", "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("redis/Chart.yaml"), io.BytesIO())
@@ -187,7 +191,7 @@ def test_packed_chart_that_a_launch_command_names_is_read_wherever_it_lies(tmp_p
     assert discover.declared(tmp_path, launched("helm install redis opt/redis-1.tgz")).names == ("docker.io/library/web:1",)
 
 
-def test_chart_of_several_places_is_put_together(tmp_path: Path, helm: Helm) -> None:
+def test_chart_from_several_folders_is_assembled_for_helm(tmp_path: Path, helm: Helm) -> None:
     write(tmp_path, {"a/Chart.yaml": "name: shop", "a/values.yaml": "x: 1", "b/values.yaml": "x: 2"})
     calls = helm({"shop": POD})
     files = [
@@ -205,7 +209,7 @@ DEPENDENT = {
 }
 
 
-def test_dependency_that_is_not_vendored_is_a_fault(tmp_path: Path, helm: Helm) -> None:
+def test_chart_dependency_not_vendored_raises_input_error_with_hint(tmp_path: Path, helm: Helm) -> None:
     write(tmp_path, DEPENDENT)
     calls = helm({})
     with pytest.raises(InputError) as caught:
@@ -218,14 +222,14 @@ def test_dependency_that_is_not_vendored_is_a_fault(tmp_path: Path, helm: Helm) 
 
 
 @pytest.mark.parametrize("settings", [{"launch": []}, {"vendored_later": True}])
-def test_dependency_that_may_come_later_is_a_warning(tmp_path: Path, helm: Helm, settings: dict[str, Any]) -> None:
+def test_chart_dependency_vendored_later_or_never_launched_warns(tmp_path: Path, helm: Helm, settings: dict[str, Any]) -> None:
     write(tmp_path, DEPENDENT)
     helm({})
     scan = discover.declared(tmp_path, dataclasses.replace(launched("helm install shop charts/shop"), **settings))
     assert [warning.hint for warning in scan.warnings] == ["helm dependency update charts/shop"]
 
 
-def test_dependency_that_helm_misses_in_a_packed_chart_is_a_fault(tmp_path: Path, helm: Helm) -> None:
+def test_packed_chart_dependency_missing_for_helm_raises_input_error(tmp_path: Path, helm: Helm) -> None:
     (tmp_path / "charts").mkdir()
     with tarfile.open(tmp_path / "charts/shop-1.tgz", "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("shop/Chart.yaml"), io.BytesIO())
@@ -249,5 +253,5 @@ def test_dependency_that_helm_misses_in_a_packed_chart_is_a_fault(tmp_path: Path
         ("charts/web/MyChart.yaml", False),
     ],
 )
-def test_a_chart_is_recognized_by_its_path(path: str, chart: bool) -> None:
+def test_is_chart_recognizes_chart_by_path(path: str, chart: bool) -> None:
     assert is_chart(path) is chart

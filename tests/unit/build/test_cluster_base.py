@@ -37,7 +37,7 @@ def chosen(store: Store, on: str = cluster_base.AUTO, kube_version: str | None =
     return cluster_base.choose(store, on, AMD64, kube_version, "K")
 
 
-def test_the_newest_base_image_that_fits_is_chosen_and_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_choose_auto_takes_newest_fitting_base_image_and_reports_it(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, "old", kube("v1.34.9"))
     put(store, "kubernetes-of-us", kube("v1.36.3", env={"A": "1"}))
     put(store, "kubernetes", kube("v1.36.3"))
@@ -58,7 +58,7 @@ def test_the_newest_base_image_that_fits_is_chosen_and_told(store: Store, capsys
 
 
 @pytest.mark.parametrize("kube_version", [None, ">=1.40"])
-def test_without_a_base_image_a_line_says_that_nothing_is_proven(
+def test_choose_auto_without_fitting_base_image_warns_of_missing_proof(
     store: Store, capsys: pytest.CaptureFixture[str], kube_version: str | None
 ) -> None:
     if kube_version:
@@ -69,14 +69,14 @@ def test_without_a_base_image_a_line_says_that_nothing_is_proven(
     assert (f"KUBEVERSION {kube_version}" in line) is bool(kube_version)
 
 
-def test_none_reads_only_and_says_loudly_that_nothing_is_proven(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_choose_on_none_warns_of_missing_proof(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, "kubernetes", kube("v1.36.3"))
     assert chosen(store, cluster_base.NONE) is None
     (line,) = capsys.readouterr().err.splitlines()
     assert "--on none: NOTHING IS PROVEN" in line
 
 
-def test_a_named_image_need_not_be_a_base_image_and_its_digest_does_not_depend_on_other_platforms(store: Store) -> None:
+def test_choose_named_derived_image_has_digest_independent_of_other_platforms(store: Store) -> None:
     digests = []
     for platforms in ((AMD64,), (AMD64, ARM64)):
         put(store, "web", kube("v1.36.3", base=BASE), *platforms)
@@ -94,14 +94,14 @@ def test_a_named_image_need_not_be_a_base_image_and_its_digest_does_not_depend_o
         (kube("v1.36.3"), "--on it: KUBEVERSION <1.36 does not admit its Kubernetes v1.36.3"),
     ],
 )
-def test_a_named_image_that_no_cluster_can_be_made_of_is_a_fault(store: Store, info: Info, message: str) -> None:
+def test_choose_named_unusable_image_raises_input_error_with_hint(store: Store, info: Info, message: str) -> None:
     put(store, "it", info)
     with pytest.raises(InputError, match=message) as caught:
         chosen(store, "it", "<1.36")
     assert caught.value.faults[0].hint
 
 
-def test_a_named_image_that_the_store_lacks_or_has_for_other_machines_is_an_error(store: Store) -> None:
+def test_choose_named_image_missing_or_for_other_platform_raises_store_error(store: Store) -> None:
     with pytest.raises(StoreError, match="--on nothere: "):
         chosen(store, "nothere")
     put(store, "abroad", kube("v1.36.3"), ARM64)
@@ -110,7 +110,7 @@ def test_a_named_image_that_the_store_lacks_or_has_for_other_machines_is_an_erro
 
 
 @pytest.mark.parametrize("on", [cluster_base.AUTO, "kubernetes"])
-def test_the_policy_judges_the_image_as_that_of_from(store: Store, monkeypatch: pytest.MonkeyPatch, on: str) -> None:
+def test_choose_base_image_refused_by_policy_raises_store_error(store: Store, monkeypatch: pytest.MonkeyPatch, on: str) -> None:
     image = put(store, "kubernetes", kube("v1.36.3"))
     asked: list[tuple[str, str]] = []
 
@@ -124,7 +124,7 @@ def test_the_policy_judges_the_image_as_that_of_from(store: Store, monkeypatch: 
     assert asked == [("kubernetes", image.digest)]
 
 
-def test_an_image_with_kubernetes_runs_on_itself(store: Store) -> None:
+def test_refuse_named_base_for_image_with_kubernetes_raises_input_error(store: Store) -> None:
     cluster_base.refuse(cluster_base.AUTO, "K")
     cluster_base.refuse(cluster_base.NONE, "K")
     with pytest.raises(InputError, match="K makes an image with Kubernetes"):

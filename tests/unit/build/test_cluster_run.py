@@ -101,7 +101,7 @@ def names(record: cluster_run.RunRecord) -> list[str]:
     return [image.reference.removeprefix("docker.io/library/") for image in record.pulled]
 
 
-def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waited_for(box: FakeCluster) -> None:
+def test_cluster_run_cni_application_is_launched_before_node_wait(box: FakeCluster) -> None:
     plans: list[SandboxPlan] = []
     app = ImageApp("calico", "kube", commands=("apply calico",), labels={f"{instructions.LABEL_CNI}calico": "true"})
     info = Info(apps=(app,), cluster_apps=("calico",), launch=("apply calico", "apply web"))
@@ -110,7 +110,7 @@ def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waite
     assert box.done == ["cluster: apply calico", "wait", "cluster: apply web", "settle"]
 
 
-def test_an_exercise_runs_when_the_launch_has_settled_and_what_only_it_pulled_is_its_own(box: FakeCluster) -> None:
+def test_cluster_run_exercise_runs_after_settling_and_owns_its_pulls(box: FakeCluster) -> None:
     record = run_of(box, "pod claim busy:1", "pull helper:1").of_cluster(rootfs(Info(launch=("pod web nginx:1",))))
     assert box.done == ["wait", "cluster: pod web nginx:1", "settle", "cluster: pod claim busy:1", "cluster: pull helper:1", "settle"]
     assert names(record) == ["nginx:1", "busy:1", "helper:1"]
@@ -121,7 +121,7 @@ def test_an_exercise_runs_when_the_launch_has_settled_and_what_only_it_pulled_is
     }
 
 
-def test_workloads_that_the_exercise_removes_are_remembered(box: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_run_workloads_removed_by_exercise_stay_owners(box: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = FakeCluster.launch
 
     def removing(self: FakeCluster, command: str, **more: str) -> None:
@@ -134,12 +134,12 @@ def test_workloads_that_the_exercise_removes_are_remembered(box: FakeCluster, mo
     assert record.owners == {"docker.io/library/nginx:1": ("Pod default/web",)}
 
 
-def test_an_exercise_that_fails_fails_the_build(box: FakeCluster) -> None:
+def test_cluster_run_failing_exercise_raises_build_error(box: FakeCluster) -> None:
     with pytest.raises(BuildError, match="the exercise failed with exit code 1: fail"):
         run_of(box, "fail").of_cluster(rootfs(Info()))
 
 
-def test_an_application_is_launched_when_its_base_has_settled_and_keeps_what_is_its_own(box: FakeCluster) -> None:
+def test_cluster_run_application_is_launched_after_base_and_keeps_own_images(box: FakeCluster) -> None:
     base = base_of(Info(launch=("pod dns coredns:1", "pull late:1")), "coredns:1", "unused:1")
     record = on(box, base, ["pod operator tools:1", "pull unused:1", "pull late:1"], "pod cache redis:1")
     assert box.done == [
@@ -153,13 +153,13 @@ def test_an_application_is_launched_when_its_base_has_settled_and_keeps_what_is_
     assert "docker.io/library/unused:1" in record.every
 
 
-def test_an_image_of_the_base_that_a_workload_of_the_application_uses_is_kept_without_the_workloads_of_the_base(box: FakeCluster) -> None:
+def test_cluster_run_base_image_used_by_application_is_kept_with_its_owners(box: FakeCluster) -> None:
     record = on(box, base_of(Info(launch=("pod proxy nginx:1",)), "nginx:1"), ["pod web nginx:1"])
     assert set(names(record)) == {"nginx:1"}
     assert record.owners == {"docker.io/library/nginx:1": ("Pod default/web",)}
 
 
-def test_workloads_that_do_not_settle_fail_the_build_with_what_no_registry_gave(box: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_run_unready_workloads_raise_build_error_with_failed_pulls(box: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise CheckError("1 object is not ready", details="Pod default/web: waiting")
 
@@ -178,7 +178,7 @@ spec:
 """
 
 
-def test_hooks_of_an_application_run_around_its_launch(tmp_path: Path) -> None:
+def test_application_commands_put_hooks_around_launch(tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     for name, phase in (("first", "pre-launch"), ("last", "post-launch"), ("never", "pre-uninstall")):
         (tmp_path / f"plugins/{name}.yaml").write_text(HOOK.format(name=name, phase=phase))
@@ -194,7 +194,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("cache")
-def test_the_rootfs_of_a_base_is_rendered_with_its_own_values_in_a_place_that_goes_again(tmp_path: Path) -> None:
+def test_unpacked_base_is_rendered_with_own_values_and_removed_afterwards(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     files = {"etc/slipway.yaml": "kubernetes: v1.36.3\nsvcCIDR: 10.32.0.0/16\n", "manifests/a.yaml": "a: {{ Greeting }} {{ DNSSvcIP }}\n"}
     made = write_layer([LayerEntry(path, "file", 0o644, text.encode()) for path, text in files.items()], store)
@@ -206,7 +206,7 @@ def test_the_rootfs_of_a_base_is_rendered_with_its_own_values_in_a_place_that_go
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_base_whose_rootfs_has_no_kubernetes_is_an_error(tmp_path: Path) -> None:
+def test_unpacked_base_without_kubernetes_raises_build_error(tmp_path: Path) -> None:
     image = PlatformImage(AMD64, (), (), (), Info(kubernetes="v1.36.3"))
     base = ClusterBase("kubernetes:latest", DIGEST, image)
     with pytest.raises(BuildError, match="--on kubernetes:latest: "), cluster_run.unpacked_base(Store(tmp_path / "store"), base):

@@ -31,7 +31,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Platform, "host", classmethod(lambda cls: cls("linux", "amd64")))
 
 
-def test_what_a_folder_defines_is_built_as_the_choice_says_and_nothing_else_is(tmp_path: Path) -> None:
+def test_builder_builds_only_defined_images_as_choice_decides(tmp_path: Path) -> None:
     write(tmp_path / "images", "proxy", PROXY)
     make = builder(tmp_path)
     names = [Reference.parse(name) for name in ("example.org/pause:3.2", "example.org/other:1")]
@@ -40,7 +40,7 @@ def test_what_a_folder_defines_is_built_as_the_choice_says_and_nothing_else_is(t
         assert [make.builds(name, choice) for name in names] == built
 
 
-def test_the_key_changes_with_files_arguments_and_the_images_below(tmp_path: Path) -> None:
+def test_key_changes_with_files_arguments_and_base_images(tmp_path: Path) -> None:
     base = write(tmp_path / "images", "base", "# image: example.org/base:1\nFROM scratch\nCOPY data /\n")
     (base / "data").write_text("one")
     write(tmp_path / "images", "top", "ARG VERSION=1\n# image: example.org/top:${VERSION}\nFROM example.org/base:1\n")
@@ -53,7 +53,7 @@ def test_the_key_changes_with_files_arguments_and_the_images_below(tmp_path: Pat
     assert make.key(top) != first
 
 
-def test_what_no_folder_defines_has_no_key(tmp_path: Path) -> None:
+def test_key_of_undefined_image_is_none(tmp_path: Path) -> None:
     assert builder(tmp_path).key(Reference.parse("example.org/none:1")) is None
 
 
@@ -77,7 +77,7 @@ def write_both(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.usefixtures("here")
-def test_each_platform_has_its_own_key(tmp_path: Path) -> None:
+def test_key_differs_for_each_platform(tmp_path: Path) -> None:
     write_both(tmp_path)
     top = Reference.parse("example.org/top:1")
     make = builder(tmp_path)
@@ -87,7 +87,7 @@ def test_each_platform_has_its_own_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_a_change_of_the_tools_or_of_the_base_is_another_image_for_every_platform(tmp_path: Path) -> None:
+def test_key_changes_with_tools_or_base_image_on_all_platforms(tmp_path: Path) -> None:
     top = Reference.parse("example.org/top:1")
     for folder in write_both(tmp_path):
         before = {platform: builder(tmp_path).on(platform).key(top) for platform in (AMD64, ARM64)}
@@ -96,7 +96,7 @@ def test_a_change_of_the_tools_or_of_the_base_is_another_image_for_every_platfor
 
 
 @pytest.mark.usefixtures("here")
-def test_engine_keeps_an_image_for_another_platform_beside_the_native_one(tmp_path: Path) -> None:
+def test_engine_name_of_other_platform_differs_from_native_name(tmp_path: Path) -> None:
     write_both(tmp_path)
     make = builder(tmp_path)
     names = {platform: make.on(platform).engine_name("example.org/top:1") for platform in (AMD64, ARM64)}
@@ -117,7 +117,7 @@ def fitted(make: Builder, name: str) -> str:
 
 
 @pytest.mark.usefixtures("here")
-def test_stages_of_the_image_use_its_platform_and_those_with_tools_the_builders(tmp_path: Path) -> None:
+def test_dockerfile_uses_target_platform_for_image_and_native_for_tools(tmp_path: Path) -> None:
     write_both(tmp_path)
     make = builder(tmp_path)
     for platform in (AMD64, ARM64):
@@ -132,7 +132,7 @@ def test_stages_of_the_image_use_its_platform_and_those_with_tools_the_builders(
         ]  # fmt: skip
 
 
-def test_two_checkouts_that_build_at_once_stand_on_their_own_images(tmp_path: Path) -> None:
+def test_dockerfile_of_two_checkouts_names_different_base_images(tmp_path: Path) -> None:
     """One engine, one name, two contents."""
     names = []
     for checkout in ("one", "two"):
@@ -143,14 +143,14 @@ def test_two_checkouts_that_build_at_once_stand_on_their_own_images(tmp_path: Pa
     assert all(" example.org/tools:1-" in name for name in names)
 
 
-def test_what_only_buildkit_knows_is_taken_out_for_an_engine_without_it(tmp_path: Path) -> None:
+def test_dockerfile_for_classic_builder_drops_buildplatform_flag(tmp_path: Path) -> None:
     text = "FROM --platform=$BUILDPLATFORM golang AS made\nRUN make\n# image: example.org/x:1\nFROM scratch\nCOPY --from=made / /\n"
     write(tmp_path / "images", "x", text)
     assert fitted(builder(tmp_path), "example.org/x:1") == text.replace("--platform=$BUILDPLATFORM ", "")
 
 
 @pytest.mark.usefixtures("here")
-def test_a_dockerfile_gets_the_platform_arguments_that_it_declares(tmp_path: Path) -> None:
+def test_platform_arguments_hold_only_declared_arguments(tmp_path: Path) -> None:
     write_both(tmp_path)
     make = builder(tmp_path).on(ARM64)
     found = make.find(Reference.parse("example.org/top:1"))
@@ -158,7 +158,7 @@ def test_a_dockerfile_gets_the_platform_arguments_that_it_declares(tmp_path: Pat
     assert make._platform_arguments(found[0]) == {"TARGETARCH": "arm64"}
 
 
-def test_another_version_in_the_archive_is_another_key(tmp_path: Path) -> None:
+def test_made_from_changes_with_package_version(tmp_path: Path) -> None:
     write(tmp_path / "images", "tools", "# image: example.org/tools:1\nFROM scratch\n")
     make, reference = builder(tmp_path), Reference.parse("example.org/tools:1")
     key = make.key(reference)
@@ -189,7 +189,7 @@ class Engine:
 
 
 @pytest.mark.parametrize("network", run_steps.NETWORKS)
-def test_a_dockerfile_is_built_on_the_network_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+def test_ensure_builds_on_requested_network_with_hosts_and_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
     engine = Engine("curl: (7) Failed to connect to 127.0.0.1 port 3142")
     monkeypatch.setattr(engines, "connect", lambda **_: engine)
     monkeypatch.setattr(engines, "network_apart", lambda _: contextlib.nullcontext("apart"))
@@ -206,7 +206,7 @@ def test_a_dockerfile_is_built_on_the_network_that_was_asked_for(tmp_path: Path,
     assert ("--network host" in str(failed.value.hint)) is (network == run_steps.BRIDGE)
 
 
-def test_the_network_is_a_bridge_unless_the_user_says_otherwise(tmp_path: Path) -> None:
+def test_builder_network_defaults_to_bridge_and_is_kept_per_platform(tmp_path: Path) -> None:
     made = builder(tmp_path)
     assert (made.network, made.here.network, made.on(ARM64).network) == ("bridge", "bridge", "bridge")
     assert dataclasses.replace(made, network="host").on(ARM64).here.network == "host"
@@ -243,7 +243,7 @@ class Kept(Engine):
         self.removed.append(name)
 
 
-def test_an_image_that_is_there_is_not_built_again_and_counts_as_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ensure_existing_image_is_tagged_again_and_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_both(tmp_path)
     make = builder(tmp_path)
     name = make.engine_name("example.org/tools:1")
@@ -268,7 +268,7 @@ def in_engine(name: str, *, named: str = "2025-12-01T00:00:00.123456789Z", ident
     return {"Id": identity or name, "RepoTags": [name], "Labels": labels, "Metadata": {"LastTagTime": named}, **size, **more}
 
 
-def test_what_nothing_used_for_a_week_goes_and_what_is_in_use_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_prune_removes_engine_images_idle_for_week_and_keeps_used_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     short = "ab" * 6
     there = [
         in_engine(f"slipway.dev/node:13-{short}"),

@@ -49,7 +49,7 @@ def make(machine: Machine, platform: Platform = HOST) -> None:
     make_debian(client, "debian:bookworm-slim", "bookworm", platform)
 
 
-def test_make_debian_imports_a_tree_of_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_debian_imports_tree_from_package_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch)
     monkeypatch.setattr(debian, "_archive", lambda: "http://deb.test/debian")
     make(machine)
@@ -67,7 +67,7 @@ def test_make_debian_for_another_processor_hints_at_emulation(monkeypatch: pytes
         make(Machine(monkeypatch, fails="mmdebstrap"))
 
 
-def test_make_debian_without_mmdebstrap_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_debian_without_mmdebstrap_raises_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch)
 
     def fail(*_: object) -> None:

@@ -13,14 +13,14 @@ from harness.oci.reference import Reference
 from tests.unit.build.dockerfiles import PROXY, builder, write
 
 
-def test_each_marked_stage_is_an_image(tmp_path: Path) -> None:
+def test_definitions_list_each_marked_stage_as_image(tmp_path: Path) -> None:
     write(tmp_path, "proxy", PROXY)
     found = definitions(tmp_path)
     assert [(one.name, one.target) for one in found] == [("example.org/proxy:v1.36.3", "proxy"), ("example.org/pause:3.2", "pause")]
     assert found[0].bases == (BaseImage("debian:bookworm-slim"),)
 
 
-def test_a_build_argument_in_the_name_serves_every_version(tmp_path: Path) -> None:
+def test_find_name_with_build_argument_matches_any_version(tmp_path: Path) -> None:
     write(tmp_path / "images", "proxy", PROXY)
     found = builder(tmp_path).find(Reference.parse("example.org/proxy:v1.36.4"))
     assert found is not None
@@ -28,7 +28,7 @@ def test_a_build_argument_in_the_name_serves_every_version(tmp_path: Path) -> No
     assert builder(tmp_path).find(Reference.parse("example.org/proxy/other:v1")) is None
 
 
-def test_one_name_in_two_folders_is_a_fault(tmp_path: Path) -> None:
+def test_definitions_same_name_in_two_folders_raises_input_error(tmp_path: Path) -> None:
     write(tmp_path, "a", "# image: example.org/x:1\nFROM scratch\n")
     write(tmp_path, "b", "# image: example.org/x:1\nFROM scratch\n")
     with pytest.raises(InputError, match=r"example\.org/x:1 is defined twice"):
@@ -39,7 +39,7 @@ NEEDS_ITS_OWN_PROCESSOR = {"slipway.dev/builder:12", "slipway.dev/compiler:1", "
 """They run on this machine only: nothing embeds them."""
 
 
-def test_every_defined_image_can_be_made_for_another_processor_without_emulation() -> None:
+def test_bundled_dockerfiles_run_steps_only_on_build_platform() -> None:
     for root in bundled():
         for path in sorted(root.glob("*/Dockerfile")):
             if NEEDS_ITS_OWN_PROCESSOR & {one.name for one in definitions(root) if one.folder == path.parent}:

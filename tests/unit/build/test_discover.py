@@ -12,7 +12,7 @@ from harness.errors import InputError
 from tests.unit.build.rootfs_files import write
 
 
-def test_which_files_are_read(tmp_path: Path) -> None:
+def test_declared_reads_manifests_and_skips_other_files(tmp_path: Path) -> None:
     pod = "spec: {containers: [{image: '%s'}]}\n"
     names = {
         "manifests/a.yaml": "a",
@@ -42,7 +42,7 @@ def launched(*commands: str) -> discover.ScanSettings:
     return discover.ScanSettings(launch=[LaunchCommand(text, "Kubefile:3") for text in commands])
 
 
-def test_files_that_launch_commands_name_are_read_wherever_they_lie(tmp_path: Path) -> None:
+def test_declared_files_named_by_launch_commands_are_read_in_any_folder(tmp_path: Path) -> None:
     write(
         tmp_path,
         {"zoo/app.yaml": POD % "zoo:1", "deploy/web.yml": POD % "web:1", "deploy/plain": POD % "plain:1", "other/x.yaml": POD % "x:1"},
@@ -55,12 +55,12 @@ def test_files_that_launch_commands_name_are_read_wherever_they_lie(tmp_path: Pa
     ]
 
 
-def test_named_file_that_is_not_yaml_is_a_fault(tmp_path: Path) -> None:
+def test_declared_named_file_not_yaml_raises_input_error_with_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"zoo/app\.yaml:2: not YAML"):
         discover.declared(write(tmp_path, {"zoo/app.yaml": "a: [\n"}), launched("kubectl apply -f zoo/app.yaml"))
 
 
-def test_images_in_launch_commands(tmp_path: Path) -> None:
+def test_declared_launch_command_images_are_found_or_warned_about(tmp_path: Path) -> None:
     found = discover.declared(
         tmp_path, launched("kubectl run x --image=a:1", "crictl pull registry.example.com/b:1", "kubectl run y --image=Bad:1")
     )

@@ -45,7 +45,7 @@ def discovery_of(tree: Path, text: str, given: dict[str, str] | None = None, boo
     return discovery
 
 
-def test_a_value_that_comes_later_has_a_stand_in_that_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_discovery_missing_value_gets_reported_stand_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen: dict[str, Any] = {}
 
     def boot(rootfs: RootfsRun, env: dict[str, str]) -> RunRecord:
@@ -58,13 +58,13 @@ def test_a_value_that_comes_later_has_a_stand_in_that_is_told(tmp_path: Path, ca
     assert "Web: 18080 stands in for it (manifests/a.yaml:2); -e Web=VALUE gives another" in capsys.readouterr().err
 
 
-def test_a_value_for_the_build_takes_the_place_of_the_stand_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_discovery_given_value_replaces_stand_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     discovery_of(tmp_path, "targetPort: {{ Web }}\n", {"Web": "8443"})._run()
     assert (tmp_path / "manifests/a.yaml").read_text() == "targetPort: 8443\n"
     assert "stands in" not in capsys.readouterr().err
 
 
-def test_an_image_has_no_stand_in_and_no_cluster_boots_for_it(tmp_path: Path) -> None:
+def test_discovery_missing_image_value_raises_input_error_before_boot(tmp_path: Path) -> None:
     def boot(*_: Any) -> Any:
         raise AssertionError("a cluster boots")
 
@@ -76,7 +76,7 @@ def test_an_image_has_no_stand_in_and_no_cluster_boots_for_it(tmp_path: Path) ->
     ("said", "named"),
     [("Service web: targetPort 18080 is refused", "Web=18080"), ("something else", "Size=x0-size, Web=18081")],
 )
-def test_a_run_that_fails_names_its_stand_ins_and_how_to_give_values(tmp_path: Path, said: str, named: str) -> None:
+def test_discovery_failed_run_hints_at_stand_ins_and_value_options(tmp_path: Path, said: str, named: str) -> None:
     def boot(*_: Any) -> Any:
         raise BuildError("the launch command failed", hint="look", details=said)
 
@@ -89,7 +89,7 @@ def test_a_run_that_fails_names_its_stand_ins_and_how_to_give_values(tmp_path: P
     )
 
 
-def test_the_key_of_a_discovery_depends_on_values_and_does_not_hold_secrets(tmp_path: Path) -> None:
+def test_discovery_key_values_hold_stand_ins_and_hide_secrets(tmp_path: Path) -> None:
     discovery = discovery_of(tmp_path, "targetPort: {{ Web }}\na: {{ DbPassword }}\n", {"DbPassword": "hunter2"})
     values = discovery._values_of_key()
     assert values["Web"].isdigit()

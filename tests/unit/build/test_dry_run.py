@@ -42,7 +42,7 @@ def write(context: Path, files: dict[str, str]) -> Path:
     return context
 
 
-def test_the_whole_outline(context: Path) -> None:
+def test_plan_outlines_steps_applications_images_and_values(context: Path) -> None:
     write(
         context,
         {
@@ -100,7 +100,7 @@ def test_the_whole_outline(context: Path) -> None:
     }
 
 
-def test_later_instructions_win(context: Path) -> None:
+def test_plan_later_copy_overwrites_earlier_file(context: Path) -> None:
     write(
         context,
         {
@@ -116,7 +116,7 @@ def test_later_instructions_win(context: Path) -> None:
     assert [file.path for file in dry_run.rootfs_files(parsed, context)] == ["manifests/a.yaml", "sub/three.yaml"]
 
 
-def test_every_fault_of_the_context_and_the_manifests(context: Path) -> None:
+def test_plan_reports_all_faults_of_context_and_manifests(context: Path) -> None:
     write(
         context,
         {
@@ -142,14 +142,14 @@ def test_every_fault_of_the_context_and_the_manifests(context: Path) -> None:
     ]
 
 
-def test_applications_of_the_base(context: Path) -> None:
+def test_plan_lists_applications_of_base(context: Path) -> None:
     write(context, {"Kubefile": 'FROM base:1\nAPPCMDS db ["ls"]\nAPPENV web A=1\nLAUNCH web db\n'})
     found = plan(context)
     assert found["fromBase"] == ["db", "web"]
     assert found["launch"] == ["cd application/apps/db && ls"]
 
 
-def test_image_lists_of_the_user_and_with_auth(context: Path) -> None:
+def test_plan_lists_images_of_user_list_and_list_with_auth(context: Path) -> None:
     write(
         context,
         {
@@ -161,7 +161,7 @@ def test_image_lists_of_the_user_and_with_auth(context: Path) -> None:
     assert images(plan(context, image_list=context / "list")) == {"docker.io/library/b:1": ["listed"], "r.io/c:1": ["listed"]}
 
 
-def test_chart_that_would_be_scattered_is_reported(context: Path) -> None:
+def test_plan_chart_copied_without_its_folder_warns(context: Path) -> None:
     write(context, {"Kubefile": "FROM base\nCOPY apollo charts\nCOPY apollo charts/apollo\n", "apollo/Chart.yaml": "name: apollo"})
     assert plan(context)["warnings"][0] == (
         f"{context}/Kubefile:2: apollo is a chart: its content is copied, not the folder\n  hint: COPY apollo charts/apollo keeps it apart"
@@ -172,31 +172,31 @@ def test_chart_that_would_be_scattered_is_reported(context: Path) -> None:
 # Cases that sealer's tests build
 
 
-def test_build_with_cmds() -> None:
+def test_plan_build_with_cmds_launches_cmds_and_finds_images() -> None:
     found = plan(FIXTURES / "build_with_cmds")
     assert found["launch"] == ["kubectl apply -f manifests/app.yaml"]
     assert images(found) == {BUSYBOX: ["listed"], NGINX: ["declared"]}
 
 
-def test_build_with_launch() -> None:
+def test_plan_build_with_launch_launches_application_and_finds_images() -> None:
     found = plan(FIXTURES / "build_with_launch")
     assert found["launch"] == ["kubectl apply -f application/apps/myapp/app.yaml"]
     assert images(found) == {BUSYBOX: ["listed"], NGINX: ["declared"]}
 
 
-def test_build_with_multi_arch() -> None:
+def test_plan_build_with_multi_arch_copies_folder_of_platform() -> None:
     path = FIXTURES / "build_with_multi_arch/Kubefile"
     for arch in ("amd64", "arm64"):
         parsed = kubefile.parse(path.read_text(), str(path), platform=f"linux/{arch}")
         assert dry_run.plan(parsed, path.parent)["steps"][1]["text"] == f"COPY {arch}/bin bin"
 
 
-def test_build_with_imagelist_flag() -> None:
+def test_plan_build_with_imagelist_flag_finds_listed_image() -> None:
     context = FIXTURES / "build_with_imagelist_flag"
     assert images(plan(context, image_list=context / "imagelist")) == {BUSYBOX: ["listed"]}
 
 
-def test_build_with_appcmds(context: Path) -> None:
+def test_plan_build_with_appcmds_reports_missing_files_then_launches_apps(context: Path) -> None:
     shutil.copytree(FIXTURES / "build_with_appcmds", context)
     with pytest.raises(InputError) as caught:
         plan(context)
@@ -224,7 +224,7 @@ def test_build_with_appcmds(context: Path) -> None:
     assert images(found) == {NGINX: ["declared"]}
 
 
-def test_kube_nginx_deployment(context: Path) -> None:
+def test_plan_kube_nginx_deployment_applies_manifest_and_finds_image(context: Path) -> None:
     shutil.copytree(CASES / "sealer/build/kubefile/parser/test", context)
     write(context, {"Kubefile": 'FROM busybox as base\nAPP nginx local://./kube-nginx-deployment/deployment.yaml\nLAUNCH ["nginx"]\n'})
     found = plan(context)
@@ -232,7 +232,7 @@ def test_kube_nginx_deployment(context: Path) -> None:
     assert images(found) == {"docker.io/library/nginx:1.14.2": ["declared"]}
 
 
-def test_config_overwrite(context: Path) -> None:
+def test_rootfs_files_of_config_overwrite_keep_etc_folder(context: Path) -> None:
     shutil.copytree(CASES / "config-overwrite", context)
     write(context, {"etc/mysql-values.yaml": "a: b", "charts/mysql/Chart.yaml": "name: mysql", "charts/mysql/templates/x.yaml": ""})
     parsed = kubefile.parse((context / "Kubefile").read_text(), "K")
@@ -244,7 +244,7 @@ def test_config_overwrite(context: Path) -> None:
     ]
 
 
-def test_chart_is_read_for_the_lowest_version_of_kubeversion(context: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_renders_chart_for_lowest_version_of_kubeversion(context: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
 
     def run(argv: list[Any], **_: object) -> process.ProcessResult:
@@ -258,7 +258,7 @@ def test_chart_is_read_for_the_lowest_version_of_kubeversion(context: Path, monk
     assert calls[0][-3:] == ["--kube-version", "v1.25.0", "--set=a=1"]
 
 
-def test_folders_that_a_run_makes_are_known(context: Path) -> None:
+def test_plan_copies_into_folders_made_by_run(context: Path) -> None:
     text = "FROM scratch\nRUN set -e; mkdir -p zoo ./opt/x && ls\nCOPY a.yaml zoo\nCOPY a.yaml opt/x\nCMD kubectl apply -f zoo/a.yaml\n"
     write(context, {"Kubefile": text, "a.yaml": "spec: {containers: [{image: 'a:1'}]}"})
     assert list(images(plan(context))) == ["docker.io/library/a:1"]
@@ -266,13 +266,13 @@ def test_folders_that_a_run_makes_are_known(context: Path) -> None:
     assert [file.path for file in dry_run.rootfs_files(parsed, context)] == ["opt/x/a.yaml", "zoo/a.yaml"]
 
 
-def test_application_that_is_not_launched_is_read_as_its_commands_say(context: Path) -> None:
+def test_plan_application_without_launch_is_read_by_its_appcmds(context: Path) -> None:
     text = 'FROM scratch\nAPP web local://web\nAPPCMDS web ["kubectl apply -f plain"]\n'
     write(context, {"Kubefile": text, "web/plain": "spec: {containers: [{image: 'a:1'}]}", "web/x.sh": ""})
     assert list(images(plan(context))) == ["docker.io/library/a:1"]
 
 
-def test_commands_have_their_line_of_the_kubefile(context: Path) -> None:
+def test_plan_warnings_of_commands_carry_kubefile_line(context: Path) -> None:
     text = 'FROM scratch\nAPP web local://web\nAPPCMDS web ["kubectl apply -f a"]\nCMD kubectl apply -f b\n'
     write(context, {"Kubefile": text, "web/x.sh": ""})
     warnings = [line for line in plan(context)["warnings"] if "was not read" in line]
@@ -280,7 +280,7 @@ def test_commands_have_their_line_of_the_kubefile(context: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "declared", "possible"), [("take", 2, 0), ("report", 1, 1)])
-def test_possible_images_as_wanted(context: Path, mode: str, declared: int, possible: int) -> None:
+def test_plan_possible_images_are_taken_or_reported_by_mode(context: Path, mode: str, declared: int, possible: int) -> None:
     write(context, POSSIBLE)
     found = plan(context, possible=mode)
     assert (len(found["images"]), len(found["possibleImages"])) == (declared, possible)
@@ -292,7 +292,7 @@ POSSIBLE = {
 }
 
 
-def test_possible_images_are_refused(context: Path) -> None:
+def test_plan_possible_images_in_refuse_mode_raise_input_error(context: Path) -> None:
     with pytest.raises(InputError) as caught:
         plan(write(context, POSSIBLE), possible="refuse")
     assert [(fault.where, fault.message) for fault in caught.value.faults] == [
@@ -300,7 +300,7 @@ def test_possible_images_are_refused(context: Path) -> None:
     ]
 
 
-def test_dashboard_port() -> None:
+def test_plan_dashboard_port_is_required_value_with_warning() -> None:
     context = CASES / "dashboard-port"
     found = plan(context)
     assert found["launch"] == ["kubectl apply -f manifests/dashboard.yaml"]
@@ -311,7 +311,7 @@ def test_dashboard_port() -> None:
     assert (value["name"], value["where"], value["required"]) == ("DashBoardPort", ["manifests/dashboard.yaml:11"], True)
 
 
-def test_schema_with_faults_is_told_with_all_others(context: Path) -> None:
+def test_plan_schema_faults_are_reported_with_manifest_faults(context: Path) -> None:
     write(
         context,
         {
@@ -325,7 +325,7 @@ def test_schema_with_faults_is_told_with_all_others(context: Path) -> None:
     assert [fault.where for fault in caught.value.faults] == [f"{context}/a.yaml:3", f"{context}/etc/values.schema.json:2"]
 
 
-def test_kubefile_of_sealos_declares_its_lists_and_names_its_release(context: Path) -> None:
+def test_plan_sealos_kubefile_finds_listed_images_and_names_release(context: Path) -> None:
     write(
         context,
         {
@@ -340,7 +340,7 @@ def test_kubefile_of_sealos_declares_its_lists_and_names_its_release(context: Pa
     assert f"{context}/Kubefile: helm installs shop, and no release is named: it is called shop" in found["warnings"]
 
 
-def test_ignored_files_are_not_in_the_outline(context: Path) -> None:
+def test_plan_ignored_manifest_yields_no_image(context: Path) -> None:
     write(
         context,
         {

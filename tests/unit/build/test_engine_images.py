@@ -52,28 +52,28 @@ def ensured(engine: Engine, name: str, platform: Platform | None = None) -> dict
     return engine.names
 
 
-def test_foreign_name_of_a_digest_is_short() -> None:
+def test_foreign_name_of_digest_is_shortened() -> None:
     assert foreign_name(f"debian@sha256:{'ab' * 32}", ARM64) == "debian:abababababab-linux-arm64"
 
 
-def test_kept_name_has_a_tag_that_engines_take() -> None:
+def test_kept_name_tag_is_cut_to_engine_limit() -> None:
     name = kept_name(Reference.parse(f"slipway.dev/x:{'v' * 128}"), "ab" * 32)
     assert name == f"slipway.dev/x:{'v' * 100}-{'ab' * 6}"
 
 
-def test_ensure_base_pulls_what_the_engine_lacks_and_nothing_else() -> None:
+def test_ensure_base_pulls_only_missing_image() -> None:
     assert ensured(Engine({"redis:7": "here"}, {"redis:7": "new"}), "redis:7") == {"redis:7": "here"}
     assert ensured(Engine({}, {"redis:7": "new"}), "redis:7") == {"redis:7": "new"}
 
 
 @pytest.mark.parametrize("before", [{}, {"redis:7": "here"}])
-def test_ensure_base_for_another_platform_leaves_the_name_as_it_was(before: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ensure_base_for_other_platform_keeps_native_name(before: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Platform, "host", staticmethod(lambda: Platform("linux", "amd64")))
     names = ensured(Engine(dict(before), {"redis:7": "new "}), "redis:7", ARM64)
     assert names == {**before, "redis:7-linux-arm64": "new linux/arm64"}
 
 
-def test_ensure_base_makes_a_debian_that_cannot_be_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ensure_base_debian_that_cannot_be_pulled_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[str, str]] = []
     monkeypatch.setattr(engine_images, "make_debian", lambda _client, name, suite, _platform: made.append((name, suite)))
     ensured(Engine({}, {}), "debian:bookworm-slim")

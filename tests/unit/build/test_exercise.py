@@ -17,12 +17,12 @@ def parsed(more: str = "") -> Kubefile:
     return kubefile.parse(f"FROM scratch\n{more}", "K")
 
 
-def test_an_image_without_an_exercise_has_no_steps_and_no_digest(tmp_path: Path) -> None:
+def test_exercise_absent_gives_neither_steps_nor_digest(tmp_path: Path) -> None:
     assert exercise.read(parsed(), tmp_path) == ()
     assert exercise.digest(()) is None
 
 
-def test_the_file_runs_before_the_commands_of_the_kubefile_and_ends_at_its_first_failure(tmp_path: Path) -> None:
+def test_exercise_file_runs_with_errexit_before_kubefile_commands(tmp_path: Path) -> None:
     (tmp_path / "exercise.sh").write_text("false\ntrue\n")
     steps = exercise.read(parsed('EXERCISE kubectl get pods\nEXERCISE ["a   b", "c"]\n'), tmp_path)
     assert [(step.title, step.script) for step in steps] == [
@@ -30,7 +30,7 @@ def test_the_file_runs_before_the_commands_of_the_kubefile_and_ends_at_its_first
     ]  # fmt: skip
 
 
-def test_the_digest_changes_with_every_script_and_its_place(tmp_path: Path) -> None:
+def test_exercise_digest_changes_with_scripts_and_their_order(tmp_path: Path) -> None:
     digests = {
         exercise.digest(exercise.read(parsed(text), tmp_path))
         for text in ("EXERCISE a\n", "EXERCISE b\n", 'EXERCISE ["a", "b"]\n', 'EXERCISE ["b", "a"]\n')
@@ -48,9 +48,7 @@ def test_the_digest_changes_with_every_script_and_its_place(tmp_path: Path) -> N
     ],
     ids=["large", "binary", "link"],
 )
-def test_a_file_that_cannot_be_run_is_a_fault_beside_those_of_the_kubefile(
-    tmp_path: Path, content: str | bytes | Path, message: str
-) -> None:
+def test_exercise_file_large_binary_or_linked_out_raises_input_error(tmp_path: Path, content: str | bytes | Path, message: str) -> None:
     (tmp_path / "Kubefile").write_text("FROM scratch\nAPP web local://none\n")
     file = tmp_path / "exercise.sh"
     if isinstance(content, Path):
@@ -63,7 +61,7 @@ def test_a_file_that_cannot_be_run_is_a_fault_beside_those_of_the_kubefile(
     assert message in caught.value.faults[-1].message
 
 
-def test_a_check_shows_the_exercise(tmp_path: Path) -> None:
+def test_check_lists_exercise_steps(tmp_path: Path) -> None:
     (tmp_path / "Kubefile").write_text("FROM scratch\nCMD a\nEXERCISE kubectl get pods\n")
     (tmp_path / "exercise.sh").write_text("true\n")
     assert build.check(BuildOptions(tmp_path, "x"))["exercise"] == ["exercise.sh", "kubectl get pods"]

@@ -24,7 +24,7 @@ def names(found: ImageValues) -> dict[str, bool]:
     return {value.name: value.required for value in found.values}
 
 
-def test_dashboard_port_has_no_default_and_a_port_stands_in() -> None:
+def test_find_dashboard_port_is_required_with_port_as_stand_in() -> None:
     found = find([file("manifests/dashboard.yaml", (CASES / "dashboard-port/dashboard.yaml").read_text())], {})
     assert found.values == (ExpectedValue("DashBoardPort", ("manifests/dashboard.yaml:11",), required=True),)
     assert found.stand_ins == {"DashBoardPort": "18080"}
@@ -36,11 +36,11 @@ def test_dashboard_port_has_no_default_and_a_port_stands_in() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(FOREIGN.glob("*.yaml")), ids=lambda path: path.stem)
-def test_templates_of_other_programs_expect_nothing(path: Path) -> None:
+def test_find_templates_of_other_programs_expect_no_values(path: Path) -> None:
     assert find([file(f"manifests/{path.name}", path.read_text())], {"Port": "80"}) == ImageValues()
 
 
-def test_env_is_the_default_and_every_place_is_told() -> None:
+def test_find_env_becomes_default_and_all_places_are_listed() -> None:
     text = "a: {{ Port }}\nb: '{{ .Port }}'\nc: |\n  {{ Port }} {{ Port }}\n"
     found = find([file("manifests/a.yaml", text), file("etc/b.conf", "{{ Port }}")], {"Port": "80", "Unused": "1"})
     (value,) = found.values
@@ -48,14 +48,14 @@ def test_env_is_the_default_and_every_place_is_told() -> None:
     assert (value.default, value.required, found.stand_ins) == ("80", False, {})
 
 
-def test_a_name_that_one_file_expects_is_expected_in_all_others() -> None:
+def test_find_name_expected_by_one_file_is_expected_in_all_files() -> None:
     found = find([file("etc/a.conf", "{{ Port }}"), file("manifests/b.yaml", "p: {{ Port }}\nq: '{{ .Port }} {{ .Other }}'")], {})
     (value,) = found.values
     assert value.where == ("etc/a.conf:1", "manifests/b.yaml:1", "manifests/b.yaml:2")
     assert value.required
 
 
-def test_templates_of_go_and_jinja_expect_what_their_output_lacks() -> None:
+def test_find_go_and_jinja_templates_expect_values_missing_in_output() -> None:
     text = "{{ if .Debug }}{{ .Level }}{{ end }}\nspec:\n  replicas: {{ .Replicas }}\n  x: {{ .Port | quote }}\n"
     jinja = "{% for n in range(2) %}\n- nodePort: {{ Node }}\n{% endfor %}"
     found = find([file("manifests/a.yaml.tmpl", text), file("etc/b.yaml.j2", jinja)], {"Port": "1"})
@@ -68,19 +68,19 @@ def test_templates_of_go_and_jinja_expect_what_their_output_lacks() -> None:
     assert by_name["Port"].where == ("manifests/a.yaml.tmpl:4",)
 
 
-def test_values_of_an_application_are_those_of_its_files() -> None:
+def test_find_application_files_take_defaults_from_application_env() -> None:
     web = ImageApp("web", "kube", env={"Port": "1"})
     files = [file("application/apps/web/a.yaml.tmpl", "a: {{ .Port }}"), file("application/apps/db/a.yaml.tmpl", "a: {{ .Size }}")]
     assert names(find(files, {}, [web])) == {"Port": False, "Size": True}
 
 
-def test_names_of_the_cluster_are_not_asked_for() -> None:
+def test_find_cluster_names_are_not_expected_values() -> None:
     found = find([file("manifests/a.yaml.tmpl", "{{ .HostIP }} {{ .PodCIDR }}"), file("etc/a.yaml", "a: {{ SvcCIDR }}")], {})
     assert found.values == ()
     assert found.cluster == {"HostIP": "192.0.2.1", "PodCIDR": "192.0.2.0/24", "SvcCIDR": "198.51.100.0/24"}
 
 
-def test_what_cannot_be_stood_in_for_is_refused_before_a_cluster_boots() -> None:
+def test_missing_image_value_without_stand_in_is_reported_when_booting() -> None:
     found = find([file("manifests/a.yaml", "containers:\n- image: {{ Image }}")], {})
     (fault,) = found.missing({}, booting=True)
     assert (fault.where, fault.message) == (
@@ -94,7 +94,7 @@ def test_what_cannot_be_stood_in_for_is_refused_before_a_cluster_boots() -> None
     assert "Image" in found.environment({})
 
 
-def test_a_value_for_the_build_is_judged_by_its_type() -> None:
+def test_missing_given_value_of_wrong_type_is_reported() -> None:
     found = find([file("manifests/a.yaml", "nodePort: {{ Node }}")], {})
     assert [fault.message for fault in found.missing({"Node": "80"}, booting=True)] == ["'80' is not from 30000 to 32767"]
 
@@ -127,7 +127,7 @@ def test_schema_declares_describes_and_has_defaults() -> None:
     assert found.stand_ins["Tag"] == "1.25"
 
 
-def test_env_that_the_schema_refuses_is_a_fault_with_its_line() -> None:
+def test_find_env_refused_by_schema_raises_input_error_with_lines() -> None:
     with pytest.raises(InputError) as caught:
         find([], {"Port": "x", "Phrase": "secret"}, schema=(SCHEMA, "etc/values.schema.json"))
     assert [(fault.where, fault.message) for fault in caught.value.faults] == [
@@ -136,19 +136,19 @@ def test_env_that_the_schema_refuses_is_a_fault_with_its_line() -> None:
     ]
 
 
-def test_env_comes_before_a_default_of_the_schema_with_a_warning() -> None:
+def test_find_env_overrides_schema_default_with_warning() -> None:
     found = find([], {"Port": "80"}, schema=(SCHEMA, "etc/values.schema.json"))
     assert found.defaults == {}
     assert [warning.where for warning in found.warnings] == ["etc/values.schema.json:3"]
 
 
-def test_a_value_that_the_base_describes_keeps_its_type() -> None:
+def test_find_value_described_by_base_keeps_its_type() -> None:
     base = ExpectedValue("Port", description="of the base", type=ValueType("integer", minimum=1024), secret=True)
     (value,) = find([file("manifests/a.yaml", "targetPort: {{ Port }}")], {}, inherited=[base]).values
     assert (value.type, value.description, value.secret) == (base.type, "of the base", True)
 
 
-def test_a_default_that_is_a_secret_is_not_written_twice() -> None:
+def test_find_secret_env_is_not_recorded_as_default() -> None:
     (value,) = find([file("manifests/a.yaml", "a: {{ DbPassword }}")], {"DbPassword": "hunter2"}).values
     assert (value.secret, value.default) == (True, None)
 
@@ -160,20 +160,20 @@ def test_a_default_that_is_a_secret_is_not_written_twice() -> None:
         ("a: {{ .Size }}", "{{ .Size }} is left as text, since nothing declares Size", "write {{ Size }}, or declare it"),
     ],
 )
-def test_text_that_may_be_meant_is_a_warning(text: str, message: str, hint: str) -> None:
+def test_find_undeclared_placeholder_warns_with_hint(text: str, message: str, hint: str) -> None:
     (warning,) = find([file("manifests/a.yaml", f"b: 1\n{text}\n")], {"Port": "1"}).warnings
     assert (warning.where, warning.message) == ("manifests/a.yaml:2", message)
     assert hint in str(warning.hint)
 
 
-def test_a_name_with_a_capital_in_a_file_that_is_not_yaml_is_a_warning() -> None:
+def test_find_capitalized_placeholder_outside_yaml_warns() -> None:
     found = find([file("etc/app.conf", "a={{ DbHost }}\nb={{ host }} {{ .Tag }}\n")], {})
     assert [(warning.where, warning.hint) for warning in found.warnings] == [
         ("etc/app.conf:1", "if it is a value of the image, declare it: ENV DbHost=..., or in etc/values.schema.json")
     ]
 
 
-def test_name_in_a_template_that_no_environment_can_have_is_a_fault() -> None:
+def test_find_template_name_invalid_as_variable_raises_input_error() -> None:
     with pytest.raises(InputError) as caught:
         find([file("etc/a.conf.tmpl", "a\n{{ .Na\u00efve }} {{ D\u00b2 }} {{ .Port }}\n")], {})
     assert [(fault.where, fault.message) for fault in caught.value.faults] == [

@@ -33,7 +33,7 @@ def places(found: dict[str, Any], key: str = "images") -> dict[str, list[str]]:
     return {image["name"].removeprefix("docker.io/library/"): image["where"] for image in found[key]}
 
 
-def test_images_of_a_context(tmp_path: Path) -> None:
+def test_find_in_context_lists_declared_and_possible_images(tmp_path: Path) -> None:
     text = "FROM scratch\nCOPY a.yaml deploy/\nCMD kubectl apply -f deploy\n"
     write(tmp_path, {"Kubefile": text, "a.yaml": POD % "a:1" + "args: [--x-image, b:2]\n"})
     found = find_images.find_in_context(BuildOptions(tmp_path, "x"))
@@ -41,33 +41,33 @@ def test_images_of_a_context(tmp_path: Path) -> None:
     assert places(found, "possibleImages") == {"b:2": [f"{tmp_path}/a.yaml:2"]}
 
 
-def test_images_of_a_folder_of_manifests(tmp_path: Path) -> None:
+def test_find_in_files_reads_manifests_below_folder(tmp_path: Path) -> None:
     write(tmp_path, {"a.yaml": POD % "a:1", "sub/b.yml": POD % "b:1", ".git/c.yaml": POD % "c:1", "notes.txt": "d:1"})
     assert places(find_images.find_in_files(tmp_path)) == {"a:1": [f"{tmp_path}/a.yaml:1"], "b:1": [f"{tmp_path}/sub/b.yml:1"]}
 
 
-def test_images_of_one_manifest_whatever_its_name(tmp_path: Path) -> None:
+def test_find_in_files_reads_single_manifest_without_yaml_suffix(tmp_path: Path) -> None:
     write(tmp_path, {"plain": POD % "a:1", "other.yaml": POD % "b:1"})
     assert places(find_images.find_in_files(tmp_path / "plain")) == {"a:1": [f"{tmp_path}/plain:1"]}
 
 
-def test_images_of_a_kustomization(tmp_path: Path) -> None:
+def test_find_in_files_kustomization_replaces_image_tag(tmp_path: Path) -> None:
     write(tmp_path, {"kustomization.yaml": "resources: [a.yaml]\nimages:\n- {name: a, newTag: '2'}\n", "a.yaml": POD % "a:1"})
     assert places(find_images.find_in_files(tmp_path)) == {"a:2": [f"{tmp_path}/kustomization.yaml:3"]}
 
 
-def test_images_of_a_chart_need_helm(tmp_path: Path) -> None:
+def test_find_in_files_chart_without_helm_reads_annotations_and_warns(tmp_path: Path) -> None:
     found = find_images.find_in_files(write(tmp_path, {"Chart.yaml": "name: x\nannotations: {helm.sh/images: '- a:1'}\n"}))
     assert places(found) == {"a:1": [f"{tmp_path}/Chart.yaml:2"]}
     assert "helm is not installed" in found["warnings"][0]
 
 
-def test_faults_of_files_are_raised(tmp_path: Path) -> None:
+def test_find_in_files_invalid_yaml_raises_input_error_with_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.yaml:2"):
         find_images.find_in_files(write(tmp_path, {"a.yaml": "a: [\n"}))
 
 
-def test_images_of_a_stored_image(tmp_path: Path) -> None:
+def test_find_in_image_reads_manifests_and_launch_commands(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     manifest = (POD % "a:{{ Tag }}").encode()
     with store.shared_lease():
@@ -101,17 +101,17 @@ FOUND = {
         ("side", ["a.io/nginx-side:1"]),
     ],
 )
-def test_why_an_image_is_needed(name: str, names: list[str]) -> None:
+def test_why_selects_images_by_full_or_partial_name(name: str, names: list[str]) -> None:
     part = find_images.why(FOUND, name)
     assert [image["name"] for key in ("images", "possibleImages") for image in part[key]] == names
 
 
-def test_why_of_an_image_that_no_file_names() -> None:
+def test_why_of_unknown_image_raises_usage_error() -> None:
     with pytest.raises(UsageError, match="--why none: no file of x names it"):
         find_images.why(FOUND, "none")
 
 
-def test_lock_has_the_tags_that_registries_answer_for(tmp_path: Path) -> None:
+def test_lock_resolves_tags_and_skips_built_archived_and_pinned_images(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def resolve(reference: Reference) -> str:
@@ -126,7 +126,7 @@ def test_lock_has_the_tags_that_registries_answer_for(tmp_path: Path) -> None:
     assert sorted(asked) == ["docker.io/library/nginx:1", "docker.io/library/nginx:2"]
 
 
-def test_lock_lists_every_tag_without_an_answer(tmp_path: Path) -> None:
+def test_lock_tags_without_answer_are_all_reported(tmp_path: Path) -> None:
     def resolve(reference: Reference) -> str:
         raise StoreError(f"{reference}: no answer")
 

@@ -14,7 +14,7 @@ from harness.oci.store import Store
 
 
 @pytest.mark.parametrize("network", run_steps.NETWORKS)
-def test_build_on_the_network_of_this_machine_warns(
+def test_build_with_network_host_warns(
     network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(_: Store) -> None:

@@ -31,7 +31,7 @@ def context_of(tmp_path: Path) -> Path:
     return context
 
 
-def test_archives_of_the_context_and_of_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_find_archives_lists_archives_of_images_folder_and_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = context_of(tmp_path)
     parsed = kubefile.parse((context / "Kubefile").read_text(), str(context / "Kubefile"), context=context)
     archives = find_archives(context, dry_run.rootfs_files(parsed, context))
@@ -45,7 +45,7 @@ def test_archives_of_the_context_and_of_copy(tmp_path: Path, capsys: pytest.Capt
     assert images == {"docker.io/library/db:1": ["listed"], NAME: ["listed"]}
 
 
-def test_archive_is_a_source_without_network(tmp_path: Path) -> None:
+def test_archived_images_serve_manifest_and_blobs_of_archive(tmp_path: Path) -> None:
     context, store = context_of(tmp_path), Store(tmp_path / "store")
     with store.shared_lease():
         source = ArchivedImages(store, find_archives(context, ()), AMD64)
@@ -62,14 +62,14 @@ def test_archive_is_a_source_without_network(tmp_path: Path) -> None:
     assert store.names() == {}
 
 
-def test_archive_for_another_platform_is_left_to_the_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_archived_images_of_other_platform_are_left_to_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context, store = context_of(tmp_path), Store(tmp_path / "store")
     with store.shared_lease():
         assert ArchivedImages(store, find_archives(context, ()), ARM64).manifest(Reference.parse("db:1"), ()) is None
     assert "is not for linux/arm64, so its registry is asked" in capsys.readouterr().err
 
 
-def test_damaged_archive_fails_the_build_with_its_name(tmp_path: Path) -> None:
+def test_archived_images_damaged_archive_raises_build_error_with_path(tmp_path: Path) -> None:
     context, store = context_of(tmp_path), Store(tmp_path / "store")
     archives = find_archives(context, ())
     path = context / "images/db.tar"

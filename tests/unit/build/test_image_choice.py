@@ -33,13 +33,13 @@ OURS = Reference.parse("slipway.dev/runtime:13")
         (BUILT, False, True, True),
     ],
 )
-def test_what_is_built_and_what_is_asked_for(mode: str, answers: bool, builds: bool, may_build: bool) -> None:
+def test_image_choice_builds_by_mode_and_registry_answer(mode: str, answers: bool, builds: bool, may_build: bool) -> None:
     choice = ImageChoice(mode, lambda _: answers)
     assert (choice.builds(UPSTREAMS), choice.may_build(UPSTREAMS)) == (builds, may_build)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_images_that_exist_nowhere_else_are_built_and_no_registry_is_asked(mode: str) -> None:
+def test_image_choice_slipway_image_is_built_without_asking_registry(mode: str) -> None:
     def ask(reference: Reference) -> bool:
         raise AssertionError(f"{reference} is asked for")
 
@@ -49,14 +49,14 @@ def test_images_that_exist_nowhere_else_are_built_and_no_registry_is_asked(mode:
 
 
 @pytest.mark.parametrize("mode", [UPSTREAM, BUILT])
-def test_only_auto_asks(mode: str) -> None:
+def test_image_choice_modes_upstream_and_built_ask_no_registry(mode: str) -> None:
     def ask(reference: Reference) -> bool:
         raise AssertionError(f"{reference} is asked for")
 
     ImageChoice(mode, ask).builds(UPSTREAMS)
 
 
-def test_a_registry_is_asked_once_a_build() -> None:
+def test_image_choice_auto_asks_each_registry_once() -> None:
     asked: list[str] = []
 
     def ask(reference: Reference) -> bool:
@@ -100,14 +100,14 @@ class Answering:
         (StoreError("blocked by registries.conf"), False),
     ],
 )
-def test_a_refusal_is_an_answer_and_silence_is_none(
+def test_probe_counts_refusal_as_answer_and_outage_as_none(
     failure: Exception | None, answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_choice, "Client", Answering(failure))
     assert image_choice.probe(Registries(), NoLogins(), memory=tmp_path / "asked.json")(UPSTREAMS) is answers
 
 
-def test_an_answer_is_remembered_for_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_answer_is_cached_for_ten_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client, now = Answering(RemoteError("no route")), [1000.0]
     monkeypatch.setattr(image_choice, "Client", client)
 
@@ -121,14 +121,14 @@ def test_an_answer_is_remembered_for_minutes(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"registry.k8s.io": 7}', '{"registry.k8s.io": {"at": "x", "answers": true}}'])
-def test_a_memory_that_cannot_be_read_is_none(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_invalid_memory_file_is_replaced(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_choice, "Client", Answering(None))
     (tmp_path / "asked.json").write_text(text)
     assert image_choice.probe(Registries(), NoLogins(), memory=tmp_path / "asked.json")(UPSTREAMS)
     assert json.loads((tmp_path / "asked.json").read_text())["registry.k8s.io"]["answers"] is True
 
 
-def test_the_mark_survives_the_image_set_and_is_absent_where_there_is_none() -> None:
+def test_embedded_image_built_mark_round_trips_and_is_omitted_when_absent() -> None:
     plain = EmbeddedImage("registry.k8s.io/pause:3.10.2", "sha256:" + "a" * 64, OCI_MANIFEST, 100)
     marked = EmbeddedImage(plain.name, plain.digest, OCI_MANIFEST, 100, built=BuiltHere(("gcc 12.2",), "images/pause"))
     assert "built" not in plain.to_json()
@@ -138,7 +138,7 @@ def test_the_mark_survives_the_image_set_and_is_absent_where_there_is_none() -> 
 
 
 @pytest.mark.parametrize("value", [7, [], {"from": "x", "by": "images/x"}, {"from": ["x"], "by": 7}, {"from": [7], "by": "x"}, {"by": "x"}])
-def test_a_mark_that_is_none_is_refused(value: object) -> None:
+def test_embedded_image_invalid_built_mark_is_refused(value: object) -> None:
     plain = EmbeddedImage("registry.k8s.io/pause:3.10.2", "sha256:" + "a" * 64, OCI_MANIFEST, 100)
     with pytest.raises((KeyError, TypeError, ValueError)):
         EmbeddedImage.from_json({**plain.to_json(), "built": value})

@@ -71,7 +71,7 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
     return calls
 
 
-def test_only_stages_that_the_target_stands_on_are_sent(folder: Path) -> None:
+def test_image_context_holds_only_stages_and_files_of_target(folder: Path) -> None:
     context = image_context.plan(folder, "proxied", "v1.36.3")
     assert context is not None
     assert not context.uses_go
@@ -82,7 +82,7 @@ def test_only_stages_that_the_target_stands_on_are_sent(folder: Path) -> None:
     assert context.files() == [folder / "Dockerfile", folder / "file"]
 
 
-def test_programs_are_compiled_for_the_image_and_those_of_steps_for_here(folder: Path, compiled: list[tuple[str, str, str]]) -> None:
+def test_image_context_compiles_programs_for_target_and_step_tools_for_host(folder: Path, compiled: list[tuple[str, str, str]]) -> None:
     context = image_context.plan(folder, "tool", "v1.37.2")
     assert context is not None
     assert context.modules == ("example.test/tool@v1.37.2",)
@@ -96,14 +96,14 @@ def test_programs_are_compiled_for_the_image_and_those_of_steps_for_here(folder:
     assert {name for name, _, _ in compiled} == {"1.37"}
 
 
-def test_version_that_no_folder_locks_is_not_a_defined_image(folder: Path, tmp_path: Path) -> None:
+def test_builder_find_version_without_module_folder_is_none(folder: Path, tmp_path: Path) -> None:
     make = Builder(Store(tmp_path / "store"), (tmp_path / "images",))
     assert make.find(Reference.parse("example.org/tool:v1.36.3")) is not None
     assert make.find(Reference.parse("example.org/tool:v1.35.0")) is None
     assert image_context.versions(folder) == ("v1.36.3", "v1.37.2")
 
 
-def test_the_key_of_an_image_holds_what_its_stages_use_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_key_changes_only_with_inputs_of_own_stages(folder: Path, tmp_path: Path) -> None:
     make = Builder(Store(tmp_path / "store"), (tmp_path / "images",), Platform("linux", "amd64"))
     names = ("example.org/tool:v1.36.3", "example.org/tool:v1.37.2", "example.org/proxy:v1.36.3")
 
@@ -118,7 +118,7 @@ def test_the_key_of_an_image_holds_what_its_stages_use_and_nothing_else(folder: 
     assert [old == new for old, new in zip(second, keys(), strict=True)] == [True, True, False]
 
 
-def test_a_program_that_no_folder_has_is_said(folder: Path) -> None:
+def test_context_of_unknown_go_program_raises_build_error(folder: Path) -> None:
     (folder / "Dockerfile").write_text("# image: example.org/x:1\nFROM scratch\nCOPY go/none /\n")
     (definition,) = definitions(folder.parent)
     with pytest.raises(BuildError, match=r"copies go/none, and no tools.go"):

@@ -61,7 +61,7 @@ def discovery_of(
     return image_discovery.ImageDiscovery(BuildOptions(folder, "shop", **options), part, base=base)
 
 
-def test_an_application_is_run_on_a_base_only_and_where_this_machine_can(tmp_path: Path) -> None:
+def test_discovery_runs_only_with_kubernetes_on_native_platform(tmp_path: Path) -> None:
     assert discovery_of(tmp_path, base=base_of()).runs
     assert not discovery_of(tmp_path).runs
     assert not discovery_of(tmp_path, base=base_of(), foreign=True).runs
@@ -69,7 +69,7 @@ def test_an_application_is_run_on_a_base_only_and_where_this_machine_can(tmp_pat
     assert discovery_of(tmp_path, files=["etc/slipway.yaml"]).runs
 
 
-def test_what_changes_a_run_changes_its_key_and_what_does_not_run_does_not(tmp_path: Path) -> None:
+def test_discovery_key_changes_only_with_inputs_of_run(tmp_path: Path) -> None:
     other = f"sha256:{'1' * 64}"
     keys = [
         discovery_of(tmp_path).key(),
@@ -87,7 +87,7 @@ def test_what_changes_a_run_changes_its_key_and_what_does_not_run_does_not(tmp_p
     assert discovery_of(tmp_path, base=base_of(name="kubernetes:v1")).key() == keys[1]
 
 
-def test_the_run_is_recorded_in_the_image_as_far_as_the_rest_does_not_tell_it(tmp_path: Path) -> None:
+def test_discovery_proven_records_base_exercise_and_workers_of_run(tmp_path: Path) -> None:
     on = {"reference": "kubernetes:latest", "digest": DIGEST}
     assert discovery_of(tmp_path, base=base_of()).proven == ProvingRun(on)
     found = discovery_of(tmp_path, "EXERCISE a\n", files=["etc/slipway.yaml"], workers=1).proven
@@ -97,7 +97,7 @@ def test_the_run_is_recorded_in_the_image_as_far_as_the_rest_does_not_tell_it(tm
     assert discovery_of(tmp_path, "EXERCISE a\n").proven is None
 
 
-def test_an_image_of_the_base_keeps_the_mark_of_one_that_was_built(tmp_path: Path) -> None:
+def test_discovery_base_image_of_same_digest_keeps_built_mark(tmp_path: Path) -> None:
     built = EmbeddedImage("registry.k8s.io/pause:3", DIGEST, OCI_MANIFEST, 1, built=BuiltHere(("a@v1",), "images/pause"))
     plain = dataclasses.replace(built, built=None)
     discovery = discovery_of(tmp_path, base=base_of(built))
@@ -106,7 +106,7 @@ def test_an_image_of_the_base_keeps_the_mark_of_one_that_was_built(tmp_path: Pat
     assert discovery._marked(another) == another
 
 
-def test_images_of_the_base_come_from_the_store_before_every_registry(tmp_path: Path) -> None:
+def test_discovery_base_images_are_served_from_store_first(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     images = container_image(store, "docker.io/library/nginx:1", b"layer")
     source = discovery_of(tmp_path, base=base_of(*images.images)).sources[0]
@@ -115,7 +115,7 @@ def test_images_of_the_base_come_from_the_store_before_every_registry(tmp_path: 
     assert manifest.digest == images.images[0].digest
 
 
-def test_images_that_a_base_embeds_are_not_built_ahead_of_the_run(tmp_path: Path) -> None:
+def test_discovery_build_ahead_skips_images_embedded_in_base(tmp_path: Path) -> None:
     """They are in the store with the base, also where it was pulled and nothing was built on this machine."""
     discovery = discovery_of(tmp_path, base=base_of(EmbeddedImage("docker.io/library/nginx:1", DIGEST, OCI_MANIFEST, 1)))
     own_base = base_of(EmbeddedImage("registry.k8s.io/pause:3", DIGEST, OCI_MANIFEST, 1)).image
@@ -136,7 +136,7 @@ def test_images_that_a_base_embeds_are_not_built_ahead_of_the_run(tmp_path: Path
     assert built == ["nginx:2", "registry.k8s.io/pause:4"]
 
 
-def test_the_run_of_an_application_has_its_commands_its_values_and_its_exercise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_discovery_application_run_uses_own_commands_values_and_exercise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
     (tmp_path / "rootfs/manifests").mkdir(parents=True)
     (tmp_path / "rootfs/manifests/a.yaml").write_text("a: {{ DNSSvcIP }}\n")
@@ -193,7 +193,7 @@ def test_the_run_of_an_application_has_its_commands_its_values_and_its_exercise(
         (Info(kubernetes="v1.20.0"), [], "auto", "the image has no Kubernetes to run on"),
     ],
 )
-def test_a_build_without_a_run_says_why(
+def test_discovery_without_run_reports_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], info: Info, files: list[str], on: str, message: str
 ) -> None:
     discovery = discovery_of(tmp_path, files=files, on=on)
@@ -202,14 +202,14 @@ def test_a_build_without_a_run_says_why(
     assert message in capsys.readouterr().err
 
 
-def test_an_image_that_is_only_read_on_request_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_discovery_declared_only_prints_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     discovery = discovery_of(tmp_path, discover=("declared",))
     assert image_discovery._base(discovery.options, discovery.part) is None
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("tag", "name"), [("registry.example.com/team/shop_x:1", "shop-x"), ("a" * 100, "application")])
-def test_an_application_is_installed_under_the_name_of_its_image(tag: str, name: str) -> None:
+def test_application_name_is_derived_from_image_reference(tag: str, name: str) -> None:
     assert image_discovery._application_name(tag) == name
 
 
@@ -230,7 +230,7 @@ def possible_discovery(tmp_path: Path, mode: str) -> Any:
 
 
 @pytest.mark.parametrize(("mode", "declared"), [("take", ["a", "other", "side"]), ("report", ["a"])])
-def test_possible_images_are_taken_or_reported_unless_the_run_pulls_them(
+def test_discovery_possible_images_are_taken_or_reported_unless_pulled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: str, declared: list[str]
 ) -> None:
     discovery = possible_discovery(tmp_path, mode)
@@ -255,7 +255,7 @@ def test_possible_images_are_taken_or_reported_unless_the_run_pulls_them(
     assert ("other:3 may be an image" in warned) is (mode == "report")
 
 
-def test_possible_images_that_the_run_does_not_pull_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_discovery_possible_images_in_refuse_mode_raise_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     discovery = possible_discovery(tmp_path, "refuse")
     monkeypatch.setattr(sandbox_plan, "facts", lambda _: None)
     monkeypatch.setattr(image_discovery.ImageDiscovery, "runs", property(lambda _: False))

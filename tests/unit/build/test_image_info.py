@@ -15,7 +15,7 @@ CMD app --login ${DB_PASSWORD} --port ${PORT}
 """
 
 
-def test_secret_that_is_given_as_build_argument_and_ends_in_the_image_is_reported() -> None:
+def test_exposed_secret_build_argument_in_image_is_reported() -> None:
     parsed = kubefile.parse(KUBEFILE, "K", build_args={"DB_PASSWORD": 'hunter"2 é'})
     (warning,) = exposed(parsed, Info(type="app", launch=parsed.launch or ('app --login hunter"2 é --port 8443',)), [])
     assert warning.startswith("K:2: the value of ARG DB_PASSWORD looks like a secret")
@@ -25,6 +25,6 @@ def test_secret_that_is_given_as_build_argument_and_ends_in_the_image_is_reporte
     assert warning.startswith("K:4:")
 
 
-def test_what_is_no_secret_or_stays_out_of_the_image_is_not_reported() -> None:
+def test_exposed_argument_harmless_or_outside_image_is_not_reported() -> None:
     parsed = kubefile.parse(KUBEFILE, "K")
     assert exposed(parsed, Info(type="app", launch=("app --port 8443",)), [BuildStep("1", "COPY a b", None)]) == []

@@ -13,7 +13,7 @@ from harness.oci.registry.credentials import Credential, CredentialStore
 from tests.unit.build.rootfs_files import DIGEST, NGINX, write
 
 
-def test_image_lists(tmp_path: Path) -> None:
+def test_image_lists_of_rootfs_and_user_are_read_with_lines(tmp_path: Path) -> None:
     write(tmp_path, {"manifests/imageList": "\ufeff# ours\n\nnginx:1  # why\r\n  a/b:2\n", "mine": f"c@{DIGEST}\nnginx:1\n"})
     found = discover.declared(tmp_path, discover.ScanSettings(image_list=tmp_path / "mine"))
     assert found.images == (
@@ -24,12 +24,12 @@ def test_image_lists(tmp_path: Path) -> None:
     )
 
 
-def test_an_image_list_that_is_not_there(tmp_path: Path) -> None:
+def test_image_list_missing_raises_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none: no such image list"):
         discover.declared(tmp_path, discover.ScanSettings(image_list=tmp_path / "none"))
 
 
-def test_image_list_with_auth(tmp_path: Path) -> None:
+def test_image_list_with_auth_yields_logins_and_image_names(tmp_path: Path) -> None:
     text = """
         - registry: reg.io:5000
           username: u
@@ -65,7 +65,7 @@ def test_image_list_with_auth(tmp_path: Path) -> None:
         ("- [\n", "2", "not YAML"),
     ],
 )
-def test_image_list_with_auth_faults(tmp_path: Path, text: str, where: str, message: str) -> None:
+def test_image_list_with_auth_invalid_section_raises_input_error_with_line(tmp_path: Path, text: str, where: str, message: str) -> None:
     path = write(tmp_path, {"list.yaml": text}) / "list.yaml"
     with pytest.raises(InputError) as caught:
         image_lists.read_image_list_with_auth(path)
@@ -73,7 +73,7 @@ def test_image_list_with_auth_faults(tmp_path: Path, text: str, where: str, mess
     assert caught.value.faults[0].message.startswith(message)
 
 
-def test_logins_of_a_list_come_before_those_of_the_user(tmp_path: Path) -> None:
+def test_listed_logins_take_precedence_over_user_logins(tmp_path: Path) -> None:
     text = "- registry: r.io\n  username: u\n  password: p\n  images: [c:1]\n"
     write(tmp_path, {"imageListWithAuth.yaml": text})
     others = CredentialStore(write(tmp_path / "docker", {"config.json": '{"auths": {"r.io": {"auth": "eDp5"}, "q.io": {"auth": "eDp5"}}}'}))
@@ -85,7 +85,7 @@ def test_logins_of_a_list_come_before_those_of_the_user(tmp_path: Path) -> None:
     assert [image.name for image in image_lists.images_with_auth(tmp_path)[0]] == ["r.io/c:1"]
 
 
-def test_lists_of_sealos_are_read_from_the_context(tmp_path: Path) -> None:
+def test_shim_lists_of_sealos_are_read_from_context(tmp_path: Path) -> None:
     write(
         tmp_path, {"images/shim/webImages": "# all\nnginx:1\n", "images/shim/b": "a/b:2\n", "images/shim/.keep": "", "images/x/c": "c:1\n"}
     )

@@ -25,13 +25,13 @@ def test_lock_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert path.read_text().splitlines()[1:] == [f"a.io/x:1 {OTHER}", f"{NGINX} {DIGEST}"]
 
 
-def test_names_of_a_lock_may_be_short(tmp_path: Path) -> None:
+def test_lock_short_names_are_expanded(tmp_path: Path) -> None:
     path = tmp_path / "images.lock"
     path.write_text(f"# ours\n\n nginx:1   {DIGEST}\n")
     assert image_lock.read(path) == {NGINX: DIGEST}
 
 
-def test_every_faulty_line_of_a_lock(tmp_path: Path) -> None:
+def test_lock_faulty_lines_are_all_reported_with_hints(tmp_path: Path) -> None:
     path = tmp_path / "images.lock"
     path.write_text(f"nginx:1\nnginx:1 sha256:1\nBad:1 {DIGEST}\na@{DIGEST} {DIGEST}\nb:1 {DIGEST}\nb:1 {OTHER}\nb:1 {DIGEST} x\n")
     with pytest.raises(InputError) as caught:
@@ -40,7 +40,7 @@ def test_every_faulty_line_of_a_lock(tmp_path: Path) -> None:
     assert all(fault.hint for fault in caught.value.faults)
 
 
-def test_lock_that_is_not_text_is_a_fault(tmp_path: Path) -> None:
+def test_lock_not_utf8_raises_input_error(tmp_path: Path) -> None:
     (tmp_path / "images.lock").write_bytes(b"\xff")
     with pytest.raises(InputError, match="cannot be read"):
         image_lock.read(tmp_path / "images.lock")
@@ -54,7 +54,7 @@ def answers(reference: Reference) -> str:
     return DIGEST
 
 
-def test_tags_that_moved_are_told_from_those_that_are_gone_or_unknown() -> None:
+def test_compare_distinguishes_moved_gone_and_unknown_tags() -> None:
     locked = {"a.io/same:1": DIGEST, "a.io/moved:1": OTHER, "a.io/gone:1": OTHER, "a.io/away:1": OTHER}
     tags, errors = image_lock.compare(locked, answers)
     assert {tag.name.partition("/")[2]: (tag.status, tag.now) for tag in tags} == {
@@ -66,11 +66,11 @@ def test_tags_that_moved_are_told_from_those_that_are_gone_or_unknown() -> None:
     assert list(errors) == ["a.io/away:1"]
 
 
-def test_names_with_a_digest_are_not_resolved() -> None:
+def test_resolve_tags_skips_names_with_digest() -> None:
     assert image_lock.resolve_tags([f"a.io/x@{DIGEST}", "a.io/y:1", "a.io/y:1"], answers) == ({"a.io/y:1": DIGEST}, {})
 
 
-def test_tags_of_a_source_mean_what_the_lock_says() -> None:
+def test_pinned_tags_request_locked_digest_in_place_of_tag() -> None:
     asked: list[str] = []
     inner: Any = SimpleNamespace(
         manifest=lambda reference, _: asked.append(str(reference)),

@@ -16,19 +16,19 @@ RECORD = b"Package: redis-server\nVersion: 5:7.0.1-1\nArchitecture: amd64\nStatu
 
 
 @pytest.mark.parametrize("folder", ["var/lib/dpkg/status.d", "rootfs/var/lib/dpkg/status.d"])
-def test_an_image_says_which_packages_its_files_are_from(tmp_path: Path, folder: str) -> None:
+def test_packages_in_reads_dpkg_status_of_layers(tmp_path: Path, folder: str) -> None:
     store = Store(tmp_path / "store")
     layer = write_layer([LayerEntry(f"{folder}/redis-server", "file", 0o644, RECORD), LayerEntry("bin/redis", "file", 0o755, b"x")], store)
     assert packages_in(store, [layer]) == {"redis-server": "5:7.0.1-1"}
 
 
-def test_those_that_the_dockerfile_names_are_shown(tmp_path: Path) -> None:
+def test_asked_for_shows_packages_named_in_dockerfile(tmp_path: Path) -> None:
     write(tmp_path / "images", "redis", '# image: example.org/redis:7\nFROM debian\nRUN obtain "redis-server>=5:7.0" busybox-static\n')
     (definition,) = definitions(tmp_path / "images")
     assert asked_for(definition, {"redis-server": "5:7.0.1-1", "libc6": "2.36-9"}) == "redis-server 5:7.0.1-1"
 
 
-def test_of_many_packages_some_are_shown(tmp_path: Path) -> None:
+def test_asked_for_many_packages_shows_six_and_count_of_rest(tmp_path: Path) -> None:
     names = [f"package-{letter}" for letter in "abcdefgh"]
     write(tmp_path / "images", "many", f"# image: example.org/many:1\nFROM debian\nRUN obtain {' '.join(names)}\n")
     (definition,) = definitions(tmp_path / "images")

@@ -30,7 +30,7 @@ class Named:
     where: str
 
 
-def test_images_that_are_pulled_and_declared_are_one(store: Store) -> None:
+def test_collect_merges_pulled_declared_and_listed_image(store: Store) -> None:
     image = made("a")
     pulled = [PulledImage("test.io/a:1", top(image), OCI_MANIFEST, "memory", 1, ("10.0.0.7",))]
     declared = [Named("test.io/a:1", "manifests/b.yaml:2"), Named("test.io/a:1", "manifests/a.yaml:9")]
@@ -43,7 +43,7 @@ def test_images_that_are_pulled_and_declared_are_one(store: Store) -> None:
     assert all(store.has(blob.digest) for blob in found.blobs)
 
 
-def test_the_set_does_not_depend_on_who_pulled_or_in_which_order(store: Store) -> None:
+def test_collect_result_does_not_depend_on_clients_or_order(store: Store) -> None:
     a, b = made("a"), made("b")
     one = PulledImage("test.io/a:1", top(a), OCI_MANIFEST, "memory", 1, ("10.0.0.7",))
     two = PulledImage("test.io/b:1", top(b), OCI_MANIFEST, "memory", 5, ("10.0.0.9",))
@@ -53,7 +53,7 @@ def test_the_set_does_not_depend_on_who_pulled_or_in_which_order(store: Store) -
     assert first == second == first.sorted()
 
 
-def test_what_was_pulled_is_taken_by_its_digest_though_the_tag_has_moved(store: Store) -> None:
+def test_collect_pulled_image_keeps_digest_after_tag_moves(store: Store) -> None:
     pulled, moved = made("pulled"), made("moved")
     source = Memory(a=moved)
     source.blobs |= pulled
@@ -61,14 +61,14 @@ def test_what_was_pulled_is_taken_by_its_digest_though_the_tag_has_moved(store: 
     assert found.images[0].digest == top(pulled)
 
 
-def test_tag_and_digest_together_are_known_by_the_digest(store: Store) -> None:
+def test_collect_name_with_tag_and_digest_keeps_digest_only(store: Store) -> None:
     image = made("a")
     declared = [Named(f"test.io/a:7@{top(image)}", "manifests/a.yaml:9")]
     found = collect([], declared, store=store, sources=[Memory(a=image)], platform=AMD64)
     assert found.images[0].name == f"test.io/a@{top(image)}"
 
 
-def test_only_the_platforms_child_is_taken(store: Store) -> None:
+def test_collect_takes_only_child_of_platform_from_index(store: Store) -> None:
     amd, arm = made("amd"), made("arm", architecture="arm64")
     index = indexed(amd64=amd, arm64=arm)
     found = collect([], [Named("test.io/a:1", "x:1")], store=store, sources=[Memory(a=index)], platform=Platform("linux", "arm64"))
@@ -76,7 +76,7 @@ def test_only_the_platforms_child_is_taken(store: Store) -> None:
     assert not store.has(layer_of(amd))
 
 
-def test_attestations_are_no_platform() -> None:
+def test_child_for_ignores_attestation_manifests() -> None:
     image = made("a")
     data = json.loads(indexed(amd64=image)[top(indexed(amd64=image))])
     data["manifests"].append({**data["manifests"][0], "platform": {"os": "unknown", "architecture": "unknown"}})
@@ -85,7 +85,7 @@ def test_attestations_are_no_platform() -> None:
     assert child_for(json.dumps(data).encode(), AMD64).digest == top(image)
 
 
-def test_all_that_is_missing_is_reported_in_one_error_and_nothing_large_is_fetched(store: Store) -> None:
+def test_collect_reports_all_missing_images_and_fetches_no_layers(store: Store) -> None:
     source = Memory(a=made("a"), arm=made("arm", architecture="arm64"))
     declared = [Named(f"test.io/{name}:1", f"manifests/{name}.yaml:1") for name in ("a", "arm", "b", "c")]
     with pytest.raises(BuildError) as raised:
@@ -99,7 +99,7 @@ def test_all_that_is_missing_is_reported_in_one_error_and_nothing_large_is_fetch
     assert not store.has(layer_of(made("a")))
 
 
-def test_layer_that_is_missing_is_reported_with_its_image(store: Store) -> None:
+def test_collect_missing_layer_is_reported_with_its_image(store: Store) -> None:
     image = made("a")
     source = Memory(a=image)
     del source.blobs[layer_of(image)]
@@ -107,7 +107,7 @@ def test_layer_that_is_missing_is_reported_with_its_image(store: Store) -> None:
         collect([], [Named("test.io/a:1", "x:1")], store=store, sources=[source], platform=AMD64)
 
 
-def test_an_index_that_nests_for_ever_ends(store: Store) -> None:
+def test_collect_deeply_nested_index_raises_build_error(store: Store) -> None:
     innermost = made("a")
     image = indexed(amd64=innermost)
     for _ in range(6):

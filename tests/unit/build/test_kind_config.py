@@ -20,7 +20,7 @@ from harness.runtimes import Facts
 
 @pytest.mark.parametrize("path", ["etc/slipway.yaml", "etc/addons/network.yaml", "bin/kubectl"])
 @pytest.mark.parametrize("absolute", [True, False])
-def test_links_of_a_rootfs_are_not_followed_to_files_of_this_machine(tmp_path: Path, path: str, absolute: bool) -> None:
+def test_rootfs_link_to_file_outside_raises_build_error(tmp_path: Path, path: str, absolute: bool) -> None:
     secret = tmp_path / "secret"
     secret.write_text("kubernetes: v1.36.3\n")
     rootfs, work = tmp_path / "rootfs", tmp_path / "work"
@@ -67,7 +67,7 @@ def kind_document(
     return found
 
 
-def test_a_kind_cluster_finds_the_network_of_the_image_at_its_first_look(tmp_path: Path) -> None:
+def test_kind_config_mounts_cni_configuration_of_image(tmp_path: Path) -> None:
     found = kind_document(tmp_path)
     (mount,) = (one for one in found["nodes"][0]["extraMounts"] if one["containerPath"] == "/etc/cni/net.d/10-flannel.conflist")
     assert Path(mount["hostPath"]).read_text() == CONFLIST
@@ -75,7 +75,7 @@ def test_a_kind_cluster_finds_the_network_of_the_image_at_its_first_look(tmp_pat
 
 
 @pytest.mark.parametrize(("pods", "prefix"), [("fd00:10:64::/48", None), ("fd00:10:64::/64", "80")])
-def test_a_kind_cluster_has_the_families_of_the_image(tmp_path: Path, pods: str, prefix: str | None) -> None:
+def test_kind_config_of_dual_stack_image_has_both_ip_families(tmp_path: Path, pods: str, prefix: str | None) -> None:
     assert "ipFamily" not in kind_document(tmp_path / "one")["networking"]
     env = {"PodCIDR": f"100.64.0.0/10,{pods}", "SvcCIDR": "10.96.0.0/22,fd00:10:96::/112"}
     found = kind_document(tmp_path / "both", env=env)
@@ -86,7 +86,7 @@ def test_a_kind_cluster_has_the_families_of_the_image(tmp_path: Path, pods: str,
     assert manager == (prefix and {"extraArgs": [{"name": "node-cidr-mask-size-ipv6", "value": prefix}]})
 
 
-def test_a_kind_cluster_whose_application_is_the_network_gets_no_other(tmp_path: Path) -> None:
+def test_kind_config_with_own_network_disables_default_cni(tmp_path: Path) -> None:
     found = kind_document(tmp_path, own_network=True)
     assert not any(one["containerPath"].startswith("/etc/cni/") for one in found["nodes"][0]["extraMounts"])
     assert found["networking"]["disableDefaultCNI"] is True
@@ -103,7 +103,7 @@ def configured(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_an_image_without_a_network_boots_on_one_that_ends_at_its_only_node(tmp_path: Path) -> None:
+def test_kind_config_of_image_without_network_mounts_bridge_network(tmp_path: Path) -> None:
     found = kind_document(tmp_path, files={})
     assert found["networking"]["disableDefaultCNI"] is True
     ((name, network),) = configured(found).items()
@@ -112,21 +112,21 @@ def test_an_image_without_a_network_boots_on_one_that_ends_at_its_only_node(tmp_
     assert bridge["ipam"] == {"type": "host-local", "ranges": [[{"subnet": "100.64.0.0/24"}]]}
 
 
-def test_that_network_has_the_families_of_the_image(tmp_path: Path) -> None:
+def test_kind_config_bridge_network_has_ip_families_of_image(tmp_path: Path) -> None:
     env = {"PodCIDR": "100.64.0.0/26,fd00:10:64::/48", "SvcCIDR": "10.96.0.0/22,fd00:10:96::/112"}
     (network,) = configured(kind_document(tmp_path, files={}, env=env)).values()
     assert network["plugins"][0]["ipam"]["ranges"] == [[{"subnet": "100.64.0.0/26"}], [{"subnet": "fd00:10:64::/64"}]]
 
 
 @pytest.mark.parametrize("files", [{"etc/addons/network.yaml": "kind: DaemonSet"}, {"etc/cni/10-mine.conf": CONFLIST}])
-def test_an_image_that_brings_a_network_in_its_own_way_boots_on_that(tmp_path: Path, files: Mapping[str, str]) -> None:
+def test_kind_config_of_image_with_own_network_mounts_no_bridge(tmp_path: Path, files: Mapping[str, str]) -> None:
     found = kind_document(tmp_path, files=files)
     assert set(configured(found)) == {Path(path).name for path in files if path.startswith("etc/cni/")}
     assert found["networking"]["disableDefaultCNI"] is ("etc/addons/network.yaml" not in files)
 
 
 @pytest.mark.parametrize(("kernel", "mode"), [("6.18.44-fc", "nftables"), ("5.13.0", "nftables"), ("5.10.0-30-amd64", "iptables")])
-def test_kube_proxy_of_a_kind_cluster_does_what_its_kernel_can(tmp_path: Path, kernel: str, mode: str) -> None:
+def test_kind_config_kube_proxy_mode_follows_kernel_version(tmp_path: Path, kernel: str, mode: str) -> None:
     assert kind_document(tmp_path, kernel=kernel)["networking"]["kubeProxyMode"] == mode
 
 
@@ -143,7 +143,7 @@ def containerd(document: dict[str, Any]) -> dict[str, Any]:
     return plugins
 
 
-def test_a_kind_cluster_has_the_pause_image_of_the_image_and_starts_on_old_cgroups(tmp_path: Path) -> None:
+def test_kind_config_sets_pause_image_and_permits_cgroup_v1(tmp_path: Path) -> None:
     found = kind_document(tmp_path, pause="registry.k8s.io/pause:3.10.2")
     images = {**node_files.PULLS, "pinned_images": {"sandbox": "registry.k8s.io/pause:3.10.2"}}
     assert containerd(found) == {"io.containerd.cri.v1.images": images}
@@ -153,11 +153,11 @@ def test_a_kind_cluster_has_the_pause_image_of_the_image_and_starts_on_old_cgrou
     assert yaml.safe_load((tmp_path / "work/manifests/default-storage.yaml").read_text())["metadata"]["name"] == "kube-system"
 
 
-def test_a_kind_cluster_of_an_image_that_names_no_pause_image_has_containerds(tmp_path: Path) -> None:
+def test_kind_config_without_pause_image_keeps_containerd_default(tmp_path: Path) -> None:
     assert containerd(kind_document(tmp_path)) == {"io.containerd.cri.v1.images": dict(node_files.PULLS)}
 
 
-def test_a_kind_cluster_has_the_settings_of_the_image_for_containerd_but_those_of_a_machine(tmp_path: Path) -> None:
+def test_kind_config_takes_containerd_settings_except_machine_specific(tmp_path: Path) -> None:
     text = """version = 3
 root = "/data/containerd"
 [plugins."io.containerd.cri.v1.images"]
@@ -206,9 +206,7 @@ nodeRegistration: {criSocket: /run/other.sock}
 @pytest.mark.parametrize(
     ("version", "arguments"), [("v1.36.3", [{"name": "feature-gates", "value": "A=true"}]), ("v1.35.1", {"feature-gates": "A=true"})]
 )
-def test_a_kind_cluster_has_the_documents_of_the_image_for_kubeadm_but_those_of_a_machine(
-    tmp_path: Path, version: str, arguments: Any
-) -> None:
+def test_kind_config_takes_kubeadm_documents_except_machine_specific(tmp_path: Path, version: str, arguments: Any) -> None:
     found = patches(kind_document(tmp_path, files={**FLANNEL, "etc/kubeadm.yml": KUBEADM}, version=version))
     assert set(found) == {"ClusterConfiguration", "KubeletConfiguration", "KubeProxyConfiguration"}
     assert not any("apiVersion" in patch for patch in found.values())
@@ -219,13 +217,13 @@ def test_a_kind_cluster_has_the_documents_of_the_image_for_kubeadm_but_those_of_
 
 
 @pytest.mark.parametrize(("version", "disabled"), [("v1.36.3", {"disabled": True}), ("v1.35.1", None)])
-def test_a_kind_cluster_starts_no_coredns_for_an_image_with_its_own_dns(tmp_path: Path, version: str, disabled: Any) -> None:
+def test_kind_config_of_image_with_dns_addon_disables_coredns_from_v1_36(tmp_path: Path, version: str, disabled: Any) -> None:
     own = {**FLANNEL, "etc/addons/dns.yaml": "kind: Deployment"}
     assert patches(kind_document(tmp_path / "own", files=own, version=version))["ClusterConfiguration"].get("dns") == disabled
     assert "dns" not in patches(kind_document(tmp_path / "other", version=version))["ClusterConfiguration"]
 
 
-def test_workers_of_a_kind_cluster_are_as_its_first_node_but_for_the_application(tmp_path: Path) -> None:
+def test_kind_config_workers_equal_first_node_except_application_mount(tmp_path: Path) -> None:
     application = SandboxApplication("shop", tmp_path / "app", {})
     first, *others = kind_document(tmp_path, workers=2, application=application)["nodes"]
     assert [node["role"] for node in (first, *others)] == ["control-plane", "worker", "worker"]
@@ -234,12 +232,12 @@ def test_workers_of_a_kind_cluster_are_as_its_first_node_but_for_the_application
     assert own in first["extraMounts"]
 
 
-def test_workers_need_a_pod_network(tmp_path: Path) -> None:
+def test_kind_config_workers_without_pod_network_raise_build_error(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="--workers 1: the image brings no pod network"):
         kind_document(tmp_path, workers=1, files={})
 
 
-def test_programs_behind_a_link_inside_are_mounted_themselves(tmp_path: Path) -> None:
+def test_kind_config_program_link_inside_rootfs_is_resolved(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/kubectl-1.36").write_text("")
     (tmp_path / "bin/kubectl").symlink_to("kubectl-1.36")

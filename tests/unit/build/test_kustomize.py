@@ -45,7 +45,7 @@ def scan(root: Path, kubectl: str | None = None, command: str = "kubectl apply -
     return discover.declared(root, discover.ScanSettings(launch=launch, kubectl=Path(kubectl) if kubectl else None))
 
 
-def test_images_of_a_kustomization_as_it_is_applied(tmp_path: Path) -> None:
+def test_kustomization_applied_by_command_replaces_images(tmp_path: Path) -> None:
     found = scan(write(tmp_path, FILES))
     assert sorted((image.name.removeprefix("docker.io/library/"), image.where) for image in found.images) == [
         ("beside:1", "manifests/beside.yaml:1"),
@@ -56,7 +56,7 @@ def test_images_of_a_kustomization_as_it_is_applied(tmp_path: Path) -> None:
     assert (found.possible, found.warnings) == ((), ())
 
 
-def test_kustomization_that_no_command_applies_is_read_as_files(tmp_path: Path) -> None:
+def test_kustomization_without_apply_command_is_read_as_files(tmp_path: Path) -> None:
     found = scan(write(tmp_path, FILES), command="ls")
     assert "registry.example.com/team/api:1.0" in found.names
     assert [image.name for image in found.possible] == ["mirror.example.com/api:2.4"]
@@ -71,7 +71,7 @@ def test_kustomization_that_no_command_applies_is_read_as_files(tmp_path: Path) 
         ("{}", "registry.example.com/team/api:1.0"),
     ],
 )
-def test_entries_of_images(tmp_path: Path, entry: str, image: str) -> None:
+def test_kustomization_images_entry_sets_name_tag_or_digest(tmp_path: Path, entry: str, image: str) -> None:
     entry = f"  {entry}\n" if entry != "{}" else ""
     write(
         tmp_path,
@@ -80,7 +80,7 @@ def test_entries_of_images(tmp_path: Path, entry: str, image: str) -> None:
     assert image in scan(tmp_path).names
 
 
-def test_kubectl_renders_copies_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kustomize_kubectl_renders_copy_of_referenced_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Sequence[Any]] = []
 
     def run(argv: Sequence[Any], **_: object) -> process.ProcessResult:
@@ -104,7 +104,7 @@ def test_kubectl_renders_copies_of_the_files(tmp_path: Path, monkeypatch: pytest
     }
 
 
-def test_kubectl_that_refuses_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kustomize_kubectl_failure_warns_and_reads_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(argv: Sequence[Any], **_: object) -> process.ProcessResult:
         raise CommandError("kubectl: exit code 1", details=f"error: {argv[2]}/x is wrong")
 
@@ -115,7 +115,9 @@ def test_kubectl_that_refuses_is_a_warning(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("resource", ["https://example.com/x.yaml", "github.com/x/y?ref=1", "/etc/passwd", "../../../outside", "."])
-def test_files_elsewhere_are_reported_and_nothing_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resource: str) -> None:
+def test_kustomize_resource_outside_image_warns_without_running_kubectl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resource: str
+) -> None:
     monkeypatch.setattr(process, "run", lambda *_, **__: pytest.fail("kubectl is run"))
     write(tmp_path, {"k/kustomization.yml": f"resources: ['{resource}', a.yaml]\n", "k/a.yaml": "spec: {containers: [{image: 'a:1'}]}\n"})
     found = scan(tmp_path, "/bin/kubectl", "kubectl apply -k k")
@@ -123,7 +125,7 @@ def test_files_elsewhere_are_reported_and_nothing_is_rendered(tmp_path: Path, mo
     assert [warning.message for warning in found.warnings] == [f"{resource} is not a file of the image, so it is not read"]
 
 
-def test_patches_are_read_as_they_are_written_without_kubectl(tmp_path: Path) -> None:
+def test_kustomize_without_kubectl_reads_patches_as_written(tmp_path: Path) -> None:
     kustomization = """
         resources: [a.yaml]
         patches:
@@ -149,13 +151,13 @@ def test_patches_are_read_as_they_are_written_without_kubectl(tmp_path: Path) ->
         ({"k/a.yaml": "a: 1\n"}, "k"),
     ],
 )
-def test_broken_kustomization_is_a_fault(tmp_path: Path, files: dict[str, str], where: str) -> None:
+def test_kustomize_broken_kustomization_raises_input_error_with_location(tmp_path: Path, files: dict[str, str], where: str) -> None:
     with pytest.raises(InputError) as caught:
         scan(write(tmp_path, files), None, "kubectl apply -k k")
     assert [fault.where for fault in caught.value.faults] == [where]
 
 
-def test_kustomizations_that_name_each_other_several_times_are_a_fault(tmp_path: Path) -> None:
+def test_kustomize_more_than_500_kustomizations_raise_input_error(tmp_path: Path) -> None:
     def folder(number: int) -> str:
         return ", ".join(f"{dots}../f{number}" for dots in ("", "./", "././", "../overlay/"))
 

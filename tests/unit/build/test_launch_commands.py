@@ -38,7 +38,7 @@ def read(command: str, tmp_path: Path | None = None, env: dict[str, str] | None 
     return read_launch_commands([LaunchCommand(command, "Kubefile:3")], files, env or {})
 
 
-def test_helm_command_with_everything() -> None:
+def test_helm_command_options_are_read_into_chart_release() -> None:
     found = read(
         "helm upgrade --install shop charts/shop -n shop --create-namespace -f etc/prod.yaml,etc/site.yaml --values=etc/prod.yaml "
         "--set a=1,b=2 --set-string=c=3 --set-file cert=etc/cert.pem --version 1.2.3 --wait --timeout 5m && echo ready"
@@ -71,7 +71,7 @@ def test_helm_command_with_everything() -> None:
         ("helm install \\\n  shop charts/shop # the shop's chart", "charts/shop", "shop"),
     ],
 )
-def test_chart_and_release_of_a_helm_command(command: str, chart: str, release: str) -> None:
+def test_helm_command_yields_chart_and_release(command: str, chart: str, release: str) -> None:
     found = read(command)
     assert [(item.chart, item.release) for item in found.releases] == [(chart, release)]
     assert found.warnings == []
@@ -93,7 +93,7 @@ def test_chart_and_release_of_a_helm_command(command: str, chart: str, release: 
         ("kubectl get -f app.yaml; kubectl delete -f deploy", []),
     ],
 )
-def test_manifests_of_a_kubectl_command(command: str, manifests: list[str]) -> None:
+def test_kubectl_command_yields_manifests(command: str, manifests: list[str]) -> None:
     found = read(command)
     assert list(found.manifests) == manifests
     assert found.warnings == []
@@ -102,11 +102,11 @@ def test_manifests_of_a_kubectl_command(command: str, manifests: list[str]) -> N
 @pytest.mark.parametrize(
     "command", ["kubectl apply -k overlay", "kubectl kustomize overlay | kubectl apply -f -", "cd overlay; kustomize build"]
 )
-def test_kustomizations_of_a_command(command: str) -> None:
+def test_kustomize_command_yields_kustomization(command: str) -> None:
     assert read(command).kustomizations == {"overlay": "Kubefile:3"}
 
 
-def test_images_of_kubectl_run_and_set() -> None:
+def test_kubectl_run_create_and_set_yield_images() -> None:
     found = read("kubectl run x --image=a:1 && kubectl create deployment y --image b:2; kubectl set image deploy/y y=c:3")
     assert [image for image, _ in found.images] == ["a:1", "b:2", "c:3"]
 
@@ -128,14 +128,14 @@ def test_images_of_kubectl_run_and_set() -> None:
         ('helm install x charts/shop --set "a=$(cat /etc/shadow)"', "--set a: its value is known only when the image is launched"),
     ],
 )
-def test_what_is_not_known_is_a_warning(command: str, warning: str) -> None:
+def test_launch_command_with_unreadable_source_warns_with_hint(command: str, warning: str) -> None:
     found = read(command)
     assert [fault.where for fault in found.warnings] == ["Kubefile:3"]
     assert found.warnings[0].message.startswith(warning)
     assert found.warnings[0].hint
 
 
-def test_variables_without_a_value_are_stand_ins() -> None:
+def test_launch_command_variable_without_value_becomes_stand_in() -> None:
     found = read("helm install x charts/shop --set tag=$TAG --set port=$PORT", env={"PORT": "80"})
     assert found.releases[0].values == (("set", "tag=slipway-undefined-TAG"), ("set", "port=80"))
 
@@ -160,12 +160,12 @@ def test_scripts_are_read_line_by_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command", ["", "'", "helm", "helm install", "kubectl", "kubectl apply -f", "kubectl apply -k", "cd", "|", "a <", "sh -c"]
 )
-def test_half_a_command_is_not_a_crash(command: str) -> None:
+def test_incomplete_command_yields_neither_release_nor_manifest(command: str) -> None:
     found = read(command)
     assert (found.releases, found.manifests) == ([], {})
 
 
-def test_values_that_double_with_each_command_are_not_known() -> None:
+def test_launch_command_doubling_variable_is_cut_off_with_warning() -> None:
     found = read("A=charts/shop; B=$A$A; helm install shop $A; " + "A=$A$A; " * 60 + "helm install shop $A")
     assert [item.chart for item in found.releases] == ["charts/shop"]
     (warning,) = found.warnings
@@ -173,7 +173,7 @@ def test_values_that_double_with_each_command_are_not_known() -> None:
     assert len(warning.message) < 300
 
 
-def test_scripts_that_call_each_other_are_read_up_to_a_limit(tmp_path: Path) -> None:
+def test_scripts_calling_themselves_are_read_up_to_command_limit(tmp_path: Path) -> None:
     script = "kubectl apply -f app.yaml\n" + "sh scripts/many.sh\n" * 300
     found = read("sh scripts/many.sh", tmp_path, many=script)
     assert found.manifests == {"app.yaml": "many.sh:1"}
@@ -184,7 +184,7 @@ def test_scripts_that_call_each_other_are_read_up_to_a_limit(tmp_path: Path) -> 
     )
 
 
-def test_braces_that_are_never_closed_are_text() -> None:
+def test_variable_pattern_ignores_braces_over_1000_characters() -> None:
     """Each looks no further than 1000 characters for its end."""
     assert launch_commands._VARIABLE.match("${A:-" + "x" * 1000 + "}")
     assert not launch_commands._VARIABLE.match("${A:-" + "x" * 1001 + "}")

@@ -32,21 +32,21 @@ spec:
 """
 
 
-def test_a_comment_does_not_change_what_a_manifest_means() -> None:
+def test_semantic_digest_of_manifest_ignores_comments() -> None:
     assert semantic_digest(MANIFEST) == semantic_digest(b"# a new comment\n" + MANIFEST.replace(b"spec:", b"spec:   # ports"))
 
 
-def test_a_value_or_another_variable_does() -> None:
+def test_semantic_digest_of_manifest_changes_with_value_or_variable() -> None:
     assert semantic_digest(MANIFEST) != semantic_digest(MANIFEST.replace(b"Service", b"ConfigMap"))
     assert semantic_digest(MANIFEST) != semantic_digest(MANIFEST.replace(b"WebPort", b"OtherPort"))
 
 
-def test_a_hash_inside_a_block_of_text_is_content() -> None:
+def test_semantic_digest_counts_hash_in_block_scalar_as_content() -> None:
     script = b"data:\n  run.sh: |\n    # first\n    true\n"
     assert semantic_digest(script) != semantic_digest(script.replace(b"# first", b"# second"))
 
 
-def test_what_is_not_yaml_means_its_bytes() -> None:
+def test_semantic_digest_of_non_yaml_depends_on_bytes() -> None:
     template = b"{{ if .Values.on }}\nkind: A\n{{ end }}\n"
     assert semantic_digest(template) == semantic_digest(template)
     assert semantic_digest(template) != semantic_digest(template + b"# x\n")
@@ -62,7 +62,7 @@ def test_merging_applies_removals() -> None:
     assert sorted(merged([lower, upper])) == ["a", "a/y", "b", "b/new"]
 
 
-def test_a_file_in_place_of_a_folder_takes_its_content_away() -> None:
+def test_merged_file_replacing_folder_removes_its_content() -> None:
     assert sorted(merged([{"a": facts("dir"), "a/x": facts("file")}, {"a": facts("file")}])) == ["a"]
 
 
@@ -71,7 +71,7 @@ def test_cache_key_files_documentation_is_left_out() -> None:
     assert [entry[0] for entry in cache_key_files(files)] == ["manifests/app.yaml"]
 
 
-def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
+def test_entry_of_mode_does_not_depend_on_umask(tmp_path: Path) -> None:
     plain, program = tmp_path / "plain", tmp_path / "program"
     plain.write_text("x")
     program.write_text("x")
@@ -82,12 +82,12 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     assert entry_of(plain, "plain", 0o600).mode == 0o600
 
 
-def test_a_layer_says_what_mode_the_folders_above_its_files_have() -> None:
+def test_with_folders_adds_missing_parent_folders_with_mode() -> None:
     entries = list(with_folders([LayerEntry("a/b/c", "file", 0o644, b"x"), LayerEntry("a", "dir", 0o700)]))
     assert {entry.path: entry.mode for entry in entries} == {"a": 0o700, "a/b": 0o755, "a/b/c": 0o644}
 
 
-def test_the_index_of_a_layer_is_remembered(tmp_path: Path) -> None:
+def test_index_of_layer_is_cached(tmp_path: Path) -> None:
     store = Store(tmp_path)
     made = write_layer(
         [LayerEntry("etc", "dir"), LayerEntry("etc/a.yaml", "file", 0o644, b"a: 1 # x\n"), LayerEntry("l", "symlink", target="etc")], store
@@ -100,7 +100,7 @@ def test_the_index_of_a_layer_is_remembered(tmp_path: Path) -> None:
     assert index(store, made) == found
 
 
-def test_a_text_that_spells_out_to_more_than_memory_holds_means_its_bytes() -> None:
+def test_semantic_digest_of_yaml_bomb_is_digest_of_bytes() -> None:
     bomb = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]).encode()
     assert semantic_digest(bomb) == hashlib.sha256(bomb).hexdigest()
 
@@ -142,19 +142,21 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Web]:
     return serve
 
 
-def test_a_file_with_the_stated_digest_is_taken(web: Callable[..., Web], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_download_with_matching_checksum_is_accepted_without_warning(
+    web: Callable[..., Web], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     web({"https://a.invalid/f": CONTENT})
     assert download("https://a.invalid/f", tmp_path / "f", DIGEST).read_bytes() == CONTENT
     assert "warning" not in capsys.readouterr().err
 
 
-def test_a_file_with_another_digest_is_refused(web: Callable[..., Web], tmp_path: Path) -> None:
+def test_download_with_wrong_checksum_raises_build_error(web: Callable[..., Web], tmp_path: Path) -> None:
     web({"https://a.invalid/f": b"forged"})
     with pytest.raises(BuildError, match=rf"https://a.invalid/f has digest sha256:\w+, not {DIGEST}"):
         download("https://a.invalid/f", tmp_path / "f", DIGEST)
 
 
-def test_a_file_without_a_checksum_is_taken_and_said(web: Callable[..., Web], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_download_without_checksum_warns_with_digest(web: Callable[..., Web], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     web({"https://a.invalid/f": CONTENT})
     download("https://a.invalid/f", tmp_path / "f")
     assert f"no checksum is given; the server decides what goes into the image. Today: ADD --checksum={DIGEST}" in capsys.readouterr().err
@@ -173,7 +175,9 @@ def test_a_file_without_a_checksum_is_taken_and_said(web: Callable[..., Web], tm
         (["http://a.invalid/f", "ftp://b.invalid/f"], False),
     ],
 )
-def test_a_redirect_never_leaves_https(web: Callable[..., Web], tmp_path: Path, chain: list[str], ends: bool) -> None:
+def test_download_redirect_from_https_or_to_other_scheme_is_refused(
+    web: Callable[..., Web], tmp_path: Path, chain: list[str], ends: bool
+) -> None:
     last = {urllib.parse.urljoin(chain[-2], chain[-1]): CONTENT}
     served = web({**dict(itertools.pairwise(chain)), **last})
     if ends:
@@ -184,14 +188,14 @@ def test_a_redirect_never_leaves_https(web: Callable[..., Web], tmp_path: Path, 
         assert served.asked == chain[:-1]
 
 
-def test_redirects_in_a_circle_end(web: Callable[..., Web], tmp_path: Path) -> None:
+def test_download_redirect_loop_raises_build_error(web: Callable[..., Web], tmp_path: Path) -> None:
     web({"https://a.invalid/f": "https://a.invalid/f"})
     with pytest.raises(BuildError, match="more than ten times"):
         download("https://a.invalid/f", tmp_path / "f")
 
 
 @pytest.mark.parametrize("length", [None, str(1 << 40)])
-def test_a_file_that_is_too_large_is_refused(
+def test_download_over_size_limit_raises_build_error(
     web: Callable[..., Web], tmp_path: Path, length: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.build.layers.DOWNLOAD_LIMIT", 1000)
@@ -201,14 +205,14 @@ def test_a_file_that_is_too_large_is_refused(
     assert (tmp_path / "f").stat().st_size == 0
 
 
-def test_an_answer_that_is_not_a_file_is_said(web: Callable[..., Web], tmp_path: Path) -> None:
+def test_download_http_404_raises_build_error(web: Callable[..., Web], tmp_path: Path) -> None:
     web({})
     with pytest.raises(BuildError, match="the server answers 404 Not Found"):
         download("https://a.invalid/f", tmp_path / "f")
 
 
 @pytest.mark.parametrize("network", run_steps.NETWORKS)
-def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+def test_run_step_has_requested_network_and_no_privileges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
     given: dict[str, Any] = {}
 
     def run_container(_: Any, image: str, command: list[str], **options: Any) -> tuple[int, str]:
@@ -240,7 +244,7 @@ def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.Monk
     assert ("--network host" in str(failed.value.hint)) is (network == run_steps.BRIDGE)
 
 
-def test_archives_of_images_are_not_in_the_layer_of_a_copy(tmp_path: Path) -> None:
+def test_copy_layer_leaves_out_image_archives(tmp_path: Path) -> None:
     for name in ("web.tar", "notes.txt"):
         (tmp_path / name).write_text("x")
     parsed = kubefile.parse("FROM scratch\nCOPY web.tar notes.txt images/\n", "Kubefile")
@@ -266,7 +270,7 @@ def built(tmp_path: Path, text: str) -> LayerBuilder:
 
 
 @pytest.mark.parametrize("name", [".dockerignore", ".slipwayignore"])
-def test_secret_that_is_ignored_is_in_no_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_layers_leave_out_ignored_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
     context = tmp_path / "context"
     for path in ("secret/id", "manifests/id.key", "manifests/a.yaml", "app/id.key", "app/run.sh", "public"):
@@ -283,7 +287,7 @@ def test_secret_that_is_ignored_is_in_no_layer(tmp_path: Path, monkeypatch: pyte
         assert not [path for path in tree.rglob("*") if path.is_file() and "geheim" in path.read_text()]
 
 
-def test_here_documents_are_files_of_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_here_documents_become_files_of_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
     (tmp_path / "context").mkdir()
     text = "FROM scratch\nENV V=1\nCOPY <<A <<'B' etc/\nv: $V\nA\nv: $V\nB\nCOPY --chmod=755 <<EOF bin/start\necho\nEOF\n"
@@ -293,7 +297,7 @@ def test_here_documents_are_files_of_a_layer(tmp_path: Path, monkeypatch: pytest
         assert work.files()["bin/start"][1] == "755"
 
 
-def test_parents_and_excluded_files_of_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_layer_keeps_parents_and_leaves_out_excluded_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
     for path in ("a/b/x.yaml", "a/b/x.md", "c/y.yaml"):
         (tmp_path / "context" / path).parent.mkdir(parents=True, exist_ok=True)

@@ -76,7 +76,7 @@ def found_in(tmp_path: Path, manifest: str, name: str = "manifests/a.yaml") -> l
         ),
     ],
 )
-def test_where_kubernetes_reads_an_image(tmp_path: Path, manifest: str, expected: list[tuple[str, str]]) -> None:
+def test_declared_image_fields_of_kubernetes_are_found_with_lines(tmp_path: Path, manifest: str, expected: list[tuple[str, str]]) -> None:
     assert sorted(found_in(tmp_path, manifest)) == sorted(expected)
 
 
@@ -91,11 +91,11 @@ def test_where_kubernetes_reads_an_image(tmp_path: Path, manifest: str, expected
         "repository: a\ntag: b\n",
     ],
 )
-def test_what_only_looks_like_an_image_is_not_declared(tmp_path: Path, manifest: str) -> None:
+def test_declared_text_resembling_image_is_ignored(tmp_path: Path, manifest: str) -> None:
     assert found_in(tmp_path, manifest) == []
 
 
-def test_what_may_be_an_image_is_told_apart(tmp_path: Path) -> None:
+def test_declared_and_possible_images_are_kept_apart(tmp_path: Path) -> None:
     manifest = """
         kind: Deployment
         spec:
@@ -123,7 +123,7 @@ def test_what_may_be_an_image_is_told_apart(tmp_path: Path) -> None:
     ]
 
 
-def test_a_manifest_that_is_not_yaml_is_a_fault(tmp_path: Path) -> None:
+def test_declared_invalid_manifests_and_lists_are_all_reported(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
@@ -153,7 +153,7 @@ def test_a_manifest_that_is_not_yaml_is_a_fault(tmp_path: Path) -> None:
     assert faults["manifests/d.yaml:3"] == "'Nginx:1' is not an image name: 'Nginx' must be lower case"
 
 
-def test_templates_are_rendered_first(tmp_path: Path) -> None:
+def test_declared_templates_are_rendered_before_images_are_read(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
@@ -175,7 +175,7 @@ def test_templates_are_rendered_first(tmp_path: Path) -> None:
     assert found.warnings == ()
 
 
-def test_a_value_that_comes_later_is_no_fault(tmp_path: Path) -> None:
+def test_declared_image_with_missing_value_warns(tmp_path: Path) -> None:
     write(tmp_path, {"manifests/a.yaml": "port: {{ Port }}\nspec:\n  containers:\n  - image: nginx:{{ .Tag }}\n  - image: a:1\n"})
     found = discover.declared(tmp_path)
     assert found.names == ("docker.io/library/a:1",)
@@ -195,7 +195,7 @@ def test_a_value_that_comes_later_is_no_fault(tmp_path: Path) -> None:
         ("{{ .Values.image }}:{{ .Values.tag }}", "it is found when the build runs the image"),
     ],
 )
-def test_an_image_that_another_program_fills_in_is_a_warning_with_a_hint(tmp_path: Path, image: str, hint: str) -> None:
+def test_declared_image_filled_in_by_other_program_warns_with_hint(tmp_path: Path, image: str, hint: str) -> None:
     write(tmp_path, {"manifests/a.yaml": f"spec:\n  containers:\n  - image: '{image}'\n  - image: a:1\n"})
     found = discover.declared(tmp_path)
     assert found.names == ("docker.io/library/a:1",)
@@ -205,32 +205,32 @@ def test_an_image_that_another_program_fills_in_is_a_warning_with_a_hint(tmp_pat
     assert hint in str(warning.hint)
 
 
-def test_an_image_that_is_not_a_name_is_a_fault_still(tmp_path: Path) -> None:
+def test_declared_invalid_image_name_raises_input_error(tmp_path: Path) -> None:
     write(tmp_path, {"manifests/a.yaml": "spec:\n  containers:\n  - image: 'a:1:2'\n"})
     with pytest.raises(InputError):
         discover.declared(tmp_path)
 
 
-def test_a_template_that_is_not_understood_is_a_fault(tmp_path: Path) -> None:
+def test_declared_unsupported_templates_raise_input_error_with_lines(tmp_path: Path) -> None:
     write(tmp_path, {"manifests/a.yaml.tmpl": "\n{{ range .X }}{{ end }}", "manifests/b.yaml.j2": "{% if %}"})
     with pytest.raises(InputError) as caught:
         discover.declared(tmp_path)
     assert {fault.where for fault in caught.value.faults} == {"manifests/a.yaml.tmpl:2", "manifests/b.yaml.j2:1"}
 
 
-def test_own_image_wins_over_a_merged_one(tmp_path: Path) -> None:
+def test_declared_own_image_overrides_merged_image(tmp_path: Path) -> None:
     manifest = "spec:\n  containers:\n  - &one {name: one, image: 'one:1'}\n  - <<: *one\n    name: two\n    image: two:2\n"
     assert found_in(tmp_path, manifest) == [("docker.io/library/one:1", "3"), ("docker.io/library/two:2", "6")]
 
 
-def test_json_stream_and_names_in_capitals(tmp_path: Path) -> None:
+def test_declared_reads_json_stream_and_uppercase_suffixes(tmp_path: Path) -> None:
     stream = '{"spec": {"containers": [{"image": "a:1"}]}}\n{"spec": {"containers": [{"image": "b:2"}]}}\n'
     assert found_in(tmp_path, stream, "manifests/a.json") == [("docker.io/library/a:1", "1"), ("docker.io/library/b:2", "2")]
     for name in ("manifests/b.YAML", "manifests/c.Yml"):
         assert (NGINX, "1") in found_in(tmp_path, "spec: {containers: [{image: 'nginx:1'}]}\n---\nspec: {}\n", name)
 
 
-def test_duplicate_key_is_a_fault_with_its_line(tmp_path: Path) -> None:
+def test_declared_duplicate_key_raises_input_error_with_line(tmp_path: Path) -> None:
     text = "spec:\n  containers:\n  - image: a:1\n    name: a\n    image: b:1\n"
     with pytest.raises(InputError) as caught:
         discover.declared(write(tmp_path, {"manifests/a.yaml": text}))
@@ -239,7 +239,7 @@ def test_duplicate_key_is_a_fault_with_its_line(tmp_path: Path) -> None:
     assert discover.declared(tmp_path).faults == ()
 
 
-def test_invalid_annotation_is_a_warning(tmp_path: Path) -> None:
+def test_declared_invalid_image_annotation_warns(tmp_path: Path) -> None:
     annotations = (
         "metadata:\n  annotations:\n    helm.sh/images: 'x: ['\n    artifacthub.io/images: |\n      - image: Bad:1\n      - image: a:1\n"
     )
@@ -250,7 +250,7 @@ def test_invalid_annotation_is_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image", ["${REGISTRY}/app:${TAG}", "app:$TAG", "$(REGISTRY)/app:1"])
-def test_shell_variable_in_an_image_is_a_warning_with_a_hint(tmp_path: Path, image: str) -> None:
+def test_declared_image_with_shell_variable_warns_with_hint(tmp_path: Path, image: str) -> None:
     found = discover.declared(write(tmp_path, {"manifests/a.yaml": f"spec:\n  containers:\n  - image: {image}\n"}))
     assert found.names == ()
     assert [(warning.where, warning.message) for warning in found.warnings] == [

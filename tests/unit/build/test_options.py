@@ -17,9 +17,7 @@ def copied(options: BuildOptions) -> list[str | None]:
     return [copy.from_image for parsed in read_all(options).values() for copy in parsed.of(instructions.Copy)]
 
 
-def test_source_and_version_mean_the_same_for_every_platform_and_to_the_end_of_a_build(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settled_resolves_source_and_version_once_for_all_platforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Kubefile").write_text(SEVERAL)
     answers, versions = iter((True, False)), iter(("v1.36.3", "v1.36.4"))
     monkeypatch.setattr(image_choice, "site_answers", lambda _: next(answers))

@@ -37,7 +37,7 @@ def built(builder: PlatformBuilder, platform: Platform) -> PlatformBuild:
         return builder.build(platform, kubefile.parse(KUBEFILE, "K", platform=str(platform)))
 
 
-def test_build_makes_a_layer_of_each_instruction_with_files(builder: PlatformBuilder) -> None:
+def test_build_makes_one_layer_per_instruction_with_files(builder: PlatformBuilder) -> None:
     part = built(builder, Platform.host())
     image = part.image(ImageSet())
     assert len(image.layers) == len(image.diff_ids) == 1
@@ -50,7 +50,7 @@ def test_build_lists_names_of_arguments_and_not_their_values(builder: PlatformBu
     assert [item.created_by for item in history if item.empty][:2] == ["FROM scratch", "ARG TOKEN"]
 
 
-def test_the_exercise_is_not_in_the_image_and_changes_no_layer(builder: PlatformBuilder) -> None:
+def test_build_exercise_is_not_in_image_and_changes_no_layer(builder: PlatformBuilder) -> None:
     with builder.stack:
         host = Platform.host()
         plain, exercised = (builder.build(host, kubefile.parse(text, "K")) for text in (KUBEFILE, f"{KUBEFILE}EXERCISE kubectl get pods\n"))
@@ -59,7 +59,7 @@ def test_the_exercise_is_not_in_the_image_and_changes_no_layer(builder: Platform
     assert exercised.image(ImageSet(), proven).info.proven == proven
 
 
-def test_build_records_the_values_that_files_expect(builder: PlatformBuilder) -> None:
+def test_build_records_values_expected_by_files(builder: PlatformBuilder) -> None:
     (builder.options.context / "app.yaml").write_text("kind: Service\ntargetPort: {{ Port }}\n")
     part = built(builder, Platform.host())
     (value,) = part.image(ImageSet()).info.values
@@ -67,14 +67,14 @@ def test_build_records_the_values_that_files_expect(builder: PlatformBuilder) ->
     assert part.values.stand_ins == {"Port": "18080"}
 
 
-def test_build_reads_the_tree_once_for_the_same_files(builder: PlatformBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_of_same_files_does_not_read_tree_again(builder: PlatformBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     (builder.options.context / "app.yaml").write_text("targetPort: {{ Port }}\n")
     before = built(builder, Platform.host()).values
     monkeypatch.setattr(image_info, "templates", None)
     assert built(builder, Platform.host()).values == before
 
 
-def test_build_has_the_defaults_of_the_schema_in_the_environment(builder: PlatformBuilder) -> None:
+def test_build_schema_defaults_become_environment(builder: PlatformBuilder) -> None:
     schema = '{"properties": {"Port": {"type": "integer", "default": 80}, "Phrase": {"writeOnly": true}}}'
     (builder.options.context / "values.schema.json").write_text(schema)
     text = f"{KUBEFILE}COPY values.schema.json etc/\n"
@@ -88,7 +88,7 @@ def test_build_has_the_defaults_of_the_schema_in_the_environment(builder: Platfo
         )
 
 
-def test_build_for_host_that_fails_says_why_it_was_tried(builder: PlatformBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_for_host_failure_hint_explains_native_run(builder: PlatformBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise BuildError("no base", hint="pull it")
 

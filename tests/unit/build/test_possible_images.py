@@ -25,7 +25,7 @@ from tests.unit.build.rootfs_files import DIGEST, write
         "10.0.0.1:5000/x:1",
     ],
 )
-def test_image_in_a_word_without_a_hint(word: str) -> None:
+def test_image_in_word_without_hint_recognizes_reference(word: str) -> None:
     assert image_in(word) == word
     assert image_in(f"docker://{word}") == word
 
@@ -58,7 +58,7 @@ def test_image_in_a_word_without_a_hint(word: str) -> None:
         "-----BEGIN",
     ],
 )
-def test_image_in_a_word_that_is_something_else(word: str) -> None:
+def test_image_in_other_word_is_none(word: str) -> None:
     assert image_in(word) is None
 
 
@@ -73,11 +73,11 @@ def test_image_in_a_word_that_is_something_else(word: str) -> None:
         ("always", False),
     ],
 )
-def test_image_in_a_word_behind_a_hint(word: str, image: bool) -> None:
+def test_image_in_hinted_word_recognizes_name_with_tag(word: str, image: bool) -> None:
     assert (image_in(word, hinted=True) == word) is image
 
 
-def test_images_in_a_text_have_their_lines() -> None:
+def test_images_in_text_carry_line_numbers() -> None:
     text = '3.0=registry.example.com/kafka:3.0\nrun --image side:2 --port web:8080\nimage: "nginx:1", x: y:2\nregistry.example.com/a:1.'
     assert list(images_in(text)) == [(0, "registry.example.com/kafka:3.0"), (1, "side:2"), (2, "nginx:1"), (3, "registry.example.com/a:1")]
 
@@ -107,7 +107,7 @@ OPERATOR = """
 """
 
 
-def test_images_of_an_operator(tmp_path: Path) -> None:
+def test_declared_operator_arguments_and_env_yield_possible_images(tmp_path: Path) -> None:
     assert possible_in(tmp_path, OPERATOR) == [
         ("registry.example.com/storage/engine:1.2", 7),
         ("docker.io/library/share:7", 7),
@@ -120,7 +120,7 @@ def test_images_of_an_operator(tmp_path: Path) -> None:
     assert "registry.example.com/db/postgres:15" in discover.declared(tmp_path).names
 
 
-def test_images_of_custom_resources(tmp_path: Path) -> None:
+def test_declared_custom_resource_fields_yield_possible_images(tmp_path: Path) -> None:
     manifest = """
         kind: Broker
         spec:
@@ -147,13 +147,13 @@ def test_images_of_custom_resources(tmp_path: Path) -> None:
     ]
 
 
-def test_related_images_of_a_cluster_service_version_are_declared(tmp_path: Path) -> None:
+def test_declared_related_images_of_cluster_service_version_are_found(tmp_path: Path) -> None:
     manifest = "kind: ClusterServiceVersion\nspec:\n  relatedImages:\n  - {name: db, image: quay.io/db@DIGEST}\n".replace("DIGEST", DIGEST)
     found = discover.declared(write(tmp_path, {"manifests/a.yaml": manifest}))
     assert found.names == (f"quay.io/db@{DIGEST}",)
 
 
-def test_images_in_a_config_map_have_their_lines(tmp_path: Path) -> None:
+def test_declared_config_map_yields_possible_images_with_lines(tmp_path: Path) -> None:
     manifest = """
         kind: ConfigMap
         data:
@@ -176,7 +176,7 @@ def test_images_in_a_config_map_have_their_lines(tmp_path: Path) -> None:
     ]
 
 
-def test_documentation_is_not_searched(tmp_path: Path) -> None:
+def test_declared_descriptions_crds_and_last_applied_yield_no_images(tmp_path: Path) -> None:
     manifest = """
         kind: CustomResourceDefinition
         spec: {x: "registry.example.com/a:1"}

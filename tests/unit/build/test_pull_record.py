@@ -7,7 +7,7 @@ from harness.oci.model import OCI_MANIFEST
 from tests.unit.oci.memory import indexed, layer_of, made, manifest, named, top
 
 
-def test_a_tag_and_then_its_digest_is_one_image() -> None:
+def test_pull_record_tag_then_its_digest_is_one_image() -> None:
     record, image = PullRecord(), made("a")
     found = manifest(image[top(image)])
     record.manifest(named("test.io/a:1"), found, "node1", head=True)
@@ -15,7 +15,7 @@ def test_a_tag_and_then_its_digest_is_one_image() -> None:
     assert record.pulled == [PulledImage("test.io/a:1", found.digest, OCI_MANIFEST, "memory", 1, ("node1",))]
 
 
-def test_a_digest_that_another_client_asks_for_is_another_name() -> None:
+def test_pull_record_digest_from_other_client_is_separate_image() -> None:
     record, image = PullRecord(), made("a")
     found = manifest(image[top(image)])
     by_digest = f"test.io/a@{found.digest}"
@@ -24,7 +24,7 @@ def test_a_digest_that_another_client_asks_for_is_another_name() -> None:
     assert [(image.reference, image.clients) for image in record.pulled] == [("test.io/a:1", ("node1",)), (by_digest, ("node2",))]
 
 
-def test_asking_by_digest_with_head_is_meant() -> None:
+def test_pull_record_head_by_digest_is_separate_image() -> None:
     record, image = PullRecord(), made("a")
     found = manifest(image[top(image)])
     record.manifest(named("test.io/a:1"), found, "node1", head=True)
@@ -32,7 +32,7 @@ def test_asking_by_digest_with_head_is_meant() -> None:
     assert [image.reference for image in record.pulled] == ["test.io/a:1", f"test.io/a@{found.digest}"]
 
 
-def test_the_same_digest_in_another_repository_is_another_image() -> None:
+def test_pull_record_same_digest_in_other_repository_is_separate_image() -> None:
     record, image = PullRecord(), made("a")
     found = manifest(image[top(image)])
     record.manifest(named("test.io/a:1"), found, "node1", head=True)
@@ -40,7 +40,7 @@ def test_the_same_digest_in_another_repository_is_another_image() -> None:
     assert [image.reference for image in record.pulled] == ["test.io/a:1", f"test.io/b@{found.digest}"]
 
 
-def test_children_of_an_index_are_parts_of_it() -> None:
+def test_pull_record_children_and_blobs_belong_to_image_of_index() -> None:
     record = PullRecord()
     child = made("a")
     index = indexed(amd64=child)
@@ -52,7 +52,7 @@ def test_children_of_an_index_are_parts_of_it() -> None:
     assert (str(owner), size) == ("test.io/a:1", 100)
 
 
-def test_pulls_and_clients_are_counted() -> None:
+def test_pull_record_counts_pulls_and_lists_clients() -> None:
     record, image = PullRecord(), made("a")
     found = manifest(image[top(image)])
     for client in ("node2", "node1", "node2"):
@@ -60,7 +60,7 @@ def test_pulls_and_clients_are_counted() -> None:
     assert (record.pulled[0].times, record.pulled[0].clients) == (3, ("node1", "node2"))
 
 
-def test_a_failure_ends_when_its_part_is_served() -> None:
+def test_pull_record_failure_is_cleared_when_its_part_is_served() -> None:
     record, image = PullRecord(), made("a")
     name = named("test.io/a:1")
     record.failed(name, "", "not found")

@@ -23,7 +23,7 @@ from harness.oci.registry.manifest import ACCEPT
         ("team/app", "sha256:" + "a" * 64, "quay.io", "quay.io/team/app@sha256:" + "a" * 64),
     ],
 )
-def test_the_image_of_a_request(name: str, target: str, namespace: str, expected: str) -> None:
+def test_reference_of_joins_name_target_and_namespace(name: str, target: str, namespace: str, expected: str) -> None:
     assert str(reference_of(name, target, namespace)) == expected
 
 
@@ -38,12 +38,12 @@ def test_the_image_of_a_request(name: str, target: str, namespace: str, expected
         ("x", "1", "a/b"),
     ],
 )
-def test_a_request_that_names_no_image(name: str, target: str, namespace: str) -> None:
+def test_reference_of_invalid_request_raises_value_error(name: str, target: str, namespace: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         reference_of(name, target, namespace)
 
 
-def test_what_a_client_accepts() -> None:
+def test_accepted_lists_media_types_of_accept_headers() -> None:
     assert accepted([f"{OCI_INDEX}, {OCI_MANIFEST};q=0.5", "*/*"]) == (OCI_INDEX, OCI_MANIFEST, "*/*")
     assert accepted(["*/*"]) == ACCEPT
     assert accepted([]) == ACCEPT
@@ -66,11 +66,11 @@ def test_what_a_client_accepts() -> None:
         ("bytes=-", (0, 100)),
     ],
 )
-def test_byte_ranges(header: str | None, expected: tuple[int, int] | None) -> None:
+def test_byte_range_of_header_is_parsed_and_clamped(header: str | None, expected: tuple[int, int] | None) -> None:
     assert byte_range(header, 100) == expected
 
 
-def test_a_reason_stands_in_the_status_line() -> None:
+def test_status_phrase_contains_sanitized_and_shortened_reason() -> None:
     assert status_phrase(502, "über\r\nX-Evil: 1") == "Bad Gateway (?ber X-Evil: 1)"
     assert len(status_phrase(502, "x" * 10_000)) < 400
     assert status_phrase(599, "odd") == "odd"

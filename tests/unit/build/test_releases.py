@@ -21,22 +21,22 @@ def meant(version: str) -> str | None:
 @pytest.mark.parametrize(
     ("asked", "found"), [("1.36", "v1.36.3"), ("v1.36", "v1.36.3"), ("1.36.3", "v1.36.3"), ("v1.36.3", None), ("anything", None)]
 )
-def test_a_version_is_completed_from_the_module_folders(asked: str, found: str | None) -> None:
+def test_whole_short_version_is_completed_from_module_folders(asked: str, found: str | None) -> None:
     assert meant(asked) == found
 
 
 @pytest.mark.parametrize("asked", ["stable", "latest", ""])
-def test_stable_is_the_newest_there_is(asked: str) -> None:
+def test_choose_stable_latest_or_major_takes_newest_version(asked: str) -> None:
     assert releases.choose(asked or "1", ["v1.36.3", "v1.37.2", "v1.4.9"]) == "v1.37.2"
 
 
-def test_a_version_that_is_not_there_is_said_with_those_that_are() -> None:
+def test_whole_unknown_version_raises_build_error_with_known_versions() -> None:
     with pytest.raises(BuildError, match=r"version 1\.35 does not exist") as caught:
         meant("1.35")
     assert "v1.36.3" in str(caught.value.hint)
 
 
-def test_a_version_of_something_else_is_left_alone() -> None:
+def test_whole_version_of_other_image_is_left_unchanged() -> None:
     text = "FROM scratch\nARG VERSION=1.2\nCOPY --from=example.org/x:1.0 / .\n"
     assert releases.whole(kubefile.parse(text, "Kubefile"), [IMAGES]) is None
 
@@ -54,7 +54,7 @@ COPY --from=slipway.dev/kubernetes-${SOURCE}:${VERSION} /rootfs/ .
     ("mode", "answers", "found"),
     [("auto", True, "release"), ("auto", False, "modules"), ("upstream", None, "release"), ("built", None, "modules")],
 )
-def test_kubernetes_is_taken_from_its_site_where_that_answers(
+def test_source_follows_mode_and_answer_of_release_site(
     monkeypatch: pytest.MonkeyPatch, mode: str, answers: bool | None, found: str
 ) -> None:
     asked: list[str] = []
@@ -69,5 +69,5 @@ def test_kubernetes_is_taken_from_its_site_where_that_answers(
     assert asked == ([] if answers is None else ["https://site.invalid/release/stable.txt"])
 
 
-def test_a_source_that_is_stated_is_taken() -> None:
+def test_source_given_as_build_argument_is_kept() -> None:
     assert releases.source(kubefile.parse(AUTO, "Kubefile", build_args={"SOURCE": "modules"}), "auto") is None

@@ -19,11 +19,11 @@ from harness.errors import InputError
         ("my_mirror.example.com:127.0.0.1", "my_mirror.example.com:127.0.0.1"),
     ],
 )
-def test_added_host_is_an_entry_as_the_engine_takes_it(text: str, entry: str) -> None:
+def test_added_hosts_are_normalized_for_engine_without_duplicates(text: str, entry: str) -> None:
     assert run_steps.added_hosts([text, text]) == (entry,)
 
 
-def test_name_with_addresses_of_both_families_has_both() -> None:
+def test_added_hosts_keep_addresses_of_both_ip_families() -> None:
     assert run_steps.added_hosts(["a:10.0.0.1", "a:fd00::1"]) == ("a:10.0.0.1", "a:fd00::1")
 
 
@@ -49,7 +49,7 @@ def test_name_with_addresses_of_both_families_has_both() -> None:
         ("a:10.0.0.1\n10.0.0.2 b", "is not an address"),
     ],
 )
-def test_added_host_that_is_wrong_is_a_fault(text: str, message: str) -> None:
+def test_added_hosts_invalid_entry_raises_input_error_with_hint(text: str, message: str) -> None:
     with pytest.raises(InputError) as refused:
         run_steps.added_hosts([text])
     (fault,) = refused.value.faults
@@ -58,23 +58,23 @@ def test_added_host_that_is_wrong_is_a_fault(text: str, message: str) -> None:
     assert fault.hint
 
 
-def test_every_fault_of_added_hosts_is_named() -> None:
+def test_added_hosts_faults_are_all_reported() -> None:
     with pytest.raises(InputError) as refused:
         run_steps.added_hosts(["a", "b:10.0.0.1", "-c:10.0.0.300"])
     assert len(refused.value.faults) == 3
 
 
-def test_a_step_that_fails_by_itself_has_no_hint_about_networks() -> None:
+def test_network_hint_of_unrelated_failure_is_none() -> None:
     assert run_steps.network_hint("make: *** [all] Error 2", run_steps.BRIDGE) is None
 
 
-def test_network_hint_of_a_step_that_reaches_nothing_names_the_option() -> None:
+def test_network_hint_of_failed_connection_names_option() -> None:
     refused = "curl: (7) Failed to connect to 127.0.0.1 port 80"
     assert "--network host" in str(run_steps.network_hint(refused, run_steps.BRIDGE))
     assert "--add-host NAME:ADDRESS" in str(run_steps.network_hint("curl: (6) Could not resolve host: files", run_steps.BRIDGE))
     assert run_steps.network_hint(refused, run_steps.HOST) is None
 
 
-def test_program_for_another_processor_is_recognized() -> None:
+def test_is_foreign_program_recognizes_exec_format_error() -> None:
     assert run_steps.is_foreign_program("exec /bin/sh: Exec format error")
     assert not run_steps.is_foreign_program("exec /bin/sh: no such file")

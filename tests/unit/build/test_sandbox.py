@@ -38,7 +38,7 @@ def item(kind: str, name: str, uid: str, owner: tuple[str, str, str] | None = No
     return {"kind": kind, "metadata": meta, "spec": {"containers": [{"image": image}]} if kind == "Pod" else {}}
 
 
-def test_an_image_is_asked_for_by_the_workload_and_not_by_a_pod_of_it() -> None:
+def test_requesters_name_workload_in_place_of_its_pods() -> None:
     items = [
         item("ReplicaSet", "web-5d4", "rs", ("Deployment", "web", "d")),
         item("Pod", "web-5d4-abc", "p1", ("ReplicaSet", "web-5d4", "rs"), "nginx:1.22"),
@@ -71,7 +71,7 @@ class Networks:
     def remove(self) -> None: ...
 
 
-def test_a_network_for_both_families_is_made_only_for_those_who_ask_for_it() -> None:
+def test_sandbox_network_is_dual_stack_only_on_request() -> None:
     made = Networks()
     for dual in (False, True):
         with sandbox._network(made, "n", dual=dual, keep=True) as gateway:  # type: ignore[arg-type]
@@ -82,9 +82,7 @@ def test_a_network_for_both_families_is_made_only_for_those_who_ask_for_it() -> 
 
 
 @pytest.mark.parametrize(("files", "added"), [({}, ["etc/cni/99-slipway-build.conflist"]), (FLANNEL, [])])
-def test_a_container_node_of_an_image_without_a_network_gets_one_by_a_layer_of_its_own(
-    tmp_path: Path, files: Mapping[str, str], added: list[str]
-) -> None:
+def test_with_network_adds_cni_layer_only_to_image_without_network(tmp_path: Path, files: Mapping[str, str], added: list[str]) -> None:
     for name, text in files.items():
         (tmp_path / "rootfs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "rootfs" / name).write_text(text)
@@ -113,7 +111,7 @@ def box_of(node: Node) -> sandbox.Sandbox:
     return sandbox.Sandbox(node, proxy, {"Greeting": "hi"}, "172.18.0.2")
 
 
-def test_launch_commands_have_the_folder_the_programs_and_the_values_of_the_first_node() -> None:
+def test_sandbox_launch_runs_in_rootfs_with_its_programs_and_values() -> None:
     node = Node()
     box_of(node).launch("kubectl apply -f a.yaml")
     ((argv, environment),) = node.ran
@@ -123,7 +121,7 @@ def test_launch_commands_have_the_folder_the_programs_and_the_values_of_the_firs
     assert environment == {"Greeting": "hi", "HostIP": "172.18.0.2", "KUBECONFIG": "/etc/kubernetes/admin.conf"}
 
 
-def test_launch_commands_of_an_application_run_in_its_rootfs_with_its_programs_first() -> None:
+def test_sandbox_application_launch_runs_in_own_rootfs_with_own_programs_first() -> None:
     node = Node()
     box_of(node).of_application(SandboxApplication("shop", Path("/tmp/x"), {"Port": "80"})).launch("helm install a")
     ((argv, environment),) = node.ran
@@ -132,13 +130,13 @@ def test_launch_commands_of_an_application_run_in_its_rootfs_with_its_programs_f
     assert environment == {"Port": "80", "HostIP": "172.18.0.2", "KUBECONFIG": "/etc/kubernetes/admin.conf"}
 
 
-def test_a_failing_exercise_fails_by_its_title_with_its_output() -> None:
+def test_sandbox_failing_exercise_raises_build_error_with_title_and_output() -> None:
     with pytest.raises(BuildError, match=r"^the exercise failed with exit code 3: exercise\.sh") as caught:
         box_of(Node(3, b"first\nthe reason")).launch("set -e\nfalse", what="exercise", title="exercise.sh")
     assert caught.value.details == "first\nthe reason"
 
 
-def test_addons_are_applied_and_labelled_but_the_network_which_kind_applies(tmp_path: Path) -> None:
+def test_addons_are_labelled_and_all_but_network_are_applied(tmp_path: Path) -> None:
     manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"
     for name in ("network.yaml", "storage.yaml", ".hidden.yaml", "notes.txt"):
         (tmp_path / "etc/addons").mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from harness.build.sandbox_plan import application_environment, environment, fac
 from harness.errors import InputError
 
 
-def test_the_facts_of_a_rootfs(tmp_path: Path) -> None:
+def test_facts_of_rootfs_give_version_and_environment(tmp_path: Path) -> None:
     assert facts(tmp_path) is None
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/slipway.yaml").write_text("kubernetes: v1.36.3\nsvcCIDR: 10.32.0.0/16\n")
@@ -25,14 +25,14 @@ def test_the_facts_of_a_rootfs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["- a", "kubernetes", "{", "podCIDR: 10.0.0.0/8"])
-def test_unreadable_facts_are_said(tmp_path: Path, text: str) -> None:
+def test_facts_invalid_file_raises_input_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/slipway.yaml").write_text(text)
     with pytest.raises(InputError, match=r"etc/slipway\.yaml"):
         facts(tmp_path)
 
 
-def test_an_application_knows_the_networks_of_its_cluster_and_its_own_values_and_no_other_of_the_base() -> None:
+def test_application_environment_has_cluster_networks_and_own_values_only() -> None:
     of_cluster = {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.32.0.0/16", "Greeting": "of the base"}
     found = application_environment(of_cluster, {"Port": "80"})
     assert (found["Port"], found["DNSSvcIP"], "Greeting" in found) == ("80", "10.32.0.10", False)

@@ -52,24 +52,24 @@ def test_stand_in_fits_its_place(text: str, expected: str | None) -> None:
         "a: x-{{ A }}",
     ],
 )
-def test_stand_in_elsewhere_is_a_dns_name(text: str) -> None:
+def test_stand_in_for_other_field_is_dns_label(text: str) -> None:
     name = made(text, ExpectedValue("A"))
     assert name is not None
     assert LABEL.fullmatch(name)
 
 
-def test_stand_in_of_a_long_name_is_short_enough_for_a_port() -> None:
+def test_stand_in_of_long_name_fits_port_name_limit() -> None:
     name = made("name: {{ A }}", ExpectedValue("The_Longest_Name_That_There_Is"), 12)
     assert name is not None
     assert LABEL.fullmatch(name)
     assert len(name) <= 15
 
 
-def test_stand_ins_of_two_ports_are_two() -> None:
+def test_stand_ins_of_two_ports_differ() -> None:
     assert [made("nodePort: {{ A }}", number=number) for number in (0, 1)] == ["31080", "31081"]
 
 
-def test_the_narrowest_of_several_places_counts() -> None:
+def test_stand_in_for_several_places_fits_narrowest_place() -> None:
     assert made("a: {{ A }}\nnodePort: {{ A }}\nport: {{ A }}") == "31080"
     assert made("name: {{ A }}\nimage: {{ A }}") is None
 
@@ -86,16 +86,16 @@ def test_the_narrowest_of_several_places_counts() -> None:
         (ValueType(pattern="^LIC-"), "a: {{ A }}", None),
     ],
 )
-def test_stand_in_is_what_the_author_says(kind: ValueType, text: str, expected: str | None) -> None:
+def test_stand_in_satisfies_declared_type(kind: ValueType, text: str, expected: str | None) -> None:
     assert made(text, ExpectedValue("A", type=kind)) == expected
 
 
-def test_stand_in_is_an_example_of_the_author() -> None:
+def test_stand_in_takes_matching_example_of_author() -> None:
     (place,) = (place_of(found) for found in placeholders("image: {{ A }}", "a.yaml"))
     assert stand_in(ExpectedValue("A", type=ValueType(pattern="^n")), place, 0, ("x:1", "nginx:1")) == "nginx:1"
 
 
-def test_type_is_recorded_where_the_keys_are_certain() -> None:
+def test_place_of_records_type_for_unambiguous_port_keys_only() -> None:
     def kind(text: str) -> ValueType:
         (found,) = placeholders(text, "a.yaml")
         return place_of(found).type

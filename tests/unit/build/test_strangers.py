@@ -16,7 +16,7 @@ EXPECTED = {path.parent.name: json.loads(path.read_text()) for path in sorted(CA
 
 
 @pytest.mark.parametrize("name", [name for name, expected in EXPECTED.items() if not expected.get("helm")])
-def test_images_of_a_case(name: str) -> None:
+def test_plan_of_foreign_case_finds_expected_images_or_fault(name: str) -> None:
     context = CASES / name
     expected = EXPECTED[name]
     parsed = kubefile.parse((context / "Kubefile").read_text(), str(context / "Kubefile"), context=context)

@@ -22,7 +22,7 @@ def faults(text: str) -> list[str]:
     return [str(fault) for fault in caught.value.faults]
 
 
-def test_everything_that_can_be_said() -> None:
+def test_read_schema_yields_types_defaults_examples_and_flags() -> None:
     text = json.dumps(
         {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -69,7 +69,7 @@ def test_everything_that_can_be_said() -> None:
         ([], "Port: is not an object"),
     ],
 )
-def test_property_that_is_not_valid_is_told_with_its_line(value: Any, said: str) -> None:
+def test_read_invalid_property_is_reported_with_line(value: Any, said: str) -> None:
     (fault, *_) = faults(schema(Other={}, Port=value))
     where, _, message = fault.partition(": ")
     assert said in message
@@ -93,9 +93,9 @@ def test_property_that_is_not_valid_is_told_with_its_line(value: Any, said: str)
         ('{"a": ' * 50 + "1" + "}" * 50, "levels deep"),
     ],
 )
-def test_schema_that_is_not_valid_is_refused(text: str, said: str) -> None:
+def test_read_invalid_schema_raises_input_error(text: str, said: str) -> None:
     assert said in "\n".join(faults(text))
 
 
-def test_faults_are_told_all_at_once() -> None:
+def test_read_schema_faults_are_all_reported() -> None:
     assert len(faults(schema(A={"type": "x"}, B={"pattern": "("}, C={"enum": 1}))) == 3

@@ -33,12 +33,12 @@ from tests.unit.cloudimage.examples import put
         ("fd00::1", ["fd00::1"]),
     ],
 )
-def test_addresses_lists_and_ranges(text: str, addresses: list[str]) -> None:
+def test_to_machines_address_lists_and_ranges_are_expanded(text: str, addresses: list[str]) -> None:
     found = options.to_machines([text], options.Ssh().login(), "--control-plane")
     assert [machine.address for machine in found] == addresses
 
 
-def test_of_many_lines_that_give_one_reason_a_few_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_many_similar_lines_shows_first_four(capsys: pytest.CaptureFixture[str]) -> None:
     full = [f"tar: ./file-{number}: Cannot write: No space left on device" for number in range(50)]
     app._explain(CommandError("control-plane-1: exit code 2", details="\n".join(["it began", *full, "tar: Exiting with failure status"])))
     said = capsys.readouterr().err.splitlines()
@@ -49,13 +49,13 @@ def test_of_many_lines_that_give_one_reason_a_few_are_shown(capsys: pytest.Captu
     ]
 
 
-def test_a_traceback_shows_what_the_program_that_failed_said() -> None:
+def test_command_error_traceback_includes_program_output() -> None:
     """A test of an image's author that fails says why."""
     error = CommandError("control-plane-1: exit code 1", details="wget: bad address")
     assert "wget: bad address" in "".join(traceback.format_exception(error))
 
 
-def test_every_wrong_address_is_named() -> None:
+def test_to_machines_invalid_addresses_are_all_reported() -> None:
     with pytest.raises(InputError) as caught:
         options.to_machines(["10.0.0.300", "10.0.0.9-10.0.0.1,10.0.0.2"], options.Ssh().login(), "--workers")
     assert [fault.where for fault in caught.value.faults] == ["--workers 10.0.0.300", "--workers 10.0.0.9-10.0.0.1"]
@@ -71,7 +71,7 @@ def test_every_wrong_address_is_named() -> None:
         ("3", "not an address", "slipway nodes up"),
     ],
 )
-def test_address_that_is_not_valid_has_the_words_of_a_clusterfile(text: str, message: str, hint: str) -> None:
+def test_addresses_invalid_text_reports_option_and_hint(text: str, message: str, hint: str) -> None:
     with pytest.raises(InputError) as caught:
         options.addresses([text], "--control-plane")
     (fault,) = caught.value.faults
@@ -80,25 +80,27 @@ def test_address_that_is_not_valid_has_the_words_of_a_clusterfile(text: str, mes
     assert hint in (fault.hint or "")
 
 
-def test_question_without_a_terminal_ends_its_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_confirmed_without_terminal_ends_prompt_line_and_raises(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(UsageError, match="there is no terminal"):
         options.confirmed("Go on?")
     assert capsys.readouterr().out == "Go on? [y/N]: \n"
 
 
-def test_nothing_to_forget_is_success_and_names_the_cluster(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_delete_forget_unknown_cluster_exits_0_and_names_cluster(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["delete", "absent", "--forget"]) == 0
     assert capsys.readouterr().out == "nothing to forget: no cluster absent is known on this machine\n"
 
 
-def test_nothing_to_remove_is_success_and_names_the_group(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nodes_down_unknown_group_exits_0_and_names_group(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(machines, "_provider", lambda _: SimpleNamespace(down=lambda _: False))
     assert app.execute(["nodes", "down", "absent"]) == 0
     assert capsys.readouterr().out == "nothing to remove: there is no group absent; slipway nodes list shows the groups\n"
 
 
-def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_env_without_name_or_value_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["run", "x", "--control-plane", "10.0.0.1", "-e", "novalue", "-e", "=x"]) == 2
     said = capsys.readouterr().err
     assert "--env novalue: not NAME=VALUE" in said
@@ -135,7 +137,7 @@ def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFix
         (["run", "nothere", "--control-plane", "10.0.0.1", "--skip-check", "memry"], 2, "--skip-check memry: no such check"),
     ],
 )
-def test_what_goes_wrong_has_its_exit_code_and_says_what(
+def test_execute_invalid_command_line_exits_with_code_and_message(
     words: list[str], code: int, message: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.execute(words) == code
@@ -144,7 +146,7 @@ def test_what_goes_wrong_has_its_exit_code_and_says_what(
     assert "Traceback" not in said
 
 
-def test_lists_are_json_on_request(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_output_json_prints_empty_list(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["images", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
 
@@ -161,12 +163,12 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("count", [1, 10_000])
-def test_closed_pipe_behind_results_is_success(count: int, home: Path, unread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_closed_stdout_pipe_exits_0(count: int, home: Path, unread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.cloudimage.listing.images", lambda _: print("x" * count) or [])
     assert app.execute(["images", "-o", "json"]) == 0
 
 
-def test_closed_pipe_keeps_the_exit_code_of_a_failure(home: Path, unread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_failure_behind_closed_stdout_pipe_keeps_exit_code(home: Path, unread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(_: object) -> None:
         print("before")
         raise CommandError("x")
@@ -175,7 +177,7 @@ def test_closed_pipe_keeps_the_exit_code_of_a_failure(home: Path, unread: None, 
     assert app.execute(["images"]) == CommandError.exit_code
 
 
-def test_broken_connection_is_a_failure(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_images_broken_connection_exits_1(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     def broken(_: object) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
@@ -186,7 +188,9 @@ def test_broken_connection_is_a_failure(home: Path, monkeypatch: pytest.MonkeyPa
     assert "slipway: system: Broken pipe" in capfd.readouterr().err
 
 
-def test_fault_of_slipway_is_not_a_traceback(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_unexpected_exception_exits_1_and_names_exception(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(_: object) -> None:
         raise KeyError("x")
 
@@ -195,14 +199,14 @@ def test_fault_of_slipway_is_not_a_traceback(home: Path, monkeypatch: pytest.Mon
     assert "this should not have happened: KeyError" in capsys.readouterr().err
 
 
-def test_a_password_on_the_command_line_is_warned_about_and_never_shown(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ssh_login_password_option_is_warned_about_and_hidden(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options.Ssh(passwd="correct-horse").login()
     assert "every user of this machine can read the password" in capsys.readouterr().err
     app._explain(CommandError("correct-horse"))
     assert "correct-horse" not in capsys.readouterr().err
 
 
-def test_an_error_shows_no_secret_that_is_known(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_hides_known_secrets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("SLIPWAY_SSH_PASSWORD", "correct-horse")
     assert options.Ssh().password() == "correct-horse"
     pairs(["DB_PASSWORD=battery-staple", "MODE=fast-mode"], "--env")
@@ -213,7 +217,7 @@ def test_an_error_shows_no_secret_that_is_known(monkeypatch: pytest.MonkeyPatch,
     assert "battery-staple" not in said
 
 
-def test_the_words_of_sealers_users_are_understood(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_sealer_command_lines_are_accepted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = (Path(__file__).parents[2] / "cases/run-by-flags/commands.txt").read_text().splitlines()
     for line in (line for line in lines if line.startswith("run ")):
         words = line.split()
@@ -221,7 +225,7 @@ def test_the_words_of_sealers_users_are_understood(home: Path, capsys: pytest.Ca
         assert "no such image" in capsys.readouterr().err
 
 
-def test_every_verb_stands_in_a_section_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_all_verbs_in_sections(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["--help"]) == 0
     shown = capsys.readouterr().out
     assert "More:" not in shown
@@ -232,7 +236,7 @@ HOSTILE = "web\x1b]0;owned\x07\x1b[2J\r\u202enot"
 SHOWN = "web\\x1b]0;owned\\x07\\x1b[2J\\r\\u202enot"
 
 
-def test_an_error_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     app._explain(CommandError(f"{HOSTILE}: exit code 1", details=f"{HOSTILE}\nsecond\x9b2J", hint=HOSTILE))
     app._explain(InputError([Fault(HOSTILE, HOSTILE, HOSTILE)]))
     said = capsys.readouterr().err
@@ -248,7 +252,7 @@ def test_an_error_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]
     ]
 
 
-def test_a_table_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_escapes_control_characters_and_markup(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     output.table(("NAME", "[red]X"), [(HOSTILE, "a\nb"), ("[bold]x[/bold]", "c")])
     plain = capsys.readouterr().out
     monkeypatch.setattr(output, "Console", functools.partial(Console, force_terminal=True, color_system=None, width=200))
@@ -261,7 +265,7 @@ def test_a_table_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str],
     assert "\x1b" not in plain
 
 
-def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_json_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_json({"name": HOSTILE})
     said = capsys.readouterr().out
     assert json.loads(said) == {"name": HOSTILE}
@@ -269,7 +273,7 @@ def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in said
 
 
-def test_values_that_an_image_expects_are_inspected_and_asked_for(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_expected_value_is_shown_as_text_and_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kind = ValueType("integer", minimum=1, maximum=65535)
     port = ExpectedValue("Port", ("manifests/a.yaml:7",), required=True, description="where the site listens", type=kind)
     put(Store.default(), "web:1", info=Info(type="app", values=(port,)))
@@ -281,7 +285,7 @@ def test_values_that_an_image_expects_are_inspected_and_asked_for(home: Path, ca
     assert platform["info"]["values"] == [port.to_json()]
 
 
-def test_inspect_shows_a_value_with_a_default_once_and_no_secret(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_value_with_default_is_shown_once_and_secret_is_hidden(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = (ExpectedValue("Port", default="80"), ExpectedValue("Phrase", secret=True), ExpectedValue("Odd", default="1"))
     put(Store.default(), "web:1", info=Info(type="app", env={"Port": "80", "Phrase": "sesame", "Odd": "2", "Other": "x"}, values=values))
     assert app.execute(["inspect", "web:1"]) == 0
@@ -295,7 +299,7 @@ def test_inspect_shows_a_value_with_a_default_once_and_no_secret(home: Path, cap
     ]
 
 
-def test_check_of_a_build_shows_the_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_build_check_lists_required_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "Kubefile").write_text("FROM scratch\nCOPY a.yaml manifests/\n")
     (tmp_path / "a.yaml").write_text("targetPort: {{ Port }}\n")
     assert app.execute(["build", "--check", str(tmp_path)]) == 0

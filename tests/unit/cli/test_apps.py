@@ -38,19 +38,19 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
         (["apps", "remove", "shop", "--kubeconfig", "/nosuch"], "no such file"),
     ],
 )
-def test_what_cannot_be_meant_is_reported_and_nothing_is_done(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_and_apps_contradictory_options_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(words) == 2
     assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "option"), [(["run", "shop"], "--control-plane"), (["apps"], "--via")])
-def test_hint_names_an_option_of_the_verb(words: list[str], option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_and_apps_unknown_cluster_hint_names_option_of_verb(words: list[str], option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(words) == 2
     error = "slipway: nothing is known of a cluster default\n  hint: name one of its control-plane nodes with "
     assert capsys.readouterr().err == f"{error}{option}\n"
 
 
-def test_the_group_lists_and_removes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_apps_help_lists_remove_and_run_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["apps", "--help"]) == 0
     said = capsys.readouterr().out
     assert "slipway run shop --cluster prod" in said

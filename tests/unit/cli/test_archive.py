@@ -33,7 +33,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
     return captured.out, captured.err
 
 
-def test_a_delta_in_volumes_there_and_back(
+def test_load_delta_is_refused_until_volumes_of_base_are_loaded(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = said(capsys, "save", "web:1", "-f", "web-1.tar", "--volume-size", "100k", "--compress", "none")
@@ -52,7 +52,9 @@ def test_a_delta_in_volumes_there_and_back(
     assert out == f"web:2  {digest}\n"
 
 
-def test_json_for_machines(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_save_and_load_output_json_reports_names_digests_and_blobs(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, _ = said(capsys, "-q", "save", "web:1", "web:2", "-f", "both.tar", "-o", "json")
     saved = json.loads(out)
     assert (saved["names"], saved["files"], saved["blobs"], saved["since"]) == (["web:1", "web:2"], ["both.tar"], 8, [])
@@ -66,7 +68,7 @@ def test_json_for_machines(home: Path, tmp_path: Path, monkeypatch: pytest.Monke
         assert (loaded["written"], loaded["present"], loaded["attachments"]) == (written, present, [])
 
 
-def test_attachments_are_counted_not_listed(
+def test_load_attachments_are_counted_and_not_listed(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Store.default()
@@ -79,7 +81,7 @@ def test_attachments_are_counted_not_listed(
     assert signature in Store.default().names()
 
 
-def test_standard_output_holds_nothing_but_the_archive(
+def test_save_to_stdout_writes_archive_bytes_only(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with (tmp_path / "stream").open("w") as stream:
@@ -111,7 +113,7 @@ def test_standard_output_holds_nothing_but_the_archive(
         (["load", "-f", "nothere", "-o", "yaml"], 2, "--output yaml"),
     ],
 )
-def test_what_goes_wrong_has_its_exit_code_and_leaves_nothing(
+def test_save_and_load_invalid_command_line_exits_with_code_and_leaves_no_file(
     words: list[str], code: int, message: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.execute(words) == code
@@ -135,11 +137,11 @@ def test_what_goes_wrong_has_its_exit_code_and_leaves_nothing(
         ("512B", 512),
     ],
 )
-def test_sizes(text: str, size: int) -> None:
+def test_size_in_bytes_units_are_converted(text: str, size: int) -> None:
     assert size_in_bytes(text, "--volume-size") == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1", "4X", "4iB", "1e9", "4GBs", "4,7GB"])
-def test_what_is_no_size(text: str) -> None:
+def test_size_in_bytes_invalid_text_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         size_in_bytes(text, "--volume-size")

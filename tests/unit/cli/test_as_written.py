@@ -84,7 +84,7 @@ def test_command_line_as_written_is_understood(
     assert ("names of images have no capitals; xxxsaas is taken" in shown.err) is ("SaaS" in line)
 
 
-def test_capitals_in_the_image_of_a_clusterfile_are_warned_of() -> None:
+def test_clusterfile_image_with_capitals_is_lowercased_with_warning() -> None:
     found: Clusterfile = parse(CLUSTERFILE, "Clusterfile")
     assert found.cluster is not None
     assert found.cluster.image == "registry.cn-qingdao.aliyuncs.com/sealer-app/my-saas-all-inone:latest"
@@ -97,7 +97,7 @@ def test_kubefile_as_written_has_neither_faults_nor_warnings(case: str) -> None:
     assert kubefile.parse(texts.text(f"{case}/Kubefile"), "Kubefile").warnings == ()
 
 
-def test_every_command_line_of_the_texts_is_tried() -> None:
+def test_command_lines_of_texts_are_all_covered() -> None:
     lines = [line for case in ("quick-start", "saas", "environment") for line in texts.commands(case) if line.startswith("sealer ")]
     assert len(lines) == 8
     assert {shlex.join(shlex.split(line.replace("\\\n", ""), comments=True)[1:]) for line in lines} <= set(LINES)
@@ -110,13 +110,13 @@ def test_clusterfile_as_written_has_no_faults(case: str) -> None:
     assert found.cluster.hosts == ()
 
 
-def test_capitals_in_from_are_warned_of() -> None:
+def test_kubefile_from_with_capitals_is_lowercased_with_warning() -> None:
     parsed = kubefile.parse("FROM registry.example.com/My-SaaS:V1\n", "Kubefile")
     assert parsed.base.image == "registry.example.com/my-saas:V1"
     assert len(parsed.warnings) == 1
 
 
-def test_capitals_in_the_name_of_a_stored_image_are_warned_of(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stored_image_name_with_capitals_is_lowercased_with_warning(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     """A build has taken the name in lower case, and every verb finds the image by what its user types."""
     name = "registry.example.com/my-SAAS:latest"
     store.tag(
@@ -131,7 +131,7 @@ def test_capitals_in_the_name_of_a_stored_image_are_warned_of(store: Store, caps
     assert "registry.example.com/my-saas:latest: no such image" in capsys.readouterr().err
 
 
-def test_name_that_is_wrong_otherwise_stays_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_image_name_invalid_beyond_capitals_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["run", "My//SaaS"]) == 2
     assert "My//SaaS" in capsys.readouterr().err
     assert registry.reference("Registry.example.com/a", "NAME").domain == "Registry.example.com"

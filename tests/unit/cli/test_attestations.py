@@ -65,7 +65,7 @@ def attest(name: str, record: Path, *words: object) -> int:
     return app.execute(["attest", name, "--type", "test-result", "--predicate", str(record), *map(str, words)])
 
 
-def test_record_of_tests_becomes_a_signed_attestation_and_a_referrer(
+def test_attest_test_result_attaches_signed_attestation_and_referrer(
     store: Store, image: CloudImage, record: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert attest("web", record, "--key", pair[0]) == 0
@@ -78,7 +78,7 @@ def test_record_of_tests_becomes_a_signed_attestation_and_a_referrer(
         assert one.statement.subjects == {image.digest}
 
 
-def test_predicate_alone_is_about_the_image_that_is_named(
+def test_attest_plain_predicate_is_about_named_image(
     store: Store, image: CloudImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "p.json").write_text('{"scanner": "x"}')
@@ -93,7 +93,7 @@ def test_predicate_alone_is_about_the_image_that_is_named(
     assert found.statement.predicate == {"scanner": "x"}
 
 
-def test_record_of_another_image_is_refused_and_nothing_is_attached(
+def test_attest_record_of_other_image_is_refused_and_attaches_nothing(
     store: Store, image: CloudImage, record: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     record.write_text(json.dumps(statement(OTHER)))
@@ -121,7 +121,7 @@ BAD = {"result": "GOOD", "passedTests": "x"}
         ("{}", ["--part", "web"], "give --predicate or --part"),
     ],
 )
-def test_file_that_is_not_right_is_a_fault_of_the_user(
+def test_attest_invalid_predicate_exits_2_and_attaches_nothing(
     text: str, words: list[str], message: str, store: Store, image: CloudImage, record: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record.write_text(text)
@@ -132,7 +132,9 @@ def test_file_that_is_not_right_is_a_fault_of_the_user(
     assert list(store.names()) == ["web:latest"]
 
 
-def test_file_that_does_not_exist_is_named(store: Store, image: CloudImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_attest_missing_file_or_part_of_other_type_is_refused(
+    store: Store, image: CloudImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert attest("web", tmp_path / "none.json") == 2
     assert "none.json: No such file" in capsys.readouterr().err
     assert app.execute(["attest", "web", "--type", "sbom", "--part", "web"]) == 2
@@ -165,7 +167,7 @@ def join(key: Path, *parts: str) -> int:
     return app.execute(["attest", "web:1", "--type", "test-result", *words, "--key", str(key)])
 
 
-def test_joined_image_has_the_results_of_its_parts(
+def test_attest_joined_image_lists_results_of_all_parts(
     store: Store, parts: dict[str, CloudImage], tmp_path: Path, pair: tuple[Path, Path]
 ) -> None:
     attest_parts(parts, tmp_path, pair[0])
@@ -177,7 +179,7 @@ def test_joined_image_has_the_results_of_its_parts(
     assert [run["image"] for run in runs] == [parts["web:1-amd64"].digest, parts["web:1-arm64"].digest]
 
 
-def test_joined_image_whose_parts_have_no_results_by_the_key_is_refused(
+def test_attest_joined_image_with_parts_signed_by_other_key_is_refused(
     store: Store, parts: dict[str, CloudImage], tmp_path: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     stranger, _ = keys.create(tmp_path / "stranger", "pw")
@@ -188,7 +190,7 @@ def test_joined_image_whose_parts_have_no_results_by_the_key_is_refused(
         assert f"{part} has no test results that are signed by this key" in said
 
 
-def test_platform_that_no_part_has_is_named(
+def test_attest_joined_image_with_platform_in_no_part_is_refused(
     store: Store, parts: dict[str, CloudImage], tmp_path: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     attest_parts(parts, tmp_path, pair[0])
@@ -196,7 +198,7 @@ def test_platform_that_no_part_has_is_named(
     assert "linux/arm64 of web:1 is in none of the parts" in capsys.readouterr().err
 
 
-def test_part_that_failed_is_not_joined(
+def test_attest_joined_image_with_failed_part_is_refused(
     store: Store, parts: dict[str, CloudImage], tmp_path: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     attest_parts(parts, tmp_path, pair[0], failed=["test_two"])
@@ -207,7 +209,7 @@ def test_part_that_failed_is_not_joined(
 # Shown
 
 
-def test_verify_shows_attestations_and_who_signed_them(
+def test_verify_attestations_shows_types_and_signing_key(
     store: Store, image: CloudImage, record: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.execute(["sign", "web", "--key", str(pair[0])]) == 0
@@ -228,7 +230,7 @@ def test_verify_shows_attestations_and_who_signed_them(
     assert "attached" not in json.loads(capsys.readouterr().out)
 
 
-def test_attestation_of_another_image_is_refused_where_it_is_verified_and_where_it_is_shown(
+def test_verify_and_inspect_attestation_of_other_image_is_refused(
     store: Store, image: CloudImage, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     private = keys.read_private(pair[0], lambda _: "pw")
@@ -242,7 +244,7 @@ def test_attestation_of_another_image_is_refused_where_it_is_verified_and_where_
     assert "1 passed" not in said
 
 
-def test_inspect_shows_what_is_attached_and_that_nothing_is_verified(
+def test_inspect_shows_attachments_as_not_verified(
     store: Store, image: CloudImage, record: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.execute(["inspect", "web"]) == 0
@@ -260,7 +262,7 @@ def test_inspect_shows_what_is_attached_and_that_nothing_is_verified(
     assert [one["signed"] for one in json.loads(capsys.readouterr().out)["attached"]] == [True, False]
 
 
-def test_text_of_an_attestation_cannot_steer_the_terminal(
+def test_inspect_and_verify_escape_control_characters_of_attestation(
     store: Store, image: CloudImage, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     value = attestation.statement("web", image.digest, results.PREDICATE, {**predicate(image.digest), "result": "\x1b[2J\u202ePASSED"})
@@ -275,9 +277,7 @@ def test_text_of_an_attestation_cannot_steer_the_terminal(
         assert not {"\x1b", "\u202e"} & set(said)
 
 
-def test_list_of_attestations_that_cannot_be_read_is_a_warning_of_inspect(
-    store: Store, image: CloudImage, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_unreadable_attestation_list_is_warned_about(store: Store, image: CloudImage, capsys: pytest.CaptureFixture[str]) -> None:
     shelf = LocalReferrers(store, Reference.parse("web"))
     shelf.name(referrers.tag_of(image.digest, ".att"), b"{}", "application/vnd.oci.image.manifest.v1+json")
     assert app.execute(["inspect", "web"]) == 0

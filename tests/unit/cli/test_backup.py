@@ -16,7 +16,7 @@ import pytest
         (["restore", "--yes"], "--from"),
     ],
 )
-def test_wrong_command_line_of_backup_is_reported_before_anything_is_done(
+def test_backup_and_restore_invalid_command_line_is_refused_before_any_change(
     refused: Callable[[Sequence[str], str], None], words: list[str], message: str
 ) -> None:
     refused(words, message)

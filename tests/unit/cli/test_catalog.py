@@ -26,7 +26,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return store
 
 
-def test_site_of_the_store_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_catalog_writes_site_of_local_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "site"
     assert app.execute(["catalog", "--to", str(target), "--title", "Ours"]) == 0
     assert f"wrote {target}  (images: 1, versions: 1)" in capsys.readouterr().out
@@ -35,7 +35,7 @@ def test_site_of_the_store_is_written(tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out) == {"folder": str(target), "images": 1, "versions": 1, "leftOut": []}
 
 
-def test_signatures_are_verified_by_the_keys_that_are_given(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_catalog_verifies_signatures_by_given_or_policy_keys(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private, public = keys.create(tmp_path / "release", "")
     pair = keys.read_private(private, lambda _: "")
     signature.sign(LocalReferrers(store, Reference.parse("web:1")), store.resolve("web:1").digest, pair, {})
@@ -62,7 +62,9 @@ def test_signatures_are_verified_by_the_keys_that_are_given(store: Store, tmp_pa
         (("--to", "{tmp}/site", "--readmes", "{tmp}/none"), "no such folder"),
     ],
 )
-def test_wrong_words_write_nothing(tmp_path: Path, words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_catalog_invalid_command_line_writes_no_site(
+    tmp_path: Path, words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "other").write_text("")
     assert app.execute(["catalog", *(word.replace("{tmp}", str(tmp_path)) for word in words)]) == 2
     assert says in capsys.readouterr().err

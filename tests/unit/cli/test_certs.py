@@ -23,7 +23,7 @@ from harness.cli import app
         (["certs", "rotate-secrets", "mine"], "nothing is known of a cluster mine"),
     ],
 )
-def test_wrong_command_line_of_certs_is_reported_before_anything_is_done(
+def test_certs_invalid_command_line_is_refused_before_any_change(
     refused: Callable[[Sequence[str], str], None], words: list[str], message: str
 ) -> None:
     refused(words, message)

@@ -23,13 +23,13 @@ from harness.cli import app
         (["check", "--post", "cis", "--skip", "1.1.99"], "no such check"),
     ],
 )
-def test_wrong_command_line_of_check_is_reported_before_anything_is_done(
+def test_check_invalid_command_line_is_refused_before_any_change(
     refused: Callable[[Sequence[str], str], None], words: list[str], message: str
 ) -> None:
     refused(words, message)
 
 
-def test_the_items_of_the_benchmark_are_listed_with_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_list_post_cis_shows_benchmark_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["check", "--list", "--post", "cis"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split()[:2] == ["cis", "1.2.16"] for line in lines)

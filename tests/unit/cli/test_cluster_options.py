@@ -12,7 +12,7 @@ from harness.errors import UsageError
 from harness.lifecycle.cluster import request
 
 
-def test_options_describe_a_cluster() -> None:
+def test_wanted_flags_become_cluster_with_machines_and_logins() -> None:
     spec = ClusterFlags(images=["web"], control_plane=["10.0.0.1-10.0.0.3"], workers=["10.0.0.9"], cluster="shop", env=["A=b"])
     found, options, _ = cluster_options.wanted(
         cluster_options.ClusterOptions(spec=spec, ssh=Ssh(user="ops", port=2222), site=SiteAccess(), timeout=30)
@@ -24,7 +24,7 @@ def test_options_describe_a_cluster() -> None:
     assert (found.cluster.name, found.cluster.image, found.cluster.env, options.timeout) == ("shop", "web", {"A": "b"}, 30)
 
 
-def test_registry_of_the_site_takes_its_port_and_its_authority() -> None:
+def test_external_registry_address_is_split_and_site_options_are_kept() -> None:
     registry = cluster_options.external_registry("harbor.site:8443/apps", SiteAccess(plain_http=True, ca=Path("ca.crt")))
     assert registry is not None
     assert (registry.domain, registry.port, registry.path, registry.plain_http, registry.ca) == (
@@ -36,6 +36,6 @@ def test_registry_of_the_site_takes_its_port_and_its_authority() -> None:
     )
 
 
-def test_unknown_profile_names_those_that_exist() -> None:
+def test_known_profile_unknown_name_is_refused() -> None:
     with pytest.raises(UsageError, match="--profile stig: there is no such profile"):
         cluster_options.known_profile("stig")

@@ -22,7 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_generate_writes_a_clusterfile_of_what_options_say(capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_writes_clusterfile_of_options(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["generate", "web", "-m", "10.0.0.1", "-n", "10.0.0.2-10.0.0.3", "-e", "Port=8080", "-u", "ops", "--port", "2222"]
     assert app.execute([*words, "--name", "shop", "--registry", "harbor.site:8443/apps", "--profile", "cis"]) == 0
     cluster = parse(capsys.readouterr().out, "Clusterfile").cluster
@@ -34,14 +34,14 @@ def test_generate_writes_a_clusterfile_of_what_options_say(capsys: pytest.Captur
     assert (cluster.external_registry.host, cluster.external_registry.path) == ("harbor.site:8443", "apps")
 
 
-def test_generate_writes_several_images_as_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_several_images_are_written_as_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["generate", "kubernetes", "calico", "shop:1", "-m", "10.0.0.1"]) == 0
     cluster = parse(capsys.readouterr().out, "Clusterfile").cluster
     assert cluster is not None
     assert (cluster.image, cluster.images) == ("kubernetes", ("calico", "shop:1"))
 
 
-def test_generate_writes_the_values_that_images_need_as_comments(capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_required_values_of_images_are_written_as_comments(capsys: pytest.CaptureFixture[str]) -> None:
     store = Store.default()
     port = ExpectedValue("Port", ("manifests/web.yaml:7",), required=True, description="where\nit: listens\ufffe # here")
     values = (port, ExpectedValue("DbPassword", required=True, secret=True), ExpectedValue("Colour", default="red"))
@@ -64,7 +64,7 @@ def test_generate_writes_the_values_that_images_need_as_comments(capsys: pytest.
     assert set(parse(written, "Clusterfile").cluster.env) == {"Port", "DbPassword", "Site"}  # type: ignore[union-attr]
 
 
-def test_generate_writes_comments_into_the_env_that_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_missing_values_are_written_as_comments_in_given_env(capsys: pytest.CaptureFixture[str]) -> None:
     values = (ExpectedValue("Port", required=True), ExpectedValue("Site", required=True))
     put(Store.default(), "web:1", info=Info(values=values))
     assert app.execute(["generate", "web:1", "-m", "10.0.0.1", "-e", "Port=80"]) == 0
@@ -76,13 +76,13 @@ def test_generate_writes_comments_into_the_env_that_is_given(capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(("images", "says"), [("[]", "is an empty list"), ("[a, b, a]", "a is listed twice"), ("[a, 'B:x:y']", "is not")])
-def test_a_list_of_images_has_each_once(images: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_apply_image_list_empty_duplicate_or_invalid_is_refused(images: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("Clusterfile").write_text((CLUSTER % "10.0.0.1").replace("image: shop", f"image: {images}"))
     assert app.execute(["apply", "-f", "Clusterfile"]) == 2
     assert says in capsys.readouterr().err
 
 
-def test_generate_prints_the_schema_for_editors(capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_schema_prints_json_schema_with_all_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["generate", "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert {"Cluster", "Config", "Hook", "Plugin"} <= set(schema["properties"]["kind"]["enum"])
@@ -107,7 +107,9 @@ def test_generate_prints_the_schema_for_editors(capsys: pytest.CaptureFixture[st
         (("run", "-f", "odd"), "stig is not known here\n  hint: known: cis"),
     ],
 )
-def test_what_cannot_work_is_reported_at_once(words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_run_and_apply_invalid_command_line_is_refused(
+    words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("wrong").write_text(CLUSTER % "10.0.0.300")
     Path("right").write_text(CLUSTER % "10.0.0.1")
     Path("odd").write_text((CLUSTER % "10.0.0.1").replace("image: shop", "image: shop, profile: stig"))
@@ -115,7 +117,7 @@ def test_what_cannot_work_is_reported_at_once(words: tuple[str, ...], says: str,
     assert says in capsys.readouterr().err
 
 
-def test_run_takes_the_image_from_the_file_and_reports_a_missing_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_file_with_missing_image_exits_4_and_names_image(capsys: pytest.CaptureFixture[str]) -> None:
     Path("Clusterfile").write_text(CLUSTER % "10.0.0.1")
     assert app.execute(["run", "-f", "Clusterfile", "--plan"]) == 4
     assert "shop" in capsys.readouterr().err

@@ -18,7 +18,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_images_of_the_store_are_offered() -> None:
+def test_completion_offers_images_and_applications_of_store() -> None:
     store = Store.default()
     for name in ("web:1", "web:2", "shop:1"):
         store.tag(name, Descriptor(OCI_INDEX, *store.put(canonical_json({"name": name}))))
@@ -27,7 +27,7 @@ def test_images_of_the_store_are_offered() -> None:
     assert completion.clusters_and_images("sh") == ["shop:1"]
 
 
-def test_known_clusters_are_offered(home: Path) -> None:
+def test_completion_offers_known_clusters(home: Path) -> None:
     for name in ("prod", "test"):
         (home / "clusters" / name).mkdir(parents=True)
         (home / "clusters" / name / "cluster.json").write_text("{}")
@@ -35,21 +35,21 @@ def test_known_clusters_are_offered(home: Path) -> None:
     assert completion.clusters("p") == ["prod"]
 
 
-def test_checks_are_offered_behind_a_comma() -> None:
+def test_completion_offers_checks_after_comma() -> None:
     assert "swap" in completion.checks("sw")
     assert "swap,memory" in completion.checks("swap,mem")
 
 
-def test_values_are_offered() -> None:
+def test_completion_offers_values_by_prefix() -> None:
     assert completion.values("text", "json")("j") == ["json"]
 
 
-def test_a_store_that_cannot_be_read_offers_nothing(home: Path) -> None:
+def test_completion_unreadable_store_offers_no_images(home: Path) -> None:
     (home / "store").write_text("not a folder")
     assert completion.images("") == []
 
 
-def test_profiles_are_offered_and_named_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_offers_profiles_and_run_help_names_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert completion.profiles("") == list(PROFILES)
     assert app.execute(["run", "--help"]) == 0
     assert f"Harden the cluster: {', '.join(PROFILES)}." in " ".join(capsys.readouterr().out.split())

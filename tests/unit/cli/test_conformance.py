@@ -21,7 +21,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store.default()
 
 
-def test_a_line_for_each_clause_and_exit_code_0(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_conformance_valid_image_lists_all_clauses_and_exits_0(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     digest = write(store).digest
     assert app.execute(["conformance", "web"]) == 0
     first, *lines, last = capsys.readouterr().out.splitlines()
@@ -33,7 +33,7 @@ def test_a_line_for_each_clause_and_exit_code_0(store: Store, capsys: pytest.Cap
     assert app.execute(["conformance", digest[7:20]]) == 0
 
 
-def test_all_failures_at_once_and_exit_code_1(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_conformance_failed_clauses_are_all_listed_and_exit_code_is_1(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     draft = Draft(store, write(store))
     draft.index["artifactType"] = "a"
     draft.info["type"] = "\x1b[31m"
@@ -47,7 +47,7 @@ def test_all_failures_at_once_and_exit_code_1(store: Store, capsys: pytest.Captu
     assert lines[failed[0] + 1].strip() == "index: has an artifactType"
 
 
-def test_json_for_machines(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_conformance_output_json_reports_counts_and_evidence(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     draft = Draft(store, write(store))
     draft.index["artifactType"] = "a"
     digest = draft.save()
@@ -59,7 +59,7 @@ def test_json_for_machines(store: Store, capsys: pytest.CaptureFixture[str]) -> 
     assert (clause["id"], clause["evidence"]) == ("CI-MEDIA-1", ["index: has an artifactType"])
 
 
-def test_an_archive_is_checked_where_it_lies(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_conformance_archive_file_is_checked(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(store)
     assert app.execute(["save", "web", "--to", "Web.tar"]) == 0
     capsys.readouterr()
@@ -78,7 +78,7 @@ def test_an_archive_is_checked_where_it_lies(store: Store, tmp_path: Path, capsy
         (("shop",), 4, "no such image"),
     ],
 )
-def test_wrong_usage_and_a_missing_image_are_errors(
+def test_conformance_invalid_command_line_or_missing_image_is_refused(
     words: tuple[str, ...], code: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.execute(["conformance", *words]) == code

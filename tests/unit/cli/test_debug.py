@@ -38,18 +38,20 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     return seen
 
 
-def test_the_exit_code_is_the_commands_and_not_an_interruption(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_node_command_ending_with_130_exits_130_without_interrupted_message(
+    asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert app.execute(["debug", "node", "node-1", "-c", "shop", "--image", "tools:1", "--", "ls", "a b"]) == 130
     assert asked == [("node-1", "shop", (), {"image": "tools:1"}), ("ls 'a b'", False)]
     assert "interrupted" not in capsys.readouterr().err
 
 
-def test_without_a_command_it_is_a_shell(asked: list[Any]) -> None:
+def test_debug_pod_without_command_attaches_shell(asked: list[Any]) -> None:
     app.execute(["debug", "pod", "web-0", "-n", "shop", "--container", "nginx"])
     assert asked == [("web-0", "shop", "nginx", "default", (), {"image": None}), (None, False)]
 
 
-def test_json_has_output_and_exit_code(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_node_output_json_has_stdout_and_exit_code(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["debug", "node", "node-1", "-o", "json", "--", "exit 3"]) == 3
     found = json.loads(capsys.readouterr().out)
     assert (found["command"], found["exitCode"], found["stdout"]) == ("exit 3", 3, "out")
@@ -65,19 +67,21 @@ def test_json_has_output_and_exit_code(asked: list[Any], capsys: pytest.CaptureF
         (["debug", "node", "node-1", "-o", "yaml"], "not a format"),
     ],
 )
-def test_wrong_usage_starts_nothing(asked: list[Any], capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+def test_debug_invalid_command_line_starts_no_container(
+    asked: list[Any], capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
     assert app.execute(words) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert asked == []
 
 
-def test_json_without_a_command_is_refused(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_pod_output_json_without_command_is_refused(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["debug", "pod", "web-0", "-o", "json"]) == 2
     assert "needs a command" in json.loads(capsys.readouterr().err)["error"]["message"]
     assert asked == []
 
 
-def test_nodes_of_known_clusters_are_offered(asked: list[Any], tmp_path: Path) -> None:
+def test_completion_offers_nodes_of_known_clusters(asked: list[Any], tmp_path: Path) -> None:
     folder = tmp_path / "clusters/shop"
     folder.mkdir(parents=True)
     facts = {"controlPlane": [{"address": "10.0.0.1", "name": "control-plane-1"}], "workers": [{"address": "10.0.0.2"}]}

@@ -22,16 +22,14 @@ from tests.unit.cli.test_app import HOSTILE, SHOWN
         (["exec", "mine", "true", "--", "true"], "unexpected extra argument"),
     ],
 )
-def test_wrong_command_line_of_exec_is_reported_before_anything_is_done(
+def test_exec_invalid_command_line_is_refused_before_any_change(
     refused: Callable[[Sequence[str], str], None], words: list[str], message: str
 ) -> None:
     refused(words, message)
 
 
 @pytest.mark.parametrize(("terminal_", "line"), [(True, f"{SHOWN}: {SHOWN}\n"), (False, f"{SHOWN}: {HOSTILE}\n")])
-def test_output_of_exec_is_escaped_on_a_terminal_and_as_it_was_elsewhere(
-    terminal_: bool, line: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exec_output_control_characters_are_escaped_on_terminal_only(terminal_: bool, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Screen(io.StringIO):
         def isatty(self) -> bool:
             return terminal_

@@ -47,7 +47,7 @@ def context(tmp_path: Path) -> Path:
     return write(tmp_path / "web", {"Kubefile": KUBEFILE, "a.yaml": MANIFEST})
 
 
-def test_images_with_their_places(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_find_images_lists_images_with_places(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["find-images", str(context)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [
@@ -58,20 +58,20 @@ def test_images_with_their_places(context: Path, capsys: pytest.CaptureFixture[s
     assert not (context / "images.lock").exists()
 
 
-def test_images_of_a_kubefile_and_of_a_manifest(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_find_images_kubefile_or_manifest_path_lists_declared_images(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (context / "Kubefile", context / "a.yaml"):
         assert execute(["find-images", str(path), "--output", "json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert [image["name"] for image in found["images"]] == ["docker.io/library/nginx:1"]
 
 
-def test_why_shows_one_image(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_find_images_why_shows_matching_image_only(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["find-images", str(context), "--why", "side"]) == 0
     assert "nginx" not in capsys.readouterr().out
     assert execute(["find-images", str(context), "--why", "none"]) == 2
 
 
-def test_lock_is_written_and_compared(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_find_images_lock_is_written_and_outdated_compares_digests(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["find-images", str(context), "--lock", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["locked"] == {"docker.io/library/nginx:1": DIGEST}
     assert image_lock.read(context / "images.lock") == {"docker.io/library/nginx:1": DIGEST}
@@ -82,7 +82,7 @@ def test_lock_is_written_and_compared(context: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines()[1].split() == ["docker.io/library/nginx:1", "moved", OTHER, DIGEST]
 
 
-def test_outdated_with_a_registry_that_is_away(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outdated_unreachable_registry_reports_status_unknown(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image_lock.write(context / "images.lock", {"docker.io/library/away:1": OTHER, "docker.io/library/nginx:1": DIGEST})
     assert execute(["outdated", str(context), "-o", "json"]) == StoreError.exit_code
     assert [tag["status"] for tag in json.loads(capsys.readouterr().out)] == ["unknown", "same"]
@@ -91,7 +91,7 @@ def test_outdated_with_a_registry_that_is_away(context: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     "words", [["find-images", "a.yaml", "--lock"], ["outdated", "."], ["outdated", "none"], ["find-images", "none/none:1"]]
 )
-def test_what_does_not_exist_is_one_clear_error(
+def test_find_images_and_outdated_missing_path_exits_without_traceback(
     words: list[str], context: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(context)
@@ -99,13 +99,13 @@ def test_what_does_not_exist_is_one_clear_error(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_faulty_lock_stops_a_build(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_build_check_faulty_lock_is_refused(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (context / "images.lock").write_text("nginx:1\n")
     assert execute(["build", "--check", str(context)]) == 2
     assert "images.lock:1" in capsys.readouterr().err
 
 
-def test_check_shows_what_a_build_would_find(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_build_check_shows_declared_and_possible_images(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(context, {"Kubefile": KUBEFILE + "CMD kubectl apply -f none.yaml\n"})
     assert execute(["build", "--check", str(context)]) == 0
     shown = capsys.readouterr()

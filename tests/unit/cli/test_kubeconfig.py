@@ -13,7 +13,7 @@ import pytest
         (["kubeconfig", "mine", "--merge"], "nothing is known of a cluster mine"),
     ],
 )
-def test_wrong_command_line_of_kubeconfig_is_reported_before_anything_is_done(
+def test_kubeconfig_merge_unknown_cluster_is_refused_before_any_change(
     refused: Callable[[Sequence[str], str], None], words: list[str], message: str
 ) -> None:
     refused(words, message)

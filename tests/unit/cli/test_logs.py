@@ -13,7 +13,7 @@ import pytest
         (["logs", "mine", "--since", "soon"], "no length of time"),
     ],
 )
-def test_wrong_command_line_of_logs_is_reported_before_anything_is_done(
+def test_logs_invalid_since_is_refused_before_any_change(
     refused: Callable[[Sequence[str], str], None], words: list[str], message: str
 ) -> None:
     refused(words, message)

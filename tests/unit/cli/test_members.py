@@ -28,20 +28,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["prod"], ("default", ["prod"])),
     ],
 )
-def test_a_cluster_may_stand_before_its_nodes(words: list[str], expected: tuple[str, list[str]]) -> None:
+def test_name_and_nodes_known_cluster_may_precede_nodes(words: list[str], expected: tuple[str, list[str]]) -> None:
     assert members._name_and_nodes(words, None) == expected
 
 
-def test_a_cluster_that_an_option_names_leaves_all_words_to_nodes() -> None:
+def test_name_and_nodes_cluster_option_leaves_all_words_to_nodes() -> None:
     assert members._name_and_nodes(["lab", "10.0.0.4"], "prod") == ("prod", ["lab", "10.0.0.4"])
 
 
-def test_a_cluster_that_is_reached_by_a_control_plane_node_need_not_be_known() -> None:
+def test_name_and_nodes_with_via_accepts_unknown_cluster() -> None:
     assert members._name_and_nodes(["lab", "10.0.0.4"], None, named=True) == ("lab", ["10.0.0.4"])
     assert members._name_and_nodes(["10.0.0.4", "worker-3"], None, named=True) == ("default", ["10.0.0.4", "worker-3"])
 
 
-def test_an_unknown_cluster_names_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_join_and_remove_unknown_cluster_is_refused_with_via_hint(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["join", "lab", "--workers", "10.0.0.4"], ["remove", "10.0.0.4", "--yes"]):
         assert execute(words) == 2
         said = capsys.readouterr().err
@@ -49,7 +49,7 @@ def test_an_unknown_cluster_names_those_that_are_known(capsys: pytest.CaptureFix
         assert "--via" in said
 
 
-def test_invalid_address_is_reported_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_join_invalid_or_missing_addresses_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["join", "prod", "--workers", "10.0.0.300,10.0.0.4,x"]) == 2
     said = capsys.readouterr().err
     assert "10.0.0.300" in said

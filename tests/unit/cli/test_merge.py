@@ -22,7 +22,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return store
 
 
-def test_the_new_image_and_its_sources_are_printed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge_prints_new_image_and_sources(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["merge", "base", "shop:1", "-t", "stack:1", "-e", "Port=8080"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [f"stack:1  {store.resolve('stack:1').digest}", "  base:latest, shop:1; linux/amd64"]
@@ -43,6 +43,6 @@ def test_the_new_image_and_its_sources_are_printed(store: Store, capsys: pytest.
         (("base", "shop:1", "-t", "stack", "-e", "a b=c"), "not a name for a variable"),
     ],
 )
-def test_what_is_wrong_is_refused(words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge_invalid_command_line_is_refused(words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["merge", *words]) == 2
     assert says in capsys.readouterr().err

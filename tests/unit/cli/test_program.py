@@ -36,19 +36,19 @@ def verbs(command: Any = None, name: str = "slipway") -> Iterator[tuple[str, Any
 
 
 @pytest.mark.parametrize("words", [["-v", "images"], ["images", "-v"], ["images", "--verbose"]])
-def test_verbose_works_on_both_sides_of_the_verb(words: list[str]) -> None:
+def test_verbose_option_before_or_after_verb_is_accepted(words: list[str]) -> None:
     assert app.execute(words) == 0
     assert log.is_verbose()
 
 
 @pytest.mark.parametrize("words", [["--version"], ["images", "--version"], ["build", "--version"], ["certs", "list", "--version"]])
-def test_version_works_on_both_sides_of_the_verb(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_option_before_or_after_verb_prints_version(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(words) == 0
     assert capsys.readouterr().out == f"slipway {about.version()}\n"
 
 
 @pytest.mark.parametrize("words", [["certs", "-q", "list", "mine"], ["certs", "-q", "mine"], ["certs", "mine", "-q"]])
-def test_quiet_works_between_a_group_and_its_verb(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_option_between_group_and_verb_is_accepted(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(words) == 2
     assert "nothing is known of a cluster mine" in capsys.readouterr().err
 
@@ -69,7 +69,7 @@ def test_quiet_works_between_a_group_and_its_verb(words: list[str], capsys: pyte
         (["remove", "10.0.0.9", "--timeout", "5"], "--timeout", "--drain-timeout", "a cluster default"),
     ],
 )
-def test_old_spelling_works_and_names_the_new_one(
+def test_option_old_spelling_works_and_warning_names_new_spelling(
     words: list[str], old: str, new: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.execute(words) == 2
@@ -78,14 +78,14 @@ def test_old_spelling_works_and_names_the_new_one(
     assert message in error
 
 
-def test_spellings_before_two_dashes_are_replaced_and_old_ones_noted() -> None:
+def test_present_options_before_double_dash_are_replaced_and_old_ones_noted() -> None:
     verb = type("Renaming", (Verb,), {"renamed": {"--name": ("--cluster", True), "-n": ("--workers", False)}})("x")
     old: list[tuple[str, str]] = []
     assert list(verb._present(["--name", "a", "-n1", "--", "--name", "b"], old)) == ["--cluster", "a", "--workers=1", "--", "--name", "b"]
     assert old == [("--name", "--cluster")]
 
 
-def test_no_old_spelling_is_a_present_one_of_the_same_verb() -> None:
+def test_verbs_old_spellings_do_not_shadow_present_options() -> None:
     for name, verb in verbs():
         present = {word for one in verb.params for word in one.opts}
         assert present & set(verb.renamed) == set(), name
@@ -93,32 +93,32 @@ def test_no_old_spelling_is_a_present_one_of_the_same_verb() -> None:
 
 
 @pytest.mark.parametrize("word", ["--masters", "--master", "-m"])
-def test_spellings_of_other_tools_work_without_a_hint(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_control_plane_alias_works_without_old_spelling_warning(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["run", "x", word, "10.0.0.300"]) == 2
     error = capsys.readouterr().err
     assert "--control-plane 10.0.0.300" in error
     assert "old spelling" not in error
 
 
-def test_control_plane_works_without_a_hint_where_it_is_called_via(capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_control_plane_alias_of_via_works_without_old_spelling_warning(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["status", "mine", "--control-plane", "10.0.0.300"]) == 2
     error = capsys.readouterr().err
     assert "--via 10.0.0.300" in error
     assert "old spelling" not in error
 
 
-def test_old_takes_several_spellings() -> None:
+def test_old_option_accepts_several_spellings() -> None:
     assert Old("--a", "-a").spellings == ("--a", "-a")
 
 
-def test_file_is_a_kubefile_or_a_clusterfile() -> None:
+def test_file_option_help_names_kubefile_or_clusterfile() -> None:
     for name, verb in verbs():
         for one in verb.params:
             if "-f" in one.opts:
                 assert ("Kubefile" if name == "slipway build" else "Clusterfile") in one.help, name
 
 
-def test_a_cluster_is_named_in_one_way() -> None:
+def test_cluster_option_has_same_name_in_all_verbs() -> None:
     named = {name for name, verb in verbs() if any("--cluster" in one.opts for one in verb.params)}
     assert {"slipway run", "slipway apply", "slipway status", "slipway upgrade", "slipway certs add-names", "slipway apps list"} <= named
     assert {name for name, verb in verbs() if any("--name" in one.opts for one in verb.params)} == {"slipway nodes up"}
@@ -132,12 +132,14 @@ def test_a_cluster_is_named_in_one_way() -> None:
         (["exec", "-c", "a", "--", "x"], "cluster a"),
     ],
 )
-def test_a_cluster_stands_as_a_word_or_behind_its_option(words: list[str], code: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cluster_as_argument_or_option_is_accepted_and_both_are_refused(
+    words: list[str], code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert app.execute(words) == 2
     assert code in capsys.readouterr().err
 
 
-def test_help_shows_words_for_users() -> None:
+def test_help_metavars_are_plain_and_default_is_shown_once() -> None:
     for name, verb in verbs():
         context = verb.make_context(name, [], resilient_parsing=True)
         for parameter in verb.params:
@@ -148,7 +150,7 @@ def test_help_shows_words_for_users() -> None:
         assert "{" not in " ".join(verb.collect_usage_pieces(context)), name
 
 
-def test_short_help_is_not_cut_on_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_short_texts_are_not_cut_at_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     groups = [["--help"], *([name, "--help"] for name, command in root().commands.items() if hasattr(command, "commands"))]
     for words in groups:
         assert app.execute(words) == 0
@@ -177,16 +179,16 @@ def test_short_help_is_not_cut_on_a_terminal_of_80_columns(capsys: pytest.Captur
         ["images", "-o", "yaml"],
     ],
 )
-def test_wrong_value_ends_with_2(words: list[str]) -> None:
+def test_option_or_argument_invalid_value_exits_2(words: list[str]) -> None:
     assert app.execute(words) == 2
 
 
 @pytest.mark.parametrize("name", ["a" * 64, "sha256:" + "a" * 64, "abcdef1", "web", "ghcr.io/x/web:1"])
-def test_digest_and_name_are_looked_for_in_the_store(name: str) -> None:
+def test_inspect_missing_digest_or_name_exits_4(name: str) -> None:
     assert app.execute(["inspect", name]) == 4
 
 
-def test_errors_are_one_line_of_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_json_error_is_one_json_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["status", "mine", "-o", "json"]) == 2
     taken = capsys.readouterr()
     assert taken.out == ""
@@ -196,20 +198,20 @@ def test_errors_are_one_line_of_json_for_programs(capsys: pytest.CaptureFixture[
     assert "--via" in error["hint"]
 
 
-def test_faults_are_listed_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_json_error_lists_all_faults(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["run", "x", "--control-plane", "10.0.0.300,3", "--output=json"]) == 2
     error = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
     assert [fault["where"] for fault in error["faults"]] == ["--control-plane 10.0.0.300", "--control-plane 3"]
     assert "slipway nodes up" in error["faults"][1]["hint"]
 
 
-def test_wrong_usage_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_json_usage_error_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["images", "--nosuch", "-o", "json"]) == 2
     error = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
     assert error == {"message": "No such option: --nosuch", "exitCode": 2}
 
 
-def test_json_of_a_command_that_exec_runs_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_exec_json_option_of_remote_command_keeps_text_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["exec", "mine", "--", "kubectl", "-o", "json"]) == 2
     assert capsys.readouterr().err.startswith("slipway: ")
 
@@ -223,12 +225,12 @@ def test_json_of_a_command_that_exec_runs_is_left_alone(capsys: pytest.CaptureFi
         (["alpha"], "slipway exec"),
     ],
 )
-def test_habits_of_sealer_get_a_hint(words: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_execute_sealer_command_line_is_refused_with_hint(words: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(words) == 2
     assert hint in capsys.readouterr().err
 
 
-def test_groups_are_of_the_program() -> None:
+def test_program_is_typer_app_and_all_verbs_are_verb_instances() -> None:
     assert isinstance(program_, typer.Typer)
     assert all(isinstance(verb, Verb) for _, verb in verbs())
 
@@ -244,19 +246,17 @@ def test_groups_are_of_the_program() -> None:
         (True, True, False, None, "converted"),
     ],
 )
-def test_value_of_text_and_of_nothing_is_not_converted(
-    is_text: bool, required: bool, multiple: bool, value: object, expected: object
-) -> None:
+def test_value_text_or_absent_is_not_converted(is_text: bool, required: bool, multiple: bool, value: object, expected: object) -> None:
     parameter = SimpleNamespace(required=required, multiple=multiple, nargs=1, callback=None)
     assert program._value(parameter, lambda _, __: "converted", is_text, None, value) == expected
 
 
-def test_value_of_text_is_handed_to_the_callback() -> None:
+def test_value_text_is_passed_to_callback() -> None:
     parameter = SimpleNamespace(required=False, multiple=False, nargs=1, callback=lambda _, __, value: f"<{value}>")
     assert program._value(parameter, lambda _, __: "converted", True, None, "a") == "<a>"
 
 
-def test_images_converts_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_and_inspect_skip_typer_value_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("typer would import pydantic")
 

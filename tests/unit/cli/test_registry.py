@@ -34,15 +34,13 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("words", [["login", "reg.test"], ["login", "reg.test", "-u", "me"]])
-def test_login_to_a_registry_that_is_away_asks_the_user_nothing(
-    words: list[str], asked: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_login_unreachable_registry_fails_before_asking_user(words: list[str], asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     assert execute(words) == StoreError.exit_code
     assert asked == ["reg.test"]
 
 
-def test_login_without_a_question_asks_the_registry_once(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_with_password_in_environment_asks_registry_once(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_REGISTRY_PASSWORD", "secret")
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     assert execute(["login", "reg.test", "-u", "me"]) == StoreError.exit_code

@@ -34,7 +34,7 @@ def steps(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     return [step["id"] for step in json.loads(capsys.readouterr().out)]
 
 
-def test_one_command_plans_a_cluster_and_its_applications(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_plan_of_several_images_lists_cluster_and_application_steps(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert store.names()
     found = steps(capsys, "more:1", "web", "shop:1", "--control-plane", "10.0.0.1", "-e", "Port=80")
     assert found[0] == "connect"
@@ -66,7 +66,7 @@ def test_one_command_plans_a_cluster_and_its_applications(store: Store, capsys: 
         (("web", "shop:1", "--control-plane", "10.0.0.1", "--as", "x"), 2, ("--as is for application images alone",)),
     ],
 )
-def test_images_that_do_not_go_together_are_refused_with_all_faults(
+def test_run_incompatible_images_or_options_reports_all_faults(
     store: Store, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: int, says: tuple[str, ...]
 ) -> None:
     build(store, "web2")
@@ -75,20 +75,22 @@ def test_images_that_do_not_go_together_are_refused_with_all_faults(
     assert [text for text in says if text not in err] == []
 
 
-def test_the_summary_lists_the_applications(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_summary_lists_applications(capsys: pytest.CaptureFixture[str]) -> None:
     done = InstallResult("shop", "shop:1", "sha256:1", "lab", ("Pod a",), (), (), 2.0)
     run.tell(Summary("lab", "web", "sha256:2", "v1.36.3", ("a",), (), Path("kubeconfig"), 60.0, 1, (done,)))
     assert "shop (shop:1) runs in lab: 1 objects" in capsys.readouterr().out
 
 
-def test_a_plan_names_the_applications_only_when_no_image_brings_kubernetes(store: Store) -> None:
+def test_only_applications_with_kubernetes_or_unknown_image_is_false(store: Store) -> None:
     assert store.names()
     assert install.only_applications(["shop:1", "more:1"])
     assert not install.only_applications(["shop:1", "web"])
     assert not install.only_applications(["elsewhere"])
 
 
-def test_removal_of_applications_is_shown_and_confirmed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_confirm_removal_lists_objects_and_requires_confirmation(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with pytest.raises(UsageError, match="needs a confirmation"):
         clusterfile._confirm_removal({"shop": ("Namespace shop", "Pod shop/a")})

@@ -26,14 +26,14 @@ def test_stored_image_is_found_by_name_and_by_digest_with_its_manifests(store: S
             assert [entry.digest for entry in found.manifests()] == entries
 
 
-def test_image_without_a_name_has_no_repository(store: Store) -> None:
+def test_stored_image_without_name_is_refused(store: Store) -> None:
     image = write(store, platform_image(store, AMD64), name="web")
     store.untag("web")
     with pytest.raises(StoreError, match="has no name here"):
         signed_image.stored(store, image.digest)
 
 
-def test_password_of_slipway_is_read_before_cosigns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_password_of_slipway_variable_overrides_cosign_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in signed_image.PASSWORDS:
         monkeypatch.delenv(name, raising=False)
     assert signed_image.given_password() is None

@@ -14,11 +14,11 @@ from harness.lifecycle.cluster import access
 from harness.nodes import Login
 
 
-def test_status_of_an_unknown_cluster_is_refused(refused: Callable[[Sequence[str], str], None]) -> None:
+def test_status_unknown_cluster_is_refused(refused: Callable[[Sequence[str], str], None]) -> None:
     refused(["status", "mine"], "nothing is known of a cluster mine")
 
 
-def test_status_takes_the_password_of_the_command_for_machines_that_are_remembered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_remembered_machines_get_password_of_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No password is remembered: of a cluster with nothing else, each command is given it."""
     ClusterState.of("lab", home).remember({"controlPlane": [{"address": "10.0.0.1", "name": "a", "user": "ops", "port": 22, "key": None}]})
     logins: list[Login] = []
@@ -35,7 +35,7 @@ def test_status_takes_the_password_of_the_command_for_machines_that_are_remember
     assert access.known("lab").control_plane[0].login == Login("ops", 22)
 
 
-def test_status_names_what_is_not_ready_and_what_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_status_lists_unready_objects_and_unreachable_nodes(capsys: pytest.CaptureFixture[str]) -> None:
     node = {"name": "a", "address": "10.0.0.1", "roles": ["control-plane"], "ready": False, "version": "v1.36.3", "runtime": ""}
     status._show_status(
         {

@@ -19,7 +19,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_cluster_may_stand_before_the_image() -> None:
+def test_name_and_image_cluster_may_precede_image_and_two_clusters_are_refused() -> None:
     assert upgrade._name_and_image(["web:2"], None) == ("default", "web:2")
     assert upgrade._name_and_image(["prod", "web:2"], None) == ("prod", "web:2")
     assert upgrade._name_and_image(["web:2"], "prod") == ("prod", "web:2")
@@ -43,11 +43,11 @@ def test_a_cluster_may_stand_before_the_image() -> None:
         (["upgrade"], "Missing argument 'IMAGE'.\n  hint: The image; the name of the cluster may precede it."),
     ],
 )
-def test_what_is_wrong_is_reported_before_anything_is_done(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_upgrade_and_rollback_invalid_command_line_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(words) == 2
     assert said in capsys.readouterr().err
 
 
-def test_image_that_is_nowhere_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+def test_upgrade_missing_image_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["upgrade", "prod", "nosuch:2", "--yes"]) != 0
     assert "nosuch" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from harness.oci.model import OCI_LAYER_GZIP, Descriptor, digest_of
 from harness.oci.store import Store
 
 
-def test_check_blobs_lists_each_that_is_missing_or_cut_short(store: Store) -> None:
+def test_check_blobs_lists_missing_and_truncated_blobs(store: Store) -> None:
     whole = Descriptor(OCI_LAYER_GZIP, *store.put(b"whole"))
     missing = Descriptor(OCI_LAYER_GZIP, digest_of(b"missing"), 7)
     longer = Descriptor(OCI_LAYER_GZIP, *store.put(b"cut"))

@@ -26,7 +26,7 @@ def told(found: list[diff.ImageChange], kind: str) -> dict[str, tuple[Any, Any]]
 # Files
 
 
-def test_files_added_removed_and_changed_are_reported_with_size_and_mode(store: Store) -> None:
+def test_diff_files_are_reported_with_change_size_and_mode(store: Store) -> None:
     common = [
         file("etc/same", "same"),
         file("etc/mode", "m"),
@@ -53,7 +53,7 @@ def test_files_added_removed_and_changed_are_reported_with_size_and_mode(store: 
     assert [side["target"] for side in by_name["etc/l"]] == ["a", "b"]
 
 
-def test_the_same_files_in_other_layers_are_no_change_but_have_to_travel(store: Store) -> None:
+def test_diff_same_files_in_other_layers_have_no_changes_but_transfer(store: Store) -> None:
     old = put(store, "old", [file("a", "1"), file("b", "2")])
     put(store, "new", [file("a", "1")], [file("b", "2")])
     sides = [diff_side.find(store, name, no_client) for name in ("old", "new")]
@@ -65,13 +65,13 @@ def test_the_same_files_in_other_layers_are_no_change_but_have_to_travel(store: 
     assert found.transfer.shared_bytes + found.transfer.bytes == sides[1].image.size
 
 
-def test_folder_is_shown_by_its_content_and_alone_when_it_is_empty(store: Store) -> None:
+def test_diff_added_folder_is_listed_only_when_empty(store: Store) -> None:
     put(store, "old", [LayerEntry("etc", "dir")])
     put(store, "new", [LayerEntry("etc", "dir", 0o700), LayerEntry("full", "dir"), file("full/a"), LayerEntry("empty", "dir")])
     assert list(told(changes(store, "old", "new"), "file")) == ["empty", "etc", "full/a"]
 
 
-def test_content_shows_the_lines_of_small_text_files_only(store: Store) -> None:
+def test_diff_content_shows_lines_of_small_text_files_only(store: Store) -> None:
     big = b"x\n" * diff.TEXT_LIMIT
     put(store, "old", [file("t", "a\nb\n"), file("bin", b"\0a"), file("big", big), file("gone", "bye"), file("mode", "m")])
     put(store, "new", [file("t", "a\nc\n"), file("bin", b"\0b"), file("big", big + b"y"), file("come", "hi\n"), file("mode", "m", 0o755)])
@@ -88,7 +88,7 @@ def test_content_shows_the_lines_of_small_text_files_only(store: Store) -> None:
 # How it runs, what is in it
 
 
-def test_how_it_runs_is_compared_word_by_word(store: Store) -> None:
+def test_diff_run_settings_are_compared_item_by_item(store: Store) -> None:
     app = ImageApp("db", "helm", ("a",), {"P": "1"})
     put(
         store,
@@ -120,7 +120,7 @@ def test_how_it_runs_is_compared_word_by_word(store: Store) -> None:
     assert (old["env"], new["env"]) == ({"P": "1"}, {"P": "2"})
 
 
-def test_embedded_images_come_go_and_get_other_versions(store: Store) -> None:
+def test_diff_embedded_images_are_added_removed_or_retagged(store: Store) -> None:
     put(
         store,
         "old",
@@ -151,7 +151,7 @@ def test_embedded_images_come_go_and_get_other_versions(store: Store) -> None:
     assert found["x.io/moved:1"][1]["size"] - found["x.io/moved:1"][0]["size"] == 1
 
 
-def test_platforms_are_compared_one_by_one_or_one_alone(store: Store) -> None:
+def test_diff_compares_platforms_separately_or_selected_one_alone(store: Store) -> None:
     put(store, "old", [file("a")], platforms=(AMD64,))
     put(store, "new", [file("b")], platforms=(AMD64, ARM64))
     old, new = (diff_side.find(store, name, no_client) for name in ("old", "new"))
@@ -167,7 +167,7 @@ def test_platforms_are_compared_one_by_one_or_one_alone(store: Store) -> None:
         diff.compare(store, old, new, platform=Platform("linux", "s390x"))
 
 
-def test_platform_that_was_not_pulled_is_a_difference_only_when_it_differs(store: Store, tmp_path: Path) -> None:
+def test_diff_platform_not_pulled_counts_only_when_it_differs(store: Store, tmp_path: Path) -> None:
     image = put(store, "old", [file("a")], platforms=(AMD64, ARM64))
     put(store, "new", [file("b")], platforms=(AMD64, ARM64))
     partial = Store(tmp_path / "partial")
@@ -184,7 +184,7 @@ def test_platform_that_was_not_pulled_is_a_difference_only_when_it_differs(store
     assert [(part.only, part.absent) for part in other.platforms] == [(None, False), ("new", True)]
 
 
-def test_equal_for_the_platform_that_is_asked_for(store: Store) -> None:
+def test_diff_exit_code_considers_only_selected_platform(store: Store) -> None:
     put(store, "old", [file("a")], platforms=(AMD64,))
     put(store, "new", [file("a")], platforms=(AMD64, ARM64))
     assert cli.execute(["diff", "old", "new", "--platform", "amd64", "--exit-code"]) == 0
@@ -194,7 +194,7 @@ def test_equal_for_the_platform_that_is_asked_for(store: Store) -> None:
 # The command line
 
 
-def test_the_command_line_says_it_in_stable_lines(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_command_prints_stable_lines(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     old = put(
         store, "old", [file("etc/a", "1"), file("bin/tool", b"x" * 2000, 0o755)], info=Info(env={"A": "1"}), embedded={"x.io/i:1": b"1"}
     )
@@ -219,7 +219,7 @@ def test_the_command_line_says_it_in_stable_lines(store: Store, capsys: pytest.C
     assert lines[-1].startswith("to send  ")
 
 
-def test_the_same_image_under_two_names_is_the_same(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_of_two_names_of_same_image_is_equal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, "old", [file("a")])
     tags.tag(store, "old", "new")
     assert cli.execute(["diff", "old", "new", "--exit-code"]) == 0
@@ -229,7 +229,7 @@ def test_the_same_image_under_two_names_is_the_same(store: Store, capsys: pytest
     assert (said["equal"], said["transfer"]["send"], said["platforms"][0]["changes"]) == (True, {"blobs": 0, "bytes": 0}, [])
 
 
-def test_json_has_every_change(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_json_output_holds_changes_with_content(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, "old", [file("a", "1\n")])
     put(store, "new", [file("a", "2\n")])
     assert cli.execute(["diff", "old", "new", "--content", "-o", "json"]) == 0
@@ -239,7 +239,7 @@ def test_json_has_every_change(store: Store, capsys: pytest.CaptureFixture[str])
     assert change["diff"].endswith("-1\n+2\n")
 
 
-def test_image_of_a_stranger_cannot_write_to_the_terminal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_output_escapes_control_characters(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, "old", [file("a", "1\n")])
     put(store, "new", [file("a", "\x1b[2J\n"), file("e\nvil\x1b]0;x\x07")], info=Info(env={"\x1b[1m": "v"}))
     assert cli.execute(["diff", "old", "new", "--content"]) == 0
@@ -261,14 +261,16 @@ def test_image_of_a_stranger_cannot_write_to_the_terminal(store: Store, capsys: 
         (["history", "old", "--platform", "arm64"], 4, "not made for linux/arm64"),
     ],
 )
-def test_what_goes_wrong_is_reported(words: list[str], code: int, message: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_and_history_errors_set_exit_code_and_message(
+    words: list[str], code: int, message: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(store, "old", [file("a")])
     store.tag("plain", Descriptor(OCI_MANIFEST, *store.put(canonical_json({"schemaVersion": 2, "mediaType": OCI_MANIFEST}))))
     assert cli.execute(words) == code
     assert message in capsys.readouterr().err
 
 
-def test_history_of_each_platform_stands_under_its_name(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_history_of_several_platforms_is_headed_by_platform(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, "web", [file("a")], history=("COPY a a", "ENV A=1"), platforms=(AMD64, ARM64))
     assert cli.execute(["history", "web"]) == 0
     said = capsys.readouterr().out

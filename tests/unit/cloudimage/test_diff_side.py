@@ -49,7 +49,7 @@ class StoreAsRegistry:
         return self.store.open(digest)
 
 
-def test_of_an_image_in_a_registry_only_manifests_and_configs_are_fetched(store: Store, tmp_path: Path) -> None:
+def test_find_remote_image_fetches_only_manifests_and_configs(store: Store, tmp_path: Path) -> None:
     far = Store(tmp_path / "far")
     info = Info(env={"A": "2"})
     image = put(far, "web", [file("a", "1")], [file("b", "2")], info=info, embedded={"x.io/i:1": b"i" * 1000}, platforms=(AMD64, ARM64))
@@ -69,7 +69,7 @@ def test_of_an_image_in_a_registry_only_manifests_and_configs_are_fetched(store:
     assert found.transfer.bytes == image.size - sum(size for digest, size in new.blobs(()).items() if digest in old.blobs(()))
 
 
-def test_what_the_store_has_is_not_fetched_and_its_files_are_compared(store: Store) -> None:
+def test_find_remote_image_with_stored_blobs_fetches_only_index(store: Store) -> None:
     old = put(store, "old", [file("a", "1")])
     new = put(store, "new", [file("a", "2")])
     registry: Any = StoreAsRegistry(store, {"reg.test/web:1": new.digest})
@@ -80,7 +80,7 @@ def test_what_the_store_has_is_not_fetched_and_its_files_are_compared(store: Sto
     assert old.digest != new.digest
 
 
-def test_store_is_asked_before_the_registry_by_default(store: Store) -> None:
+def test_find_prefers_store_and_docker_prefix_selects_registry(store: Store) -> None:
     put(store, "reg.test/web:1", [file("a", "1")])
     there = put(store, "else", [file("a", "2")])
     registry: Any = StoreAsRegistry(store, {"reg.test/web:1": there.digest, "hub:latest": there.digest})
@@ -89,20 +89,20 @@ def test_store_is_asked_before_the_registry_by_default(store: Store) -> None:
     assert diff_side.find(store, "docker://hub", lambda: registry).where == "docker.io"
 
 
-def test_a_slip_of_the_pen_asks_no_registry(store: Store) -> None:
+def test_find_unknown_short_name_asks_no_registry(store: Store) -> None:
     for name in ("wbe", "acme/web"):
         with pytest.raises(StoreError, match="no such image"):
             diff_side.find(store, name, no_client)
 
 
-def test_a_damaged_local_image_is_not_looked_for_elsewhere(store: Store) -> None:
+def test_find_damaged_stored_image_raises_without_asking_registry(store: Store) -> None:
     image = put(store, "reg.test/web:1", [file("a")])
     store.path(image.platforms[0].layers[0].digest).unlink()
     with pytest.raises(StoreError, match="missing or cut short"):
         diff_side.find(store, "reg.test/web:1", no_client)
 
 
-def test_what_is_no_cloudimage_in_a_registry_is_said_after_one_request(store: Store) -> None:
+def test_find_remote_plain_image_is_refused_after_one_request(store: Store) -> None:
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [Descriptor(OCI_MANIFEST, digest_of(b"x"), 1).to_json()]}
     registry: Any = StoreAsRegistry(store, {"reg.test/nginx:1": store.put(canonical_json(index))[0]})
     with pytest.raises(StoreError, match="not a CloudImage"):
@@ -110,7 +110,7 @@ def test_what_is_no_cloudimage_in_a_registry_is_said_after_one_request(store: St
     assert len(registry.asked) == 1
 
 
-def test_a_config_that_was_changed_on_its_way_is_refused(store: Store, tmp_path: Path) -> None:
+def test_find_remote_image_with_altered_config_is_refused(store: Store, tmp_path: Path) -> None:
     far = Store(tmp_path / "far")
     image = put(far, "web", [file("a")])
     manifest = json.loads(far.read(json.loads(far.read(image.digest))["manifests"][0]["digest"]))

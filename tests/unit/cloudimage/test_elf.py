@@ -32,11 +32,11 @@ def elf(machine: int, kind: int = 2, order: str = "<") -> bytes:
         (b"", None),
     ],
 )
-def test_the_processor_of_a_file(header: bytes, architecture: str | None) -> None:
+def test_processor_is_read_from_elf_header(header: bytes, architecture: str | None) -> None:
     assert programs.processor(header) == architecture
 
 
-def test_programs_for_another_platform_are_listed(tmp_path: Path) -> None:
+def test_misfits_lists_programs_for_other_platform(tmp_path: Path) -> None:
     store = Store(tmp_path)
     layer = write_layer(
         [

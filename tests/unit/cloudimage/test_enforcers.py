@@ -22,11 +22,11 @@ from harness.oci.model import Platform
         ("", []),
     ],
 )
-def test_an_enforcer_is_known_by_a_word_in_the_name_of_its_image(image: str, names: list[str]) -> None:
+def test_among_recognizes_enforcer_by_image_name(image: str, names: list[str]) -> None:
     assert [one.name for one in enforcers.among([image])] == names
 
 
-def test_only_what_a_kernel_is_known_to_lack_is_held_against_it() -> None:
+def test_unserved_reports_only_kernel_features_known_as_missing() -> None:
     found = enforcers.among(["registry.k8s.io/networking/kube-network-policies:v0.8.0", "quay.io/calico/node:v3"])
     assert enforcers.unserved(found, {}) is None
     assert enforcers.unserved(found, {"nft_queue": True, "ip_set": False}) is None
@@ -42,12 +42,12 @@ def test_only_what_a_kernel_is_known_to_lack_is_held_against_it() -> None:
         (None, "quay.io/calico/node:v3", None),
     ],
 )
-def test_an_image_that_makes_clusters_says_what_enforces_policies_in_them(kubernetes: str | None, image: str, told: object) -> None:
+def test_describe_platform_lists_policy_enforcers_of_cluster_image(kubernetes: str | None, image: str, told: object) -> None:
     embedded = ImageSet((EmbeddedImage(image, "sha256:1", "m", 1, (), ()),))
     found = describe_platform(PlatformImage(Platform("linux", "amd64"), (), (), info=Info(kubernetes=kubernetes), images=embedded))
     assert found["policiesEnforcedBy"] == told
 
 
-def test_what_enforces_policies_is_reported_in_words() -> None:
+def test_policy_enforcers_are_described_in_words() -> None:
     assert enforcers.told(()) == "stored, not enforced"
     assert enforcers.told(enforcers.among(["calico/node", "kube-router"])) == "enforced by kube-router, calico"

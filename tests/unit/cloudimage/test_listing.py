@@ -10,7 +10,7 @@ from harness.oci.store import Store
 from tests.unit.cloudimage.examples import ARM64, INFO, platform_image, write
 
 
-def test_the_description_is_plain_data_with_everything(store: Store) -> None:
+def test_describe_returns_json_data_of_all_platforms(store: Store) -> None:
     image = write(store, platform_image(store), platform_image(store, ARM64))
     value = json.loads(json.dumps(listing.describe(image)))
     assert (value["name"], value["digest"], value["size"]) == ("web:latest", image.digest, image.size)
@@ -22,7 +22,7 @@ def test_the_description_is_plain_data_with_everything(store: Store) -> None:
     assert amd64["images"][0]["foundBy"] == ["pulled"]
 
 
-def test_images_are_listed_with_what_is_wrong_with_them(store: Store) -> None:
+def test_images_are_listed_with_their_problems(store: Store) -> None:
     assert listing.images(store) == ()
     image = write(store)
     write(store, platform_image(store, info=Info(type="app"), images=ImageSet()), name="ghcr.io/x/small:1")
@@ -40,7 +40,7 @@ def test_images_are_listed_with_what_is_wrong_with_them(store: Store) -> None:
     assert "damaged" in (listing.images(store)[1].problem or "")
 
 
-def test_history_says_which_instruction_made_which_layer(store: Store) -> None:
+def test_history_links_instructions_to_layers_and_sizes(store: Store) -> None:
     image = write(store)
     below, above = image.platforms[0].layers
     assert [(row.created_by, row.step, row.layer, row.size) for row in listing.history(image)] == [

@@ -14,21 +14,21 @@ from harness.oci.store import Store
 from tests.unit.cloudimage.examples import ARM64, INFO, platform_image, put_image, write
 
 
-def test_what_a_newer_slipway_added_to_the_info_is_kept(store: Store) -> None:
+def test_info_unknown_fields_of_newer_slipway_are_kept(store: Store) -> None:
     value = {**INFO.to_json(), "rollout": {"waves": 3}}
     info = Info.from_json(value)
     assert info.extra == {"rollout": {"waves": 3}}
     assert write(store, platform_image(store, info=info)).platforms[0].info.to_json() == value
 
 
-def test_a_platform_that_is_not_in_it_is_answered_with_those_that_are(store: Store) -> None:
+def test_platform_missing_in_image_raises_store_error_with_known_platforms(store: Store) -> None:
     image = write(store, platform_image(store), platform_image(store, ARM64))
     assert image.platform(Platform("linux", "arm64", "v8")).platform == ARM64
     with pytest.raises(StoreError, match="only for linux/amd64, linux/arm64"):
         image.platform(Platform("linux", "s390x"))
 
 
-def test_a_union_keeps_each_blob_once_and_everyone_who_asked(store: Store) -> None:
+def test_union_keeps_each_blob_once_and_all_requesters(store: Store) -> None:
     one, two = put_image(store, "docker.io/library/a:1", b"base", b"a"), put_image(store, "docker.io/library/b:1", b"base", b"b")
     declared = dataclasses.replace(one.images[0], found_by=("declared",), requested_by=("charts/x",))
     both = one.union(two).union(ImageSet((declared,), one.blobs))
@@ -39,12 +39,12 @@ def test_a_union_keeps_each_blob_once_and_everyone_who_asked(store: Store) -> No
     assert both == both.union(both) == two.union(one).union(ImageSet((declared,)))
 
 
-def test_a_name_means_what_it_means_in_the_newer_set(store: Store) -> None:
+def test_union_takes_same_name_from_newer_set(store: Store) -> None:
     old, new = put_image(store, "docker.io/library/a:1", b"old"), put_image(store, "docker.io/library/a:1", b"new")
     assert [image.digest for image in old.union(new).images] == [new.images[0].digest]
 
 
-def test_the_size_counts_each_blob_once(store: Store) -> None:
+def test_image_size_counts_each_blob_once(store: Store) -> None:
     image = write(store, platform_image(store), platform_image(store, ARM64))
     garbage.collect(store)
     assert image.size == sum(path.stat().st_size for path in (store.root / "blobs/sha256").iterdir())
@@ -53,7 +53,7 @@ def test_the_size_counts_each_blob_once(store: Store) -> None:
 PROVEN = {"on": {"reference": "kubernetes:latest", "digest": f"sha256:{'a' * 64}"}, "exercise": f"sha256:{'b' * 64}", "workers": 2}
 
 
-def test_the_run_that_found_the_images_is_kept_and_an_image_without_one_is_as_before() -> None:
+def test_info_proving_run_round_trips_and_is_omitted_when_absent() -> None:
     assert ProvingRun.from_json(PROVEN).to_json() == PROVEN
     assert Info.from_json({**Info().to_json(), "proven": PROVEN}).to_json()["proven"] == PROVEN
     assert "proven" not in Info().to_json()
@@ -67,12 +67,12 @@ def test_the_run_that_found_the_images_is_kept_and_an_image_without_one_is_as_be
         {"on": {"reference": "a", "digest": "x"}}, {"exercise": "x"}, {"workers": True},
     ],
 )  # fmt: skip
-def test_a_run_that_says_something_else_is_refused(changed: dict[str, object]) -> None:
+def test_proving_run_with_invalid_json_is_refused(changed: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError, AttributeError, StoreError)):
         ProvingRun.from_json({**PROVEN, **changed})
 
 
-def test_values_of_launch_commands_are_kept_and_cost_nothing_where_there_are_none() -> None:
+def test_info_launch_arguments_round_trip_and_are_omitted_when_absent() -> None:
     info = Info(launch=("echo 1",), launch_template=("echo $A",), launch_arguments={"A": "1"})
     assert Info.from_json(info.to_json()) == info
     assert Info.from_json(info.to_json()).extra == {}

@@ -25,7 +25,7 @@ def kinds(found: prune.Pruned) -> dict[str, int]:
     return {kind.name: kind.count for kind in found.kinds if kind.count}
 
 
-def test_a_dry_run_tells_what_prune_then_removes(store: Store, tmp_path: Path) -> None:
+def test_prune_dry_run_reports_later_removals_and_removes_nothing(store: Store, tmp_path: Path) -> None:
     kept = put(store, "kept", [file("a", "1")])
     gone = put(store, "gone", [file("b", "2")])
     store.keep("unfinished", "a" * 64, {"image": digest_of(b"x")})
@@ -56,7 +56,7 @@ def test_a_dry_run_tells_what_prune_then_removes(store: Store, tmp_path: Path) -
     assert prune.prune(store).bytes == 0
 
 
-def test_build_steps_stay_unless_the_cache_is_to_go(store: Store) -> None:
+def test_prune_keeps_build_steps_without_cache_option(store: Store) -> None:
     layer = write_layer([file("a", "1")], store)
     store.keep("step", "b" * 64, {"layer": layer.descriptor.to_json(), "diffId": layer.diff_id})
     assert kinds(prune.prune(store)) == {}
@@ -66,7 +66,7 @@ def test_build_steps_stay_unless_the_cache_is_to_go(store: Store) -> None:
     assert store.record("step", "b" * 64) is None
 
 
-def test_what_was_learnt_of_a_layer_goes_with_it(store: Store) -> None:
+def test_prune_removes_file_listing_of_removed_layer(store: Store) -> None:
     put(store, "old", [file("a", "1")])
     put(store, "new", [file("a", "2")])
     changes(store, "old", "new")
@@ -77,7 +77,7 @@ def test_what_was_learnt_of_a_layer_goes_with_it(store: Store) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"cache": True}, {"dry_run": True}])
-def test_no_blob_is_removed_while_the_store_is_in_use(store: Store, options: dict[str, bool]) -> None:
+def test_prune_keeps_blobs_and_records_of_store_in_use(store: Store, options: dict[str, bool]) -> None:
     stray, _ = store.put(b"stray")
     store.keep("step", "b" * 64, {"layer": digest_of(b"x")})
     with store.shared_lease():
@@ -88,7 +88,7 @@ def test_no_blob_is_removed_while_the_store_is_in_use(store: Store, options: dic
     assert store.record("step", "b" * 64) is not None
 
 
-def test_prune_is_refused_while_it_cannot_know_what_an_image_needs(
+def test_prune_with_damaged_index_is_refused_and_removes_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = put(store, "web", [file("a")])
@@ -106,7 +106,7 @@ def test_prune_is_refused_while_it_cannot_know_what_an_image_needs(
     assert not store.has(stray)
 
 
-def test_a_tree_that_a_process_uses_stays(store: Store) -> None:
+def test_prune_keeps_tree_in_use_by_process(store: Store) -> None:
     image = put(store, "web", [file("a", "1")])
     place = trees.unpacked_rootfs(store, image.platforms[0].layers)
     store.untag("web")
@@ -117,14 +117,14 @@ def test_a_tree_that_a_process_uses_stays(store: Store) -> None:
     assert not list(trees.folder().iterdir())
 
 
-def test_no_tree_goes_while_one_is_unpacked(store: Store) -> None:
+def test_prune_during_unpacking_keeps_trees(store: Store) -> None:
     (trees.folder() / "unneeded").mkdir(parents=True)
     with trees._lease(fcntl.LOCK_SH):
         assert prune.prune(store).trees_busy
     assert kinds(prune.prune(store)) == {"trees": 1}
 
 
-def test_a_tree_that_went_is_unpacked_again(store: Store) -> None:
+def test_unpacked_rootfs_removed_tree_is_unpacked_and_locked_again(store: Store) -> None:
     image = put(store, "web", [file("a", "1")])
     layers = image.platforms[0].layers
     place = trees.unpacked_rootfs(store, layers)
@@ -137,7 +137,7 @@ def test_a_tree_that_went_is_unpacked_again(store: Store) -> None:
     assert held is not None
 
 
-def test_read_only_folders_of_a_tree_can_be_removed(store: Store) -> None:
+def test_prune_removes_tree_with_read_only_folders(store: Store) -> None:
     inside = trees.folder() / "unneeded/folder"
     inside.mkdir(parents=True)
     (inside / "file").write_text("x")
@@ -147,13 +147,13 @@ def test_read_only_folders_of_a_tree_can_be_removed(store: Store) -> None:
     assert not list(trees.folder().iterdir())
 
 
-def test_temporary_folders_of_living_processes_stay(store: Store) -> None:
+def test_prune_keeps_temporary_folder_of_running_process(store: Store) -> None:
     mine = scratch.folder()
     prune.prune(store)
     assert mine.is_dir()
 
 
-def test_prune_says_what_went_by_kind(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_prints_count_and_bytes_by_kind(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     # Where no engine answers none is started.
     monkeypatch.setattr(docker, "running", lambda: None)
     store.put(b"12345")
@@ -168,7 +168,7 @@ def test_prune_says_what_went_by_kind(store: Store, monkeypatch: pytest.MonkeyPa
     assert lines[-1] == "freed 5 B"
 
 
-def test_prune_takes_attachments_of_images_that_are_gone(store: Store) -> None:
+def test_prune_removes_attachments_of_removed_images(store: Store) -> None:
     image = put(store, "web", [file("a", "1")])
     stray = attach(store, image)
     on_stray = attach(store, dataclasses.replace(image, digest=store.resolve(stray).digest))

@@ -15,7 +15,7 @@ from harness.oci.store import Store
 from tests.unit.cloudimage.examples import AMD64, ARM64, platform_image, write
 
 
-def test_what_was_written_is_read(store: Store) -> None:
+def test_read_returns_written_image(store: Store) -> None:
     written = [platform_image(store), platform_image(store, ARM64)]
     image = write(store, *written)
     assert [dataclasses.replace(platform, images=platform.images.sorted()) for platform in written] == list(image.platforms)
@@ -24,13 +24,13 @@ def test_what_was_written_is_read(store: Store) -> None:
     cloudimage.verify(store, image)
 
 
-def test_an_image_of_nothing_but_a_name_is_an_image(store: Store) -> None:
+def test_read_image_without_layers_is_accepted(store: Store) -> None:
     image = write(store, PlatformImage(AMD64, (), (), info=Info(type="app")))
     assert image.platforms[0].info == Info(type="app")
     assert image.platforms[0].images == ImageSet()
 
 
-def test_an_ordinary_image_is_no_cloudimage(store: Store) -> None:
+def test_read_plain_image_or_index_raises_store_error(store: Store) -> None:
     store.tag("nginx", Descriptor(OCI_MANIFEST, *store.put(b"{}")))
     with pytest.raises(StoreError, match="nginx:latest is an image, but not a CloudImage"):
         cloudimage.read(store, "nginx")
@@ -39,7 +39,7 @@ def test_an_ordinary_image_is_no_cloudimage(store: Store) -> None:
         cloudimage.read(store, "index")
 
 
-def test_any_missing_or_damaged_part_is_noticed(store: Store) -> None:
+def test_read_missing_or_truncated_blob_raises_store_error(store: Store) -> None:
     image = write(store)
     for blob in image.blobs:
         data = store.read(blob.digest)
@@ -53,7 +53,7 @@ def test_any_missing_or_damaged_part_is_noticed(store: Store) -> None:
     assert cloudimage.read(store, "web") == image
 
 
-def test_changed_bytes_of_the_same_length_are_found_by_verify(store: Store) -> None:
+def test_verify_changed_bytes_of_same_length_raise_store_error(store: Store) -> None:
     image = write(store)
     layer = image.platforms[0].images.blobs[0].digest
     store.path(layer).write_bytes(bytes(store.size(layer)))
@@ -65,7 +65,7 @@ def retag(store: Store, index: dict[str, Any]) -> None:
     store.tag("web", Descriptor(OCI_INDEX, *store.put(canonical_json(index))))
 
 
-def test_an_image_of_a_newer_format_says_so(store: Store) -> None:
+def test_read_newer_format_version_raises_store_error_with_hint(store: Store) -> None:
     index = store.json(write(store).digest)
     rootfs = store.json(index["manifests"][0]["digest"])
     rootfs["annotations"]["dev.slipway.cloudimage"] = '{"schemaVersion": 2}'
@@ -77,7 +77,7 @@ def test_an_image_of_a_newer_format_says_so(store: Store) -> None:
 
 
 @pytest.mark.parametrize("damage", ["no image set", "no platform", "no entries", "no info", "no layers", "an image that is not carried"])
-def test_index_of_another_tool_is_an_error(store: Store, damage: str) -> None:
+def test_read_incomplete_index_raises_store_error(store: Store, damage: str) -> None:
     index = store.json(write(store).digest)
     rootfs, images = index["manifests"]
     manifest = store.json(rootfs["digest"])
@@ -98,7 +98,7 @@ def test_index_of_another_tool_is_an_error(store: Store, damage: str) -> None:
         cloudimage.read(store, "web")
 
 
-def test_entries_of_a_kind_from_the_future_are_left_alone(store: Store) -> None:
+def test_read_ignores_index_entries_of_unknown_kind(store: Store) -> None:
     image = write(store)
     index = store.json(image.digest)
     index["manifests"].append({**index["manifests"][1], "annotations": {"dev.slipway.kind": "signature"}})
@@ -106,7 +106,7 @@ def test_entries_of_a_kind_from_the_future_are_left_alone(store: Store) -> None:
     assert cloudimage.read(store, "web").platforms == image.platforms
 
 
-def test_an_image_of_which_one_platform_was_fetched_is_read_for_that_one(store: Store) -> None:
+def test_read_partly_fetched_image_lists_other_platforms_as_absent(store: Store) -> None:
     index = cloudimage.write(store, [platform_image(store), platform_image(store, Platform.parse("linux/arm64"))])
     store.tag("web", index)
     rootfs = {entry["platform"]["architecture"]: entry["digest"] for entry in store.json(index.digest)["manifests"][::2]}

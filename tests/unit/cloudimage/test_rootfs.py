@@ -19,7 +19,7 @@ from harness.oci.store import Store
 from tests.unit.cloudimage.examples import changes, file, put
 
 
-def test_a_layer_is_read_once_and_then_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rootfs_file_listing_of_layer_is_cached(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     put(store, "old", [file("a", "1")])
     put(store, "new", [file("a", "2")])
     first = changes(store, "old", "new")
@@ -27,7 +27,7 @@ def test_a_layer_is_read_once_and_then_remembered(store: Store, monkeypatch: pyt
     assert changes(store, "old", "new") == first != []
 
 
-def test_damaged_layer_is_reported_and_not_remembered(store: Store) -> None:
+def test_rootfs_damaged_layer_raises_store_error_and_is_not_cached(store: Store) -> None:
     put(store, "old", [file("a", "1")])
     layer = put(store, "new", [file("a", "2")]).platforms[0].layers[0]
     store.path(layer.digest).write_bytes(b"\0" * layer.size)
@@ -37,7 +37,7 @@ def test_damaged_layer_is_reported_and_not_remembered(store: Store) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_merging_on_paper_gives_what_unpacking_gives(seed: int, store: Store, tmp_path: Path) -> None:
+def test_merged_random_layers_equal_unpacked_tree(seed: int, store: Store, tmp_path: Path) -> None:
     """Layers of files, folders, links, hard links and removals, drawn by chance, against the tree on disk."""
     chance = random.Random(seed)
     made = [random_layer(chance, store) for _ in range(4)]
@@ -96,7 +96,7 @@ def random_layer(chance: random.Random, store: Store) -> Descriptor:
     return Descriptor(OCI_LAYER, *store.put(buffer.getvalue()))
 
 
-def test_the_random_layers_are_mostly_good_ones(store: Store, tmp_path: Path) -> None:
+def test_random_layers_unpack_for_ten_or_more_of_forty_seeds(store: Store, tmp_path: Path) -> None:
     good = 0
     for seed in range(40):
         chance = random.Random(seed)

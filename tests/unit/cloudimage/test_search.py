@@ -78,7 +78,7 @@ def container(store: Store) -> str:
 # The catalogue
 
 
-def test_the_catalogue_that_comes_along_is_found_by_name_and_by_description() -> None:
+def test_catalogue_bundled_is_searched_by_name_and_description() -> None:
     hits = {hit.name: hit for hit in search.catalogue(search.bundled(), "")}
     assert {"kubernetes", "web", "chart"} <= set(hits)
     assert [hit.name for hit in search.catalogue(search.bundled(), "KUBERNETE") if hit.name == "kubernetes"] == ["kubernetes"]
@@ -87,7 +87,7 @@ def test_the_catalogue_that_comes_along_is_found_by_name_and_by_description() ->
     assert (Path(hits["web"].folder or "") / "Kubefile").is_file()
 
 
-def test_the_version_of_kubernetes_is_that_of_the_lowest_base(tmp_path: Path) -> None:
+def test_catalogue_kubernetes_version_comes_from_lowest_base(tmp_path: Path) -> None:
     for name, text in {
         "base": "FROM scratch\nARG VERSION=v1.29.3\nLABEL cluster.alpha.sealer.io/cluster-runtime-version=${VERSION}\n",
         "app": "FROM base\n",
@@ -101,14 +101,14 @@ def test_the_version_of_kubernetes_is_that_of_the_lowest_base(tmp_path: Path) ->
     assert found == {"base": "v1.29.3", "app": "v1.29.3", "top": "v1.29.3", "broken": "v1.29.3", "foreign": None}
 
 
-def test_without_a_catalogue_there_are_no_hits() -> None:
+def test_catalogue_missing_yields_no_hits() -> None:
     assert list(search.catalogue(None, "")) == []
 
 
 # The store
 
 
-def test_the_store_is_searched_by_name_and_label(store: Store) -> None:
+def test_stored_images_are_searched_by_name_and_label(store: Store) -> None:
     described = Info(kubernetes="v1.30.0", labels={search.DESCRIPTION: "A message\nbroker"})
     image = put(store, "mq", [file("a")], info=described, platforms=(AMD64, ARM64))
     put(store, "web", [file("b")])
@@ -124,7 +124,7 @@ def test_the_store_is_searched_by_name_and_label(store: Store) -> None:
 # Registries
 
 
-def test_of_a_registry_only_what_matches_is_looked_into(store: Store, tmp_path: Path) -> None:
+def test_search_registry_reads_only_matching_repositories(store: Store, tmp_path: Path) -> None:
     far = Store(tmp_path / "far")
     info = Info(kubernetes="v1.30.0", labels={search.DESCRIPTION: "A message broker"})
     image = put(far, "mq", [file("a")], info=info, embedded={"x.io/i:1": b"i" * 1000}, platforms=(AMD64, ARM64))
@@ -140,7 +140,7 @@ def test_of_a_registry_only_what_matches_is_looked_into(store: Store, tmp_path: 
     assert (found.silent, found.more) == ((), 0)
 
 
-def test_a_repository_is_shown_by_its_latest_tag_or_its_highest(store: Store) -> None:
+def test_search_repository_is_shown_by_latest_or_highest_tag(store: Store) -> None:
     one, two = put(store, "one", [file("a")]), put(store, "two", [file("b")])
     names = {
         "a": {"1.10": two.digest, "1.9": one.digest, one.digest.replace(":", "-") + ".sig": one.digest},
@@ -153,7 +153,7 @@ def test_a_repository_is_shown_by_its_latest_tag_or_its_highest(store: Store) ->
     assert [(hit.name, hit.digest, hit.tags) for hit in found] == [(f"{HOST}/a:1.10", two.digest, 2), (f"{HOST}/b:latest", one.digest, 2)]
 
 
-def test_too_many_repositories_are_not_all_looked_into(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_registry_reads_repositories_up_to_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "MOST", 2)
     image = put(store, "web", [file("a")])
     client = registry(store, **{f"web{number}": image.digest for number in range(5)})
@@ -162,7 +162,7 @@ def test_too_many_repositories_are_not_all_looked_into(store: Store, monkeypatch
     assert len([question for question in client.asked if question.startswith("tags")]) == 2
 
 
-def test_registry_that_lists_nothing_is_reported_and_the_named_repository_found(store: Store) -> None:
+def test_search_registry_without_catalog_is_reported_and_exact_name_is_found(store: Store) -> None:
     image = put(store, "x", [file("a")])
     client: Any = Registry(store, {"acme/web": {"latest": image.digest}}, lists=False)
     found = search.search("web", store, [RegistryNamespace(HOST, "acme")], client)
@@ -176,7 +176,7 @@ def test_registry_that_lists_nothing_is_reported_and_the_named_repository_found(
         assert [one.found for one in nothing.silent] == [False]
 
 
-def test_a_registry_that_is_ill_is_asked_once(store: Store) -> None:
+def test_search_failing_registry_is_asked_once(store: Store) -> None:
     client: Any = Registry(store, {}, lists=False)
     client.status = 502
     found = search.search("web", store, [RegistryNamespace(HOST)], client)
@@ -184,7 +184,7 @@ def test_a_registry_that_is_ill_is_asked_once(store: Store) -> None:
     assert client.asked == ["catalog"]
 
 
-def test_docker_hub_is_not_asked_for_a_list_that_it_has_not(store: Store) -> None:
+def test_search_docker_hub_is_not_asked_for_catalog(store: Store) -> None:
     image = put(store, "x", [file("a")])
     client: Any = Registry(store, {"library/web": {"latest": image.digest}})
     found = search.search("web", store, [RegistryNamespace("docker.io")], client)
@@ -193,7 +193,7 @@ def test_docker_hub_is_not_asked_for_a_list_that_it_has_not(store: Store) -> Non
     assert "Docker Hub shows no list" in found.silent[0].reason
 
 
-def test_repository_that_is_refused_or_strange_is_reported_beside_the_others(store: Store) -> None:
+def test_search_refused_or_invalid_repository_is_reported_beside_hits(store: Store) -> None:
     image = put(store, "x", [file("a")])
     index = json.loads(store.read(image.digest))
     index["manifests"] = [{"no": "descriptor"}]
@@ -218,17 +218,17 @@ def test_repository_that_is_refused_or_strange_is_reported_beside_the_others(sto
         ("index.docker.io/acme", RegistryNamespace("docker.io", "acme")),
     ],
 )
-def test_registries_are_written_with_or_without_a_namespace(text: str, place: RegistryNamespace) -> None:
+def test_registry_namespace_parses_host_and_optional_namespace(text: str, place: RegistryNamespace) -> None:
     assert RegistryNamespace.parse(text) == place
 
 
 @pytest.mark.parametrize("text", ["", "web", "acme/web", "http://reg.test", "reg.test/UPPER", "reg.test/a//b"])
-def test_what_is_no_registry_is_refused(text: str) -> None:
+def test_registry_namespace_of_invalid_text_raises_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="--registry"):
         RegistryNamespace.parse(text)
 
 
-def test_tags_are_in_the_order_of_their_numbers_without_attachments(store: Store) -> None:
+def test_tags_are_sorted_by_version_without_attachments(store: Store) -> None:
     tags = ["v1.10.0", "v1.9.0", "latest", "v1.9.0-1", "sha256-" + "a" * 64, "sha256-" + "a" * 64 + ".sig", "2"]
     client: Any = Registry(store, {"acme/web": dict.fromkeys(tags, "x")})
     assert search.tags(Reference.parse(f"{HOST}/acme/web"), client) == ("latest", "v1.9.0", "v1.9.0-1", "v1.10.0", "2")
@@ -254,7 +254,9 @@ def run(client: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return app.execute(["search", *words])
 
 
-def test_no_machine_is_asked_without_a_registry(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_search_without_registry_option_asks_no_registry(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("harness.cli.search.connect", lambda *_, **__: pytest.fail("a registry is asked"))
     put(store, "web", [file("a")])
     assert app.execute(["search", "web"]) == 0
@@ -266,7 +268,7 @@ def test_no_machine_is_asked_without_a_registry(store: Store, monkeypatch: pytes
     assert capsys.readouterr().out == "nothing was found\n"
 
 
-def test_a_silent_registry_is_an_error_after_all_that_was_found(
+def test_search_registry_without_catalog_exits_4_after_printing_hits(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = put(store, "web", [file("a")])
@@ -284,7 +286,9 @@ def test_a_silent_registry_is_an_error_after_all_that_was_found(
     assert "only the repository of exactly this name was looked for" in said.err
 
 
-def test_tags_of_a_repository(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_search_tags_option_lists_tags_of_repository(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     client = Registry(store, {"web": {"2": "x", "1": "x"}})
     assert run(client, monkeypatch, "--tags", f"{HOST}/web") == 0
     assert capsys.readouterr().out == "1\n2\n"
@@ -304,14 +308,14 @@ def test_tags_of_a_repository(store: Store, monkeypatch: pytest.MonkeyPatch, cap
         (["web", "-o", "xml"], "--output xml"),
     ],
 )
-def test_wrong_words_are_reported(
+def test_search_invalid_arguments_exit_2_with_message(
     words: list[str], message: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(Registry(store, {}), monkeypatch, *words) == 2
     assert message in capsys.readouterr().err
 
 
-def test_description_cannot_write_to_the_terminal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_search_output_escapes_control_characters(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, "web", [file("a")], info=Info(labels={search.DESCRIPTION: "a\x1b[2Jb"}))
     assert cloudimage.read(store, "web").platforms[0].info.labels
     assert app.execute(["search", "web:latest"]) == 0

@@ -58,12 +58,12 @@ def changed(**fields: Any) -> bytes:
         changed(kubernetes=5),
     ],
 )
-def test_what_is_not_an_index_is_refused(data: bytes) -> None:
+def test_site_index_of_invalid_data_raises_store_error(data: bytes) -> None:
     with pytest.raises(StoreError):
         SiteIndex.parse(data, "there")
 
 
-def test_index_is_found_in_a_file_and_in_a_folder(tmp_path: Path) -> None:
+def test_load_site_index_reads_file_or_folder(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_bytes(INDEX.data())
     assert site_index.load(str(tmp_path), Registries()) == site_index.load(str(tmp_path / "index.json"), Registries()) == INDEX
     for place in (tmp_path / "none", tmp_path / "none/index.json"):
@@ -78,7 +78,9 @@ def test_search_matches_names_and_descriptions() -> None:
     assert (hit.name, hit.where, hit.description, hit.tags, hit.digest) == ("reg.test/shop/web:2", "here", "A site", 2, VERSION.digest)
 
 
-def test_verb_searches_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_search_command_with_index_option_searches_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
     path = tmp_path / "index.json"
     path.write_bytes(INDEX.data())

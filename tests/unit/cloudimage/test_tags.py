@@ -24,7 +24,7 @@ from tests.unit.cloudimage.examples import (
 )
 
 
-def test_attachments_go_with_the_last_name_of_their_image(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rmi_of_last_name_removes_attachments_of_image(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     image = put(store, "web", [file("a")])
     tags.tag(store, "web", "alias")
     other = put(store, "other", [file("b")])
@@ -42,7 +42,7 @@ def test_attachments_go_with_the_last_name_of_their_image(store: Store, capsys: 
     assert said["bytes"] > 0
 
 
-def test_what_is_attached_to_a_part_that_another_image_has_stays(store: Store) -> None:
+def test_remove_keeps_attachment_of_manifest_shared_with_other_image(store: Store) -> None:
     """A signature of the manifest for one platform, which two indexes list."""
     one = put(store, "one", [file("a")], platforms=(AMD64,))
     put(store, "both", [file("a")], platforms=(AMD64, ARM64))
@@ -53,14 +53,14 @@ def test_what_is_attached_to_a_part_that_another_image_has_stays(store: Store) -
     assert tags.remove(store, ["both"])[0] == ("both:latest", name)
 
 
-def test_a_signature_can_be_removed_by_its_own_name(store: Store) -> None:
+def test_remove_of_signature_name_keeps_image(store: Store) -> None:
     image = put(store, "web", [file("a")])
     name = attach(store, image)
     assert tags.remove(store, [name])[0] == (name,)
     assert list(store.names()) == ["web:latest"]
 
 
-def test_when_one_name_is_not_there_none_goes(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rmi_with_one_unknown_name_removes_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     image = put(store, "web", [file("a")])
     name = attach(store, image)
     assert cli.execute(["rmi", "web", "wbe"]) == 4
@@ -89,7 +89,7 @@ def test_images_hides_attachments_and_shows_them_on_request(store: Store, capsys
     assert "nginx:latest" in capsys.readouterr().out
 
 
-def test_attachments_stay_for_prune_while_the_store_is_in_use(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rmi_with_store_in_use_leaves_attachments_to_prune(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     """A pull names the signatures before the image: taken away in between they would be lost."""
     image = put(store, "web", [file("a")])
     name = attach(store, image)
@@ -102,7 +102,7 @@ def test_attachments_stay_for_prune_while_the_store_is_in_use(store: Store, caps
     assert not store.has(image.digest)
 
 
-def test_tag_gives_one_more_name(store: Store) -> None:
+def test_tag_adds_name_and_unknown_image_raises_store_error(store: Store) -> None:
     image = write(store)
     assert tags.tag(store, "web", "ghcr.io/x/web:2").digest == image.digest
     assert set(store.names()) == {"web:latest", "ghcr.io/x/web:2"}
@@ -110,7 +110,7 @@ def test_tag_gives_one_more_name(store: Store) -> None:
         tags.tag(store, "wab", "x")
 
 
-def test_remove_frees_an_image_with_its_last_name(store: Store) -> None:
+def test_remove_of_last_name_frees_blobs_of_image(store: Store) -> None:
     write(store)
     tags.tag(store, "web", "alias")
     removed, freed = tags.remove(store, ["web"])

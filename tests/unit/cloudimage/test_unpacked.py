@@ -13,7 +13,9 @@ from harness.oci.store import Store
 
 
 @pytest.mark.parametrize("before", [None, 0o755])
-def test_unpacked_trees_are_for_their_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int | None) -> None:
+def test_unpacked_rootfs_folder_has_mode_0700_and_files_keep_modes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int | None
+) -> None:
     monkeypatch.setattr(paths, "cache", lambda: tmp_path / "cache")
     if before is not None:
         unpacked.folder().mkdir(parents=True)
@@ -25,7 +27,7 @@ def test_unpacked_trees_are_for_their_user_alone(tmp_path: Path, monkeypatch: py
     assert (tree / "bin/mount").stat().st_mode & 0o7777 == 0o4755, "the node is to get what the image says"
 
 
-def test_stores_that_share_the_cache_are_remembered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stores_sharing_cache_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "cache", lambda: tmp_path / "cache")
     assert unpacked.stores() == ()
     for home in ("one", "two", "one"):
@@ -35,7 +37,7 @@ def test_stores_that_share_the_cache_are_remembered_once(tmp_path: Path, monkeyp
     assert unpacked.stores() == (tmp_path / "one", tmp_path / "two")
 
 
-def test_prune_keeps_trees_that_the_images_of_another_home_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trees_of_others_come_only_from_existing_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "cache", lambda: tmp_path / "cache")
     one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
     for store in (one, two):

@@ -29,13 +29,13 @@ PORT = ValueType("integer", minimum=1, maximum=65535)
         (ValueType(pattern="^[a-z]+$"), ["a"], ["A"]),
     ],
 )
-def test_problem_of_a_value(kind: ValueType, accepted: list[str], refused: list[str]) -> None:
+def test_value_type_problem_is_reported_only_for_refused_values(kind: ValueType, accepted: list[str], refused: list[str]) -> None:
     assert [text for text in accepted if kind.problem(text)] == []
     assert [text for text in refused if not kind.problem(text)] == []
     assert ValueType.from_json(kind.to_json()) == kind
 
 
-def test_missing_and_wrong_values_are_told_all_at_once() -> None:
+def test_faults_of_missing_and_invalid_values_are_all_reported() -> None:
     values = (
         ExpectedValue("Port", ("manifests/a.yaml:7",), required=True, description="where the site listens", type=PORT),
         ExpectedValue("Mode", ("manifests/a.yaml:9",), default="fast", type=ValueType(enum=("fast", "safe"))),
@@ -53,12 +53,12 @@ def test_missing_and_wrong_values_are_told_all_at_once() -> None:
     assert faults(values, [{**given, "Mode": "safe", "LicenseText": "LIC-1", "Port": "80"}]) == []
 
 
-def test_a_name_with_a_slip_is_told_in_the_hint() -> None:
+def test_faults_hint_names_misspelled_value() -> None:
     (fault,) = faults([ExpectedValue("DashBoardPort", required=True)], [{"DashboardPort": "1", "Other": "2"}])
     assert str(fault.hint).endswith("; DashboardPort is given, which the image does not expect")
 
 
-def test_each_node_needs_a_value_and_each_application_has_its_own() -> None:
+def test_faults_consider_each_node_and_env_of_each_application() -> None:
     disk = ExpectedValue("Disk", ("etc/disk.yaml:1",), required=True)
     assert faults([disk], [{"Disk": "sda"}, {}])
     assert not faults([disk], [{"Disk": "sda"}, {"Disk": "sdb"}])
@@ -68,13 +68,13 @@ def test_each_node_needs_a_value_and_each_application_has_its_own() -> None:
     assert faults([ExpectedValue("Port", (*own.where, "etc/x.yaml:1"), required=True)], [{}], app_env={"web": {"Port": "1"}})
 
 
-def test_a_file_that_a_config_replaces_needs_no_value() -> None:
+def test_faults_ignore_values_of_file_replaced_by_config() -> None:
     value = ExpectedValue("Port", ("etc/a.yaml:1",), required=True)
     assert not faults([value], [{}], replaced=lambda path: path == "etc/a.yaml")
     assert faults([value], [{}], replaced=lambda path: path == "etc/b.yaml")
 
 
-def test_a_value_that_was_not_kept_is_not_judged_by_its_fingerprint() -> None:
+def test_faults_do_not_check_fingerprint_of_secret_against_type() -> None:
     value = ExpectedValue("Key", ("etc/a.yaml:1",), required=True, type=ValueType(pattern="^[a-z]$"))
     assert not faults([value], [{"Key": secrets.fingerprint("x", "here")}])
     assert faults([value], [{"Key": "in-its-place"}])
@@ -98,13 +98,13 @@ def test_a_value_that_was_not_kept_is_not_judged_by_its_fingerprint() -> None:
         {"default": 1},
     ],
 )
-def test_json_that_is_not_a_value_is_refused(changes: dict[str, Any]) -> None:
+def test_expected_value_from_invalid_json_is_refused(changes: dict[str, Any]) -> None:
     value = {**ExpectedValue("A").to_json(), **changes}
     with pytest.raises((KeyError, TypeError, ValueError)):
         ExpectedValue.from_json(value)
 
 
-def test_text_of_an_image_does_not_reach_a_terminal_as_it_is() -> None:
+def test_expected_value_text_escapes_control_characters() -> None:
     value = ExpectedValue.from_json({"name": "A", "type": "string", "required": True, "description": "\x1b[2Jx", "where": ["\x07"]})
     assert "\x1b" not in f"{value}{faults([value], [{}])}"
     assert "\x07" not in str(value)
@@ -118,11 +118,11 @@ def test_text_of_an_image_does_not_reach_a_terminal_as_it_is() -> None:
         (ExpectedValue("A", secret=True, description="the key"), "A  optional, secret: the key"),
     ],
 )
-def test_line_of_inspect(value: ExpectedValue, text: str) -> None:
+def test_expected_value_text_shows_default_type_and_places(value: ExpectedValue, text: str) -> None:
     assert str(value) == text
 
 
-def test_image_keeps_its_values_and_one_without_is_as_before(store: Store) -> None:
+def test_image_values_round_trip_and_are_omitted_when_absent(store: Store) -> None:
     values = (ExpectedValue("LicensePhrase", ("manifests/a.yaml:1",), required=True, secret=True, description="d", type=PORT),)
     assert "values" not in Info().to_json()
     put(store, "web", info=Info(values=values))
@@ -132,7 +132,7 @@ def test_image_keeps_its_values_and_one_without_is_as_before(store: Store) -> No
     assert part.info.extra == {}
 
 
-def test_reading_an_image_makes_the_names_that_it_calls_secret_secrets(store: Store) -> None:
+def test_read_image_registers_names_of_secret_values(store: Store) -> None:
     assert not secrets.is_secret("ReadingPhrase", "true")
     put(store, "web", info=Info(values=(ExpectedValue("ReadingPhrase", secret=True),)))
     cloudimage.read(store, "web")

@@ -17,7 +17,7 @@ from harness.oci.store import Store
 from tests.unit.cloudimage.examples import ARM64, INFO, platform_image, write
 
 
-def test_the_same_image_has_the_same_digest_whatever_the_order_and_the_store(store: Store, tmp_path: Path) -> None:
+def test_write_digest_does_not_depend_on_order_or_store(store: Store, tmp_path: Path) -> None:
     first = cloudimage.write(store, [platform_image(store), platform_image(store, ARM64)])
     elsewhere = Store(tmp_path / "elsewhere")
     again = [platform_image(elsewhere, ARM64), platform_image(elsewhere)]
@@ -28,7 +28,7 @@ def test_the_same_image_has_the_same_digest_whatever_the_order_and_the_store(sto
     assert cloudimage.write(elsewhere, again) == first
 
 
-def test_the_artifact_is_the_format_to_the_letter(store: Store) -> None:
+def test_write_produces_index_manifests_and_config_of_format(store: Store) -> None:
     image = write(store, platform_image(store), platform_image(store, ARM64))
     index = store.json(image.digest)
     assert set(index) == {"schemaVersion", "mediaType", "manifests", "annotations"}
@@ -74,12 +74,12 @@ def test_the_artifact_is_the_format_to_the_letter(store: Store) -> None:
         ({"images": ImageSet((), (Blob(digest_of(b"gone"), OCI_LAYER_GZIP, 4),))}, digest_of(b"gone")),
     ],
 )
-def test_what_is_not_whole_is_not_written(store: Store, changes: dict[str, Any], why: str) -> None:
+def test_write_incomplete_platform_image_raises_store_error(store: Store, changes: dict[str, Any], why: str) -> None:
     with pytest.raises(StoreError, match=why):
         cloudimage.write(store, [platform_image(store, **changes)])
 
 
-def test_one_platform_once_and_at_least_one(store: Store) -> None:
+def test_write_without_or_with_duplicate_platform_raises_store_error(store: Store) -> None:
     with pytest.raises(StoreError, match="at least one"):
         cloudimage.write(store, [])
     with pytest.raises(StoreError, match="two images for one platform"):

@@ -42,7 +42,7 @@ def damaged(text: str, chance: random.Random) -> str:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_damaged_clusterfiles(seed: int) -> None:
+def test_parse_damaged_clusterfile_is_refused_with_line_or_round_trips(seed: int) -> None:
     chance = random.Random(seed)
     texts = [EVERYTHING, SECRETS, *((CASES / name).read_text() for name in CLUSTERFILES)]
     outcomes = set()

@@ -25,7 +25,7 @@ configs:
 """
 
 
-def test_everything_there_is() -> None:
+def test_application_with_all_fields_is_parsed() -> None:
     found = read(document("Application", SPEC, name="apps", version="sealer.io/v2")).application
     assert found == ApplicationDocument(
         "apps",
@@ -43,7 +43,7 @@ def test_everything_there_is() -> None:
     )
 
 
-def test_files_overwrite_before_they_merge() -> None:
+def test_application_files_overwrite_applies_before_merge() -> None:
     found = read(document("Application", SPEC))
     assert apply_configs(found.files, {}) == {"application/apps/mysql/values.yaml": b"a:\n  c: 1\n  b: 2\n"}
 
@@ -58,12 +58,14 @@ def test_files_overwrite_before_they_merge() -> None:
         ("cmds: [a, b]", None, ("a", "b")),
     ],
 )
-def test_what_is_launched(spec: str, launch: tuple[str, ...] | None, commands: tuple[str, ...] | None) -> None:
+def test_application_launch_empty_list_is_unset_and_blank_name_is_empty(
+    spec: str, launch: tuple[str, ...] | None, commands: tuple[str, ...] | None
+) -> None:
     found = read(document("Application", spec))
     assert (found.launch, found.commands) == (launch, commands)
 
 
-def test_the_cluster_wins_over_the_application() -> None:
+def test_clusterfile_launch_of_cluster_overrides_application() -> None:
     application = document("Application", "launchApps: [a]")
     assert read(spec_text("appNames: [b]") + "---\n" + application).launch == ("b",)
     assert read(spec_text("appNames: ['']") + "---\n" + application).launch == ()
@@ -89,14 +91,14 @@ def test_the_cluster_wins_over_the_application() -> None:
         ("configs: [{name: a, launch: {cmd: [x]}}]", "5 .spec.configs[0].launch.cmd", "cmd is not known here"),
     ],
 )
-def test_faults(spec: str, where: str, message: str) -> None:
+def test_application_invalid_spec_reports_path_and_message(spec: str, where: str, message: str) -> None:
     assert faults(document("Application", spec)) == [(where, message)]
 
 
 OWN = "image: shop:1\nenv: {Port: 80, DbPassword: hunter2}\nlaunchApps: [web]\ncmds: null\n"
 
 
-def test_applications_with_images_of_their_own_are_as_many_as_one_likes() -> None:
+def test_applications_with_own_image_are_parsed_and_duplicate_names_are_refused() -> None:
     text = "---\n".join(
         [document("Application", "launchApps: [a]"), *(document("Application", OWN, name=name) for name in ("shop", "more"))]
     )
@@ -112,7 +114,7 @@ def test_applications_with_images_of_their_own_are_as_many_as_one_likes() -> Non
     assert "is not a name for an application" in faults(document("Application", OWN, name="Shop_1"))[0][1]
 
 
-def test_an_application_with_an_image_is_kept_without_secrets_and_compared_behind_their_marks() -> None:
+def test_application_with_image_redacted_keeps_no_secret_and_difference_finds_changes() -> None:
     before = read(document("Application", OWN, name="shop"))
     kept = parse(redacted(before), "kept", stored=True)
     assert "hunter2" not in redacted(before)
@@ -127,7 +129,7 @@ def test_an_application_with_an_image_is_kept_without_secrets_and_compared_behin
     assert [str(change) for change in difference(kept, Clusterfile(""))] == ["- Application shop: shop:1"]
 
 
-def test_all_takes_environment_only() -> None:
+def test_application_config_named_all_accepts_env_only() -> None:
     text = document("Application", "configs: [{name: ALL, env: [A=1], launch: {cmds: [ls]}}]", version="sealer.io/v2")
     assert [message for _, message in faults(text)] == ["ALL takes env only"]
     read(document("Application", "configs: [{name: ALL, env: [A=1]}]", version="sealer.io/v2"))

@@ -24,13 +24,13 @@ def refusals(name: str) -> list[str]:
     return [f"{fault.where.removeprefix(f'{name}:')}: {fault.message}" for fault in caught.value.faults]
 
 
-def test_every_clusterfile_of_the_cases_is_looked_at() -> None:
+def test_cases_list_names_all_clusterfiles_on_disk() -> None:
     found = {str(path.relative_to(CASES)) for path in CASES.rglob("*") if path.is_file() and "Clusterfile" in path.name}
     found |= {str(path.relative_to(CASES)) for path in (CASES / "sealer/apply/fixtures").iterdir()}
     assert found == set(CLUSTERFILES)
 
 
-def test_dashboard_port() -> None:
+def test_case_dashboard_port_is_read_and_flag_overrides_clusterfile_env() -> None:
     found = case("dashboard-port/Clusterfile")
     assert found.cluster is not None
     assert (found.cluster.name, found.cluster.image, found.cluster.hosts) == ("my-cluster", "mydashboard:latest", ())
@@ -39,7 +39,7 @@ def test_dashboard_port() -> None:
     assert environment({}, found, {"DashBoardPort": "8443"}) == {"DashBoardPort": "8443"}
 
 
-def test_config_overwrite() -> None:
+def test_case_config_overwrite_replaces_whole_files() -> None:
     found = case("config-overwrite/Clusterfile")
     assert found.cluster is not None
     assert found.cluster.image == "registry.cn-qingdao.aliyuncs.com/sealer-app/my-saas-all-in-one:latest"
@@ -50,7 +50,7 @@ def test_config_overwrite() -> None:
     }
 
 
-def test_files_as_they_were_first_published() -> None:
+def test_case_as_written_env_and_configs_are_applied() -> None:
     """An image with capitals, files under names that an author has mistyped, and no machines."""
     environments, configs = case("as-written/environment/Clusterfile"), case("as-written/configuration/Clusterfile")
     assert environments.cluster is not None
@@ -64,7 +64,7 @@ def test_files_as_they_were_first_published() -> None:
     }
 
 
-def test_containers_by_count() -> None:
+def test_case_container_provider_counts_nodes_and_warns_of_machine_sizes() -> None:
     found = case("sealer/apply/fixtures/cluster_file_for_test.yaml")
     cluster = found.cluster
     assert cluster is not None
@@ -83,7 +83,7 @@ def test_containers_by_count() -> None:
     assert [warning.where for warning in found.warnings] == [f"{found.path}:27 .spec.masters.cpu"]
 
 
-def test_configs_and_plugins_without_a_cluster() -> None:
+def test_case_without_cluster_configs_and_plugins_are_read() -> None:
     found = case("sealer/apply/fixtures/config_plugin_for_test.yaml")
     assert found.cluster is None
     assert apply_configs(found.configs, {}) == {"etc/mysql.yaml": b"test\n", "etc/redis.yaml": b"test\n"}
@@ -101,7 +101,7 @@ def test_configs_and_plugins_without_a_cluster() -> None:
     assert [hook.name for hook in hooking.at(found.hooks, Phase.POST_JOIN)] == ["clusterfile_PostInstall_PostJoin", "clusterfile_postjoin"]
 
 
-def test_machines_in_a_cloud_and_two_clusters_are_refused() -> None:
+def test_case_cloud_provider_and_second_cluster_reports_all_faults() -> None:
     assert refusals("sealer/utils/test/file/Clusterfile") == [
         "17 .kind: KubeadmConfig was proposed for sealer, which never reads it",
         "46 .spec.image: is missing",
@@ -114,7 +114,7 @@ def test_machines_in_a_cloud_and_two_clusters_are_refused() -> None:
     ]
 
 
-def test_what_is_good_in_a_refused_file_is_read_once_the_rest_is_gone() -> None:
+def test_case_without_refused_documents_remaining_documents_are_read() -> None:
     name = "sealer/utils/test/file/Clusterfile"
     parts = (CASES / name).read_text().split("\n---\n")
     good = [part for part in parts if "kind: KubeadmConfig" not in part and "ALI_CLOUD" not in part and "dockershim" not in part]
@@ -130,14 +130,14 @@ def test_what_is_good_in_a_refused_file_is_read_once_the_rest_is_gone() -> None:
     assert environment({}, found, {}) == {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"}
 
 
-def test_a_file_that_is_no_yaml_is_refused_along_with_its_cloud() -> None:
+def test_case_slash_comments_and_cloud_provider_are_refused() -> None:
     assert refusals("sealer/utils/test/file/v1Clusterfile") == [
         "1: // begins no comment in YAML",
         "64 .spec.provider: slipway buys no machines",
     ]
 
 
-def test_the_same_file_with_comments_and_machines_of_ones_own_is_read() -> None:
+def test_case_yaml_comments_and_baremetal_provider_is_read_with_warnings() -> None:
     text = (CASES / "sealer/utils/test/file/v1Clusterfile").read_text().replace("//", "#").replace("ALI_CLOUD", "BAREMETAL")
     found = parse(text, "v1Clusterfile")
     cluster = found.cluster
@@ -152,7 +152,7 @@ def test_the_same_file_with_comments_and_machines_of_ones_own_is_read() -> None:
     ]
 
 
-def test_no_password_of_a_case_is_in_a_repr() -> None:
+def test_case_repr_omits_passwords() -> None:
     for name in CLUSTERFILES[:4]:
         shown = repr(case(name))
         assert "Sealer123" not in shown

@@ -14,7 +14,7 @@ from .reading import cluster, faults, hints, read, spec_text
 CONTROL_PLANE = "{ips: [10.0.0.1], roles: [master]}"
 
 
-def test_everything_there_is() -> None:
+def test_cluster_with_all_fields_is_parsed() -> None:
     found = cluster(
         """
         env: [A=1, "B=x=y", C=]
@@ -77,7 +77,7 @@ def test_everything_there_is() -> None:
     assert found.profile == "cis"
 
 
-def test_secrets_are_in_no_repr() -> None:
+def test_cluster_repr_omits_secrets() -> None:
     found = cluster(
         """
         env: {Password: geheim}
@@ -89,12 +89,12 @@ def test_secrets_are_in_no_repr() -> None:
     assert "geheim" not in repr(found)
 
 
-def test_env_is_the_text_that_is_written() -> None:
+def test_cluster_env_scalars_keep_written_text() -> None:
     found = cluster("env: {A: 1.20, B: 0755, C: yes, D: null, E: '', F: 1e3}")
     assert dict(found.env) == {"A": "1.20", "B": "0755", "C": "yes", "D": "", "E": "", "F": "1e3"}
 
 
-def test_what_sealer_made_lists_of_is_said() -> None:
+def test_cluster_env_duplicate_semicolon_and_reserved_values_are_warned_about() -> None:
     found = read(spec_text("env: [A=1, A=2, B=x;y, HostIP=1.1.1.1]"))
     assert found.cluster is not None
     assert dict(found.cluster.env) == {"A": "2", "B": "x;y"}
@@ -227,7 +227,7 @@ def test_what_sealer_made_lists_of_is_said() -> None:
         ("certificates: {validity: 999y}", ".spec.certificates.validity", "999y is longer than a hundred years"),
     ],
 )
-def test_each_fault_with_its_path(spec: str, path: str, message: str) -> None:
+def test_cluster_invalid_field_reports_path_and_message(spec: str, path: str, message: str) -> None:
     ((where, found),) = faults(spec_text(spec))
     assert where.split(" ")[1:] == path.split(" ")
     assert found == message
@@ -251,12 +251,12 @@ def test_each_fault_with_its_path(spec: str, path: str, message: str) -> None:
         ("zzz: 1", "known: image, env"),
     ],
 )
-def test_hints_name_what_was_meant(spec: str, hint: str) -> None:
+def test_cluster_unknown_word_hint_names_nearest(spec: str, hint: str) -> None:
     (found,) = hints(spec_text(spec))
     assert hint in (found or "")
 
 
-def test_all_faults_are_reported_at_once_in_the_order_of_their_lines() -> None:
+def test_cluster_many_faults_are_reported_in_line_order() -> None:
     text = spec_text("env: [bad]\nhosts:\n- ips: [10.0.0.1, x]\n  roles: [master]\n  lables: {}\nssh: {port: 0}\ncmd: a\n")
     assert [where for where, _ in faults(text)] == [
         "6 .spec.env[0]",
@@ -267,7 +267,7 @@ def test_all_faults_are_reported_at_once_in_the_order_of_their_lines() -> None:
     ]
 
 
-def test_what_must_be_there() -> None:
+def test_cluster_required_fields_missing_or_invalid_are_reported() -> None:
     assert faults("apiVersion: slipway.dev/v1\nkind: Cluster\n") == [("1 .metadata", "is missing"), ("1 .spec", "is missing")]
     assert faults("apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata:\nspec: {}\n") == [
         ("3 .metadata", "is missing"),
@@ -279,12 +279,12 @@ def test_what_must_be_there() -> None:
     ]
 
 
-def test_null_and_empty_text_count_as_left_out() -> None:
+def test_cluster_null_and_empty_text_count_as_absent() -> None:
     found = cluster("ssh: {user: ~, passwd: '', pk: ~}\nprovider: ''\nnetwork:\nhosts:\ncmd: ~\nregistry:\n  localRegistry:\n")
     assert (found.ssh, found.provider, found.hosts, found.commands) == (SshSettings(), None, (), None)
 
 
-def test_containers_are_counted() -> None:
+def test_cluster_container_counts_are_summed_and_two_control_planes_are_refused() -> None:
     found = cluster(
         "provider: CONTAINER\nhosts: [{count: 3, roles: [master]}, {count: '2', roles: [node]}, {count: 1, roles: [node, gpu]}]"
     )
@@ -292,20 +292,20 @@ def test_containers_are_counted() -> None:
     assert faults(spec_text("provider: CONTAINER\nmasters: {count: 2}")) == [("7 .spec.masters", "2 control-plane nodes")]
 
 
-def test_networks_of_both_families() -> None:
+def test_cluster_dual_stack_networks_are_read() -> None:
     for env in ("{}", "[IPv6DualStack=true]"):
         found = cluster(f"env: {env}\nnetwork: {{podCIDR: '100.64.0.0/10, fd00:64::/64', svcCIDR: '10.96.0.0/22,fd00:96::/112'}}")
         assert (found.pod_cidr, found.svc_cidr) == ("100.64.0.0/10,fd00:64::/64", "10.96.0.0/22,fd00:96::/112")
 
 
-def test_what_a_cluster_that_is_there_says_of_its_families_is_read_whatever_it_is() -> None:
+def test_cluster_stored_with_mixed_address_families_is_read() -> None:
     text = spec_text(f"hosts: [{CONTROL_PLANE}, {{ips: ['fd00::1'], roles: [node]}}]\nnetwork: {{podCIDR: 'fd00:64::/64,100.64.0.0/10'}}")
     found = parse(text, "Clusterfile", stored=True).cluster
     assert found is not None
     assert (found.workers, found.pod_cidr) == (("fd00::1",), "fd00:64::/64,100.64.0.0/10")
 
 
-def test_places_are_control_plane_nodes_first_with_their_roles_and_labels() -> None:
+def test_cluster_places_list_control_plane_first_with_roles_and_labels() -> None:
     found = cluster("hosts: [{ips: [10.0.0.2], roles: [gpu], labels: {a: b}}, {ips: [10.0.0.1], roles: [master]}]")
     assert [(place.address, place.roles, dict(place.labels)) for place in found.places] == [
         ("10.0.0.1", ("control-plane",), {}),
@@ -313,7 +313,7 @@ def test_places_are_control_plane_nodes_first_with_their_roles_and_labels() -> N
     ]
 
 
-def test_launching_nothing_differs_from_saying_nothing() -> None:
+def test_cluster_app_names_blank_entry_differs_from_unset() -> None:
     assert cluster("appNames: ['']").app_names == ()
     assert cluster("appNames: []").app_names is None
     assert cluster("cmd: [a]").app_names is None
@@ -322,18 +322,18 @@ def test_launching_nothing_differs_from_saying_nothing() -> None:
 @pytest.mark.parametrize(
     ("text", "days"), [("8760h", 365), ("10y", 3650), ("90d", 90), ("8760h0m0s", 365), ("1y30d", 395), ("36h30m", 36.5 / 24)]
 )
-def test_validity(text: str, days: float) -> None:
+def test_cluster_certificate_validity_duration_text_is_converted(text: str, days: float) -> None:
     assert cluster(f"certificates: {{validity: {text}}}").certificate_validity == datetime.timedelta(days=days)
 
 
-def test_networks_that_differ_from_kubeadms_are_reported() -> None:
+def test_cluster_pod_cidr_differing_from_kubeadm_is_refused() -> None:
     text = spec_text("network: {podCIDR: 10.1.0.0/16}") + (
         "---\napiVersion: kubeadm.k8s.io/v1beta3\nkind: ClusterConfiguration\nnetworking: {podSubnet: 10.2.0.0/16}\n"
     )
     assert faults(text) == [("8 .networking.podSubnet", "10.2.0.0/16 is not what the Cluster says: 10.1.0.0/16")]
 
 
-def test_count_of_zero_beside_addresses_is_a_warning() -> None:
+def test_cluster_count_zero_with_addresses_is_warned_about() -> None:
     text = spec_text("masters: {count: '0', ipList: [10.0.0.1]}\nnodes: {count: '0'}", version="sealer.aliyun.com/v1alpha1")
     found = read(text)
     assert found.cluster is not None

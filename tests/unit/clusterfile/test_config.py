@@ -38,7 +38,7 @@ def refused(spec: str, files: Mapping[str, bytes] | None = None) -> str:
 MERGE = "path: etc/a.yaml\nstrategy: merge\ndata: |\n"
 
 
-def test_text_is_written_as_it_is() -> None:
+def test_config_text_data_is_written_unchanged() -> None:
     assert written("path: etc/motd\ndata: |\n  # keep\n  a:   b\n") == "# keep\na:   b\n"
     assert written("path: etc/a.yaml\ndata: ''\n", {"etc/a.yaml": b"x"}) == ""
     assert written("path: etc/a.yaml\ndata: 5\n") == "5"
@@ -54,20 +54,20 @@ def test_text_is_written_as_it_is() -> None:
         ("etc/a.toml.tmpl", 'a = 1\nb = [\n    "x",\n]\n'),
     ],
 )
-def test_a_mapping_is_written_in_the_language_of_the_file(path: str, text: str) -> None:
+def test_config_mapping_data_is_written_in_format_of_path(path: str, text: str) -> None:
     assert written(f"path: {path}\ndata: {{a: 1, b: [x]}}\n") == text
 
 
-def test_where_the_file_is() -> None:
+def test_config_path_is_normalized_below_rootfs_or_application_folder() -> None:
     found = configs("path: /etc/a.yaml\ndata: a", "path: values/./b.yaml\nappName: shop\ndata: b", "path: etc//c\ndata: c")
     assert sorted(apply_configs(found, {})) == ["application/apps/shop/values/b.yaml", "etc/a.yaml", "etc/c"]
 
 
-def test_a_file_that_is_not_there_is_written_whatever_the_strategy() -> None:
+def test_config_merge_into_missing_file_writes_data() -> None:
     assert written(MERGE + "  a: {b: 1}\n") == "a: {b: 1}\n"
 
 
-def test_merging_is_deep_and_replaces_lists() -> None:
+def test_config_merge_is_deep_and_replaces_lists() -> None:
     file = b"# gone\na:\n  b: 1\n  c: {d: [1, 2], e: 3}\nf: old\n"
     assert yaml.safe_load(written(MERGE + "  a:\n    c: {d: [9], g: 4}\n  f: {h: 1}\n", {"etc/a.yaml": file})) == {
         "a": {"b": 1, "c": {"d": [9], "e": 3, "g": 4}},
@@ -75,13 +75,13 @@ def test_merging_is_deep_and_replaces_lists() -> None:
     }
 
 
-def test_merging_reaches_every_document_and_makes_none() -> None:
+def test_config_merge_changes_all_yaml_documents_and_adds_none() -> None:
     file = b"---\na: 1\n---\n# nothing\n---\nb: 2\n---\n"
     text = written(MERGE + "  b: 3\n", {"etc/a.yaml": file})
     assert list(yaml.safe_load_all(text)) == [{"a": 1, "b": 3}, {"b": 3}]
 
 
-def test_false_null_and_empty_values_override() -> None:
+def test_config_merge_false_null_and_empty_values_override() -> None:
     file = b"a: true\nb: 5\nc: x\nd: [1]\n"
     assert yaml.safe_load(written(MERGE + "  a: false\n  b: 0\n  c: null\n  d: []\n", {"etc/a.yaml": file})) == {
         "a": False,
@@ -91,7 +91,7 @@ def test_false_null_and_empty_values_override() -> None:
     }
 
 
-def test_what_a_template_has_in_braces_survives_a_merge() -> None:
+def test_config_merge_keeps_template_placeholders() -> None:
     file = b'spec:\n  targetPort: {{ DashBoardPort }}\n  host: "{{ .Host }}"\n  image: {{ Registry }}/a:1\n'
     text = written(MERGE + "  spec: {extra: '{{ Extra }}', nodePort: 30000}\n", {"etc/a.yaml": file})
     assert text == (
@@ -100,7 +100,7 @@ def test_what_a_template_has_in_braces_survives_a_merge() -> None:
     )
 
 
-def test_merging_into_json_and_toml() -> None:
+def test_config_merge_into_json_and_toml_keeps_other_keys() -> None:
     json_file = b'{"a": {"b": [1], "c": "yes"}, "n": 1.5}'
     assert json.loads(written("path: etc/a.json\nstrategy: merge\ndata: {a: {b: [2]}, n: on}\n", {"etc/a.json": json_file})) == {
         "a": {"b": [2], "c": "yes"},
@@ -118,12 +118,12 @@ def test_merging_into_json_and_toml() -> None:
         }
 
 
-def test_later_documents_see_what_earlier_ones_wrote() -> None:
+def test_config_later_document_merges_into_earlier_output() -> None:
     found = configs("path: etc/a.yaml\ndata: 'a: 1'", MERGE + "  b: 2\n", "path: etc/a.yaml\nstrategy: merge\ndata: {a: 3}")
     assert yaml.safe_load(apply_configs(found, {"etc/a.yaml": b"old: 1\n"})["etc/a.yaml"]) == {"a": 3, "b": 2}
 
 
-def test_the_tree_may_be_a_function() -> None:
+def test_apply_configs_reads_files_through_function() -> None:
     asked = []
 
     def tree(path: str) -> bytes | None:
@@ -149,13 +149,13 @@ def encoded(text: str) -> str:
         ("toJson|toBase64", encoded('{"config":{"passwd":"xxx","usrname":"root"}}')),
     ],
 )
-def test_process_goes_from_left_to_right(process: str, text: str) -> None:
+def test_config_process_applies_steps_left_to_right(process: str, text: str) -> None:
     data = "config:\n  usrname: root\n  passwd: xxx\n"
     spec = f"path: etc/a\nprocess: '{process}'\ndata: |\n" + "".join(f"  {row}\n" for row in data.splitlines())
     assert written(spec) == text
 
 
-def test_process_takes_mappings_too() -> None:
+def test_config_process_value_step_encodes_mapping_values() -> None:
     assert written("path: etc/a\nprocess: value|toBase64\ndata: {a: text, b: 5, c: true, d: null}\n") == (
         f"a: {encoded('text')}\nb: {encoded('5')}\nc: {encoded('true')}\nd: ''\n"
     )
@@ -174,7 +174,7 @@ data: {old: eA==, user: eA==}
 
 
 @pytest.mark.parametrize("strategy", ["overwrite", "merge"])
-def test_to_secret_puts_values_into_the_secret_of_the_file(strategy: str) -> None:
+def test_config_to_secret_writes_values_into_secret_document(strategy: str) -> None:
     spec = f"path: manifests/s.yaml\nstrategy: {strategy}\nprocess: value|toJson|toBase64|toSecret\ndata: {{user: {{a: 1}}}}\n"
     config_map, secret = yaml.safe_load_all(written(spec, {"manifests/s.yaml": SECRET}))
     assert config_map == {"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "b"}}
@@ -182,7 +182,7 @@ def test_to_secret_puts_values_into_the_secret_of_the_file(strategy: str) -> Non
     assert secret["metadata"] == {"name": "s"}
 
 
-def test_to_secret_alone_encodes_what_is_text() -> None:
+def test_config_to_secret_without_encoding_step_encodes_text() -> None:
     spec = "path: s.yaml\nprocess: toSecret\ndata: |\n  password: geheim\n  port: 5\n"
     assert yaml.safe_load(written(spec, {"s.yaml": b"kind: Secret\n"})) == {
         "kind": "Secret",
@@ -218,11 +218,11 @@ def test_to_secret_alone_encodes_what_is_text() -> None:
         ("path: a.yaml\ndata: '<redacted xx>'", {}, "the data for a.yaml was not kept"),
     ],
 )
-def test_what_cannot_be_done_names_document_and_file(spec: str, files: Mapping[str, bytes], part: str) -> None:
+def test_apply_configs_impossible_change_reports_document_and_file(spec: str, files: Mapping[str, bytes], part: str) -> None:
     assert part in refused(spec, files)
 
 
-def test_all_that_cannot_be_done_is_reported_at_once() -> None:
+def test_apply_configs_reports_all_faults() -> None:
     found = configs(MERGE + "  - a\n", "path: etc/b\ndata: b", "path: c.yaml\nprocess: toSecret\ndata: {a: b}")
     with pytest.raises(InputError) as caught:
         apply_configs(found, {"etc/a.yaml": b"a: 1"})
@@ -256,15 +256,15 @@ def test_all_that_cannot_be_done_is_reported_at_once() -> None:
         ("path: a\ndata: b\nappname: x", "7 .spec.appname", "appname is not known here"),
     ],
 )
-def test_faults_of_the_document(spec: str, where: str, message: str) -> None:
+def test_config_invalid_spec_reports_path_and_message(spec: str, where: str, message: str) -> None:
     assert faults(document("Config", spec)) == [(where, message)]
 
 
-def test_the_nearest_step_is_named() -> None:
+def test_config_unknown_process_step_hint_names_nearest() -> None:
     assert hints(document("Config", "path: a\ndata: b\nprocess: value|tobase64")) == ["did you mean toBase64?"]
 
 
-def test_a_config_made_by_hand_cannot_leave_the_rootfs_either() -> None:
+def test_apply_configs_path_outside_rootfs_is_refused() -> None:
     with pytest.raises(InputError, match="leaves the rootfs"):
         apply_configs([Config("x", "../../etc/passwd", "a")], {})
 
@@ -276,12 +276,12 @@ def test_deep_merge_changes_neither_side() -> None:
     assert two == {"a": {"b": [2], "c": 1}}
 
 
-def test_data_is_in_no_repr() -> None:
+def test_config_repr_omits_data() -> None:
     (found,) = configs("path: a\ndata: {password: geheim}")
     assert "geheim" not in repr(found)
 
 
-def test_new_files_are_reported_with_the_most_similar_name() -> None:
+def test_new_files_reports_missing_paths_with_nearest_name() -> None:
     found = configs("path: etc/mysql-valus.yaml\ndata: 'a: 1'", "path: etc/there.yaml\ndata: x", "path: etc/made.conf\ndata: x")
     present = ["etc/mysql-config.yaml", "manifests/x.yaml", "etc/there.yaml.tmpl"]
     assert [(fault.where, fault.message, fault.hint) for fault in new_files([*found, *found], present)] == [

@@ -20,7 +20,7 @@ def hosts(*groups: str) -> str:
     return "hosts:\n" + "".join(f"- {group}\n" for group in groups)
 
 
-def test_the_same_is_no_difference() -> None:
+def test_difference_of_same_or_redacted_clusterfile_is_empty() -> None:
     for text in (EVERYTHING, SECRETS, *((CASES / name).read_text() for name in CLUSTERFILES[:4])):
         found = parse(text, "x")
         assert difference(found, found) == ()
@@ -28,7 +28,7 @@ def test_the_same_is_no_difference() -> None:
         assert difference(found, parse(redacted(found), "kept")) == ()
 
 
-def test_hosts_come_go_and_change() -> None:
+def test_difference_reports_added_removed_and_changed_hosts() -> None:
     before = spec_text(hosts("{ips: [10.0.0.1], roles: [master]}", "{ips: [10.0.0.2-10.0.0.4], roles: [node], labels: {a: b}}"))
     after = spec_text(
         hosts(
@@ -51,7 +51,7 @@ def test_hosts_come_go_and_change() -> None:
     assert found[-1] == ClusterfileChange("host", "10.0.0.5", ".spec.hosts[10.0.0.5]", "added", None, "control-plane")
 
 
-def test_the_way_into_machines_and_the_order_of_hosts_change_nothing() -> None:
+def test_difference_ignores_ssh_settings_and_host_order() -> None:
     before = spec_text("ssh: {user: a}\n" + hosts("{ips: [10.0.0.1], roles: [master]}", "{ips: [10.0.0.2, 10.0.0.3], roles: [node]}"))
     after = spec_text(
         "ssh: {passwd: b}\n"
@@ -60,7 +60,7 @@ def test_the_way_into_machines_and_the_order_of_hosts_change_nothing() -> None:
     assert changes(before, after) == []
 
 
-def test_settings_of_the_cluster() -> None:
+def test_difference_reports_changed_cluster_settings_and_subjects() -> None:
     before = spec_text("env: {A: 1, B: 2, Secret: x}\nloadBalancing: ipvs\nnetwork: {podCIDR: 10.0.0.0/16}\ncmd: [a]\nappNames: [x]")
     after = spec_text(
         "env: {B: 3, C: 4, Secret: y}\ncertSANS: [n]\ncertificates: {validity: 10y}\ncmd: [b]\nhostAliases: [{ip: 1.1.1.1, hostnames: [h]}]"
@@ -89,7 +89,7 @@ def test_settings_of_the_cluster() -> None:
     assert subjects[".spec.certSANS"] == "certificates"
 
 
-def test_registries() -> None:
+def test_difference_reports_registry_changes_without_password() -> None:
     before = spec_text("registry: {localRegistry: {port: 5000}}")
     after = spec_text("registry: {localRegistry: {port: 5001, password: geheim, username: u}, externalRegistry: {domain: d}}")
     assert changes(before, after) == [
@@ -99,7 +99,7 @@ def test_registries() -> None:
     ]
 
 
-def test_documents() -> None:
+def test_difference_reports_changed_added_and_removed_documents() -> None:
     def files(port: int, *, phase: str = "PreInit", pods: int = 1, app: str = "x") -> str:
         return "---\n".join(
             [
@@ -121,7 +121,7 @@ def test_documents() -> None:
     assert changes(files(1) + "---\n" + extra, files(1)) == ["- Config d: b.yaml"]
 
 
-def test_a_secret_that_changed_is_seen_behind_its_mark_and_not_shown() -> None:
+def test_difference_redacted_secret_change_is_reported_without_value() -> None:
     kept = parse(redacted(read(SECRETS)), "kept")
     other = read(SECRETS.replace("geheim1,", "neu,").replace("geheim3", "neu").replace("geheim10", "neu").replace("geheim12", "neu"))
     found = difference(kept, other)
@@ -129,7 +129,7 @@ def test_a_secret_that_changed_is_seen_behind_its_mark_and_not_shown() -> None:
     assert "neu" not in repr(found)
 
 
-def test_a_value_that_only_the_image_calls_secret_is_not_shown_once_it_is_kept_as_a_secret() -> None:
+def test_difference_fingerprinted_value_change_omits_before_and_after() -> None:
     before, after = (
         ClusterDocument("c", "web", env={"Phrase": fingerprint("open", "x")}),
         ClusterDocument("c", "web", env={"Phrase": "sesame"}),
@@ -138,7 +138,7 @@ def test_a_value_that_only_the_image_calls_secret_is_not_shown_once_it_is_kept_a
     assert (change.before, change.after) == (None, None)
 
 
-def test_values_with_names_of_secrets_are_changes_that_are_not_shown() -> None:
+def test_without_secrets_declared_names_are_reported_without_values() -> None:
     of_host = "hosts:\n- {ips: [10.0.0.1], roles: [master], env: {Phrase: %s}}\n"
     before, after = spec_text("env: {Port: 80}\n" + of_host % "a"), spec_text("env: {Port: 81, db.Phrase: sesame}\n" + of_host % "b")
     found = without_secrets(difference(read(before), read(after)), {"Phrase", "db.Phrase"})
@@ -149,7 +149,7 @@ def test_values_with_names_of_secrets_are_changes_that_are_not_shown() -> None:
     ]
 
 
-def test_against_nothing() -> None:
+def test_difference_from_empty_clusterfile_lists_all_settings() -> None:
     found = difference(Clusterfile("x"), read(spec_text("env: {A: 1}\n" + hosts("{ips: [10.0.0.1], roles: [master]}"))))
     assert [str(change) for change in found] == [
         "+ .metadata.name: c",

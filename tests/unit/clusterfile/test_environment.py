@@ -19,7 +19,7 @@ FILE = spec_text(
 )
 
 
-def test_image_then_clusterfile_then_flags_then_machine() -> None:
+def test_environment_precedence_is_image_clusterfile_flags_host() -> None:
     found = read(FILE)
     assert found.cluster is not None
     image = {"A": "image", "B": "image", "C": "image", "D": "image", "PodCIDR": "10.9.0.0/16"}
@@ -28,24 +28,24 @@ def test_image_then_clusterfile_then_flags_then_machine() -> None:
     assert environment(image, found, {"A": "given", "B": "given"}, found.cluster.host("10.0.0.1")) == {**common, "A": "host"}
 
 
-def test_without_a_clusterfile() -> None:
+def test_environment_without_clusterfile_merges_image_and_flags() -> None:
     assert environment({"A": "image"}, None, {"B": "given"}) == {"A": "image", "B": "given"}
 
 
-def test_names_for_certificates_are_joined() -> None:
+def test_environment_cert_sans_are_joined_without_duplicates() -> None:
     found = read(spec_text("certSANS: [a, b]\nenv: ['CertSANs=b, c']"))
     assert environment({}, found, {})["CertSANs"] == "a,b,c"
     assert environment({}, found, {"CertSANs": "d"})["CertSANs"] == "a,b,d"
 
 
-def test_networks_of_kubeadm_count_where_nothing_else_says_them() -> None:
+def test_environment_kubeadm_networks_are_used_as_fallback() -> None:
     kubeadm = "---\napiVersion: kubeadm.k8s.io/v1beta3\nkind: ClusterConfiguration\n"
     kubeadm += "networking: {podSubnet: 10.2.0.0/16, serviceSubnet: 10.3.0.0/16}\n"
     assert environment({}, read(spec_text("cmd: [a]") + kubeadm), {}) == {"PodCIDR": "10.2.0.0/16", "SvcCIDR": "10.3.0.0/16"}
     assert environment({}, read(spec_text("cmd: [a]") + kubeadm), {"SvcCIDR": "x"})["SvcCIDR"] == "x"
 
 
-def test_reserved_names_are_stripped_wherever_they_come_from_and_reported() -> None:
+def test_environment_reserved_names_are_dropped_and_warned_about() -> None:
     found = read(spec_text("env: [RegistryURL=x, A=1]\nhosts: [{ips: [10.0.0.1], roles: [master], env: [HostIP=1]}]"))
     assert found.cluster is not None
     assert environment({"KubeSvcIP": "x"}, found, {"DNSSvcIP": "y"}, found.cluster.hosts[0]) == {"A": "1"}
@@ -53,7 +53,7 @@ def test_reserved_names_are_stripped_wherever_they_come_from_and_reported() -> N
     assert [warning.where for warning in reserved(["A", "ContainerRuntime"])] == ["-e ContainerRuntime"]
 
 
-def test_an_application_has_its_own() -> None:
+def test_environment_of_application_adds_its_image_and_config_env() -> None:
     text = spec_text("env: {A: cluster, B: cluster}") + "---\n" + document("Application", "configs: [{name: shop, env: [A=app, E=app]}]")
     found = read(text)
     image, app = {"A": "image", "D": "image"}, {"B": "image app", "D": "image app"}
@@ -66,7 +66,7 @@ def test_an_application_has_its_own() -> None:
     assert environment(image, found, {}, app="other", app_env=app) == {"A": "cluster", "B": "cluster", "D": "image app"}
 
 
-def test_a_value_that_was_not_kept_must_be_given() -> None:
+def test_environment_redacted_value_is_refused_until_given() -> None:
     found = read(spec_text("env: {Password: '<redacted abc>', A: 1}"))
     with pytest.raises(InputError) as caught:
         environment({}, found, {})

@@ -31,12 +31,12 @@ FILES = {
 }
 
 
-def test_every_tool_has_an_example() -> None:
+def test_foreign_examples_cover_all_tools() -> None:
     assert list(FILES) == [tool.name for tool in foreign.TOOLS]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_file_of_another_tool_gets_one_line(name: str) -> None:
+def test_parse_file_of_other_tool_reports_tool_and_hint(name: str) -> None:
     with pytest.raises(InputError) as caught:
         read("# mine\n" + FILES[name])
     (fault,) = caught.value.faults
@@ -57,7 +57,7 @@ def test_file_of_another_tool_gets_one_line(name: str) -> None:
         "apiVersion: [a]\nkind: Cluster\n",
     ],
 )
-def test_faulty_clusterfile_is_not_called_another_tools(text: str) -> None:
+def test_parse_faulty_clusterfile_is_not_reported_as_other_tool(text: str) -> None:
     with pytest.raises(InputError) as caught:
         read(text)
     assert not any("this is a file of" in fault.message for fault in caught.value.faults)

@@ -34,17 +34,17 @@ PLACES = (
         *((phase.value, phase) for phase in Phase),
     ],
 )
-def test_every_word_for_a_phase(word: str, phase: Phase) -> None:
+def test_hook_action_word_maps_to_phase(word: str, phase: Phase) -> None:
     assert hook(f"action: {word}\ntype: SHELL\ndata: x").phases == (phase,)
 
 
-def test_the_words_of_sealer_0_9_are_all_known() -> None:
+def test_hook_phase_names_include_words_of_sealer_0_9() -> None:
     words = "pre-init-host post-init-host pre-clean-host post-clean-host upgrade-host pre-install post-install pre-uninstall post-uninstall"
     words += " pre-scaleup post-scaleup upgrade rollback"
     assert set(words.split()) <= set(hooking.NAMES)
 
 
-def test_phases_are_in_the_order_in_which_they_come() -> None:
+def test_hook_phases_are_sorted_in_run_order() -> None:
     assert hook("action: PostClean|PreJoin | PostJoin|Originally\ndata: x").phases == (
         Phase.ORIGINALLY,
         Phase.PRE_JOIN,
@@ -55,11 +55,11 @@ def test_phases_are_in_the_order_in_which_they_come() -> None:
     assert sorted(order, key=lambda phase: phase.order) == order
 
 
-def test_a_script_before_anything_was_sent_has_no_rootfs() -> None:
+def test_phase_originally_alone_has_no_rootfs() -> None:
     assert [phase for phase in Phase if not phase.has_rootfs] == [Phase.ORIGINALLY]
 
 
-def test_form_of_slipway_is_read() -> None:
+def test_hook_kind_is_read_with_phases_and_selectors() -> None:
     found = hook("phases: [pre-init-host, PostInstall]\non: [gpu, 10.0.0.1-10.0.0.2]\ndata: |\n  echo a", kind="Hook")
     assert found == Hook(
         "n",
@@ -93,13 +93,13 @@ def test_form_of_slipway_is_read() -> None:
         ("on: storage", ""),
     ],
 )
-def test_where_a_hook_runs(on: str, addresses: str) -> None:
+def test_hook_targets_match_roles_addresses_and_labels(on: str, addresses: str) -> None:
     found = hook(f"action: PostInstall\n{on}\ndata: x")
     where = hooking.targets(found, Phase.POST_LAUNCH, PLACES, labels={"10.0.0.3": {"kind": "big"}})
     assert "".join(address[-1] for address in where) == addresses
 
 
-def test_only_machines_that_the_phase_is_about() -> None:
+def test_hook_targets_among_new_nodes_are_limited_except_for_cluster_phase() -> None:
     found = hook("action: PostJoin\ndata: x")
     assert hooking.targets(found, Phase.POST_JOIN, PLACES, among={"10.0.0.4"}) == ("10.0.0.4",)
     found = hook("action: PostJoin\non: master0\ndata: x")
@@ -121,17 +121,17 @@ def test_only_machines_that_the_phase_is_about() -> None:
         ("action: PostInstall", "Plugin", ()),
     ],
 )
-def test_phases_of_the_whole_cluster_run_on_the_first_control_plane_node(spec: str, kind: str, on: tuple[Selector, ...]) -> None:
+def test_hook_cluster_phase_defaults_to_first_control_plane_node(spec: str, kind: str, on: tuple[Selector, ...]) -> None:
     assert hook(f"{spec}\ndata: x", kind=kind).on == on
 
 
-def test_sealer_looks_at_no_scope_in_phases_of_the_whole_cluster() -> None:
+def test_plugin_cluster_phase_scope_is_ignored_with_warning() -> None:
     found = read(document("Plugin", "action: pre-install\nscope: node\ndata: x"))
     assert found.hooks[0].on == (Selector(FIRST),)
     assert [warning.message for warning in found.warnings] == ["pre-install runs on the first control-plane node and ignores scope"]
 
 
-def test_each_type() -> None:
+def test_plugin_data_of_all_types_is_parsed() -> None:
     named = hook("action: PreInit\ntype: HOSTNAME\ndata: |\n  10.0.0.1 Master-0\n\n  # none\n  10.0.0.2   master-1 # second\n")
     assert hooking.host_names(named) == {"10.0.0.1": "master-0", "10.0.0.2": "master-1"}
     labelled = hook("action: PreGuest\ntype: LABEL\ndata: |\n  10.0.0.1 ssd=false,hdd=true\n  10.0.0.1-10.0.0.2 a=\n")
@@ -182,17 +182,17 @@ def test_each_type() -> None:
         ("phases: [PreInit]\naction: PreInit\ndata: x", "5 .spec.phases", "phases is not known here"),
     ],
 )
-def test_faults(spec: str, where: str, message: str) -> None:
+def test_plugin_invalid_spec_reports_path_and_message(spec: str, where: str, message: str) -> None:
     assert faults(document("Plugin", spec)) == [(where, message)]
 
 
-def test_hints_name_what_was_meant() -> None:
+def test_hook_unknown_word_hint_names_nearest() -> None:
     assert hints(document("Plugin", "action: PostInstal\ndata: x")) == ["did you mean PostInstall?"]
     assert hints(document("Hook", "action: PostInstall\ndata: x"))[0] == "did you mean phases? action is of kind Plugin"
     assert hints(document("Hook", "phases: [x]\ndata: x", version="sealer.io/v2"))[0] == "known: slipway.dev/v1"
 
 
-def test_image_and_clusterfile_run_each_once_by_name() -> None:
+def test_merged_hooks_of_image_and_clusterfile_are_kept_once_sorted_by_name() -> None:
     image = [hook("action: PostInstall\ndata: image", name=name) for name in ("b", "a", "c")]
     own = [hook("action: PostInstall\ndata: own", name="a"), hook("action: PostInstall\ndata: image", name="b")]
     merged = hooking.merged(image, own)
@@ -201,14 +201,14 @@ def test_image_and_clusterfile_run_each_once_by_name() -> None:
     assert [each.name for each in hooking.merged(image, [])] == ["a", "b", "c"]
 
 
-def test_hooks_of_a_phase_are_in_the_order_of_their_names() -> None:
+def test_hooks_at_phase_are_sorted_by_name() -> None:
     hooks = [
         hook(f"action: {action}\ndata: x", name=name) for name, action in (("z", "PreJoin|PostJoin"), ("m", "PostJoin"), ("a", "PreJoin"))
     ]
     assert [each.name for each in hooking.at(hooks, Phase.POST_JOIN)] == ["m", "z"]
 
 
-def test_hooks_of_an_image_are_the_files_of_its_plugins_folder() -> None:
+def test_image_hooks_are_read_from_plugins_folder_only() -> None:
     files = {
         "plugins/b.yaml": document("Plugin", "action: pre-install\ndata: b", name="b", version="sealer.io/v2").encode(),
         "plugins/a.yml": (
@@ -226,7 +226,7 @@ def test_hooks_of_an_image_are_the_files_of_its_plugins_folder() -> None:
     ]
 
 
-def test_what_is_wrong_in_a_plugins_folder_is_reported_all_at_once() -> None:
+def test_image_hooks_invalid_files_are_all_reported() -> None:
     files = {
         "plugins/a.yaml": b"kind: Pod\n",
         "plugins/b.so": b"\x7fELF",
@@ -243,9 +243,9 @@ def test_what_is_wrong_in_a_plugins_folder_is_reported_all_at_once() -> None:
     ]
 
 
-def test_an_empty_file_of_hooks_holds_none() -> None:
+def test_parse_hooks_file_without_documents_is_empty() -> None:
     assert parse_hooks("# nothing\n", "plugins/a.yaml") == ()
 
 
-def test_scripts_are_in_no_repr() -> None:
+def test_hook_repr_omits_script() -> None:
     assert "geheim" not in repr(hook("action: PreInit\ndata: mysql -pgeheim"))

@@ -26,13 +26,13 @@ def complaints(text: str) -> list[str]:
     return found
 
 
-def test_the_schema_is_one_of_its_draft_and_plain_json() -> None:
+def test_schema_is_valid_draft_2020_12_and_plain_json() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
     assert json.loads(json.dumps(schema())) == schema()
 
 
 @pytest.mark.parametrize("name", CLUSTERFILES)
-def test_cases_are_valid_exactly_when_the_parser_reads_them(name: str) -> None:
+def test_schema_accepts_cases_exactly_when_parser_does(name: str) -> None:
     text = (CASES / name).read_text()
     try:
         parse(text, name)
@@ -60,7 +60,7 @@ EVERYTHING = [
 
 
 @pytest.mark.parametrize("text", EVERYTHING)
-def test_what_the_parser_reads_is_valid(text: str) -> None:
+def test_schema_accepts_parsed_documents_of_all_kinds(text: str) -> None:
     parse(text, "Clusterfile")
     assert complaints(text) == []
 
@@ -86,13 +86,13 @@ def test_what_the_parser_reads_is_valid(text: str) -> None:
         ("kind: Cluster\n", "$"),
     ],
 )
-def test_what_the_parser_refuses_for_one_value_the_schema_refuses_too(text: str, path: str) -> None:
+def test_schema_refuses_invalid_value_at_path_like_parser(text: str, path: str) -> None:
     with pytest.raises(InputError):
         parse(text, "Clusterfile")
     assert path in complaints(text)
 
 
-def test_every_kind_and_every_key_of_the_tables_is_in_it() -> None:
+def test_schema_defines_all_kinds_and_spec_keys() -> None:
     definitions: dict[str, Any] = schema()["$defs"]
     assert set(definitions) == set(KINDS)
     for name, kind in KINDS.items():

@@ -222,7 +222,7 @@ def without_passwords(found: Clusterfile) -> Clusterfile:
     return dataclasses.replace(found, cluster=plain)
 
 
-def test_what_is_accepted_is_read_back_as_it_was() -> None:
+def test_clusterfile_generated_input_round_trips_through_write_and_redacted() -> None:
     accepted = []
 
     @LIMITS
@@ -257,7 +257,7 @@ def test_what_is_accepted_is_read_back_as_it_was() -> None:
         "provider: CONTAINER\nhosts: [{count: 1, roles: [master]}, {count: 0, roles: [node]}]",
     ],
 )
-def test_a_group_without_machines_is_left_out(spec: str) -> None:
+def test_cluster_host_group_without_machines_is_dropped(spec: str) -> None:
     found = read(spec_text(spec))
     assert found.cluster is not None
     assert [host.roles for host in found.cluster.hosts] == [("control-plane",)]
@@ -265,13 +265,13 @@ def test_a_group_without_machines_is_left_out(spec: str) -> None:
 
 
 @pytest.mark.parametrize("group", ["{roles: [node]}", "{ips: [], roles: [node]}", "{ips: , roles: [node]}"])
-def test_a_cluster_that_already_stores_an_empty_group_can_be_read(group: str) -> None:
+def test_cluster_record_with_empty_host_group_is_read(group: str) -> None:
     text = spec_text(f"hosts: [{{ips: [10.0.0.1], roles: [master]}}, {group}]")
     record = ClusterRecord(text=text)
     assert (record.control_plane, record.workers) == (("10.0.0.1",), ())
 
 
-def test_a_group_whose_addresses_were_forgotten_is_still_a_fault() -> None:
+def test_cluster_host_group_without_addresses_is_refused() -> None:
     with pytest.raises(InputError, match=r"hosts\[1\]\.ips: is missing"):
         cluster("hosts: [{ips: [10.0.0.1], roles: [master]}, {roles: [node]}]")
     with pytest.raises(InputError, match="there is no control-plane node"):

@@ -20,7 +20,7 @@ from harness.clusterfile.write import redacted
         *("sshKey", "client-key-data", "certificateKey", "Authorization", "X_PASS", "dbpass"),
     ],
 )
-def test_names_of_secrets(name: str) -> None:
+def test_is_secret_name_secret_words_is_true(name: str) -> None:
     assert is_secret_name(name)
 
 
@@ -32,7 +32,7 @@ def test_names_of_secrets(name: str) -> None:
         *("TOKEN_URL", "author", "keyboard", "passive"),
     ],
 )
-def test_other_names(name: str) -> None:
+def test_is_secret_name_other_words_is_false(name: str) -> None:
     assert not is_secret_name(name)
 
 
@@ -70,7 +70,7 @@ def test_other_names(name: str) -> None:
         "a: 1\nnote: 'AKIAABCDEFGHIJKLMNOP'\n",
     ],
 )
-def test_texts_that_hold_a_secret(text: str) -> None:
+def test_holds_secret_text_with_secret_is_true(text: str) -> None:
     assert holds_secret(text)
 
 
@@ -102,11 +102,11 @@ def test_texts_that_hold_a_secret(text: str) -> None:
         "image: registry.example.com/token-service:1.0\n",
     ],
 )
-def test_texts_that_hold_none(text: str) -> None:
+def test_holds_secret_text_without_secret_is_false(text: str) -> None:
     assert not holds_secret(text)
 
 
-def test_marks() -> None:
+def test_fingerprint_hides_secret_and_matches_same_secret_only() -> None:
     assert is_redacted(fingerprint("geheim", "a"))
     assert "geheim" not in fingerprint("geheim", "a")
     assert fingerprint("geheim", "a") == fingerprint("geheim", "a") != fingerprint("geheim", "b")
@@ -117,12 +117,12 @@ def test_marks() -> None:
     assert not same_secret("x", "y", "")
 
 
-def test_a_secret_that_is_known_is_found_where_nothing_else_tells_it() -> None:
+def test_holds_secret_known_value_in_plain_text_is_true() -> None:
     assert not holds_secret("app --start correct-horse")
     assert holds_secret("app --start correct-horse", {"correct-horse"})
 
 
-def test_the_stored_record_holds_a_secret_nowhere() -> None:
+def test_redacted_record_omits_secrets_in_all_fields() -> None:
     text = """\
 apiVersion: slipway.dev/v1
 kind: Cluster
@@ -151,7 +151,7 @@ spec: {phases: [post-install], on: master0, data: "echo fine"}
     assert difference(parse(kept, "F", stored=True), parse(text, "F")) == ()
 
 
-def test_the_secrets_of_a_clusterfile_that_was_read_are_shown_nowhere() -> None:
+def test_parse_secrets_of_clusterfile_are_hidden_in_log() -> None:
     parse(
         "apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {name: c}\nspec:\n  image: shop:1.0\n"
         "  env: [DB_PASS=correct-horse, Mode=fast]\n  ssh: {passwd: battery-staple}\n",
@@ -160,7 +160,7 @@ def test_the_secrets_of_a_clusterfile_that_was_read_are_shown_nowhere() -> None:
     assert log.hidden("correct-horse, battery-staple, fast") == "***, ***, fast"
 
 
-def test_name_that_an_image_declares_marks_any_value_as_secret() -> None:
+def test_redacted_declared_name_masks_value() -> None:
     text = """apiVersion: slipway.dev/v1
 kind: Cluster
 metadata: {name: c}

@@ -66,7 +66,7 @@ AWKWARD = [
 
 
 @pytest.mark.parametrize("text", AWKWARD)
-def test_text_stays_text_for_every_reader(text: str) -> None:
+def test_write_yaml_awkward_text_is_read_back_as_text(text: str) -> None:
     written = serialize.write_yaml({"a": text, "b": [text, {text: text}]})
     expected = {"a": text, "b": [text, {text: text}]}
     assert serialize.read_documents(written) == [expected]
@@ -74,23 +74,23 @@ def test_text_stays_text_for_every_reader(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, True, False, 0, -5, 10**20, 0.1, 1e300, 1e-7, [], {}, [[1], {"a": []}]])
-def test_values_keep_their_type(value: object) -> None:
+def test_write_yaml_values_keep_type(value: object) -> None:
     found = serialize.read_documents(serialize.write_yaml({"a": value}))
     assert found == [{"a": value}]
     assert type(found[0]["a"]) is type(value)
 
 
-def test_yaml_is_written_as_people_write_it() -> None:
+def test_write_yaml_uses_block_style_and_keeps_key_order() -> None:
     value = {"b": {"x": [1, {"c": 2, "d": 3}]}, "a": "one\ntwo\n", "e": []}
     assert serialize.write_yaml(value) == "b:\n  x:\n    - 1\n    - c: 2\n      d: 3\na: |\n  one\n  two\ne: []\n"
 
 
 @pytest.mark.parametrize("text", [text for text in AWKWARD if text != "\u0085"])
-def test_toml_text(text: str) -> None:
+def test_write_toml_awkward_text_is_read_back(text: str) -> None:
     assert tomllib.loads(serialize.write_toml({"a": text, text: {"b": [text]}})) == {"a": text, text: {"b": [text]}}
 
 
-def test_toml_of_every_shape() -> None:
+def test_write_toml_nested_values_are_read_back() -> None:
     value = {
         "version": 2,
         "root": "/var/lib",
@@ -111,12 +111,12 @@ def test_toml_of_every_shape() -> None:
     assert tomllib.loads(serialize.write_toml(value)) == value
 
 
-def test_toml_has_no_null() -> None:
+def test_write_toml_null_is_refused() -> None:
     with pytest.raises(ValueError, match="b: TOML has no null"):
         serialize.write_toml({"a": {"b": None}})
 
 
-def test_placeholders_survive_with_and_without_quotes() -> None:
+def test_protect_placeholders_survive_yaml_round_trip() -> None:
     text = "port: {{ Port }}\nname: \"{{ .Name }}\"\nimage: '{{ Registry }}/a:1'\nplain: {{ A }}-{{ B }}\n"
     protected, restore = serialize.protect(text)
     (found,) = serialize.read_documents(protected)

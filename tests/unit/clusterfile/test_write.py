@@ -13,7 +13,7 @@ from harness.errors import InputError
 from .reading import CASES, CLUSTERFILES, document, read, spec_text
 
 
-def test_a_written_clusterfile_is_readable_and_stable() -> None:
+def test_generate_writes_expected_clusterfile_text() -> None:
     text = generate(
         image="registry.example.com/shop:1.0",
         control_plane=["192.168.0.2", "192.168.0.3", "192.168.0.4"],
@@ -64,7 +64,7 @@ spec:
     )
 
 
-def test_values_are_read_back() -> None:
+def test_generate_values_are_read_back_by_parse() -> None:
     ssh = SshSettings(user="me", key="k", port=22, jump=JumpSettings("h", "u", 2222))
     special = Host(
         ("10.0.0.9",),
@@ -147,7 +147,7 @@ EVERYTHING = "---\n".join(
 )
 
 
-def test_every_value_survives_writing() -> None:
+def test_write_all_fields_round_trip() -> None:
     found = read(EVERYTHING)
     assert parse(write(found), "x") == found
     assert write(parse(write(found), "x")) == write(found)
@@ -155,7 +155,7 @@ def test_every_value_survives_writing() -> None:
 
 
 @pytest.mark.parametrize("name", CLUSTERFILES[:4])
-def test_cases_survive_writing_but_for_passwords(name: str) -> None:
+def test_write_cases_round_trip_without_passwords(name: str) -> None:
     found = parse((CASES / name).read_text(), name)
     again = parse(write(found), name)
     assert (again.configs, again.hooks, again.kubeadm) == (found.configs, found.hooks, found.kubeadm)
@@ -192,7 +192,7 @@ SECRETS = "---\n".join(
 )
 
 
-def test_no_secret_is_kept() -> None:
+def test_redacted_omits_secrets_and_keeps_other_values() -> None:
     found = read(SECRETS)
     kept = redacted(found)
     assert "geheim" not in kept
@@ -208,21 +208,21 @@ def test_no_secret_is_kept() -> None:
     assert again.cluster.external_registry == ExternalRegistry("d", username="u")
 
 
-def test_what_was_not_kept_cannot_be_applied_by_mistake() -> None:
+def test_apply_configs_redacted_data_is_refused() -> None:
     kept = parse(redacted(read(SECRETS)), "kept")
     with pytest.raises(InputError) as caught:
         apply_configs(kept.configs, {})
     assert [fault.where.split(" ")[-1] for fault in caught.value.faults] == ["c1", "c2"]
 
 
-def test_keeping_is_stable_and_keeping_what_was_kept_changes_nothing() -> None:
+def test_redacted_is_deterministic_and_idempotent() -> None:
     found = read(SECRETS)
     kept = redacted(found)
     assert redacted(found) == kept
     assert redacted(parse(kept, "kept")) == kept
 
 
-def test_passwords_of_machines_are_never_written_and_it_is_said_how_to_give_them() -> None:
+def test_write_omits_machine_passwords_and_explains_in_comment() -> None:
     found = read(spec_text("ssh: {passwd: geheim}\nhosts: [{ips: [10.0.0.1], roles: [master], ssh: {passwd: geheim2}}]"))
     text = write(found)
     assert "geheim" not in text
@@ -230,6 +230,6 @@ def test_passwords_of_machines_are_never_written_and_it_is_said_how_to_give_them
     assert not write(read(spec_text("cmd: [a]"))).startswith("#")
 
 
-def test_a_clusterfile_of_nothing_but_documents() -> None:
+def test_write_clusterfile_without_cluster_round_trips() -> None:
     found = Clusterfile("x", configs=read(document("Config", "path: a\ndata: b")).configs)
     assert parse(write(found), "x") == found

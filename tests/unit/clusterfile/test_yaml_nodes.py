@@ -44,17 +44,17 @@ def told(text: str) -> list[tuple[str, str]]:
         ("08", 8.0),
     ],
 )
-def test_scalars_mean_what_kubernetes_reads(written: str, value: object) -> None:
+def test_documents_scalars_have_types_that_kubernetes_reads(written: str, value: object) -> None:
     found = plain(f"a: {written}")
     assert found == {"a": value}
     assert type(found["a"]) is type(value)
 
 
-def test_keys_are_the_text_that_is_written() -> None:
+def test_documents_keys_keep_written_text() -> None:
     assert plain("on: 1\n8080: 2\nnull: 3\n") == {"on": 1, "8080": 2, "null": 3}
 
 
-def test_aliases_and_merge_keys_are_followed() -> None:
+def test_documents_aliases_and_merge_keys_are_resolved() -> None:
     text = "base: &b {a: 1, b: {c: 1}}\nother: &o {a: 2, d: 4}\nuse:\n  <<: [*b, *o]\n  b: 2\nagain: *b\n"
     found = plain(text)
     assert isinstance(found, dict)
@@ -62,7 +62,7 @@ def test_aliases_and_merge_keys_are_followed() -> None:
     assert found["again"] == {"a": 1, "b": {"c": 1}}
 
 
-def test_what_holds_itself_or_grows_without_end_is_a_fault() -> None:
+def test_documents_alias_cycle_deep_nesting_and_alias_bomb_are_refused() -> None:
     assert told("a: &x [*x]\n") == [("f:1", "cannot be read: it holds itself, by an alias")]
     assert told("b: 1\n---\na:\n " + "[" * 500 + "]" * 500) == [("f:4", "cannot be read: it is nested more than 100 levels deep")]
     bomb = "a0: &a0 [1,1,1,1,1,1,1,1,1,1]\n" + "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 8))
@@ -71,12 +71,12 @@ def test_what_holds_itself_or_grows_without_end_is_a_fault() -> None:
     assert "more than 100000 values" in message
 
 
-def test_depth_of_aliases_in_aliases_counts() -> None:
+def test_documents_depth_counts_through_nested_aliases() -> None:
     steps = [f"a0: &a0 {'[' * 60}{']' * 60}", *(f"a{n}: &a{n} {'[' * 60}*a{n - 1}{']' * 60}" for n in range(1, 40))]
     assert [message for _, message in told("\n".join(steps))] == ["cannot be read: it is nested more than 100 levels deep"]
 
 
-def test_keys_that_stand_twice_are_faults_at_any_depth() -> None:
+def test_documents_duplicate_keys_are_reported_at_any_depth() -> None:
     text = "a: 1\nb:\n  c: 1\n  d: {e: 1, e: 2}\n  c: 2\na: 3\n"
     assert told(text) == [
         ("f:4 .b.d.e", "is given twice; the first is in line 4"),
@@ -100,13 +100,13 @@ def test_keys_that_stand_twice_are_faults_at_any_depth() -> None:
         ("<<: 5\n", "f:1", "<< takes a mapping"),
     ],
 )
-def test_invalid_yaml_is_reported_with_its_line(text: str, where: str, part: str) -> None:
+def test_documents_invalid_yaml_reports_line(text: str, where: str, part: str) -> None:
     first = told(text)[0]
     assert first[0].startswith(where)
     assert part in first[1]
 
 
-def test_a_document_that_is_no_yaml_does_not_hide_the_others() -> None:
+def test_documents_after_invalid_document_are_still_read() -> None:
     text = "a: [\n---\nb: {c: 1, c: 2}\n---\n\td: 1\n---\ne: 1\n"
     report = FaultReport("f")
     found = documents(text, report)
@@ -115,14 +115,14 @@ def test_a_document_that_is_no_yaml_does_not_hide_the_others() -> None:
     assert len(report.faults) == 3
 
 
-def test_separators_within_text_separate_nothing() -> None:
+def test_documents_separator_inside_block_scalar_does_not_split() -> None:
     text = "---\na: |\n  x\n  ---\n  y\n--- # next\n---\n...\n%YAML 1.1\n---\nb: 1\n"
     report = FaultReport("f")
     assert [node.plain() for node in documents(text, report)] == [{"a": "x\n---\ny\n"}, {"b": 1}]
     assert report.faults == ()
 
 
-def test_comments_of_other_languages_are_reported_and_the_rest_is_read() -> None:
+def test_parse_slash_comments_are_reported_with_later_faults() -> None:
     with pytest.raises(InputError) as caught:
         read("// Copyright\n//\n// Licence\n\n" + spec_text("imge: x"))
     assert [str(fault).split("\n")[0] for fault in caught.value.faults] == [
@@ -131,7 +131,7 @@ def test_comments_of_other_languages_are_reported_and_the_rest_is_read() -> None
     ]
 
 
-def test_byte_order_mark_and_carriage_returns_are_harmless() -> None:
+def test_parse_byte_order_mark_and_crlf_are_accepted() -> None:
     text = "\ufeff" + spec_text("cmd: [a]").replace("\n", "\r\n")
     found = read(text).cluster
     assert found is not None
@@ -139,7 +139,7 @@ def test_byte_order_mark_and_carriage_returns_are_harmless() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n# nothing\n", "---\n---\n", "~\n"])
-def test_a_text_without_documents_is_a_fault(text: str) -> None:
+def test_parse_text_without_documents_is_refused(text: str) -> None:
     assert faults(text) == [("1", "contains no document")]
 
 
@@ -160,12 +160,12 @@ def test_a_text_without_documents_is_a_fault(text: str) -> None:
         ),
     ],
 )
-def test_unknown_documents_are_faults(text: str, where: str, message: str, hint: str) -> None:
+def test_parse_unknown_kind_reports_line_and_hint(text: str, where: str, message: str, hint: str) -> None:
     assert faults(text) == [(where, message)]
     assert hint in (hints(text)[0] or "")
 
 
-def test_unknown_versions_are_faults_with_the_nearest_one() -> None:
+def test_parse_unknown_api_version_is_refused_with_nearest() -> None:
     text = spec_text("cmd: [a]", version="sealer.io/v3")
     assert faults(text) == [("1 .apiVersion", "sealer.io/v3 is not known here")]
     assert hints(text) == ["did you mean sealer.io/v2?"]
@@ -186,7 +186,7 @@ def test_unknown_versions_are_faults_with_the_nearest_one() -> None:
         "slipway.dev/v1",
     ],
 )
-def test_every_version_of_a_cluster_is_read(version: str) -> None:
+def test_parse_cluster_of_any_api_version_accepts_old_and_new_host_keys(version: str) -> None:
     old = read(spec_text("masters: {ipList: [10.0.0.1]}\nnodes: {ipList: [10.0.0.2]}", version=version)).cluster
     new = read(spec_text("hosts: [{ips: [10.0.0.1], roles: [master]}, {ips: [10.0.0.2], roles: [node]}]", version=version)).cluster
     assert old == new
@@ -194,7 +194,7 @@ def test_every_version_of_a_cluster_is_read(version: str) -> None:
     assert (old.control_plane, old.workers) == (("10.0.0.1",), ("10.0.0.2",))
 
 
-def test_keys_of_spec_that_stand_beside_it_are_sent_home() -> None:
+def test_parse_spec_key_at_top_level_hint_names_spec() -> None:
     text = "apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {name: c, labls: {}}\nimage: a\nspec: {image: a}\nhost: x\n"
     assert faults(text) == [
         ("3 .metadata.labls", "labls is not known here"),
@@ -204,7 +204,7 @@ def test_keys_of_spec_that_stand_beside_it_are_sent_home() -> None:
     assert hints(text)[:2] == ["did you mean labels?", "it belongs into spec: spec.image"]
 
 
-def test_there_is_one_cluster_and_one_application() -> None:
+def test_parse_second_cluster_or_application_is_refused() -> None:
     one = spec_text("cmd: [a]")
     app = document("Application", "launchApps: [a]")
     assert faults("---\n".join([one, one, app, app])) == [
@@ -213,7 +213,7 @@ def test_there_is_one_cluster_and_one_application() -> None:
     ]
 
 
-def test_placeholders_are_replaced_by_what_is_given_and_others_stay() -> None:
+def test_parse_placeholders_are_replaced_by_env_and_others_stay() -> None:
     from harness.clusterfile.parse import parse
 
     text = spec_text("image: '{{ Registry }}/shop:{{ .Tag }}'").replace("  image: shop:1.0\n", "") + "---\n"
@@ -228,7 +228,7 @@ def test_placeholders_are_replaced_by_what_is_given_and_others_stay() -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 990, "{a: " * 990, "a:\n" + "- " * 990])
-def test_brackets_without_end_are_a_fault_with_a_line(text: str) -> None:
+def test_parse_deep_nesting_is_refused_with_line(text: str) -> None:
     with pytest.raises(InputError) as caught:
         read(text)
     assert caught.value.faults[0].where.startswith("Clusterfile:")

@@ -53,7 +53,7 @@ def test_available_needs_root_and_apt(machine: Machine, monkeypatch: pytest.Monk
     assert not apt.available()
 
 
-def test_install_refreshes_the_index_and_asks_nothing(machine: Machine) -> None:
+def test_install_refreshes_index_and_is_noninteractive(machine: Machine) -> None:
     apt.install("skopeo", "openssh-client")
     (update, update_options), (install, install_options) = machine.calls
     assert update[-1] == "update"

@@ -13,7 +13,7 @@ from harness.host.cluster_cache import ClusterState, known, unpin
 from harness.untrusted import KubeIdentity
 
 
-def test_what_is_remembered_is_added_to_and_for_its_owner_only(tmp_path: Path) -> None:
+def test_cluster_state_remember_merges_keys_and_files_are_private(tmp_path: Path) -> None:
     state = ClusterState.of("lab", tmp_path)
     assert state.read() == {}
     state.remember({"image": "web", "controlPlane": []})
@@ -24,12 +24,12 @@ def test_what_is_remembered_is_added_to_and_for_its_owner_only(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["", "Lab", "a/b", "..", "a b", "-a", "a" * 64])
-def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_cluster_state_invalid_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="not a name for a cluster"):
         ClusterState.of(name, tmp_path)
 
 
-def test_keys_of_an_earlier_slipway_are_read_and_written_in_the_present_words(tmp_path: Path) -> None:
+def test_cluster_state_keys_of_old_release_are_read_and_renamed(tmp_path: Path) -> None:
     state = ClusterState.of("lab", tmp_path)
     state.write("cluster.json", json.dumps({"image": "web", "masters": [{"address": "10.0.0.1"}], "nodes": [{"address": "10.0.0.2"}]}))
     assert state.read() == {"image": "web", "controlPlane": [{"address": "10.0.0.1"}], "workers": [{"address": "10.0.0.2"}]}
@@ -41,13 +41,13 @@ def test_keys_of_an_earlier_slipway_are_read_and_written_in_the_present_words(tm
     }
 
 
-def test_a_memory_that_was_damaged_counts_as_lost(tmp_path: Path) -> None:
+def test_cluster_state_damaged_file_reads_as_empty(tmp_path: Path) -> None:
     state = ClusterState.of("lab", tmp_path)
     state.write("cluster.json", "{")
     assert state.read() == {}
 
 
-def test_the_clusters_that_are_known_are_those_with_a_memory(tmp_path: Path) -> None:
+def test_known_lists_clusters_with_state_until_forgotten(tmp_path: Path) -> None:
     for name in ("b", "a"):
         ClusterState.of(name, tmp_path).remember({"image": "x"})
     (tmp_path / "clusters/begun").mkdir()
@@ -57,7 +57,7 @@ def test_the_clusters_that_are_known_are_those_with_a_memory(tmp_path: Path) -> 
     assert known(tmp_path / "nosuch") == ()
 
 
-def test_two_commands_do_not_change_one_cluster_at_the_same_time(tmp_path: Path) -> None:
+def test_cluster_state_lock_refuses_second_command(tmp_path: Path) -> None:
     state = ClusterState.of("lab", tmp_path)
     with state.lock(), pytest.raises(UsageError, match="another command is changing the cluster lab"), state.lock():
         pass
@@ -67,7 +67,7 @@ def test_two_commands_do_not_change_one_cluster_at_the_same_time(tmp_path: Path)
         pass
 
 
-def test_host_keys_of_machines_that_are_gone_are_forgotten_everywhere(tmp_path: Path) -> None:
+def test_unpin_removes_host_keys_from_all_clusters(tmp_path: Path) -> None:
     for name in ("a", "b"):
         ClusterState.of(name, tmp_path).write("known_hosts", "10.0.0.1 ssh-ed25519 A\n10.0.0.11 ssh-ed25519 B\n")
     unpin(["10.0.0.1"], tmp_path)
@@ -76,7 +76,7 @@ def test_host_keys_of_machines_that_are_gone_are_forgotten_everywhere(tmp_path: 
     unpin(["10.0.0.1"], tmp_path / "nosuch")
 
 
-def test_the_authority_of_a_cluster_is_known_by_its_kubeconfig(tmp_path: Path) -> None:
+def test_cluster_state_authority_is_read_from_kubeconfig(tmp_path: Path) -> None:
     state = ClusterState.of("lab", tmp_path)
     assert state.authority() is None
     pem = b"-----BEGIN %b-----\nAAAA\n-----END %b-----\n"

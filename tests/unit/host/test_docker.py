@@ -35,9 +35,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Connection aborted, PermissionError(13, 'Permission denied')", "no permission to use the Docker engine"),
     ],
 )
-def test_engine_that_does_not_answer_is_described_without_text_of_python(
-    reason: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_describe_unreachable_engine_hides_python_exception(reason: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///absent.sock")
     monkeypatch.setattr(docker, "_reach", lambda _: (None, reason))
     with pytest.raises(EngineError) as caught:
@@ -46,7 +44,7 @@ def test_engine_that_does_not_answer_is_described_without_text_of_python(
 
 
 @pytest.mark.usefixtures("lacking")
-def test_an_old_engine_on_a_machine_that_lacks_capabilities_is_refused_with_the_way_out() -> None:
+def test_check_privileges_old_engine_without_capability_is_refused_with_hint() -> None:
     with pytest.raises(EngineError) as caught:
         docker._check_privileges(Client(ServerVersion="20.10.24+dfsg1", DefaultRuntime="runc"))  # type: ignore[arg-type]
     assert "CAP_SYS_RESOURCE" in caught.value.message
@@ -56,16 +54,16 @@ def test_an_old_engine_on_a_machine_that_lacks_capabilities_is_refused_with_the_
 
 @pytest.mark.usefixtures("lacking")
 @pytest.mark.parametrize(("version", "runtime"), [("20.10.24", "slipway"), ("23.0.1", "runc"), ("28.2.2", "runc")])
-def test_an_engine_that_can_do_it_is_taken(version: str, runtime: str) -> None:
+def test_check_privileges_capable_engine_is_accepted(version: str, runtime: str) -> None:
     docker._check_privileges(Client(ServerVersion=version, DefaultRuntime=runtime))  # type: ignore[arg-type]
 
 
-def test_a_whole_machine_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_privileges_old_engine_with_all_capabilities_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker, "missing_capabilities", set)
     docker._check_privileges(Client(ServerVersion="20.10.24", DefaultRuntime="runc"))  # type: ignore[arg-type]
 
 
-def test_engine_of_slipway_gets_the_runtime_and_a_configuration_of_the_user_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configure_installs_runtime_and_keeps_daemon_json_of_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker, "STATE", tmp_path / "state")
     monkeypatch.setattr("os.geteuid", lambda: 0)
     docker._configure(tmp_path / "docker/daemon.json")
@@ -88,7 +86,9 @@ def test_engine_of_slipway_gets_the_runtime_and_a_configuration_of_the_user_stay
     ("environment", "reason", "message"),
     [({"DOCKER_HOST": "tcp://x:1"}, "refused", "DOCKER_HOST=tcp://x:1"), ({}, "Permission denied", "no permission to use")],
 )
-def test_why_no_engine_can_be_started(environment: dict[str, str], reason: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_remote_or_forbidden_engine_is_refused_with_hint(
+    environment: dict[str, str], reason: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -98,7 +98,7 @@ def test_why_no_engine_can_be_started(environment: dict[str, str], reason: str, 
     assert caught.value.hint
 
 
-def test_user_that_is_not_root_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_without_root_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(EngineError, match="no Docker engine is running"):
@@ -134,7 +134,7 @@ class Networks:
 
 
 @pytest.mark.parametrize("options", [None, {}, {"com.docker.network.driver.mtu": "1400", "com.docker.network.bridge.name": "docker0"}])
-def test_the_steps_of_a_build_have_a_network_that_goes_with_them(options: dict[str, str] | None) -> None:
+def test_network_apart_is_labelled_and_removed_on_interrupt(options: dict[str, str] | None) -> None:
     made = Networks(options)
     with contextlib.suppress(KeyboardInterrupt), docker.network_apart(made) as name:  # type: ignore[arg-type]
         assert (name, made.removed) == (made.made["name"], 0)
@@ -145,7 +145,7 @@ def test_the_steps_of_a_build_have_a_network_that_goes_with_them(options: dict[s
     assert made.made["options"] == {name: value for name, value in (options or {}).items() if name.endswith("mtu")}
 
 
-def test_an_engine_that_makes_no_network_says_why() -> None:
+def test_network_apart_refused_by_engine_reports_reason() -> None:
     with (
         pytest.raises(EngineError, match="no address is left") as refused,
         docker.network_apart(Networks({}, refuses=True)),  # type: ignore[arg-type]

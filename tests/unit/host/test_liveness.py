@@ -18,27 +18,27 @@ def label(**changes: str) -> str:
     return ".".join(parts.values())
 
 
-def test_this_process_has_not_ended() -> None:
+def test_has_ended_own_process_is_false() -> None:
     assert not liveness.has_ended(liveness.process_label())
     assert liveness.process_label().split(".")[2] == str(os.getpid())
 
 
 @pytest.mark.parametrize("changes", [{"start": "1"}, {"process": "4194305"}])
-def test_a_process_that_is_not_there_any_more_has_ended_also_when_its_number_was_given_again(changes: dict[str, str]) -> None:
+def test_has_ended_dead_process_or_reused_process_id_is_true(changes: dict[str, str]) -> None:
     assert liveness.has_ended(label(**changes))
 
 
 @pytest.mark.parametrize("changes", [{"namespace": "7"}, {"boot": "f" * 32}])
-def test_of_a_process_of_another_container_or_machine_nothing_is_known(changes: dict[str, str]) -> None:
+def test_has_ended_process_of_other_container_or_machine_is_false(changes: dict[str, str]) -> None:
     assert not liveness.has_ended(label(process="4194305", **changes))
 
 
 @pytest.mark.parametrize("text", ["", "4711", "a.b.c.d", f"{'0' * 32}.0.1.1", "x" * 1000])
-def test_what_is_not_a_label_has_not_ended(text: str) -> None:
+def test_has_ended_invalid_label_is_false(text: str) -> None:
     assert not liveness.has_ended(text)
 
 
-def test_a_held_folder_is_not_abandoned_until_it_is_let_go(tmp_path: Path) -> None:
+def test_remove_abandoned_held_folder_is_kept_until_released(tmp_path: Path) -> None:
     held = liveness.HeldFolder(tmp_path)
     (held.path / "file").write_text("x")
     assert not liveness.is_abandoned(held.path)
@@ -53,7 +53,7 @@ def test_a_held_folder_is_not_abandoned_until_it_is_let_go(tmp_path: Path) -> No
     assert not held.path.exists()
 
 
-def test_two_folders_of_one_process_are_two(tmp_path: Path) -> None:
+def test_held_folders_of_one_process_are_distinct(tmp_path: Path) -> None:
     one, two = liveness.HeldFolder(tmp_path), liveness.HeldFolder(tmp_path)
     assert one.path != two.path
     one.remove()
@@ -62,14 +62,14 @@ def test_two_folders_of_one_process_are_two(tmp_path: Path) -> None:
     two.remove()
 
 
-def test_a_link_in_place_of_a_folder_is_not_followed(tmp_path: Path) -> None:
+def test_remove_abandoned_symlink_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "target")
     assert not liveness.remove_abandoned(tmp_path / "link")
     assert (tmp_path / "target").is_dir()
 
 
-def test_a_container_with_the_same_process_ids_leaves_the_scratch_folder_of_another_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scratch_cleaned_keeps_folder_of_live_process_in_other_container(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = scratch.folder()
     # Its process is not in /proc here, as seen from another container.
     monkeypatch.setattr(os, "getpid", lambda: 4194305)
@@ -80,7 +80,7 @@ def test_a_container_with_the_same_process_ids_leaves_the_scratch_folder_of_anot
     assert scratch.abandoned() == ()
 
 
-def test_scratch_folders_of_commands_that_were_killed_go() -> None:
+def test_scratch_cleaned_removes_folder_of_killed_command() -> None:
     left = scratch.folder().parent / "4711-0badcafe"
     left.mkdir()
     assert scratch.abandoned() == (left,)
@@ -88,7 +88,7 @@ def test_scratch_folders_of_commands_that_were_killed_go() -> None:
         assert not left.exists()
 
 
-def test_builds_in_other_containers_that_share_the_engine_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_dead_build_of_other_container_or_remote_engine_is_false(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     assert sandbox._is_dead({LABEL_BUILD: label(start="1")})
     assert not sandbox._is_dead({LABEL_BUILD: label()})

@@ -30,7 +30,7 @@ from harness.kubefile.applications import KubefileApp
         (["mysql-1.2.tgz", "a.yaml"], "mixed"),
     ],
 )
-def test_kind_by_files(files: list[str], kind: str) -> None:
+def test_kind_of_application_follows_file_names(files: list[str], kind: str) -> None:
     assert applications.kind_of(files) == kind
 
 
@@ -48,7 +48,7 @@ def test_kind_by_files(files: list[str], kind: str) -> None:
         ("helm", ["web-1.tgz"], ("helm install web application/apps/web/web-1.tgz",)),
     ],
 )
-def test_default_commands(kind: str, files: list[str], commands: tuple[str, ...]) -> None:
+def test_default_commands_follow_kind_and_files(kind: str, files: list[str], commands: tuple[str, ...]) -> None:
     assert applications.default_commands("web", kind, files) == commands
 
 
@@ -77,7 +77,7 @@ def context(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_applications_of_a_kubefile(context: Path) -> None:
+def test_applications_of_kubefile_have_kind_files_env_and_commands(context: Path) -> None:
     _, found = build(
         context,
         """FROM scratch
@@ -110,12 +110,12 @@ APPCMDS mixed ["bash", "run"]
     )
 
 
-def test_appcmds_beats_the_default(context: Path) -> None:
+def test_appcmds_replace_default_commands(context: Path) -> None:
     _, found = build(context, 'FROM scratch\nAPP net local://kube\nAPPCMDS net ["kubectl create -f b.yaml"]')
     assert found[0].commands == ("cd application/apps/net && kubectl create -f b.yaml",)
 
 
-def test_how_a_mixed_application_starts_must_be_said(context: Path) -> None:
+def test_applications_mixed_empty_or_missing_are_all_reported(context: Path) -> None:
     with pytest.raises(InputError) as caught:
         build(context, "FROM scratch\nAPP a local://mixed\nAPP b local://nothing\nAPP c local://none")
     assert [(fault.where, fault.message.partition(",")[0], fault.hint) for fault in caught.value.faults] == [
@@ -125,7 +125,7 @@ def test_how_a_mixed_application_starts_must_be_said(context: Path) -> None:
     ]
 
 
-def test_launch_runs_the_applications_in_order(context: Path) -> None:
+def test_launch_runs_applications_in_given_order(context: Path) -> None:
     parsed, found = build(context, "FROM base\nAPP net local://kube\nAPP sh local://first.sh\nLAUNCH sh db net")
     commands = {app.name: app.commands for app in found} | {"db": ("helm install db application/apps/db",)}
     assert applications.launch(parsed, commands, {"db": {"SIZE": "1 G"}}) == (
@@ -135,7 +135,7 @@ def test_launch_runs_the_applications_in_order(context: Path) -> None:
     )
 
 
-def test_launch_of_what_the_base_does_not_have(context: Path) -> None:
+def test_launch_of_unknown_applications_raises_input_error_with_lines(context: Path) -> None:
     parsed, found = build(context, "FROM base:1\nAPP sh local://first.sh\nAPPENV dba A=1\nLAUNCH sh db")
     with pytest.raises(InputError) as caught:
         applications.launch(parsed, {app.name: app.commands for app in found}, {})
@@ -145,6 +145,6 @@ def test_launch_of_what_the_base_does_not_have(context: Path) -> None:
     ]
 
 
-def test_cmd_is_launched_as_it_stands(context: Path) -> None:
+def test_launch_keeps_cmd_and_cmds_verbatim(context: Path) -> None:
     parsed, _ = build(context, 'FROM base\nCMD kubectl apply -f $X\nCMDS ["ls"]')
     assert applications.launch(parsed, {}, {}) == ("kubectl apply -f $X", "ls")

@@ -14,7 +14,7 @@ from tests.unit.kubefile.reading import faults as faults_of
 from tests.unit.kubefile.reading import parse
 
 
-def test_launch_stands_once_and_alone() -> None:
+def test_launch_repeated_or_beside_cmds_is_refused() -> None:
     text = "FROM scratch\nAPP a local://a\nLAUNCH a\nLAUNCH a"
     assert faults_of(text) == ["4: LAUNCH is given twice; the first is in line 3"]
     assert faults_of('FROM scratch\nAPP a local://a\nCMDS ["ls"]\nLAUNCH a') == [
@@ -24,18 +24,18 @@ def test_launch_stands_once_and_alone() -> None:
 
 
 @pytest.mark.parametrize("launch", ["LAUNCH a", 'CMDS ["ls"]'])
-def test_an_exercise_may_follow_the_launch(launch: str) -> None:
+def test_exercise_after_launch_is_accepted_and_env_is_refused(launch: str) -> None:
     assert parse(f"FROM scratch\nAPP a local://a\n{launch}\nEXERCISE b\nEXERCISE c").exercise == ("b", "c")
     name = launch.split(maxsplit=1)[0]
     assert faults_of(f"FROM scratch\nAPP a local://a\n{launch}\nEXERCISE b\nENV A=1") == [f"3: {name} must be the last instruction"]
 
 
-def test_names_of_the_base_are_for_the_builder_to_check() -> None:
+def test_parse_defers_application_names_of_base() -> None:
     found = parse('FROM base:1\nAPPENV db A=1\nAPPCMDS db ["x"]\nLAUNCH db')
     assert [(item.app, item.instruction) for item in found.deferred] == [("db", "APPENV"), ("db", "APPCMDS"), ("db", "LAUNCH")]
 
 
-def test_what_the_context_lacks_is_reported_with_the_rest(tmp_path: Path) -> None:
+def test_parse_reports_missing_context_files_with_other_faults(tmp_path: Path) -> None:
     (tmp_path / "app.yaml").write_text("")
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "b.txt").write_text("")
@@ -51,7 +51,7 @@ def test_what_the_context_lacks_is_reported_with_the_rest(tmp_path: Path) -> Non
     ]
 
 
-def test_context_faults(tmp_path: Path) -> None:
+def test_context_faults_list_missing_sources_and_missing_context(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     found = kubefile.parse("FROM base\nCOPY a b c/\nAPP web local://a local://d\n", "K")
     assert [(fault.where, fault.message) for fault in context_faults(found.path, found.instructions, tmp_path)] == [
@@ -63,7 +63,7 @@ def test_context_faults(tmp_path: Path) -> None:
     ]
 
 
-def test_absent_registry_folder_is_skipped_with_a_warning(tmp_path: Path) -> None:
+def test_copy_absent_registry_folder_is_skipped_with_warning(tmp_path: Path) -> None:
     (tmp_path / "charts").mkdir()
     text = "FROM scratch\nCOPY registry registry\nCOPY ./registry/ charts ./\n"
     found = kubefile.parse(text, "K", context=tmp_path)
@@ -77,14 +77,14 @@ def test_absent_registry_folder_is_skipped_with_a_warning(tmp_path: Path) -> Non
     assert ([item.sources for item in found.of(Copy)], found.warnings) == ([("registry",), ("./registry/", "charts")], ())
 
 
-def test_folder_that_a_script_of_sealos_makes_has_a_hint(tmp_path: Path) -> None:
+def test_copy_folder_made_by_sealos_script_is_refused_with_hint(tmp_path: Path) -> None:
     (tmp_path / "init.sh").write_text("")
     with pytest.raises(InputError) as caught:
         kubefile.parse("FROM scratch\nCOPY opt opt", "K", context=tmp_path)
     assert caught.value.faults[0].hint == "init.sh of the context may make it: catalogues of sealos run it before they build"
 
 
-def test_faults_of_an_ignore_file_are_reported_once(tmp_path: Path) -> None:
+def test_parse_reports_ignore_file_faults_once(tmp_path: Path) -> None:
     (tmp_path / ".dockerignore").write_text("ok\n!\na[b\n")
     with pytest.raises(InputError) as caught:
         kubefile.parse("FROM scratch\nCOPY a x\nCOPY b y", "K", context=tmp_path)

@@ -54,25 +54,25 @@ def paths(placed: tuple[PlacedFile, ...]) -> list[str]:
         (["https://x.io/f", "a.txt"], "c/", ["c/a.txt"]),
     ],
 )
-def test_where_things_land(context: Path, sources: list[str], destination: str, expected: list[str]) -> None:
+def test_place_maps_sources_to_destination_paths(context: Path, sources: list[str], destination: str, expected: list[str]) -> None:
     known = {"made"}
     placed = place(context, sources, destination, is_folder=lambda path: path in known or build_context.known_folder(path))
     assert sorted(paths(placed)) == sorted(expected)
     assert all(entry.source.is_relative_to(context) for entry in placed)
 
 
-def test_parents_come_before_children(context: Path) -> None:
+def test_place_lists_parents_before_children(context: Path) -> None:
     found = paths(place(context, ["dir"], "d"))
     assert found == ["d", "d/empty", "d/sub", "d/sub/y.yaml", "d/x.yaml"]
 
 
-def test_a_later_source_overwrites_an_earlier_one(context: Path) -> None:
+def test_place_later_source_overwrites_earlier_source(context: Path) -> None:
     (context / "dir/a.txt").write_text("from dir")
     placed = place(context, ["a.txt", "dir"], "c/")
     assert [entry.source.read_text() for entry in placed if entry.path == "c/a.txt"] == ["from dir"]
 
 
-def test_a_folder_of_the_rootfs_keeps_its_name_in_the_root(context: Path) -> None:
+def test_place_rootfs_folder_keeps_its_name_in_root(context: Path) -> None:
     assert paths(place(context, ["etc"], "")) == ["etc", "etc/values.yaml"]
     assert paths(place(context, ["amd64/bin"], "")) == ["bin", "bin/tool"]
     assert paths(place(context, ["etc"], "conf/")) == ["conf", "conf/values.yaml"]
@@ -94,7 +94,9 @@ def test_a_folder_of_the_rootfs_keeps_its_name_in_the_root(context: Path) -> Non
         (["*.txt"], "c", "3 sources for the destination c, which is not a folder", "end it with a slash: c/"),
     ],
 )
-def test_what_cannot_be_taken(context: Path, sources: list[str], destination: str, message: str, hint: str | None) -> None:
+def test_place_unusable_source_raises_context_error_with_hint(
+    context: Path, sources: list[str], destination: str, message: str, hint: str | None
+) -> None:
     with pytest.raises(ContextError) as caught:
         place(context, sources, destination)
     assert caught.value.message.startswith(message)
@@ -102,7 +104,7 @@ def test_what_cannot_be_taken(context: Path, sources: list[str], destination: st
 
 
 @pytest.mark.parametrize("goal", ["../secret", "../", "/etc/passwd"])
-def test_no_symbolic_link_leads_out(context: Path, goal: str) -> None:
+def test_place_symbolic_link_out_of_context_raises_context_error(context: Path, goal: str) -> None:
     (context / "link").symlink_to(goal)
     (context / "dir/link").symlink_to(f"../{goal}" if goal.startswith("..") else goal)
     for source in ("link", "link/secret", "l*", "dir", "."):
@@ -110,7 +112,7 @@ def test_no_symbolic_link_leads_out(context: Path, goal: str) -> None:
             place(context, [source], "d/")
 
 
-def test_links_inside_the_context(context: Path) -> None:
+def test_place_links_inside_context_are_resolved_or_kept(context: Path) -> None:
     (context / "to-file").symlink_to("dir/x.yaml")
     (context / "to-dir").symlink_to("dir")
     (context / "dir/up").symlink_to("../a.txt")
@@ -122,7 +124,7 @@ def test_links_inside_the_context(context: Path) -> None:
     assert below["d/dangling"].is_symlink()
 
 
-def test_links_in_a_circle_and_devices(context: Path) -> None:
+def test_place_link_loop_or_fifo_raises_context_error(context: Path) -> None:
     (context / "round").symlink_to("round")
     with pytest.raises(ContextError, match="round"):
         place(context, ["round"], "")
@@ -131,7 +133,7 @@ def test_links_in_a_circle_and_devices(context: Path) -> None:
         place(context, ["dir"], "d/")
 
 
-def test_in_an_image_absolute_links_lead_into_the_image(context: Path) -> None:
+def test_place_absolute_links_of_image_resolve_inside_image(context: Path) -> None:
     (context / "link").symlink_to("/dir/x.yaml")
     (context / "lib").symlink_to("/dir")
     (context / "dir/out").symlink_to("/etc/passwd")
@@ -159,7 +161,7 @@ def test_add_marks_tars_by_their_content(context: Path) -> None:
     assert place(context, ["fake.tar.gz"], "", extract=True) == (PlacedFile(context / "fake.tar.gz", "fake.tar.gz"),)
 
 
-def test_the_file_with_passwords_stays_out(context: Path) -> None:
+def test_place_leaves_out_image_list_with_passwords(context: Path) -> None:
     (context / "imageListWithAuth.yaml").write_text("- password: p")
     assert "imageListWithAuth.yaml" not in paths(place(context, ["."], ""))
     for source in ("imageListWithAuth.yaml", "*.yaml"):
@@ -176,7 +178,7 @@ def test_the_file_with_passwords_stays_out(context: Path) -> None:
         ("https://x.io/a/..", None),
     ],
 )
-def test_url_name(url: str, name: str | None) -> None:
+def test_url_name_is_last_path_segment_or_raises_context_error(url: str, name: str | None) -> None:
     if name is None:
         with pytest.raises(ContextError, match="no file name"):
             build_context.url_name(url)
@@ -185,11 +187,11 @@ def test_url_name(url: str, name: str | None) -> None:
 
 
 @pytest.mark.parametrize(("path", "expected"), [("", "f"), ("d/", "d/f"), ("d", "d"), ("manifests", "manifests/f"), ("d/e", "d/e")])
-def test_destination_of_a_file(path: str, expected: str) -> None:
+def test_destination_of_file_appends_name_to_folders(path: str, expected: str) -> None:
     assert build_context.destination_of(path, "f") == expected
 
 
-def test_ignored_files_are_never_placed(context: Path) -> None:
+def test_place_ignored_files_are_left_out_or_refused(context: Path) -> None:
     (context / "secret").mkdir()
     (context / "secret/id").write_text("private")
     (context / "secret/public").write_text("public")
@@ -206,7 +208,7 @@ def test_ignored_files_are_never_placed(context: Path) -> None:
             place(context, [source], "x/")
 
 
-def test_ignore_file_without_exceptions_leaves_nothing_of_a_folder(context: Path) -> None:
+def test_place_ignored_folder_is_left_out_entirely(context: Path) -> None:
     (context / ".dockerignore").write_text("b.txt\n")
     (context / ".slipwayignore").write_text("dir\n.*ignore\n")
     taken = paths(place(context, ["."], ""))
@@ -218,7 +220,7 @@ def test_ignore_file_without_exceptions_leaves_nothing_of_a_folder(context: Path
     assert caught.value.hint == "take it back there: !dir"
 
 
-def test_ignore_file_does_not_concern_a_container_image(context: Path) -> None:
+def test_place_from_container_image_disregards_ignore_file(context: Path) -> None:
     (context / ".dockerignore").write_text("*\n")
     assert paths(place(context, ["/a.txt"], "x", image=True)) == ["x"]
 
@@ -233,11 +235,11 @@ def test_ignore_file_does_not_concern_a_container_image(context: Path) -> None:
         (["*/./sub/*"], "", ["sub/y.yaml"]),
     ],
 )
-def test_parents_are_kept(context: Path, sources: list[str], destination: str, expected: list[str]) -> None:
+def test_place_with_parents_keeps_source_folders(context: Path, sources: list[str], destination: str, expected: list[str]) -> None:
     assert paths(place(context, sources, destination, parents=True)) == expected
 
 
-def test_excluded_patterns_are_left_out(context: Path) -> None:
+def test_place_leaves_out_excluded_patterns(context: Path) -> None:
     assert paths(place(context, ["dir"], "d", exclude=["sub"])) == ["d", "d/empty", "d/x.yaml"]
     assert paths(place(context, ["dir"], "d", exclude=["**/*.yaml", "empty"])) == ["d", "d/sub"]
     assert paths(place(context, ["*.txt"], "d/", exclude=["b.txt", "[[]*"])) == ["d/a.txt"]
@@ -245,11 +247,11 @@ def test_excluded_patterns_are_left_out(context: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000 + "b", "\u00e9" * 200])
-def test_names_that_are_too_long_are_refused(context: Path, name: str) -> None:
+def test_place_too_long_name_raises_context_error(context: Path, name: str) -> None:
     with pytest.raises(ContextError, match="too long"):
         place(context, [name], "x")
 
 
-def test_name_with_nul_is_refused(context: Path) -> None:
+def test_place_name_with_nul_raises_context_error(context: Path) -> None:
     with pytest.raises(ContextError, match="NUL"):
         place(context, ["a\0b"], "x")

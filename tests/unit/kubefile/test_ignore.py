@@ -60,13 +60,13 @@ def test_excluding_pattern_decides_as_docker(lines: str, path: str, outcome: boo
     assert excluded(lines, path) is outcome
 
 
-def test_excluding_returns_the_rule_that_decides() -> None:
+def test_excluding_returns_deciding_rule() -> None:
     rule = ignore.parse(["a", "", "**/b"], ".dockerignore").excluding("x/b/c")
     assert rule is not None
     assert rule.where == ".dockerignore:3"
 
 
-def test_parse_patterns_that_are_not_valid_are_all_reported() -> None:
+def test_parse_invalid_patterns_are_all_reported() -> None:
     with pytest.raises(InputError) as caught:
         ignore.parse(["!", "a[b", "ok", "a\\", "[z-a]"], ".dockerignore")
     assert [fault.where for fault in caught.value.faults] == [f".dockerignore:{line}" for line in (1, 2, 4, 5)]
@@ -79,7 +79,7 @@ def test_excluding_many_stars_ends() -> None:
         excluded("a**" * 30 + "b", "a" * 100)
 
 
-def test_read_own_file_wins_and_a_mark_of_order_is_no_part_of_a_pattern(tmp_path: Path) -> None:
+def test_read_prefers_slipwayignore_and_strips_byte_order_mark(tmp_path: Path) -> None:
     assert ignore.read(tmp_path).rules == ()
     (tmp_path / ".dockerignore").write_text("a\n")
     assert ignore.read(tmp_path).excluding("a")
@@ -88,7 +88,7 @@ def test_read_own_file_wins_and_a_mark_of_order_is_no_part_of_a_pattern(tmp_path
     assert not ignore.read(tmp_path).excluding("a")
 
 
-def test_read_file_that_is_not_text_is_one_fault(tmp_path: Path) -> None:
+def test_read_file_not_utf8_raises_input_error(tmp_path: Path) -> None:
     (tmp_path / ".dockerignore").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot be read"):
         ignore.read(tmp_path)

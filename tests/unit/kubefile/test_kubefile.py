@@ -14,7 +14,7 @@ from tests.unit.kubefile.reading import faults, parse
 CASES = Path(__file__).parents[2] / "cases"
 
 
-def test_a_whole_kubefile_reads_as_written() -> None:
+def test_parse_whole_kubefile_yields_instructions_with_lines() -> None:
     found = parse(
         """
         # a comment
@@ -37,11 +37,11 @@ def test_a_whole_kubefile_reads_as_written() -> None:
     assert found.warnings == ()
 
 
-def test_what_is_no_platform() -> None:
+def test_parse_invalid_platform_is_refused() -> None:
     assert faults("FROM scratch", platform="amd64") == ["web/Kubefile: 'amd64' is not a platform"]
 
 
-def test_every_fault_at_once_with_its_line() -> None:
+def test_parse_faults_are_all_reported_with_lines() -> None:
     text = """
         FORM scratch
         FROM scratch
@@ -69,12 +69,12 @@ def test_every_fault_at_once_with_its_line() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CASES.rglob("Kubefile")), ids=lambda path: path.parent.name)
-def test_every_case_is_read_without_a_word(path: Path) -> None:
+def test_parse_kubefile_of_case_gives_no_warnings(path: Path) -> None:
     assert kubefile.parse(path.read_text(), str(path)).warnings == ()
 
 
 @pytest.mark.parametrize(("platform", "source"), [("linux/amd64", "amd64/bin"), ("linux/arm64", "arm64/bin")])
-def test_build_with_multi_arch(platform: str, source: str) -> None:
+def test_parse_build_with_multi_arch_copies_folder_of_platform(platform: str, source: str) -> None:
     path = CASES / "sealer/build/fixtures/build_with_multi_arch/Kubefile"
     found = kubefile.parse(path.read_text(), str(path), platform=platform)
     assert found.of(Copy)[0] == Copy(2, f"COPY {source} bin", (source,), "bin")
@@ -89,7 +89,7 @@ def test_config_overwrite_launches_both_charts() -> None:
     )
 
 
-def test_values_of_arg_in_launch_commands_are_known_apart_from_them() -> None:
+def test_parse_cmd_keeps_written_commands_and_arg_values_apart() -> None:
     text = """FROM scratch
     ARG V=1
     ARG Unset

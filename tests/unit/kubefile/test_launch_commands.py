@@ -34,7 +34,7 @@ def test_unquoted_text_loses_quotes_around_all_of_it(text: str, command: str) ->
         (["helm"], None),
     ],
 )
-def test_one_command_words_of_a_program_are_joined(elements: list[str], command: str | None) -> None:
+def test_one_command_joins_words_of_program(elements: list[str], command: str | None) -> None:
     assert one_command(elements) == command
 
 
@@ -60,7 +60,7 @@ def test_with_references_names_become_variables(command: str, text: str, unknown
     assert with_references(command, {"NAME", "lower"}) == (text, unknown)
 
 
-def test_with_releases_lone_charts_are_called_like_the_chart() -> None:
+def test_with_releases_lone_chart_gets_release_named_after_chart() -> None:
     commands, lone = with_releases(
         ["helm install mysql -f etc/mysql-config.yaml", "helm install mysql -f etc/redis-config.yaml"], {"charts/mysql/Chart.yaml"}
     )
@@ -86,7 +86,7 @@ def test_with_releases_lone_charts_are_called_like_the_chart() -> None:
         ("helm install \\\n  charts/a", set(), "helm upgrade --install \\\n  a charts/a"),
     ],
 )
-def test_with_releases_finds_the_chart_among_options(command: str, files: set[str], text: str) -> None:
+def test_with_releases_finds_chart_among_options(command: str, files: set[str], text: str) -> None:
     assert with_releases([command], files)[0] == (text,)
 
 
@@ -106,7 +106,7 @@ def test_with_releases_leaves_other_commands_alone(command: str) -> None:
     assert with_releases([command], {"charts/shop/Chart.yaml"}) == ((command,), ())
 
 
-def test_long_commands_take_time_in_proportion() -> None:
+def test_with_releases_and_references_accept_very_long_commands() -> None:
     for text in (";" * 200_000, "helm install '" * 20_000, "/" * 200_000, "$(A)" * 50_000):
         with_releases([text], ())
         with_references(text, {"A"})

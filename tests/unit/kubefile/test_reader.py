@@ -30,7 +30,7 @@ def copy(rest: str) -> Copy:
     return parse(f"FROM scratch\nENV V=1.2 EMPTY=\nCOPY {rest}").of(Copy)[0]
 
 
-def test_from() -> None:
+def test_from_yields_image_platform_and_stage_name() -> None:
     found = parse("ARG V=1\nFROM --platform=linux/arm64 reg.io/kube:v$V AS base")
     assert found.base == From(2, "FROM --platform=linux/arm64 reg.io/kube:v1 AS base", "reg.io/kube:v1", "linux/arm64", "base")
 
@@ -56,24 +56,24 @@ def test_from() -> None:
         ("https://x.io/a.yaml manifests/", ("https://x.io/a.yaml",), "manifests/"),
     ],
 )
-def test_copy(rest: str, sources: tuple[str, ...], destination: str) -> None:
+def test_copy_yields_sources_and_destination(rest: str, sources: tuple[str, ...], destination: str) -> None:
     found = copy(rest)
     assert (found.sources, found.destination) == (sources, destination)
 
 
-def test_copy_flags() -> None:
+def test_copy_flags_are_read() -> None:
     assert copy("--chown=1:2 --chmod=755 --link a b") == Copy(3, "COPY --chown=1:2 --chmod=755 a b", ("a",), "b", None, False, "1:2", 0o755)
     assert copy("--from=reg.io/tools:$V /bin/x /bin/y bin/") == Copy(
         3, "COPY --from=reg.io/tools:1.2 /bin/x /bin/y bin/", ("/bin/x", "/bin/y"), "bin/", "reg.io/tools:1.2"
     )
 
 
-def test_add_says_so() -> None:
+def test_add_yields_copy_with_urls() -> None:
     found = parse("FROM scratch\nADD https://x.io/a.tgz b.tgz charts/").of(Copy)[0]
     assert (found.name, found.add, found.urls) == ("ADD", True, ("https://x.io/a.tgz",))
 
 
-def test_a_url_may_have_a_checksum() -> None:
+def test_add_url_with_checksum_is_accepted() -> None:
     digest = f"sha256:{'0' * 64}"
     found = parse(f"FROM scratch\nADD --checksum={digest} https://x.io/a.tgz charts/").of(Copy)[0]
     assert (found.checksum, found.text) == (digest, f"ADD --checksum={digest} https://x.io/a.tgz charts/")
@@ -115,17 +115,17 @@ def test_a_url_may_have_a_checksum() -> None:
         ("${A b", "${A: '}' is missing", None),
     ],
 )
-def test_copy_faults(rest: str, message: str, hint: str | None) -> None:
+def test_copy_invalid_arguments_are_refused_with_hint(rest: str, message: str, hint: str | None) -> None:
     found = fault(f"FROM scratch\nENV EMPTY=\nCOPY {rest}")
     assert (found.where, found.message, found.hint) == ("web/Kubefile:3", message, hint)
 
 
-def test_a_stage_is_no_image() -> None:
+def test_copy_from_stage_and_add_from_image_are_refused() -> None:
     assert fault("FROM scratch AS base\nCOPY --from=base a b").message == "--from=base names a build stage; a Kubefile has none"
     assert fault("FROM scratch\nADD --from=x a b").message == "ADD cannot take files of an image"
 
 
-def test_run_keeps_its_text_and_knows_its_environment() -> None:
+def test_run_keeps_command_text_and_environment() -> None:
     found = parse(
         """
         FROM scratch
@@ -165,13 +165,13 @@ def test_run_keeps_its_text_and_knows_its_environment() -> None:
         ("etc-dir=/data", {"etc-dir": "/data"}),
     ],
 )
-def test_env(rest: str, values: dict[str, str]) -> None:
+def test_env_values_are_unquoted_and_expanded(rest: str, values: dict[str, str]) -> None:
     found = parse(f"FROM scratch\nENV OLD=old\nENV {rest}")
     assert found.of(Env)[1].values == values
     assert found.environment == {"OLD": "old", **values}
 
 
-def test_labels_and_what_sealer_means_by_them() -> None:
+def test_label_cni_and_csi_set_sealer_labels_and_kube_version() -> None:
     found = parse(
         """
         FROM scratch
@@ -190,14 +190,14 @@ def test_labels_and_what_sealer_means_by_them() -> None:
     assert [(type(item), item.name, item.app) for item in found.of(AppInstruction)] == [(Cni, "CNI", "calico"), (Csi, "CSI", "nfs")]
 
 
-def test_kubeversion() -> None:
+def test_kubeversion_and_its_label_accept_only_version_range() -> None:
     found = parse("FROM scratch\nKUBEVERSION 1.22 - 1.24")
     assert found.of(KubeVersion)[0].range == found.kube_version == "1.22 - 1.24"
     assert "'new' is not a range of versions" in fault("FROM scratch\nKUBEVERSION new").message
     assert "is not a range" in fault("FROM scratch\nLABEL app.alpha.sealer.io/supported-kube-version=new").message
 
 
-def test_applications() -> None:
+def test_app_appenv_appcmds_and_launch_are_read() -> None:
     found = parse(
         """
         FROM kubernetes:v1.36.3
@@ -238,7 +238,7 @@ def test_applications() -> None:
         ("ls bin-$ARCH", ("ls bin-amd64",)),
     ],
 )
-def test_cmd(rest: str, commands: tuple[str, ...]) -> None:
+def test_cmd_is_split_into_commands_and_args_are_expanded(rest: str, commands: tuple[str, ...]) -> None:
     assert parse(f"FROM scratch\nARG V=3\nENV DOMAIN=x.io\nCMD {rest}").of(Cmd)[0].commands == commands
 
 
@@ -256,7 +256,7 @@ def test_several_cmd_accumulate() -> None:
         ('["a", "b c"]', ("a", "b c")),
     ],
 )
-def test_exercise(rest: str, commands: tuple[str, ...]) -> None:
+def test_exercise_keeps_commas_and_expands_args(rest: str, commands: tuple[str, ...]) -> None:
     assert parse(f"FROM scratch\nARG V=3\nEXERCISE {rest}").exercise == commands
 
 
@@ -267,16 +267,16 @@ def test_several_exercises_accumulate_and_launch_nothing() -> None:
 
 
 @pytest.mark.parametrize("rest", ["web db", '["web", "db"]', '["web","db"]', "  web   db  "])
-def test_launch_in_both_forms(rest: str) -> None:
+def test_launch_shell_and_json_forms_are_equal(rest: str) -> None:
     assert parse(f"FROM scratch\nAPP web local://w\nAPP db local://d\nLAUNCH {rest}").launch == ("web", "db")
 
 
-def test_second_definition_is_reported() -> None:
+def test_second_application_of_same_name_warns() -> None:
     found = parse("FROM scratch\nCNI net local://a\nCNI net local://b")
     assert [warning.where for warning in found.warnings] == ["web/Kubefile:3"]
 
 
-def test_appcmds_of_several_commands_is_reported() -> None:
+def test_appcmds_with_several_commands_warns() -> None:
     found = parse('FROM scratch\nAPP a local://a\nAPPCMDS a ["kubectl apply -f a", "kubectl apply -f b"]')
     assert [warning.hint for warning in found.warnings] == ['write one element: ["kubectl apply -f a && kubectl apply -f b"]']
 
@@ -354,7 +354,7 @@ def test_appcmds_of_several_commands_is_reported() -> None:
         ('FROM scratch\nAPPCMDS web ["ls"]', "2", "APPCMDS: application web does not exist", "define it: APP web local://..."),
     ],
 )
-def test_faults(text: str, where: str, message: str, hint: str | None) -> None:
+def test_parse_invalid_instruction_is_reported_with_line_and_hint(text: str, where: str, message: str, hint: str | None) -> None:
     found = fault(text)
     assert (found.where, found.message, found.hint) == (f"web/Kubefile:{where}", message, hint)
 
@@ -369,12 +369,12 @@ def test_faults(text: str, where: str, message: str, hint: str | None) -> None:
         ("echo $(date)", ("echo $(date)",)),
     ],
 )
-def test_cmd_of_sealos_means_what_sealos_reads(rest: str, commands: tuple[str, ...]) -> None:
+def test_cmd_in_sealos_syntax_is_translated_without_warnings(rest: str, commands: tuple[str, ...]) -> None:
     found = parse(f"FROM scratch\nARG TAG=1\nENV NAME=web NS=web\nCMD {rest}")
     assert (found.commands, found.warnings) == (commands, ())
 
 
-def test_reference_to_a_name_that_no_env_has_is_warned_of() -> None:
+def test_cmd_reference_without_env_warns() -> None:
     found = parse("FROM scratch\nCMD helm install $(NAME) charts/web")
     assert found.commands == ("helm install ${NAME} charts/web",)
     assert [(warning.message, warning.hint) for warning in found.warnings] == [
@@ -383,19 +383,19 @@ def test_reference_to_a_name_that_no_env_has_is_warned_of() -> None:
 
 
 @pytest.mark.parametrize("word", ["CMD", "CMDS"])
-def test_exec_form_is_one_command_with_a_warning(word: str) -> None:
+def test_cmd_exec_form_is_joined_with_warning(word: str) -> None:
     found = parse(f'FROM scratch\n{word} ["kubectl", "apply", "-f", "manifests/a b.yaml"]')
     assert found.commands == ("kubectl apply -f 'manifests/a b.yaml'",)
     assert [warning.hint for warning in found.warnings] == ["write one element: [\"kubectl apply -f 'manifests/a b.yaml'\"]"]
 
 
-def test_list_of_single_words_stays_a_list_with_a_warning() -> None:
+def test_cmd_list_of_single_words_is_kept_with_warning() -> None:
     found = parse('FROM scratch\nCMD ["./a.sh", "./b.sh"]')
     assert found.commands == ("./a.sh", "./b.sh")
     assert [warning.message for warning in found.warnings] == ["CMD: each element is a command of its own"]
 
 
-def test_copy_parents_and_exclude() -> None:
+def test_copy_parents_and_exclude_are_read_and_checked() -> None:
     found = copy("--parents --exclude=*.md --exclude=**/test a/b x")
     assert (found.parents, found.exclude, found.destination) == (True, ("*.md", "**/test"), "x/")
     assert found.text == "COPY --parents=true --exclude=*.md --exclude=**/test a/b x/"
@@ -404,31 +404,31 @@ def test_copy_parents_and_exclude() -> None:
     assert fault("FROM scratch\nCOPY --exclude=a[b a b").message == "--exclude: a[b is not a pattern: a [ is not closed"
 
 
-def test_chown_other_than_root_is_warned_of() -> None:
+def test_copy_chown_other_than_root_warns() -> None:
     assert parse("FROM scratch\nCOPY --chown=0:0 a b").warnings == ()
     (warning,) = parse("FROM scratch\nCOPY --chown=1000:1000 a b").warnings
     assert warning.message == "--chown=1000:1000 has no effect: everything in a rootfs belongs to root"
 
 
-def test_platform_of_the_build_machine_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buildplatform_and_buildarch_name_build_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert parse("FROM --platform=$BUILDPLATFORM kubernetes").base.platform == "linux/amd64"
     run = parse("FROM scratch\nARG BUILDARCH\nRUN x").of(Run)[0]
     assert (run.environment["BUILDARCH"], "BUILDOS" in run.environment) == ("amd64", False)
 
 
-def test_platform_of_another_machine_is_warned_of() -> None:
+def test_from_platform_other_than_target_warns() -> None:
     (warning,) = parse("FROM --platform=linux/arm64 kubernetes").warnings
     assert warning.message == "FROM --platform=linux/arm64: the base is taken for linux/amd64, which the nodes run"
 
 
-def test_names_that_no_file_system_takes_are_faults() -> None:
+def test_parse_too_long_names_are_refused() -> None:
     for text in (f"COPY {'a' * 300} x", f"COPY a {'a' * 300}", f"COPY a {'a/' * 3000}b"):
         assert fault(f"FROM scratch\n{text}").message.endswith("the name is too long")
     assert fault(f"FROM scratch\nAPP {'a' * 300} local://x").message.endswith("is not a name for an application")
 
 
-def test_variables_nested_too_deeply_are_a_fault() -> None:
+def test_parse_deeply_nested_variables_raise_input_error() -> None:
     nested = "${A:-" * 400 + "x" + "}" * 400
     for text in (f"COPY {nested} x", f"ARG A=1\nCMD echo {nested}", f"ENV A={nested}", f"FROM {nested}"):
         with pytest.raises(InputError):

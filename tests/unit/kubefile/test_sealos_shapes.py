@@ -78,7 +78,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_shape_of_sealos_means_what_its_author_meant(name: str, tmp_path: Path) -> None:
+def test_parse_sealos_shape_gives_expected_commands_or_fault(name: str, tmp_path: Path) -> None:
     shape = SHAPES[name]
     for file in ("charts/web/Chart.yaml", *shape.files):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +95,6 @@ def test_shape_of_sealos_means_what_its_author_meant(name: str, tmp_path: Path) 
     assert len(parsed.warnings) == shape.warnings, parsed.warnings
 
 
-def test_shapes_are_counted() -> None:
+def test_sealos_shapes_number_21_with_4_refused() -> None:
     assert len(SHAPES) == 21
     assert sum(bool(shape.refused) for shape in SHAPES.values()) == 4

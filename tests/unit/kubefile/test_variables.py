@@ -14,20 +14,20 @@ from tests.unit.kubefile.reading import fault, parse
 CHOICE = "FROM scratch\n# one of: flannel none\nARG NETWORK=flannel\nARG OTHER=x\nCOPY parts/${NETWORK} etc/"
 
 
-def test_an_argument_may_be_one_of_the_values_of_the_comment_above_it() -> None:
+def test_arg_value_among_commented_choices_is_accepted() -> None:
     assert parse(CHOICE).of(Copy)[0].sources == ("parts/flannel",)
     assert parse(CHOICE, build_args={"NETWORK": "none", "OTHER": "anything"}).of(Copy)[0].sources == ("parts/none",)
 
 
 @pytest.mark.parametrize("value", ["calico", "", "Flannel"])
-def test_another_value_is_one_fault_that_tells_those_there_are(value: str, tmp_path: Path) -> None:
+def test_arg_value_outside_commented_choices_is_refused_with_choices(value: str, tmp_path: Path) -> None:
     (tmp_path / "parts/flannel").mkdir(parents=True)
     with pytest.raises(InputError) as caught:
         kubefile.parse(CHOICE, "Kubefile", build_args={"NETWORK": value}, context=tmp_path)
     assert caught.value.faults == (Fault("Kubefile:3", f"NETWORK={value}: not an allowed value", "one of flannel, none"),)
 
 
-def test_choices_are_of_the_line_below_them_only() -> None:
+def test_arg_choices_apply_only_to_next_line() -> None:
     assert parse("FROM scratch\n# one of: a b\n\nARG X=c").of(Arg)[0].values == {"X": "c"}
     assert parse("FROM scratch\n# one of: a b\nRUN x\nARG X=c").of(Arg)[0].values == {"X": "c"}
     # Without a default it may have none of them.
@@ -47,7 +47,7 @@ def test_choices_are_of_the_line_below_them_only() -> None:
         ("ARG A=1\nARG B=${A}x\nFROM k:$B", {}, "k:1x"),
     ],
 )
-def test_args_before_from(text: str, args: dict[str, str], expected: str) -> None:
+def test_arg_before_from_is_expanded_in_from(text: str, args: dict[str, str], expected: str) -> None:
     assert parse(text, build_args=args).base.image == expected
 
 
@@ -63,11 +63,11 @@ def test_args_before_from(text: str, args: dict[str, str], expected: str) -> Non
         ("ARG D=x", {"D": "given"}),
     ],
 )
-def test_arg_values(text: str, values: dict[str, str | None]) -> None:
+def test_arg_values_are_split_and_overridden_by_build_args(text: str, values: dict[str, str | None]) -> None:
     assert parse(f"FROM scratch\n{text}", build_args={"D": "given"} if "D=" in text else {}).of(Arg)[0].values == values
 
 
-def test_an_arg_before_from_must_be_repeated_behind_it() -> None:
+def test_arg_before_from_is_empty_until_repeated() -> None:
     found = parse("ARG V=1\nFROM scratch\nLABEL a=$V\nARG V\nLABEL b=$V\nARG V=2\nLABEL c=$V")
     assert found.labels == {"a": "", "b": "1", "c": "2"}
     assert [str(warning) for warning in found.warnings] == [
@@ -75,17 +75,17 @@ def test_an_arg_before_from_must_be_repeated_behind_it() -> None:
     ]
 
 
-def test_the_value_of_a_build_arg_is_not_shown() -> None:
+def test_build_arg_value_is_not_in_instruction_text() -> None:
     found = parse("FROM scratch\nARG TOKEN=none\nRUN curl -H $TOKEN", build_args={"TOKEN": "secret"})
     assert found.of(Run)[0].environment["TOKEN"] == "secret"
     assert [item.text for item in found.instructions] == ["FROM scratch", "ARG TOKEN=none", "RUN curl -H $TOKEN"]
 
 
-def test_env_comes_before_arg() -> None:
+def test_env_takes_precedence_over_arg() -> None:
     assert parse("FROM scratch\nENV V=env\nARG V=arg\nLABEL a=$V").labels == {"a": "env"}
 
 
-def test_build_arg_that_nothing_declares_is_reported() -> None:
+def test_undeclared_build_arg_warns() -> None:
     found = parse("FROM scratch\nARG A", build_args={"A": "1", "VERSOIN": "2", "HTTP_PROXY": "p"})
     assert [warning.message for warning in found.warnings] == ["--build-arg VERSOIN: no ARG VERSOIN is there"]
 
@@ -97,12 +97,12 @@ def test_build_arg_that_nothing_declares_is_reported() -> None:
         ("linux/arm/v7", {"a": "arm", "b": "arm", "c": "linux", "d": "linux/arm/v7", "e": "v7"}),
     ],
 )
-def test_the_platform_has_names(platform: str, expected: dict[str, str]) -> None:
+def test_platform_variables_are_expanded(platform: str, expected: dict[str, str]) -> None:
     text = "FROM scratch\nLABEL a=$ARCH b=${TARGETARCH} c=$TARGETOS d=$TARGETPLATFORM e=$TARGETVARIANT"
     assert parse(text, platform=platform).labels == expected
 
 
-def test_a_default_does_not_hide_the_platform() -> None:
+def test_arg_default_does_not_override_platform_variable() -> None:
     assert parse("FROM scratch\nARG TARGETARCH=x\nLABEL a=$TARGETARCH", platform="linux/arm64").labels == {"a": "arm64"}
     assert parse("FROM scratch\nARG ARCH\nLABEL a=$ARCH", build_args={"ARCH": "riscv64"}).labels == {"a": "riscv64"}
 
@@ -116,12 +116,12 @@ def test_undefined_variable_is_empty_and_reported() -> None:
     ]
 
 
-def test_what_only_a_shell_can_do_to_an_arg_is_said() -> None:
+def test_cmd_shell_expansion_of_arg_is_refused_and_of_env_is_kept() -> None:
     assert fault("FROM scratch\nARG V=1.2\nCMD echo ${V%.*}").where == "web/Kubefile:3"
     assert parse("FROM scratch\nENV V=1.2\nCMD echo ${V%.*}").commands == ("echo ${V%.*}",)
 
 
-def test_a_required_variable() -> None:
+def test_unset_required_variable_is_refused_with_its_message() -> None:
     assert fault('FROM scratch\nCOPY "a${V:?say which}" b').message == "V is not set: say which"
 
 
@@ -136,6 +136,6 @@ def test_a_required_variable() -> None:
     ],
     ids=["env-doubles", "arg-doubles", "many-values", "lists", "nested"],
 )
-def test_what_grows_without_end_is_a_fault(text: str) -> None:
+def test_parse_exploding_variables_or_nested_lists_raise_input_error(text: str) -> None:
     with pytest.raises(InputError):
         kubefile.parse(text, "Kubefile")

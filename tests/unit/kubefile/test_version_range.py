@@ -42,13 +42,13 @@ from harness.kubefile import version_range
         (">=1.40.10", ["v1.40.10", "v1.40.11"], ["v1.40.9"]),
     ],
 )
-def test_satisfies(text: str, inside: list[str], outside: list[str]) -> None:
+def test_satisfies_only_versions_inside_range(text: str, inside: list[str], outside: list[str]) -> None:
     version_range.check(text)
     assert [version for version in inside if not version_range.satisfies(version, text)] == []
     assert [version for version in outside if version_range.satisfies(version, text)] == []
 
 
-def test_a_prerelease_is_only_meant_when_it_is_named() -> None:
+def test_satisfies_prerelease_only_when_range_names_one() -> None:
     assert not version_range.satisfies("v1.41.0-rc.1", ">=1.40")
     assert version_range.satisfies("v1.41.0-rc.1", ">=1.40-0")
     assert version_range.satisfies("v1.41.0-rc.10", ">1.41.0-rc.9")
@@ -59,17 +59,17 @@ def test_a_prerelease_is_only_meant_when_it_is_named() -> None:
 @pytest.mark.parametrize(
     "text", ["", "  ", "latest", ">=", "1.2.3.4", ">=1.38 ||", "1.38,", "1.38,,1.39", "&1.2", ">=1.38 and <2", "1.40a", "==1.2"]
 )
-def test_what_is_no_range(text: str) -> None:
+def test_check_invalid_range_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="range of versions"):
         version_range.check(text)
 
 
-def test_what_is_no_version() -> None:
+def test_satisfies_invalid_version_raises_value_error() -> None:
     with pytest.raises(ValueError, match="'new' is not a version"):
         version_range.satisfies("new", "*")
 
 
-def test_what_makers_of_distributions_add_is_no_prerelease() -> None:
+def test_admits_treats_distribution_suffix_as_release() -> None:
     assert version_range.admits("v1.42.9-gke.300", ">=1.38 <1.43")
     assert version_range.admits("v1.42.9+k3s1", ">=1.38 <1.43")
     assert not version_range.admits("v1.44.0-eks-1", ">=1.38 <1.43")
@@ -92,6 +92,6 @@ def test_what_makers_of_distributions_add_is_no_prerelease() -> None:
         (">=1.30 || <1.20", None),
     ],
 )
-def test_lowest_version_of_a_range(text: str, lowest: str | None) -> None:
+def test_lowest_returns_smallest_version_of_range_or_none(text: str, lowest: str | None) -> None:
     assert version_range.lowest(text) == lowest
     assert lowest is None or version_range.satisfies(lowest, text)

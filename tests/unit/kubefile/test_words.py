@@ -22,7 +22,7 @@ VALUES = {"A": "1", "B": "two words", "EMPTY": ""}
         ("", []),
     ],
 )
-def test_split(text: str, expected: list[str]) -> None:
+def test_split_separates_words_and_keeps_quotes(text: str, expected: list[str]) -> None:
     assert words.split(text) == expected
 
 
@@ -58,11 +58,11 @@ def test_split(text: str, expected: list[str]) -> None:
         ("${NONE:-/opt/x}/y", "/opt/x/y"),
     ],
 )
-def test_expand(word: str, expected: str) -> None:
+def test_expand_follows_dockerfile_rules(word: str, expected: str) -> None:
     assert words.expand(word, VALUES).text == expected
 
 
-def test_expand_with_another_escape() -> None:
+def test_expand_with_backtick_escape_keeps_backslash() -> None:
     assert words.expand(r"C:\dir\$A `$A", VALUES, "`").text == r"C:\dir\1 $A"
 
 
@@ -76,7 +76,7 @@ def test_expand_with_another_escape() -> None:
         ("'$NONE'", ()),
     ],
 )
-def test_undefined_names_are_reported(word: str, undefined: tuple[str, ...]) -> None:
+def test_expand_reports_undefined_names(word: str, undefined: tuple[str, ...]) -> None:
     assert words.expand(word, VALUES).undefined == undefined
 
 
@@ -93,7 +93,7 @@ def test_undefined_names_are_reported(word: str, undefined: tuple[str, ...]) -> 
         ("${NONE:?say it}", "NONE is not set: say it"),
     ],
 )
-def test_expand_faults(word: str, message: str) -> None:
+def test_expand_invalid_word_raises_value_error(word: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         words.expand(word, VALUES)
 
@@ -109,12 +109,12 @@ def test_expand_faults(word: str, message: str) -> None:
         ("[ab].yaml d/", None),
     ],
 )
-def test_json_list(text: str, expected: list[str] | None) -> None:
+def test_json_list_parses_json_and_returns_none_for_other_text(text: str, expected: list[str] | None) -> None:
     assert words.json_list(text) == expected
 
 
 @pytest.mark.parametrize("text", ['["a"', '["a",]', "['a']x[", '["a", 1]', '["a"] b', "[1]"])
-def test_what_is_meant_as_json_must_be_json(text: str) -> None:
+def test_json_list_of_malformed_json_raises_value_error(text: str) -> None:
     if text.startswith("['"):
         assert words.json_list(text) is None
     else:
@@ -135,11 +135,11 @@ def test_what_is_meant_as_json_must_be_json(text: str) -> None:
         ("it's $A", "it's $A"),
     ],
 )
-def test_substitute_leaves_the_shell_its_own(command: str, expected: str) -> None:
+def test_substitute_keeps_shell_syntax_and_unknown_names(command: str, expected: str) -> None:
     assert words.substitute(command, VALUES) == expected
 
 
-def test_substitute_quotes_what_a_shell_would_read() -> None:
+def test_substitute_quotes_shell_metacharacters() -> None:
     values = {"X": 'a;b $(c) "d" `e`'}
     assert words.substitute("echo $X", values) == "echo 'a;b' '$(c)' '\"d\"' '`e`'"
     assert words.substitute('echo "$X"', values) == 'echo "a;b \\$(c) \\"d\\" \\`e\\`"'
@@ -154,27 +154,27 @@ def test_substitute_quotes_what_a_shell_would_read() -> None:
     ],
     ids=["plain", "default", "nested"],
 )
-def test_an_expansion_has_limits(word: str, message: str) -> None:
+def test_expand_over_length_or_depth_limit_raises_value_error(word: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         words.expand(word, {"A": "x" * (words.LONGEST // 2)})
 
 
-def test_a_substituted_command_has_limits() -> None:
+def test_substitute_over_length_limit_raises_value_error() -> None:
     with pytest.raises(ValueError, match="stand for more than"):
         words.substitute("$A " * 3, {"A": "x" * (words.LONGEST // 2)})
 
 
-def test_a_text_without_variables_may_be_long() -> None:
+def test_expand_and_substitute_accept_long_text_without_variables() -> None:
     text = "x" * (words.LONGEST + 1)
     assert words.expand(text, {}).text == text
     assert words.substitute(text, {"A": "b"}) == text
 
 
-def test_a_list_in_lists_in_lists_is_no_list_of_strings() -> None:
+def test_json_list_deeply_nested_raises_value_error() -> None:
     with pytest.raises(ValueError, match="strings only"):
         words.json_list("[" * 100_000)
 
 
-def test_referenced_names_are_those_whose_value_is_taken() -> None:
+def test_referenced_returns_only_expanded_names() -> None:
     command = """echo $A ${B:-$C} '$D' \\$E "$F" $G$Other"""
     assert words.referenced(command, set("ABCDEFGH")) == frozenset("ABCFG")

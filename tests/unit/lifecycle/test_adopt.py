@@ -55,7 +55,7 @@ class ControlPlaneNode(StandIn):
         return ProcessResult((), 0, json.dumps({"data": {"ClusterConfiguration": self.configuration}}), "")
 
 
-def test_a_cluster_becomes_a_clusterfile_that_reads_back() -> None:
+def test_adopt_kubeadm_cluster_gives_clusterfile_that_parses_back() -> None:
     taken = adopt.read(ControlPlaneNode(NODES), None, SshSettings(user="ops", port=22))
     cluster = parse(taken.text, "Clusterfile").cluster
     assert cluster is not None
@@ -73,13 +73,13 @@ def test_a_cluster_becomes_a_clusterfile_that_reads_back() -> None:
     assert [host.taints for host in cluster.hosts] == [(), (), (Taint("db", "yes", "NoExecute"),)]
 
 
-def test_name_and_image_may_be_given() -> None:
+def test_adopt_given_name_and_image_replace_defaults() -> None:
     cluster = adopt.read(ControlPlaneNode(NODES), "shop", SshSettings(), "shop:1").clusterfile.cluster
     assert cluster is not None
     assert (cluster.name, cluster.image) == ("shop", "shop:1")
 
 
-def test_invalid_cluster_of_kubeadms_is_reported() -> None:
+def test_adopt_unreachable_foreign_or_addressless_cluster_raises_check_error() -> None:
     with pytest.raises(CheckError, match="no cluster answers"):
         adopt.read(ControlPlaneNode(), None, SshSettings())
     with pytest.raises(CheckError, match="was not made by kubeadm"):

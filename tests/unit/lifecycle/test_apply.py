@@ -55,7 +55,7 @@ def work(old: str, new: str) -> ApplyWork:
     return apply.sort(changes(old, new), effective(parse(new, "Clusterfile")))
 
 
-def test_the_same_clusterfile_again_is_no_difference_secrets_included() -> None:
+def test_difference_same_clusterfile_is_empty_and_changed_secret_shows_no_value() -> None:
     assert changes(CLUSTER, CLUSTER) == ()
     assert [str(change) for change in changes(CLUSTER, CLUSTER.replace("hunter2", "hunter3"))] == ["~ .spec.env.Password"]
 
@@ -71,7 +71,7 @@ def test_the_same_clusterfile_again_is_no_difference_secrets_included() -> None:
         CLUSTER.replace("  env:", "  loadBalancing: haproxy\n  env:"),
     ],
 )
-def test_what_is_rendered_labelled_or_launched_is_done_here(new: str) -> None:
+def test_sort_rendered_labelled_or_launched_change_is_applied_in_place(new: str) -> None:
     assert work(CLUSTER, new) == ApplyWork(here=True)
 
 
@@ -91,28 +91,28 @@ def test_what_is_rendered_labelled_or_launched_is_done_here(new: str) -> None:
         (CLUSTER.replace("  env:", "  profile: cis\n  env:"), ".spec.profile"),
     ],
 )
-def test_what_a_cluster_that_runs_cannot_become_is_refused_with_its_place(new: str, where: str) -> None:
+def test_sort_change_impossible_for_running_cluster_is_refused_with_field(new: str, where: str) -> None:
     with pytest.raises(InputError) as caught:
         work(CLUSTER, new)
     assert where in [fault.where for fault in caught.value.faults]
     assert all(fault.hint for fault in caught.value.faults)
 
 
-def test_a_machine_does_not_change_sides() -> None:
+def test_sort_machine_moved_between_worker_and_control_plane_is_refused() -> None:
     two = CLUSTER.replace("[10.0.0.1]", "[10.0.0.1, 10.0.0.2, 10.0.0.3]")
     new = CLUSTER.replace("[10.0.0.101]", "[10.0.0.102]").replace("[10.0.0.1]", "[10.0.0.1, 10.0.0.101, 10.0.0.2]")
     with pytest.raises(InputError, match="changes sides"):
         work(two, new)
 
 
-def test_machines_that_come_and_go_and_another_image_are_for_the_verbs_that_do_that() -> None:
+def test_sort_added_removed_machines_and_new_image_are_listed_in_work() -> None:
     new = CLUSTER.replace("[10.0.0.101]", "[10.0.0.102]").replace("[10.0.0.1]", "[10.0.0.1, 10.0.0.2, 10.0.0.3]")
     found = work(CLUSTER, new)
     assert (found.control_plane, found.workers, found.leaving) == (("10.0.0.2", "10.0.0.3"), ("10.0.0.102",), ("10.0.0.101",))
     assert work(CLUSTER, CLUSTER.replace("web:latest", "web:2")).image == "web:2"
 
 
-def test_another_image_is_handed_on_with_all_that_the_clusterfile_says(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_carry_out_new_image_passes_clusterfile_and_env_to_upgrade(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     build(store)
     asked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(upgrade, "upgrade", lambda *words, **_: asked.append(words))
@@ -125,7 +125,7 @@ def test_another_image_is_handed_on_with_all_that_the_clusterfile_says(store: St
     assert options.clusterfile.cluster.env == {"Port": "81", "Password": "hunter2"}
 
 
-def test_another_image_under_the_same_name_is_a_difference_and_another_spelling_is_none(store: Store) -> None:
+def test_compare_image_reports_changed_digest_and_ignores_name_spelling(store: Store) -> None:
     build(store)
     known = store.names()["web:latest"].digest
     stored = parse(redacted(effective(parse(CLUSTER, "old"))), "stored")
@@ -139,7 +139,7 @@ def test_another_image_under_the_same_name_is_a_difference_and_another_spelling_
     assert apply.compare(There(node, stored, known), new, elsewhere) == ()
 
 
-def test_another_name_of_the_image_that_runs_is_no_difference(store: Store) -> None:
+def test_compare_other_name_of_running_image_is_change_only_with_other_digest(store: Store) -> None:
     build(store)
     known = store.names()["web:latest"]
     store.tag("shop:2", known)
@@ -151,7 +151,7 @@ def test_another_name_of_the_image_that_runs_is_no_difference(store: Store) -> N
     assert (change.subject, change.after) == ("image", "shop:2")
 
 
-def test_clusterfile_without_machines_leaves_those_of_the_cluster_as_they_are() -> None:
+def test_with_machines_clusterfile_without_hosts_takes_hosts_of_cluster() -> None:
     old = CLUSTER.replace("[10.0.0.1], roles: [master]", "[10.0.0.1], roles: [master], labels: {zone: a}, ssh: {passwd: opensesame}")
     stored = parse(redacted(effective(parse(old, "old"))), "stored")
     text = CLUSTER.partition("  hosts:")[0].replace('"80"', '"81"') + "  ssh: {user: ops, pk: ./id}\n"
@@ -171,7 +171,7 @@ def test_clusterfile_without_machines_leaves_those_of_the_cluster_as_they_are() 
     assert apply.with_machines(named, stored) is named
 
 
-def test_only_what_depends_on_changed_files_is_launched_again(store: Store) -> None:
+def test_apply_changed_file_changes_inputs_of_launch_commands_that_may_read_it(store: Store) -> None:
     commands = ("helm install a charts/a -f etc/a.yaml", "kubectl apply -f manifests/b.yaml", "bash run.sh")
     build(store, launch=commands, files={"etc/slipway.yaml": "kubernetes: v1.36.3\n", "etc/a.yaml": "x: 1", "manifests/b.yaml": "y: 1"})
 
@@ -187,7 +187,7 @@ def test_only_what_depends_on_changed_files_is_launched_again(store: Store) -> N
     assert [name for name in one if one[name] != two[name]] == ["launch-1", "launch-3"]
 
 
-def test_apply_leaves_services_of_the_cluster_alone(store: Store) -> None:
+def test_apply_plan_has_no_service_or_rootfs_steps_and_ends_with_record(store: Store) -> None:
     build(store, launch=("one",))
     ids = [step.id for step in apply.here(prepared(store, 1, 1))]
     assert not {"start-containerd", "start-kubelets", "start-control-plane", "send-rootfs", "start-registry"} & set(ids)
@@ -243,7 +243,7 @@ def somebody(api: Api, ago: float) -> None:
     api._keep({"metadata": {"resourceVersion": ""}, "spec": spec})
 
 
-def test_a_cluster_is_changed_by_one_at_a_time_who_may_call_another_verb() -> None:
+def test_lease_held_again_by_same_process_is_kept_until_outer_release() -> None:
     api = Api()
     with lease.held(api, "lab"):
         assert api.lease is not None
@@ -254,7 +254,7 @@ def test_a_cluster_is_changed_by_one_at_a_time_who_may_call_another_verb() -> No
     assert api.holder is None
 
 
-def test_second_command_is_refused_with_the_holder_and_changes_nothing() -> None:
+def test_lease_held_by_other_command_is_refused_with_holder_and_unchanged() -> None:
     api = Api()
     somebody(api, ago=20)
     with pytest.raises(UsageError, match=r"ops@elsewhere:7 is changing the cluster lab since 2025-12-31T23:59:40"), lease.held(api, "lab"):
@@ -263,7 +263,7 @@ def test_second_command_is_refused_with_the_holder_and_changes_nothing() -> None
     assert not any(" delete " in command or " replace " in command for command in api.commands)
 
 
-def test_one_that_was_killed_does_not_keep_others_out_for_good() -> None:
+def test_lease_expired_is_taken_over_and_released() -> None:
     api = Api()
     somebody(api, ago=61)
     with lease.held(api, "lab"):
@@ -290,7 +290,7 @@ def installed(text: str, **changes: Any) -> Installed:
     return Installed.of(dataclasses.replace(kept, **changes).config_map())
 
 
-def test_applications_come_change_and_go_with_the_file(store: Store) -> None:
+def test_compare_apps_reports_added_changed_removed_and_refuses_manual_application(store: Store) -> None:
     shop, more = APPLICATION.format("shop", "b"), APPLICATION.format("more", "b")
     there = (installed(shop), installed(more))
 
@@ -314,7 +314,7 @@ def test_applications_come_change_and_go_with_the_file(store: Store) -> None:
         found(shop, (installed(shop, by_file=False),))
 
 
-def test_an_application_is_no_reason_to_touch_the_clusters_own_image() -> None:
+def test_sort_new_application_is_work_for_applications_only() -> None:
     found = work(CLUSTER, CLUSTER + APPLICATION.format("shop", "b"))
     assert (found.here, found.apps_noted, found.only_apps) == (False, True, True)
 
@@ -340,7 +340,7 @@ def of_list(*images: str) -> str:
     return CLUSTER.replace("image: web:latest", f"image: [{', '.join(images)}]")
 
 
-def test_images_that_leave_the_list_are_removed_after_a_confirmation(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apply_image_dropped_from_list_is_uninstalled_after_confirmation(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     build(store)
     for name in ("shop:1", "more:1"):
         build(store, name, type="app")
@@ -376,9 +376,7 @@ def test_images_that_leave_the_list_are_removed_after_a_confirmation(store: Stor
     assert cluster.said == []
 
 
-def test_values_that_an_image_calls_secret_are_not_shown_and_the_image_is_read_only_when_there_is_a_change(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_apply_plan_hides_secret_values_and_reads_no_image_without_change(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     build(store, values=(ExpectedValue("Phrase", secret=True),))
     build(store, "shop:1", type="app", values=(ExpectedValue("Word", secret=True),))
     app = "---\napiVersion: slipway.dev/v1\nkind: Application\nmetadata: {name: shop}\nspec: {image: 'shop:1', env: {A: b}}\n"
@@ -396,7 +394,7 @@ def test_values_that_an_image_calls_secret_are_not_shown_and_the_image_is_read_o
     assert apply.secret_values(old, store) == {"Phrase", "Word"}
 
 
-def test_what_comes_with_the_list_is_judged_together_before_it_is_installed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apply_applications_of_image_list_are_judged_together_before_install(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     build(store)
     for name in ("shop:1", "more:1"):
         build(store, name, type="app")

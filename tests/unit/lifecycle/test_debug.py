@@ -96,7 +96,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> ControlPlaneNode:
     return one
 
 
-def test_debug_of_a_known_cluster_connects_to_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_known_cluster_connects_to_control_plane_node_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ClusterState.of("lab", tmp_path).remember({"controlPlane": [{"address": "10.0.0.1"}], "workers": [{"address": "10.0.0.2"}]})
     connected: list[str] = []
     monkeypatch.setattr(SshConnections, "prepare", lambda _: None)
@@ -119,21 +119,21 @@ def test_debug_of_a_known_cluster_connects_to_no_worker(tmp_path: Path, monkeypa
         (["registry.k8s.io/pause:3.10", "site.example:5000/k8s/kube-proxy@sha256:00"], "site.example:5000/k8s/kube-proxy@sha256:00"),
     ],
 )
-def test_the_image_is_the_best_that_the_cluster_runs(images: list[str], chosen: str) -> None:
+def test_shell_image_selects_preferred_image_of_cluster(images: list[str], chosen: str) -> None:
     assert debug.shell_image(images) == chosen
 
 
-def test_a_cluster_without_a_known_shell_asks_for_an_image() -> None:
+def test_shell_image_without_known_image_raises_usage_error() -> None:
     with pytest.raises(UsageError, match="--image"):
         debug.shell_image(["registry.k8s.io/pause:3.10", "docker.io/mine/not-kube-proxy:1", "docker.io/flannel/flannel-cni-plugin:1"])
 
 
-def test_the_best_images_are_in_the_base_image() -> None:
+def test_debug_images_are_all_in_base_image_dockerfiles() -> None:
     texts = "".join(path.read_text() for path in (Path(__file__).parents[3] / "images").glob("*/Dockerfile"))
     assert [path for path in debug.IMAGES if f"/{path}:${{VERSION}}" not in texts] == []
 
 
-def test_an_image_without_a_valid_name_is_refused_before_the_cluster_is_asked() -> None:
+def test_on_node_invalid_image_name_is_refused_before_cluster_is_contacted() -> None:
     with pytest.raises(UsageError, match="--image Web: "), debug.on_node("node-1", image="Web"):
         pass
 
@@ -142,19 +142,19 @@ def test_an_image_without_a_valid_name_is_refused_before_the_cluster_is_asked() 
 
 
 @pytest.mark.parametrize("word", ["node-1", "10.0.0.2"])
-def test_a_node_is_found_by_name_and_by_address(word: str, node: ControlPlaneNode) -> None:
+def test_on_node_finds_node_by_name_and_address(word: str, node: ControlPlaneNode) -> None:
     with debug.on_node(word) as container:
         assert (container.node, container.image) == ("node-1", IMAGE)
 
 
-def test_a_node_that_does_not_exist_is_named_with_its_like(node: ControlPlaneNode) -> None:
+def test_on_node_unknown_node_is_refused_with_similar_name_as_hint(node: ControlPlaneNode) -> None:
     with pytest.raises(UsageError, match="node-2: no such node") as caught, debug.on_node("node-2"):
         pass
     assert caught.value.hint == "did you mean node-1?"
     assert node.created == {}
 
 
-def test_a_pod_on_a_node_has_all_of_the_node_and_no_scheduler_decides(node: ControlPlaneNode) -> None:
+def test_on_node_pod_is_privileged_in_host_namespaces_and_bound_to_node(node: ControlPlaneNode) -> None:
     with debug.on_node("node-1", image="tools:1"):
         pass
     spec = node.created["spec"]
@@ -168,14 +168,14 @@ def test_a_pod_on_a_node_has_all_of_the_node_and_no_scheduler_decides(node: Cont
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_the_pod_is_removed_however_it_ends(error: type[BaseException], node: ControlPlaneNode) -> None:
+def test_on_node_pod_is_deleted_after_interrupt_or_error(error: type[BaseException], node: ControlPlaneNode) -> None:
     with pytest.raises(error), debug.on_node("node-1"):
         raise error
     pod = node.created["metadata"]["name"]
     assert f"delete pod {pod} --namespace=kube-system --ignore-not-found" in node.said[-1]
 
 
-def test_an_interruption_while_the_pod_is_made_removes_it(node: ControlPlaneNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_node_interrupt_during_start_deletes_pod(node: ControlPlaneNode, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -185,7 +185,7 @@ def test_an_interruption_while_the_pod_is_made_removes_it(node: ControlPlaneNode
     assert "delete pod slipway-debug-" in node.said[-1]
 
 
-def test_a_pod_that_cannot_be_removed_is_reported_and_hides_no_other_error(
+def test_on_node_failed_pod_deletion_is_reported_and_original_error_is_raised(
     node: ControlPlaneNode, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def deleting(command: str, **given: Any) -> ProcessResult:
@@ -200,7 +200,7 @@ def test_a_pod_that_cannot_be_removed_is_reported_and_hides_no_other_error(
     assert "is left on node-1: the API is away; kubectl delete pod slipway-debug-" in said
 
 
-def test_an_image_that_the_node_cannot_pull_is_an_error_at_once_and_the_pod_goes(node: ControlPlaneNode) -> None:
+def test_on_node_image_pull_failure_raises_command_error_and_deletes_pod(node: ControlPlaneNode) -> None:
     node.waiting = {"reason": "ErrImagePull", "message": "not found"}
     said = "tools:1 does not start on node-1: ErrImagePull: not found"
     with pytest.raises(CommandError, match=said), debug.on_node("node-1", image="tools:1"):
@@ -208,7 +208,7 @@ def test_an_image_that_the_node_cannot_pull_is_an_error_at_once_and_the_pod_goes
     assert "delete pod slipway-debug-" in node.said[-1]
 
 
-def test_a_container_that_does_not_start_in_time_is_an_error(node: ControlPlaneNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_node_container_not_started_in_time_raises_command_error(node: ControlPlaneNode, monkeypatch: pytest.MonkeyPatch) -> None:
     node.waiting = {"reason": "ContainerCreating"}
     now = iter(range(0, 10_000, 40))
     monkeypatch.setattr("time.monotonic", lambda: next(now))
@@ -217,7 +217,7 @@ def test_a_container_that_does_not_start_in_time_is_an_error(node: ControlPlaneN
         pass
 
 
-def test_a_node_that_rejects_the_pod_is_an_error(node: ControlPlaneNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_node_pod_rejected_by_node_raises_command_error(node: ControlPlaneNode, monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(*_: Any) -> str:
         return json.dumps({**node.created, "status": {"phase": "Failed", "reason": "OutOfpods", "message": "too many"}})
 
@@ -229,7 +229,7 @@ def test_a_node_that_rejects_the_pod_is_an_error(node: ControlPlaneNode, monkeyp
 # Commands
 
 
-def test_a_command_is_shell_text_and_its_exit_code_is_passed_on(node: ControlPlaneNode) -> None:
+def test_attach_command_runs_in_shell_and_returns_exit_code(node: ControlPlaneNode) -> None:
     with debug.on_node("node-1") as container:
         assert debug.attach(container, "ls -l /host | wc -l", terminal=False) == 5
         debug.attach(container, None, terminal=True)
@@ -238,7 +238,7 @@ def test_a_command_is_shell_text_and_its_exit_code_is_passed_on(node: ControlPla
     assert (second[0].endswith("--stdin --tty -- sh"), second[1]) == (True, True)
 
 
-def test_output_is_kept_for_programs(node: ControlPlaneNode) -> None:
+def test_capture_returns_output_and_exit_code_without_stdin(node: ControlPlaneNode) -> None:
     with debug.on_node("node-1") as container:
         ran = debug.capture(container, "echo one; exit 3")
     assert (ran.command, ran.exit_code, ran.stdout, ran.node) == ("echo one; exit 3", 3, "echoed\n", "node-1")
@@ -248,7 +248,7 @@ def test_output_is_kept_for_programs(node: ControlPlaneNode) -> None:
 # Pods
 
 
-def test_a_container_beside_a_pod_sees_the_processes_of_the_main_one(node: ControlPlaneNode) -> None:
+def test_beside_pod_adds_ephemeral_container_that_targets_main_container(node: ControlPlaneNode) -> None:
     node.pod["spec"]["ephemeralContainers"] = [{"name": "before"}]
     with debug.beside_pod("web-0", "shop", None) as container:
         before, added = node.pod["spec"]["ephemeralContainers"]
@@ -258,7 +258,9 @@ def test_a_container_beside_a_pod_sees_the_processes_of_the_main_one(node: Contr
     assert "/api/v1/namespaces/shop/pods/web-0/ephemeralcontainers" in call
 
 
-def test_the_container_is_stopped_and_what_stays_is_said(node: ControlPlaneNode, capsys: pytest.CaptureFixture[str]) -> None:
+def test_beside_pod_container_is_stopped_and_remaining_entry_is_reported(
+    node: ControlPlaneNode, capsys: pytest.CaptureFixture[str]
+) -> None:
     with debug.beside_pod("web-0", "shop", "proxy") as container:
         assert container.target == "proxy"
     assert any(f"--container={container.name} -- sh -c 'read -r pid < /dev/shm/{container.name}" in text for text in node.said)
@@ -266,7 +268,7 @@ def test_the_container_is_stopped_and_what_stays_is_said(node: ControlPlaneNode,
     assert f"{container.name} is stopped; Kubernetes lists it in shop/web-0 until that pod is deleted" in said
 
 
-def test_rights_that_pod_security_refuses_are_left_out(node: ControlPlaneNode) -> None:
+def test_beside_pod_rights_refused_by_pod_security_are_dropped(node: ControlPlaneNode) -> None:
     for refusals, context in ((1, {}), (2, {"runAsNonRoot": True, "runAsUser": 65534})):
         node.refusals, node.pod, node.killed = refusals, json.loads(json.dumps(POD)), False
         with debug.beside_pod("web-0", "shop", None):
@@ -274,7 +276,7 @@ def test_rights_that_pod_security_refuses_are_left_out(node: ControlPlaneNode) -
             assert {key: added["securityContext"].get(key) for key in context} == context
 
 
-def test_a_pod_that_takes_no_container_at_all_says_why(node: ControlPlaneNode) -> None:
+def test_beside_pod_refused_with_all_rights_raises_command_error_with_reason(node: ControlPlaneNode) -> None:
     node.refusals = 3
     with pytest.raises(CommandError) as caught, debug.beside_pod("web-0", "shop", None):
         pass
@@ -282,7 +284,7 @@ def test_a_pod_that_takes_no_container_at_all_says_why(node: ControlPlaneNode) -
     assert not any("kill -9" in text for text in node.said)
 
 
-def test_beside_a_pod_that_runs_no_root_none_is_started() -> None:
+def test_security_contexts_of_non_root_pod_run_as_non_root_user_only() -> None:
     pod: dict[str, Any] = {"spec": {"securityContext": {"runAsNonRoot": True, "runAsUser": 1000}}}
     assert [context["runAsUser"] for context in debug.security_contexts(pod, {})] == [1000]
     assert [context["runAsUser"] for context in debug.security_contexts(pod, {"securityContext": {"runAsUser": 7}})] == [7]
@@ -297,19 +299,21 @@ def test_beside_a_pod_that_runs_no_root_none_is_started() -> None:
         ("web-0", "redis", "web-0 has no container redis"),
     ],
 )
-def test_what_does_not_exist_is_reported_and_nothing_is_changed(pod: str, target: str | None, said: str, node: ControlPlaneNode) -> None:
+def test_beside_pod_unknown_pod_or_container_is_refused_and_changes_nothing(
+    pod: str, target: str | None, said: str, node: ControlPlaneNode
+) -> None:
     with pytest.raises(UsageError, match=said), debug.beside_pod(pod, "shop", target):
         pass
     assert set(node.verbs()) <= {"get"}
 
 
-def test_a_pod_without_a_node_is_refused(node: ControlPlaneNode) -> None:
+def test_beside_pod_unscheduled_pod_is_refused(node: ControlPlaneNode) -> None:
     del node.pod["spec"]["nodeName"]
     with pytest.raises(UsageError, match="runs on no node yet"), debug.beside_pod("web-0", "shop", None):
         pass
 
 
-def test_the_annotation_names_the_main_container() -> None:
+def test_find_target_default_container_annotation_selects_container() -> None:
     pod = json.loads(json.dumps(POD))
     pod["metadata"]["annotations"] = {"kubectl.kubernetes.io/default-container": "proxy"}
     assert debug.find_target(pod, None)["name"] == "proxy"

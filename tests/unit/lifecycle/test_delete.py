@@ -65,7 +65,7 @@ def cleaned(node: StandIn) -> bool:
     return any("systemctl stop kubelet" in command for command in node.commands)
 
 
-def test_every_machine_is_cleaned_and_the_cluster_forgotten(work: Any) -> None:
+def test_delete_cleans_all_machines_and_forgets_cluster(work: Any) -> None:
     one, two = member("10.0.0.1"), member("10.0.0.2")
     found = work(one, two)
     execute(delete.plan(found))
@@ -75,7 +75,7 @@ def test_every_machine_is_cleaned_and_the_cluster_forgotten(work: Any) -> None:
     assert not found.found.state.exists
 
 
-def test_rules_and_links_of_the_network_go_with_the_cluster_and_data_of_volumes_stays() -> None:
+def test_clean_script_removes_network_rules_and_links_and_keeps_volume_data() -> None:
     for table in ("ip kube-proxy", "ip6 kube-proxy", "ip flannel-ipv4", "ip6 flannel-ipv6", "inet kube-network-policies"):
         assert f"'{table}'" in node_files.CLEAN
     assert "ROOTFS=/var/lib/slipway/rootfs\n" in node_files.CLEAN
@@ -85,7 +85,7 @@ def test_rules_and_links_of_the_network_go_with_the_cluster_and_data_of_volumes_
     assert "local-path" not in node_files.CLEAN + node_files.RESTORE
 
 
-def test_machine_that_does_not_answer_delays_no_other_and_stays_known(work: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_delete_unreachable_machine_is_skipped_and_cluster_stays_known(work: Any, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     one, two = member("10.0.0.1"), member("10.0.0.2")
     found = work(one, two, gone=frozenset({"10.0.0.1"}))
@@ -96,14 +96,14 @@ def test_machine_that_does_not_answer_delays_no_other_and_stays_known(work: Any,
     assert found.found.state.exists
 
 
-def test_nothing_is_forgotten_when_no_machine_answers(work: Any) -> None:
+def test_delete_without_reachable_machine_raises_node_error_and_keeps_state(work: Any) -> None:
     found = work(member("10.0.0.1"), gone=frozenset({"10.0.0.1"}))
     with pytest.raises(NodeError, match="no machine of the cluster can be reached"):
         execute(delete.plan(found))
     assert found.found.state.exists
 
 
-def test_a_machine_of_another_cluster_is_left_alone(work: Any) -> None:
+def test_delete_machine_of_other_cluster_or_none_is_not_cleaned(work: Any) -> None:
     mine, other, clean = member("10.0.0.1"), member("10.0.0.2", "prod 99"), member("10.0.0.3", "")
     found = work(mine, other, clean)
     execute(delete.plan(found))
@@ -112,14 +112,14 @@ def test_a_machine_of_another_cluster_is_left_alone(work: Any) -> None:
     assert not cleaned(clean)
 
 
-def test_machine_that_cannot_be_emptied_is_reported(work: Any) -> None:
+def test_delete_machine_not_emptied_by_clean_raises_command_error(work: Any) -> None:
     stuck = StandIn("10.0.0.1", "host-1")
     stuck.answers = {"/cluster 2>": "lab 01", "ls -A /var/lib/slipway": "registry\n"}
     with pytest.raises(CommandError, match="host-1: /var/lib/slipway could not be emptied"):
         execute(delete.plan(work(stuck)))
 
 
-def test_a_plan_to_delete_is_made_without_touching_anything(tmp_path: Path) -> None:
+def test_delete_plan_lists_steps_and_machines_without_connecting(tmp_path: Path) -> None:
     found = delete.prepare("lab", [Machine("10.0.0.1")], [Machine("10.0.0.2")], home=tmp_path)
     assert isinstance(found.ssh, SshConnections)
     plan = {step.id: step for step in delete.plan(found)}
@@ -127,7 +127,7 @@ def test_a_plan_to_delete_is_made_without_touching_anything(tmp_path: Path) -> N
     assert [node.address for node in plan["clean"].nodes] == ["10.0.0.1", "10.0.0.2"]
 
 
-def test_a_cluster_whose_machines_are_gone_can_be_forgotten(tmp_path: Path) -> None:
+def test_forget_known_cluster_returns_true_once(tmp_path: Path) -> None:
     ClusterState.of("lab", tmp_path).remember({"controlPlane": []})
     assert delete.forget("lab", home=tmp_path)
     assert not delete.forget("lab", home=tmp_path)

@@ -44,7 +44,7 @@ def chosen(on: list[str], role: str | None, labelled: frozenset[str] = frozenset
     return [one.node.address for one in select(ALL, on, role, lambda: labelled)]
 
 
-def test_one_word_is_shell_text_and_several_are_a_program_with_arguments() -> None:
+def test_shell_text_keeps_single_word_quotes_several_and_refuses_empty() -> None:
     assert shell_text(["df -h | tail -1"]) == "df -h | tail -1"
     assert shell_text(["echo", "a  b", "$HOME"]) == "echo 'a  b' '$HOME'"
     for nothing in ([], [""], [" "]):
@@ -52,7 +52,7 @@ def test_one_word_is_shell_text_and_several_are_a_program_with_arguments() -> No
             shell_text(nothing)
 
 
-def test_roles_addresses_and_names_choose() -> None:
+def test_select_by_role_address_or_name_returns_matching_machines() -> None:
     assert chosen([], None) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert chosen([], "control-plane") == chosen([], "master") == ["10.0.0.1"]
     assert chosen([], "worker") == chosen([], "node") == ["10.0.0.2", "10.0.0.3"]
@@ -61,14 +61,14 @@ def test_roles_addresses_and_names_choose() -> None:
     assert chosen([], "storage", frozenset({"10.0.0.3"})) == ["10.0.0.3"]
 
 
-def test_no_control_plane_node_left_is_an_error() -> None:
+def test_select_unknown_machine_or_unused_role_raises_usage_error() -> None:
     with pytest.raises(UsageError, match=r"10\.0\.0\.9, host-x: no machine of this cluster"):
         chosen(["10.0.0.9", "10.0.0.1", "host-x"], None)
     with pytest.raises(UsageError, match="no machine has the role storage"):
         chosen([], "storage")
 
 
-def test_roles_are_found_in_labels() -> None:
+def test_addresses_with_role_label_returns_node_addresses() -> None:
     def node(address: str, **labels: str) -> dict[str, Any]:
         named = {key.replace("_", "/"): value for key, value in labels.items()}
         addresses = [{"type": "Hostname", "address": "x"}, {"type": "InternalIP", "address": address}]
@@ -82,7 +82,7 @@ def test_roles_are_found_in_labels() -> None:
     assert list(addresses_with(nodes, "storage")) == ["10.0.0.1", "10.0.0.2"]
 
 
-def test_names_are_those_that_are_remembered(tmp_path: Path) -> None:
+def test_targets_take_names_from_cluster_state(tmp_path: Path) -> None:
     state = ClusterState.of("lab", tmp_path)
     state.remember({"controlPlane": [{"address": "10.0.0.1", "name": "one"}]})
     found = Known(state, (Machine("10.0.0.1"),), (Machine("10.0.0.2"),))
@@ -90,7 +90,7 @@ def test_names_are_those_that_are_remembered(tmp_path: Path) -> None:
     assert [(one.name, one.role) for one in named] == [("one", "control-plane"), ("10.0.0.2", "worker")]
 
 
-def test_lines_of_many_machines_never_mix() -> None:
+def test_on_each_lines_of_parallel_machines_are_shown_one_at_once_in_order() -> None:
     many = [target(f"10.0.0.{number}", lines=[f"{number}-{line}" for line in range(50)]) for number in range(1, 9)]
     shown: list[tuple[str, str]] = []
     inside = threading.Lock()
@@ -108,13 +108,13 @@ def test_lines_of_many_machines_never_mix() -> None:
     assert all(not outcome.stdout for outcome in outcomes)
 
 
-def test_outcomes_keep_the_order_and_what_was_said() -> None:
+def test_on_each_outcomes_keep_order_output_and_error() -> None:
     outcomes = on_each([target("10.0.0.1", lines=["a", "b"], code=3), target("10.0.0.2", error="10.0.0.2: no answer")], "true", jobs=1)
     assert [(one.code, one.error) for one in outcomes] == [(3, None), (None, "10.0.0.2: no answer")]
     assert outcomes[0].to_json()["stdout"] == "a\nb"
 
 
-def test_no_more_than_asked_for_run_at_once() -> None:
+def test_on_each_runs_at_most_given_jobs_at_once() -> None:
     running, most, lock = 0, 0, threading.Lock()
 
     class Slow(Speaker):
@@ -137,7 +137,7 @@ def outcome(name: str, code: int | None, error: str | None = None) -> Outcome:
     return Outcome(name, name, "worker", code, 0.1, error=error)
 
 
-def test_failures_and_losses_have_their_own_exit_codes() -> None:
+def test_judge_failed_and_unreachable_machines_raise_different_exit_codes() -> None:
     judge([outcome("a", 0)])
     with pytest.raises(CommandError, match="failed on 1 of 2 machines") as failed:
         judge([outcome("a", 0), outcome("b", 3)])
@@ -148,12 +148,12 @@ def test_failures_and_losses_have_their_own_exit_codes() -> None:
     assert "no route leads to it" in (lost.value.details or "")
 
 
-def test_a_command_cannot_break_out_of_its_wrapping() -> None:
+def test_own_code_command_ending_in_comment_does_not_swallow_wrapper() -> None:
     # A comment at its end must not swallow what comes behind it.
     assert "\n); code=$?" in _own_code("true # nothing")
 
 
-def test_what_is_kept_of_a_machine_that_prints_without_end_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_each_kept_output_beyond_limit_fails_and_shown_output_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "OUTPUT_LIMIT", 1 << 20)
     lines = ["x" * 1000] * 2000
     (found,) = on_each([target("10.0.0.1", lines=lines)], "yes")

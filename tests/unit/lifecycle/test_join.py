@@ -80,7 +80,7 @@ def plan(made: JoinWork) -> dict[str, planning.Step]:
     return {step.id: step for step in recipe}
 
 
-def test_a_worker_gets_what_run_gives_a_worker_and_the_others_nothing(store: Store, tmp_path: Path) -> None:
+def test_join_worker_plan_sets_up_new_worker_and_only_adopts_members(store: Store, tmp_path: Path) -> None:
     found = plan(work(store, tmp_path, workers=("10.0.0.9",)))
     for name in (
         "send-rootfs",
@@ -105,7 +105,7 @@ def test_a_worker_gets_what_run_gives_a_worker_and_the_others_nothing(store: Sto
     assert [node.address for node in found["adopt"].nodes] == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]
 
 
-def test_nothing_is_changed_before_the_machines_were_checked(store: Store, tmp_path: Path) -> None:
+def test_join_plan_all_steps_wait_for_machine_checks(store: Store, tmp_path: Path) -> None:
     found = plan(work(store, tmp_path, control_plane=("10.0.0.8",), workers=("10.0.0.9",)))
 
     def leads_to(name: str) -> bool:
@@ -115,7 +115,7 @@ def test_nothing_is_changed_before_the_machines_were_checked(store: Store, tmp_p
     assert all(leads_to(name) for name in found if name != "connect")
 
 
-def test_control_plane_node_joins_before_the_balancers_are_updated_and_is_recorded_last(store: Store, tmp_path: Path) -> None:
+def test_join_control_plane_node_is_registered_before_balancers_and_recorded_last(store: Store, tmp_path: Path) -> None:
     found = plan(work(store, tmp_path, control_plane=("10.0.0.8",)))
     order = [
         name
@@ -127,7 +127,7 @@ def test_control_plane_node_joins_before_the_balancers_are_updated_and_is_record
     assert list(found)[-1] == "record"
 
 
-def test_images_go_to_a_new_control_plane_node_only_while_fewer_than_three_have_them(store: Store, tmp_path: Path) -> None:
+def test_join_images_are_sent_to_new_control_plane_nodes_only_below_three_holders(store: Store, tmp_path: Path) -> None:
     assert "send-images" not in plan(work(store, tmp_path, control_plane=("10.0.0.8", "10.0.0.9")))
     alone = work(
         store, tmp_path / "b", control_plane=("10.0.0.8", "10.0.0.9"), gone=(), record=without(recorded(store), "10.0.0.2", "10.0.0.3")
@@ -138,11 +138,11 @@ def test_images_go_to_a_new_control_plane_node_only_while_fewer_than_three_have_
     assert "start-balancers" not in plan(made)
 
 
-def test_who_is_a_member_already_is_left_as_it_is(store: Store, tmp_path: Path) -> None:
+def test_join_existing_member_updates_only_balancers_and_record(store: Store, tmp_path: Path) -> None:
     assert list(plan(work(store, tmp_path, workers=("10.0.0.4",)))) == ["tell-balancers", "record"]
 
 
-def test_a_member_does_not_change_sides(store: Store, tmp_path: Path) -> None:
+def test_join_member_in_other_role_is_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"10\.0\.0\.4 is a worker of lab already") as caught:
         work(store, tmp_path, control_plane=("10.0.0.4",))
     assert "slipway remove lab 10.0.0.4 first" in str(caught.value.hint)
@@ -150,13 +150,13 @@ def test_a_member_does_not_change_sides(store: Store, tmp_path: Path) -> None:
         work(store, tmp_path, workers=("10.0.0.1",))
 
 
-def test_no_machine_and_one_given_twice_are_reported(store: Store) -> None:
+def test_join_without_machine_or_with_duplicate_is_refused(store: Store) -> None:
     for document, message in ((asked(()), "no machine is given"), (asked(("10.0.0.9",), ("10.0.0.9",)), r"10\.0\.0\.9 given twice")):
         with pytest.raises(UsageError, match=message), join.prepared(Clusterfile("", cluster=document), store):
             pass
 
 
-def test_no_control_plane_node_joins_while_one_does_not_answer_but_a_worker_may(store: Store, tmp_path: Path) -> None:
+def test_join_with_unreachable_control_plane_node_accepts_worker_only(store: Store, tmp_path: Path) -> None:
     with pytest.raises(CheckError, match="no control-plane node can join while host-1 does not answer") as caught:
         work(store, tmp_path, control_plane=("10.0.0.8",), gone=("10.0.0.1",))
     assert "slipway remove lab 10.0.0.1" in str(caught.value.hint)
@@ -166,7 +166,7 @@ def test_no_control_plane_node_joins_while_one_does_not_answer_but_a_worker_may(
     assert "10.0.0.1" not in [node.address for node in plan(made)["adopt"].nodes]
 
 
-def test_an_even_number_of_control_plane_nodes_is_warned_of(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_join_to_even_number_of_control_plane_nodes_warns(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     work(store, tmp_path, control_plane=("10.0.0.8",))
     assert "4 control-plane nodes survive no more losses than 3 would" in capsys.readouterr().err
@@ -174,13 +174,13 @@ def test_an_even_number_of_control_plane_nodes_is_warned_of(store: Store, tmp_pa
     assert "survive" not in capsys.readouterr().err
 
 
-def test_the_image_of_the_cluster_must_be_here(store: Store, tmp_path: Path) -> None:
+def test_join_without_cluster_image_in_store_raises_store_error(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="the image of the cluster, web:1") as caught:
         work(store, tmp_path, workers=("10.0.0.9",), record=dataclasses.replace(record(), digest="sha256:" + "0" * 64))
     assert "slipway pull web:1" in str(caught.value.hint)
 
 
-def test_a_new_machine_that_does_not_answer_ends_it_before_anything_is_done(store: Store, tmp_path: Path) -> None:
+def test_join_connect_with_unreachable_new_machine_raises_node_error(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, workers=("10.0.0.9",))
     made.found.errors["10.0.0.9"] = NodeError("10.0.0.9: no answer")  # type: ignore[index]
     with pytest.raises(NodeError, match=r"10\.0\.0\.9: no answer"):
@@ -206,7 +206,9 @@ spec: {type: SHELL, phases: [post-join], data: "<redacted abc>"}
 """
 
 
-def test_hooks_of_joining_run_on_those_that_join(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_join_hooks_run_on_their_machines_and_redacted_hook_is_skipped_with_warning(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log.setup()
     build(store)
     kept = recorded(store, text=CLUSTERFILE + HOOKS)
@@ -218,7 +220,7 @@ def test_hooks_of_joining_run_on_those_that_join(store: Store, tmp_path: Path, c
     assert "hook secret is not run" in capsys.readouterr().err
 
 
-def test_what_is_said_about_a_new_machine_counts_and_is_kept(store: Store, tmp_path: Path) -> None:
+def test_join_host_settings_of_new_machine_are_applied_and_recorded(store: Store, tmp_path: Path) -> None:
     host = Host(("10.0.0.9",), ("worker", "storage"), env={"Disk": "b"}, labels={"disk": "ssd"})
     build(store)
     found = gathered(tmp_path, others=(StandIn("10.0.0.9", "new-9"),), record=recorded(store))
@@ -230,7 +232,7 @@ def test_what_is_said_about_a_new_machine_counts_and_is_kept(store: Store, tmp_p
     assert cluster.host("10.0.0.9") == host
 
 
-def test_new_members_know_where_images_of_applications_are_and_those_that_hold_images_get_them(
+def test_join_application_images_go_to_new_image_holders_and_domains_to_worker(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = build_app(store, images=("registry.example.com/a:1",))
@@ -277,31 +279,31 @@ def checked(made: JoinWork, monkeypatch: pytest.MonkeyPatch, **changes: dict[str
     plan(made)["check-machines"].action()
 
 
-def test_members_are_not_judged_as_new_machines(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_join_preflight_does_not_judge_members_as_new_machines(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked(work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, host_1={"memory": 1, "ports": frozenset({6443})})
 
 
-def test_a_new_machine_may_not_have_the_name_of_a_member(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_join_new_machine_with_host_name_of_member_is_refused(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckError, match="has the same host name host-4"):
         checked(work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, new_9={"host": "host-4"})
     with pytest.raises(CheckError, match=r"has the host name of 10\.0\.0\.4"):
         checked(work(store, tmp_path, workers=("10.0.0.9",), gone=("10.0.0.4",), resolved=False), monkeypatch, new_9={"host": "host-4"})
 
 
-def test_a_machine_of_another_cluster_does_not_join(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_join_machine_of_other_cluster_is_refused(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckError, match="belongs to a cluster prod"):
         checked(work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "prod 99"})
     with pytest.raises(CheckError, match="belongs to a cluster lab"):
         checked(work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "lab 99"})
 
 
-def test_a_machine_that_was_begun_before_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_join_machine_of_interrupted_join_passes_preflight(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked(
         work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "lab 01", "ports": frozenset({10250})}
     )
 
 
-def test_a_machine_that_was_removed_while_it_was_away_is_cleaned_first(
+def test_join_machine_left_uncleaned_by_removal_is_cleaned_in_machine_checks(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cleaned: list[str] = []
@@ -316,7 +318,7 @@ def test_a_machine_that_was_removed_while_it_was_away_is_cleaned_first(
 # ---- keys and etcd ----------------------------------------------------------------------------------------------------
 
 
-def test_no_new_keys_are_made_for_a_cluster_that_has_lost_some(store: Store, tmp_path: Path) -> None:
+def test_join_make_keys_without_complete_keys_in_cluster_raises_check_error(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, workers=("10.0.0.9",))
     for node in made.found.control_plane:
         node.run = lambda command, **_: ProcessResult((), 1, "", "")  # type: ignore[method-assign]
@@ -325,7 +327,7 @@ def test_no_new_keys_are_made_for_a_cluster_that_has_lost_some(store: Store, tmp
         plan(made)["make-keys"].action()
 
 
-def test_a_control_plane_node_is_started_on_no_data_as_a_member_that_the_others_know(
+def test_join_control_plane_node_starts_on_empty_etcd_data_as_admitted_member(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = work(store, tmp_path, control_plane=("10.0.0.8",))
@@ -350,7 +352,7 @@ def test_a_control_plane_node_is_started_on_no_data_as_a_member_that_the_others_
     assert any("find /var/lib/etcd -mindepth 1 -delete" in command for command in node.commands)
 
 
-def test_a_control_plane_node_that_is_not_taken_in_does_not_go_on_trying(
+def test_join_control_plane_node_refused_by_etcd_has_etcd_manifest_removed(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = work(store, tmp_path, control_plane=("10.0.0.8",))
@@ -368,7 +370,7 @@ def test_a_control_plane_node_that_is_not_taken_in_does_not_go_on_trying(
 # ---- the others -------------------------------------------------------------------------------------------------------
 
 
-def test_balancers_of_the_others_learn_of_a_new_control_plane_node(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_join_control_plane_node_is_added_to_balancers_of_workers(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, str] = {}
     monkeypatch.setattr(membership, "tell_balancer", lambda node, text: told.setdefault(node.address, text) == text)
     plan(work(store, tmp_path, control_plane=("10.0.0.8",)))["tell-balancers"].action()
@@ -378,7 +380,7 @@ def test_balancers_of_the_others_learn_of_a_new_control_plane_node(store: Store,
     assert "10.0.0.8:5000" not in told["10.0.0.4"]
 
 
-def test_run_finds_nothing_left_to_do_on_the_others(store: Store, tmp_path: Path) -> None:
+def test_join_adopt_journals_done_member_steps_with_inputs_of_next_run(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, workers=("10.0.0.9",))
     made.resolved._files.update({node.address: {} for node in made.spec.nodes})
     assert isinstance(made.resolved.runtime, Kubeadm)
@@ -395,7 +397,7 @@ def test_run_finds_nothing_left_to_do_on_the_others(store: Store, tmp_path: Path
 
 
 @pytest.mark.parametrize("asks", [True, False])
-def test_new_members_have_the_login_where_the_registries_ask_for_it(store: Store, tmp_path: Path, *, asks: bool) -> None:
+def test_join_machine_files_have_login_only_when_registries_require_it(store: Store, tmp_path: Path, *, asks: bool) -> None:
     def run(command: str, **_: Any) -> ProcessResult:
         return ProcessResult((), 0 if asks or command != registry.REQUIRES_LOGIN else 1, "", "")
 
@@ -416,7 +418,7 @@ def test_new_members_have_the_login_where_the_registries_ask_for_it(store: Store
     assert (b"Authorization" in hosts.data, hosts.mode) == ((True, 0o600) if asks else (False, 0o644))
 
 
-def test_members_are_recorded_in_the_cluster_and_here(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_join_record_updates_cluster_record_and_local_state(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[Any] = []
 
     def update(_: Any, control_plane: Any, workers: Any, **words: Any) -> ClusterRecord:
@@ -431,7 +433,7 @@ def test_members_are_recorded_in_the_cluster_and_here(store: Store, tmp_path: Pa
     assert noted == [(["10.0.0.8"], ["10.0.0.9"], words), "new-9"]
 
 
-def test_a_command_that_was_killed_may_be_given_again_at_once() -> None:
+def test_lease_is_abandoned_only_by_ended_process_of_same_machine() -> None:
     def held_by(holder: str) -> dict[str, Any]:
         return {"spec": {"holderIdentity": holder}}
 

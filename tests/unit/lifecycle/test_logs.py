@@ -14,14 +14,14 @@ from tests.unit.lifecycle.standin import StandIn
 NOW = datetime.datetime(2026, 1, 2, 12, 0, tzinfo=datetime.UTC)
 
 
-def test_lengths_of_time() -> None:
+def test_since_of_parses_durations_and_refuses_others() -> None:
     assert [since_of(text).total_seconds() for text in ("90s", "30m", "1h", "2d")] == [90, 1800, 3600, 172800]
     for wrong in ("", "1", "h", "-1h", "0m", "1 week", "1h30m"):
         with pytest.raises(InputError, match="no length of time"):
             since_of(wrong)
 
 
-def test_of_a_container_s_log_only_what_is_young_enough() -> None:
+def test_recent_keeps_only_log_lines_within_duration() -> None:
     lines = "".join(
         f"{line}\n"
         for line in (
@@ -36,7 +36,7 @@ def test_of_a_container_s_log_only_what_is_young_enough() -> None:
     assert recent(lines, datetime.timedelta(seconds=10), NOW) == ""
 
 
-def test_end_of_a_long_file_is_kept_and_the_cut_is_reported(tmp_path: Path) -> None:
+def test_bundle_files_long_file_keeps_end_and_index_reports_cut(tmp_path: Path) -> None:
     bundle_files = BundleFiles(tmp_path, most=100)
     bundle_files.put("nodes/one/a.log", "".join(f"line {number}\n" for number in range(100)))
     bundle_files.put("nodes/one/b.log", "short\n")
@@ -50,14 +50,14 @@ def test_end_of_a_long_file_is_kept_and_the_cut_is_reported(tmp_path: Path) -> N
     assert "cutAtTheBeginning" not in index["files"][1]
 
 
-def test_secrets_are_taken_out_on_the_way_in(tmp_path: Path) -> None:
+def test_bundle_files_secrets_are_redacted_when_written(tmp_path: Path) -> None:
     bundle_files = BundleFiles(tmp_path)
     bundle_files.put("a.log", "password=hunter2\n")
     bundle_files.put_json("b.json", {"env": [{"name": "TOKEN", "value": "hunter2"}]})
     assert "hunter2" not in "".join(path.read_text() for path in tmp_path.iterdir())
 
 
-def test_what_cannot_be_had_is_reported_and_nothing_else_is_lost(tmp_path: Path) -> None:
+def test_bundle_files_failed_attempt_is_listed_as_missing_and_others_are_kept(tmp_path: Path) -> None:
     bundle_files = BundleFiles(tmp_path)
 
     def fails() -> None:
@@ -71,7 +71,7 @@ def test_what_cannot_be_had_is_reported_and_nothing_else_is_lost(tmp_path: Path)
     assert (index["sinceSeconds"], index["unreachable"]) == (3600, {"10.0.0.9": "no answer"})
 
 
-def test_pods_that_are_ready_tell_nothing() -> None:
+def test_not_ready_lists_only_pods_that_are_not_ready() -> None:
     def pod(name: str, phase: str, ready: str) -> dict[str, object]:
         status = {"phase": phase, "conditions": [{"type": "Ready", "status": ready}], "containerStatuses": []}
         return {"kind": "Pod", "metadata": {"name": name, "namespace": "web", "uid": name}, "spec": {"containers": []}, "status": status}
@@ -96,7 +96,7 @@ def everything(folder: Path) -> set[str]:
         "/var/log/pods/\x1b]0;x\x07/\0",
     ],
 )
-def test_no_path_that_a_machine_prints_is_written_outside_of_its_folder(tmp_path: Path, listed: str) -> None:
+def test_ask_node_hostile_log_path_is_never_written_outside_node_folder(tmp_path: Path, listed: str) -> None:
     folder, outside = tmp_path / "a/b/c/bundle_files", tmp_path / "outside"
     folder.mkdir(parents=True)
     outside.mkdir()
@@ -112,7 +112,7 @@ def test_no_path_that_a_machine_prints_is_written_outside_of_its_folder(tmp_path
     assert not any("\x1b" in path for path in bundle_files.missing)
 
 
-def test_a_link_in_the_folder_is_not_written_through(tmp_path: Path) -> None:
+def test_bundle_files_path_through_symlink_or_outside_folder_is_refused(tmp_path: Path) -> None:
     bundle_files = BundleFiles(tmp_path / "bundle_files")
     (tmp_path / "bundle_files/nodes").mkdir(parents=True)
     (tmp_path / "bundle_files/nodes/x").symlink_to(tmp_path)
@@ -125,7 +125,7 @@ def test_a_link_in_the_folder_is_not_written_through(tmp_path: Path) -> None:
     assert not (tmp_path / "file").exists()
 
 
-def test_a_machine_that_lists_very_many_logs_fills_no_disk(tmp_path: Path) -> None:
+def test_ask_node_pod_logs_beyond_limit_are_left_out_and_reported(tmp_path: Path) -> None:
     node = StandIn("10.0.0.1")
     node.answers = {
         "find /var/log/pods": "".join(f"/var/log/pods/kube-system_x_{number}/a/0.log\n" for number in range(1005)),

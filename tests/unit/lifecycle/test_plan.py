@@ -43,13 +43,13 @@ class Notes:
 ONE, TWO = StandIn("10.0.0.1"), StandIn("10.0.0.2")
 
 
-def test_a_step_comes_after_what_it_waits_for() -> None:
+def test_execute_step_runs_after_its_dependencies() -> None:
     notes = Notes()
     execute([notes.step("a"), notes.step("b", after=("a",)), notes.step("c", after=("b", "a"))])
     assert notes.done == ["a", "b", "c"]
 
 
-def test_a_node_goes_on_without_waiting_for_the_others() -> None:
+def test_execute_node_continues_without_waiting_for_other_nodes() -> None:
     second_may = threading.Event()
     notes = Notes()
 
@@ -66,7 +66,7 @@ def test_a_node_goes_on_without_waiting_for_the_others() -> None:
     assert notes.done == ["first 10.0.0.1", "second 10.0.0.1", "first 10.0.0.2", "second 10.0.0.2"]
 
 
-def test_a_step_may_wait_for_all_nodes_of_another() -> None:
+def test_execute_after_all_waits_for_all_nodes_of_step() -> None:
     notes = Notes()
     steps = [notes.step("first", ONE, TWO), notes.step("second", ONE, after_all=("first",))]
     execute(steps)
@@ -74,18 +74,18 @@ def test_a_step_may_wait_for_all_nodes_of_another() -> None:
     assert len(notes.done) == 3
 
 
-def test_a_step_on_another_node_waits_for_all_of_it() -> None:
+def test_execute_after_waits_for_step_on_other_node() -> None:
     notes = Notes()
     execute([notes.step("first", ONE), notes.step("workers", TWO, after=("first",)), notes.step("here", after=("workers",))])
     assert notes.done == ["first 10.0.0.1", "workers 10.0.0.2", "here"]
 
 
-def test_steps_that_wait_for_nothing_run_at_the_same_time() -> None:
+def test_execute_independent_steps_run_concurrently() -> None:
     both = threading.Barrier(2, timeout=HANG)
     execute([Step("a", "", both.wait), Step("b", "", both.wait)])
 
 
-def test_after_a_failure_nothing_new_starts_and_what_runs_is_let_end() -> None:
+def test_execute_failure_starts_no_new_step_and_awaits_running_step() -> None:
     notes, failed = Notes(), threading.Event()
 
     def fail() -> None:
@@ -101,7 +101,7 @@ def test_after_a_failure_nothing_new_starts_and_what_runs_is_let_end() -> None:
     assert notes.done == ["slow ended"]
 
 
-def test_failures_of_several_nodes_are_reported_together() -> None:
+def test_execute_failures_of_several_nodes_are_reported_together() -> None:
     def action(node: Node) -> None:
         raise NodeError(f"{node.address} is gone") if node is ONE else CommandError(f"{node.address} broke")
 
@@ -111,7 +111,7 @@ def test_failures_of_several_nodes_are_reported_together() -> None:
     assert "10.0.0.2 broke" in caught.value.message
 
 
-def test_what_is_in_the_journal_of_a_node_is_not_done_again() -> None:
+def test_execute_step_in_journal_is_skipped() -> None:
     node, notes = StandIn(), Notes()
     steps = [notes.step("a", node, inputs=lambda _: "1"), notes.step("b", node, after=("a",), inputs=lambda _: "1")]
     execute(steps)
@@ -120,21 +120,21 @@ def test_what_is_in_the_journal_of_a_node_is_not_done_again() -> None:
     assert node.journal == ["a 1", "b 1"]
 
 
-def test_a_step_whose_inputs_have_changed_is_done_again() -> None:
+def test_execute_step_with_changed_inputs_is_repeated() -> None:
     node, notes = StandIn(), Notes()
     for value in ("1", "2", "2", "1"):
         execute([notes.step("a", node, inputs=lambda _, value=value: value)])
     assert notes.done == ["a 10.0.0.1"] * 3
 
 
-def test_a_step_without_inputs_is_done_every_time() -> None:
+def test_execute_step_without_inputs_runs_every_time() -> None:
     node, notes = StandIn(), Notes()
     for _ in range(2):
         execute([notes.step("wait", node)])
     assert len(notes.done) == 2
 
 
-def test_a_step_that_failed_is_not_in_the_journal() -> None:
+def test_execute_failed_step_is_not_in_journal() -> None:
     node = StandIn()
 
     def fail(_: Node) -> None:
@@ -145,14 +145,14 @@ def test_a_step_that_failed_is_not_in_the_journal() -> None:
     assert node.journal == []
 
 
-def test_a_line_of_the_journal_that_a_kill_cut_short_counts_for_nothing() -> None:
+def test_journal_truncated_line_is_ignored() -> None:
     node, notes = StandIn(), Notes()
     node.journal = ["a 1", "b"]
     execute([notes.step("a", node, inputs=lambda _: "1"), notes.step("b", node, inputs=lambda _: "1")], Journal())
     assert notes.done == ["b 10.0.0.1"]
 
 
-def test_journal_notes_a_step_with_its_inputs_once() -> None:
+def test_journal_note_writes_step_with_inputs_once() -> None:
     node, notes, journal = StandIn(), Notes(), Journal()
     step = notes.step("a", node, inputs=lambda _: "1")
     assert not journal.holds(node, step)
@@ -167,7 +167,7 @@ def test_journal_notes_a_step_with_its_inputs_once() -> None:
     assert not journal.knows(node, "b")
 
 
-def test_a_step_is_noted_after_the_disk_has_what_it_did() -> None:
+def test_journal_add_syncs_disk_before_entry_is_written() -> None:
     node = StandIn()
     Journal().add(node, "a", "1")
     command = next(command for command in node.commands if "echo" in command)
@@ -175,20 +175,20 @@ def test_a_step_is_noted_after_the_disk_has_what_it_did() -> None:
     assert command.index("if synced") < command.index("echo 'a 1'")
 
 
-def test_a_step_that_could_not_be_synced_holds_until_the_next_boot() -> None:
+def test_journal_unsynced_entry_holds_until_next_boot() -> None:
     node, notes = StandIn(), Notes()
     node.journal = ["a 1 b00t", "b 1 other", "c 1", "boot-now b00t"]
     execute([notes.step(name, node, inputs=lambda _: "1") for name in "abc"], Journal())
     assert notes.done == ["b 10.0.0.1"]
 
 
-def test_the_journal_of_a_node_is_read_once() -> None:
+def test_execute_reads_journal_of_node_once() -> None:
     node, notes = StandIn(), Notes()
     execute([notes.step(name, node, inputs=lambda _: "1") for name in "abcdef"])
     assert sum("cat " in command for command in node.commands) == 1
 
 
-def test_a_plan_is_described_without_running() -> None:
+def test_describe_lists_steps_without_running_them() -> None:
     notes = Notes()
     steps = [notes.step("a", ONE, TWO), notes.step("b", after=("a",))]
     assert describe(steps) == [
@@ -198,7 +198,7 @@ def test_a_plan_is_described_without_running() -> None:
     assert notes.done == []
 
 
-def test_plan_that_waits_for_a_later_step_is_a_fault_of_slipway() -> None:
+def test_check_dependency_on_later_step_or_duplicate_step_raises_value_error() -> None:
     notes = Notes()
     with pytest.raises(ValueError, match="step a: waits for"):
         check([notes.step("a", after=("b",)), notes.step("b")])
@@ -206,7 +206,7 @@ def test_plan_that_waits_for_a_later_step_is_a_fault_of_slipway() -> None:
         check([notes.step("a"), notes.step("a")])
 
 
-def test_the_display_tells_what_was_done_before_and_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_execute_display_shows_skipped_and_failed_steps(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     node, notes = StandIn(), Notes()
     steps = [notes.step("send", node, inputs=lambda _: "1")]
@@ -222,7 +222,7 @@ def test_the_display_tells_what_was_done_before_and_what_failed(capsys: pytest.C
     assert "x start it" in capsys.readouterr().err
 
 
-def test_being_interrupted_is_not_swallowed() -> None:
+def test_execute_keyboard_interrupt_is_raised() -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -230,7 +230,7 @@ def test_being_interrupted_is_not_swallowed() -> None:
         execute([Step("a", "", interrupt)])
 
 
-def test_tasks_do_not_have_a_thread_each() -> None:
+def test_execute_many_tasks_share_limited_threads() -> None:
     nodes = [StandIn(f"10.0.{number // 250}.{number % 250}") for number in range(500)]
     names: set[str] = set()
     most = [0]
@@ -267,7 +267,7 @@ class Refusing(threading.Thread):
 
 
 @pytest.mark.parametrize("allowed", [1, 2, 3])
-def test_work_goes_on_with_the_threads_that_there_are(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_execute_with_few_available_threads_completes_all_steps(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     notes = Notes()
     steps = [notes.step("a", ONE, TWO), notes.step("b", ONE, TWO, after=("a",))]
     monkeypatch.setattr(Refusing, "left", allowed + 1)  # one shows the first step
@@ -276,7 +276,7 @@ def test_work_goes_on_with_the_threads_that_there_are(allowed: int, monkeypatch:
     assert sorted(notes.done) == ["a 10.0.0.1", "a 10.0.0.2", "b 10.0.0.1", "b 10.0.0.2"]
 
 
-def test_without_any_thread_the_task_fails_and_nothing_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_execute_without_available_thread_raises_command_error(monkeypatch: pytest.MonkeyPatch) -> None:
     notes = Notes()
     monkeypatch.setattr(Refusing, "left", 0)
     monkeypatch.setattr(threading, "Thread", Refusing)
@@ -285,7 +285,7 @@ def test_without_any_thread_the_task_fails_and_nothing_hangs(monkeypatch: pytest
     assert notes.done == []
 
 
-def test_plan_step_that_waits_for_an_optional_one_that_is_missing_does_not_wait() -> None:
+def test_plan_add_dependency_on_absent_optional_step_is_dropped() -> None:
     plan = Plan()
     plan.add(Notes().step("a", after=("send-images",), after_all=("start-registry",)))
     plan.add(Notes().step("b", after=("a",)), after=(), after_all=("a", "hooks"))
@@ -295,7 +295,7 @@ def test_plan_step_that_waits_for_an_optional_one_that_is_missing_does_not_wait(
         check(plan.steps)
 
 
-def test_plan_insertion_comes_before_the_first_of_its_steps_and_each_waits_for_its_last() -> None:
+def test_plan_insertion_runs_before_its_steps_which_wait_for_its_last() -> None:
     notes = Notes()
     plan = Plan(Insertion((notes.step("x"), notes.step("y", after=("x",))), ("b", "c")), Insertion((), ("a",)))
     plan.add(*(notes.step(name) for name in "abcd"))

@@ -66,51 +66,51 @@ def ids(found: RemoveWork) -> list[str]:
     return [step.id for step in recipe]
 
 
-def test_a_worker_is_drained_before_its_node_is_deleted_and_cleaned_last(tmp_path: Path) -> None:
+def test_remove_worker_plan_drains_deletes_node_cleans_and_records(tmp_path: Path) -> None:
     assert ids(work(tmp_path, 4)) == ["drain", "delete-nodes", "clean", "record"]
 
 
-def test_a_control_plane_node_leaves_the_balancers_and_etcd_before_it_is_cleaned(tmp_path: Path) -> None:
+def test_remove_control_plane_node_plan_leaves_balancers_and_etcd_before_clean(tmp_path: Path) -> None:
     recipe = ["drain", "tell-balancers", "stop-control-plane", "leave-etcd", "delete-nodes", "clean", "record"]
     assert ids(work(tmp_path, 1)) == recipe
 
 
-def test_a_dead_machine_is_not_cleaned(tmp_path: Path) -> None:
+def test_remove_unreachable_machine_plan_has_no_clean_step(tmp_path: Path) -> None:
     assert ids(work(tmp_path, 4, gone=("10.0.0.4",))) == ["drain", "delete-nodes", "record"]
 
 
-def test_one_that_stays_leads(tmp_path: Path) -> None:
+def test_remove_is_led_by_reachable_control_plane_node_that_stays(tmp_path: Path) -> None:
     assert work(tmp_path, 1).first.address == "10.0.0.2"
     assert work(tmp_path, 1, gone=("10.0.0.1", "10.0.0.2")).first.address == "10.0.0.3"
 
 
-def test_the_last_control_plane_node_stays(tmp_path: Path) -> None:
+def test_remove_all_control_plane_nodes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckError, match="no control-plane node would be left") as caught:
         remove._check(work(tmp_path, 1, 2, 3))
     assert "slipway join" in str(caught.value.hint)
     assert "slipway delete" in str(caught.value.hint)
 
 
-def test_control_plane_nodes_that_do_not_answer_cannot_be_all_that_is_left(tmp_path: Path) -> None:
+def test_remove_only_reachable_control_plane_node_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckError, match="none of the control-plane nodes that would stay answers"):
         remove._check(work(tmp_path, 1, gone=("10.0.0.2", "10.0.0.3")))
 
 
-def test_etcd_keeps_its_quorum(tmp_path: Path) -> None:
+def test_remove_that_breaks_etcd_quorum_is_refused(tmp_path: Path) -> None:
     Etcd.bad = {1: "does not answer"}
     with pytest.raises(CheckError, match="would lose its quorum"):
         remove._check(work(tmp_path, 2, gone=("10.0.0.1",)))
     remove._check(work(tmp_path, 1, gone=("10.0.0.1",)))
 
 
-def test_the_last_one_that_holds_images_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remove_last_reachable_image_holder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(membership, "holders", lambda _: frozenset({"10.0.0.1"}))
     with pytest.raises(CheckError, match="no other node that answers holds the container images"):
         remove._check(work(tmp_path, 1))
     remove._check(work(tmp_path, 1, record=record(registry="elsewhere")))
 
 
-def test_an_even_number_of_control_plane_nodes_and_no_worker_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_remove_to_even_control_plane_and_without_workers_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from harness import log
 
     log.setup()
@@ -120,7 +120,7 @@ def test_an_even_number_of_control_plane_nodes_and_no_worker_are_warned_of(tmp_p
     assert "no worker is left" in said
 
 
-def test_invalid_node_is_reported_with_the_nodes_that_there_are(tmp_path: Path) -> None:
+def test_remove_unknown_node_is_refused_with_known_nodes(tmp_path: Path) -> None:
     found = gathered(tmp_path)
     assert [node.address for node in remove._going(found, ["10.0.0.4", "host-4", "host-1"])] == ["10.0.0.4", "10.0.0.1"]
     with pytest.raises(InputError) as caught:
@@ -129,7 +129,7 @@ def test_invalid_node_is_reported_with_the_nodes_that_there_are(tmp_path: Path) 
     assert "host-4 10.0.0.4" in str(caught.value.faults[0].hint)
 
 
-def test_a_machine_that_is_not_listed_is_taken_when_it_holds_something_of_the_cluster(tmp_path: Path) -> None:
+def test_remove_unlisted_machine_is_accepted_only_with_mark_of_cluster(tmp_path: Path) -> None:
     half, other, gone = StandIn("10.0.0.7", "half"), StandIn("10.0.0.8", "other"), StandIn("10.0.0.9", "gone")
     half.answers, other.answers = {"/cluster 2>": "lab 01"}, {"/cluster 2>": "prod 99"}
     others: Any = (half, other, gone)
@@ -140,7 +140,7 @@ def test_a_machine_that_is_not_listed_is_taken_when_it_holds_something_of_the_cl
     assert [fault.where for fault in caught.value.faults] == ["10.0.0.8", "10.0.0.9"]
 
 
-def test_a_control_plane_node_that_came_half_way_is_taken_out_of_etcd(tmp_path: Path) -> None:
+def test_remove_half_joined_control_plane_node_leaves_etcd(tmp_path: Path) -> None:
     half: Any = StandIn("10.0.0.3", "host-3")
     found = gathered(tmp_path, control_plane=2, workers=0, others=(half,))
     assert remove._strays(found, [half]) == {"10.0.0.3"}
@@ -160,7 +160,7 @@ def run(found: RemoveWork, step: str) -> None:
         chosen.action()
 
 
-def test_a_member_that_etcd_does_not_let_go_at_once_is_asked_again(tmp_path: Path) -> None:
+def test_remove_leave_etcd_retries_after_refusal_and_repeat_changes_nothing(tmp_path: Path) -> None:
     Etcd.failures = 2
     run(work(tmp_path, 1), "leave-etcd")
     assert Etcd.said == ["out 1"]
@@ -169,7 +169,7 @@ def test_a_member_that_etcd_does_not_let_go_at_once_is_asked_again(tmp_path: Pat
     assert Etcd.said == ["out 1"]
 
 
-def test_a_dead_node_is_let_go_and_a_living_one_drained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remove_reachable_node_is_drained_and_unreachable_one_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
 
     def note(what: str) -> int:
@@ -182,7 +182,7 @@ def test_a_dead_node_is_let_go_and_a_living_one_drained(tmp_path: Path, monkeypa
     assert said == ["drain host-3 of 10.0.0.3 {'force': False, 'timeout': 60}", "let go host-4"]
 
 
-def test_a_machine_of_another_cluster_is_not_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remove_clean_skips_machine_of_other_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cleaned: list[str] = []
     monkeypatch.setattr(delete, "clean", lambda node: cleaned.append(node.name))
     for mark, expected in (("lab 01", ["host-4"]), ("prod 99", []), ("", ["host-4"])):
@@ -194,14 +194,14 @@ def test_a_machine_of_another_cluster_is_not_cleaned(tmp_path: Path, monkeypatch
         assert cleaned == expected, mark
 
 
-def test_a_machine_that_is_clean_already_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remove_clean_skips_already_clean_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delete, "clean", lambda _: pytest.fail("cleaned"))
     found = work(tmp_path, 4)
     run(found, "clean")
     assert found.cleaned == []
 
 
-def test_those_that_could_not_be_cleaned_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remove_record_lists_uncleaned_machine_as_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: dict[str, Any] = {}
     monkeypatch.setattr(membership, "update", lambda _, **words: noted.update(words) or record())
     monkeypatch.setattr(membership, "remember", lambda *_, **__: None)
@@ -210,9 +210,7 @@ def test_those_that_could_not_be_cleaned_are_noted(tmp_path: Path, monkeypatch: 
     assert noted == {"gone": ["10.0.0.4"], "left": ["10.0.0.4", "host-4"], "back": []}
 
 
-def test_balancers_of_those_that_stay_forget_the_control_plane_node_before_it_stops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_remove_control_plane_node_is_dropped_from_balancers_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, str] = {}
     monkeypatch.setattr(membership, "tell_balancer", lambda node, text: told.setdefault(node.address, text) == text)
     run(work(tmp_path, 1), "tell-balancers")
@@ -243,9 +241,7 @@ def parting(found: RemoveWork) -> RemoveWork:
     return found
 
 
-def test_hooks_of_leaving_run_after_the_drain_and_before_anything_is_taken_from_the_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_remove_hooks_run_once_after_drain_and_post_clean_hook_at_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = parting(work(tmp_path, 1, 4, record=record(CLUSTERFILE + HOOKS)))
     recipe = ids(found)
     assert recipe[:2] == ["drain", "hooks"]
@@ -262,7 +258,7 @@ def test_hooks_of_leaving_run_after_the_drain_and_before_anything_is_taken_from_
     assert len([command for command in found.going[1].commands if "launch-" in command]) == 6  # type: ignore[attr-defined]
 
 
-def test_a_dead_machine_does_not_hold_up_its_hooks_and_a_clean_one_stays_clean(
+def test_remove_hooks_are_not_run_for_unreachable_and_clean_machines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harness import log

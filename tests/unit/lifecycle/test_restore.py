@@ -45,11 +45,11 @@ def cluster(tmp_path: Path, *marks: str, begun: str = "") -> Access:
     return Access(known, SshConnections(tmp_path / "c", known.control_plane), found, (), {})
 
 
-def test_control_plane_nodes_of_the_same_cluster_are_restored_in_place(tmp_path: Path) -> None:
+def test_restore_on_control_plane_of_same_cluster_is_in_place(tmp_path: Path) -> None:
     assert _holds_it(cluster(tmp_path, MARK, f"{MARK}\n"), contents()) is True
 
 
-def test_keys_come_back_for_root_alone_and_that_of_secrets_with_them(tmp_path: Path) -> None:
+def test_restore_private_keys_have_mode_600_and_include_encryption_key(tmp_path: Path) -> None:
     file = tmp_path / "snapshot"
     file.write_bytes(b"data")
     keys = {"ca.crt": b"1", "ca.key": b"2", "sa.pub": b"3", "secrets-encryption.yaml": b"4"}
@@ -63,7 +63,7 @@ def test_keys_come_back_for_root_alone_and_that_of_secrets_with_them(tmp_path: P
     }
 
 
-def test_machines_that_hold_nothing_become_the_cluster(tmp_path: Path) -> None:
+def test_restore_on_empty_or_partly_restored_machines_is_not_in_place(tmp_path: Path) -> None:
     assert _holds_it(cluster(tmp_path, "", ""), contents()) is False
     # A restore that was killed on its way is not done in place the next time: not all of it may be there yet.
     assert _holds_it(cluster(tmp_path, MARK, MARK, begun="2026-01-01T00:00:00"), contents()) is False
@@ -72,13 +72,13 @@ def test_machines_that_hold_nothing_become_the_cluster(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["mine 0123456789abcdef", "lab fedcba9876543210"])
-def test_another_cluster_is_never_overwritten(tmp_path: Path, other: str) -> None:
+def test_restore_over_other_cluster_is_refused(tmp_path: Path, other: str) -> None:
     with pytest.raises(CheckError, match="another cluster") as refused:
         _holds_it(cluster(tmp_path, MARK, other), contents())
     assert f"host-2: belongs to {other}" in (refused.value.details or "")
 
 
-def test_the_machines_are_those_named_else_those_known_else_those_of_the_backup(tmp_path: Path) -> None:
+def test_restore_machines_are_named_else_known_else_from_backup(tmp_path: Path) -> None:
     named = _machines(contents(), (Machine("10.1.0.1"),), (), None, tmp_path)
     assert [one.address for one in named.control_plane] == ["10.1.0.1"]
     login = Login(user="ops", port=2222)
@@ -90,7 +90,7 @@ def test_the_machines_are_those_named_else_those_known_else_those_of_the_backup(
         _machines(contents(), (), (Machine("10.1.0.1"),), None, tmp_path)
 
 
-def test_each_control_plane_node_gets_its_own_place_in_the_new_membership(tmp_path: Path) -> None:
+def test_put_data_restores_snapshot_as_named_member_and_replaces_old_data_last(tmp_path: Path) -> None:
     peers = {"one": "10.0.0.1", "two": "fd00::2"}
     node = StandIn("fd00::2", "two")
     file = tmp_path / "snapshot"
@@ -114,7 +114,7 @@ def pod(name: str, node: str, space: str = "kube-system", *, static: bool = Fals
     return {"metadata": {"name": name, "namespace": space, "annotations": annotations}, "spec": {"nodeName": node}}
 
 
-def test_machines_that_are_no_more_are_forgotten_with_their_pods() -> None:
+def test_forget_others_deletes_absent_nodes_and_their_pods() -> None:
     node = StandIn("10.0.0.1", "new")
     node.answers = {
         "get nodes": json.dumps({"items": [{"metadata": {"name": name}} for name in ("old", "new")]}),
@@ -126,21 +126,21 @@ def test_machines_that_are_no_more_are_forgotten_with_their_pods() -> None:
     assert {command.split()[-1] for command in deleted[1:]} == {"a", "c"}
 
 
-def test_no_member_is_forgotten_when_all_answer() -> None:
+def test_forget_others_with_all_nodes_present_deletes_nothing() -> None:
     node = StandIn()
     node.answers = {"get nodes": json.dumps({"items": [{"metadata": {"name": "new"}}]})}
     assert forget_others(NodeKubectl(node), ["new"]) == "none"
     assert not any("delete" in command for command in node.commands)
 
 
-def test_parts_of_the_control_plane_nodes_are_not_deleted_by_their_mirrors() -> None:
+def test_restart_watchers_does_not_delete_static_pods() -> None:
     node = StandIn()
     node.answers = {"get pods": json.dumps({"items": [pod("etcd-one", "one", static=True), pod("dns", "one")]})}
     assert restart_watchers(NodeKubectl(node)) == "1 pods"
     assert node.commands[-1].endswith(" dns")
 
 
-def test_a_clusterfile_is_moved_onto_other_machines_and_stays_what_it_was() -> None:
+def test_on_hosts_replaces_hosts_and_keeps_rest_of_clusterfile() -> None:
     text = "kind: Cluster\nspec:\n  image: web\n  hosts: [{ips: [10.9.9.9], roles: [master]}]\n---\nkind: Config\nspec: {path: x}\n"
     found = list(yaml.safe_load_all(on_hosts(text, [{"ips": ["10.0.0.1"], "roles": ["control-plane"]}])))
     assert found[0]["spec"] == {"image": "web", "hosts": [{"ips": ["10.0.0.1"], "roles": ["control-plane"]}]}

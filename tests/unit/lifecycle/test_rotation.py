@@ -71,7 +71,7 @@ def turn(control_plane: list[ControlPlaneNode]) -> list[str]:
     return written
 
 
-def test_all_know_the_new_key_before_one_uses_it_and_the_old_one_until_all_is_written(control_plane: list[ControlPlaneNode]) -> None:
+def test_rotation_new_key_is_known_before_use_and_old_key_kept_until_rewrite(control_plane: list[ControlPlaneNode]) -> None:
     def see() -> None:
         assert all([key.number for key in node.keys] == [2, 1] for node in control_plane)
 
@@ -93,22 +93,20 @@ def test_all_know_the_new_key_before_one_uses_it_and_the_old_one_until_all_is_wr
         ((NEW,), (NEW, OLD), (NEW, OLD)),
     ],
 )
-def test_a_rotation_that_was_cut_off_is_ended_with_the_same_key(
-    control_plane: list[ControlPlaneNode], cut: tuple[Keys, Keys, Keys]
-) -> None:
+def test_rotation_interrupted_is_completed_with_same_key(control_plane: list[ControlPlaneNode], cut: tuple[Keys, Keys, Keys]) -> None:
     for node, had in zip(control_plane, cut, strict=True):
         node.keys = had
     turn(control_plane)
     assert {node.keys for node in control_plane} == {(NEW,)}
 
 
-def test_one_after_another_gives_one_more_each_time(control_plane: list[ControlPlaneNode]) -> None:
+def test_rotation_repeated_increments_key_number(control_plane: list[ControlPlaneNode]) -> None:
     turn(control_plane)
     turn(control_plane)
     assert [key.name for key in control_plane[2].keys] == ["slipway-3"]
 
 
-def test_keys_that_do_not_fit_together_are_not_touched(control_plane: list[ControlPlaneNode]) -> None:
+def test_rotation_of_inconsistent_or_missing_keys_is_refused(control_plane: list[ControlPlaneNode]) -> None:
     control_plane[1].keys = (SecretsKey.make(1),)
     with pytest.raises(StoreError, match="do not fit together"):
         pair(read(control_plane))  # type: ignore[arg-type]
@@ -118,7 +116,7 @@ def test_keys_that_do_not_fit_together_are_not_touched(control_plane: list[Contr
     assert "--profile cis" in str(wrong.value.hint)
 
 
-def test_a_control_plane_node_that_is_not_known_here_is_not_left_out() -> None:
+def test_require_known_with_unknown_control_plane_node_raises_usage_error() -> None:
     control_plane = {"10.0.0.1", "10.0.0.2"}
     require_known(control_plane, ["10.0.0.1", "10.0.0.2"])
     with pytest.raises(UsageError, match=r"10\.0\.0\.2 is a control-plane node of the cluster, and not known here") as wrong:
@@ -126,12 +124,12 @@ def test_a_control_plane_node_that_is_not_known_here_is_not_left_out() -> None:
     assert "--via 10.0.0.1,10.0.0.2" in str(wrong.value.hint)
 
 
-def test_a_list_of_secrets_that_was_cut_off_ends_it_before_the_old_key_goes() -> None:
+def test_rewrite_script_sets_errexit_before_listing_secrets() -> None:
     # A pipe would hide that its first command failed.
     assert rotation._REWRITE.index("set -eu\n") < rotation._REWRITE.index("listed=$(")
 
 
-def test_keys_are_in_no_command(control_plane: list[ControlPlaneNode]) -> None:
+def test_rotation_key_material_is_in_no_command(control_plane: list[ControlPlaneNode]) -> None:
     give(control_plane[0], (OLD,), others=True)  # type: ignore[arg-type]
     turn(control_plane)
     secrets = [line for line in configuration((OLD,)).decode().splitlines() if "secret: " in line]
@@ -140,6 +138,6 @@ def test_keys_are_in_no_command(control_plane: list[ControlPlaneNode]) -> None:
     assert not any(line.split()[-1] in said for line in secrets)
 
 
-def test_unknown_cluster_is_reported(tmp_path: Path) -> None:
+def test_rotate_unknown_cluster_raises_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing is known of a cluster lab"):
         rotate("lab", home=tmp_path)

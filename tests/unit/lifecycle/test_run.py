@@ -87,7 +87,7 @@ def ids(context: ClusterContext) -> list[str]:
     return [step.id for step in run.plan(context)]
 
 
-def test_a_plan_is_made_and_described_without_touching_anything(store: Store) -> None:
+def test_run_plan_is_described_with_nodes_and_titles_without_connecting(store: Store) -> None:
     build(store, launch=("kubectl apply -f manifests",))
     described = planning.describe(run.plan(run.prepare(asked(3, 2), store)))
     by_id = {step["id"]: step for step in described}
@@ -97,13 +97,13 @@ def test_a_plan_is_made_and_described_without_touching_anything(store: Store) ->
     assert by_id["launch-1"]["nodes"] == ["10.0.0.1"]
 
 
-def test_every_step_waits_only_for_steps_before_it(store: Store) -> None:
+def test_run_plan_steps_wait_only_for_earlier_steps(store: Store) -> None:
     build(store, launch=("a", "b"))
     for control_plane, workers in ((1, 0), (1, 1), (3, 0), (5, 3)):
         planning.check(run.plan(run.prepare(asked(control_plane, workers), store)))
 
 
-def test_nothing_is_changed_before_the_machines_were_checked(store: Store) -> None:
+def test_run_plan_all_node_steps_wait_for_machine_checks(store: Store) -> None:
     build(store)
     plan = run.plan(run.prepare(asked(1, 1), store))
     assert [step.id for step in plan[:2]] == ["connect", "check-machines"]
@@ -115,28 +115,28 @@ def test_nothing_is_changed_before_the_machines_were_checked(store: Store) -> No
     assert all(leads_to(step.id) for step in plan if step.nodes)
 
 
-def test_control_plane_nodes_do_not_wait_for_each_other(store: Store) -> None:
+def test_run_plan_control_plane_nodes_do_not_wait_for_each_other(store: Store) -> None:
     build(store)
     plan = {step.id: step for step in run.plan(run.prepare(asked(3, 1), store))}
     for name in ("start-kubelets", "certify-control-plane", "start-control-plane", "wait-for-api"):
         assert plan[name].after_all == (), name
 
 
-def test_images_travel_while_the_rootfs_does(store: Store) -> None:
+def test_run_plan_images_are_sent_in_parallel_with_rootfs(store: Store) -> None:
     build(store)
     plan = {step.id: step for step in run.plan(run.prepare(asked(), store))}
     assert plan["send-images"].needs == ("check-machines",)
     assert "send-images" not in plan["send-rootfs"].needs
 
 
-def test_images_go_to_three_control_plane_nodes_at_most_and_the_rest_ask_them(store: Store) -> None:
+def test_run_plan_sends_images_to_three_control_plane_nodes_and_balances_others(store: Store) -> None:
     build(store)
     plan = {step.id: step for step in run.plan(run.prepare(asked(5, 1), store))}
     assert len(plan["send-images"].nodes) == 3
     assert [node.address for node in plan["start-balancers"].nodes] == ["10.0.0.4", "10.0.0.5", "10.0.0.101"]
 
 
-def test_control_plane_node_behind_the_others_is_announced_only_when_its_api_answers(store: Store) -> None:
+def test_run_plan_registers_control_plane_after_api_wait_and_before_addons(store: Store) -> None:
     build(store)
     plan = {step.id: step for step in run.plan(run.prepare(asked(3, 1), store))}
     assert [node.address for node in plan["finish-cluster"].nodes] == ["10.0.0.1"]
@@ -146,12 +146,12 @@ def test_control_plane_node_behind_the_others_is_announced_only_when_its_api_ans
     assert plan["start-addons"].after_all == ("register-control-plane",)
 
 
-def test_without_workers_nothing_is_balanced(store: Store) -> None:
+def test_run_plan_without_workers_has_no_balancers(store: Store) -> None:
     build(store)
     assert "start-balancers" not in ids(run.prepare(asked(), store))
 
 
-def test_launch_commands_come_one_after_the_other_when_the_nodes_are_ready(store: Store) -> None:
+def test_run_plan_launch_commands_run_in_order_after_wait_for_nodes(store: Store) -> None:
     build(store, launch=("one", "two"))
     plan = {step.id: step for step in run.plan(run.prepare(asked(), store))}
     assert plan["launch-1"].needs == ("wait-for-nodes",)
@@ -159,14 +159,14 @@ def test_launch_commands_come_one_after_the_other_when_the_nodes_are_ready(store
     assert plan["wait-for-workloads"].needs == ("launch-2",)
 
 
-def test_commands_given_take_the_place_of_the_images(store: Store) -> None:
+def test_run_given_commands_replace_launch_commands_of_image(store: Store) -> None:
     build(store, launch=("one", "two"))
     titles = [step.title for step in run.plan(run.prepare(asked(commands=("mine",)), store)) if step.id.startswith("launch")]
     assert titles == ["launch: mine"]
     assert not any(name.startswith("launch") for name in ids(run.prepare(asked(commands=()), store)))
 
 
-def test_a_network_of_the_image_starts_before_the_nodes_are_waited_for(store: Store) -> None:
+def test_run_plan_network_application_starts_before_wait_for_nodes(store: Store) -> None:
     calico = ImageApp(
         "calico", "kube", commands=("kubectl apply -f calico.yaml",), labels={"cluster.alpha.sealer.io/kube-cni-calico": "true"}
     )
@@ -187,13 +187,13 @@ def test_a_network_of_the_image_starts_before_the_nodes_are_waited_for(store: St
         ({"image": "webb"}, StoreError, "no such image"),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(store: Store, changes: dict[str, Any], error: type[SlipwayError], says: str) -> None:
+def test_prepare_invalid_request_is_refused(store: Store, changes: dict[str, Any], error: type[SlipwayError], says: str) -> None:
     build(store)
     with pytest.raises(error, match=says):
         run.prepare(asked(**changes), store)
 
 
-def test_an_application_image_is_not_run_as_a_cluster(store: Store) -> None:
+def test_prepare_application_image_is_refused(store: Store) -> None:
     build(store, type="app")
     with pytest.raises(StoreError, match="brings no Kubernetes"):
         run.prepare(asked(), store)
@@ -218,7 +218,7 @@ def begin(store: Store, *hosts: str, made_with: str | None = None, profile: str 
         run._begin(context, stack)
 
 
-def test_a_cluster_that_is_there_is_not_run_on_other_machines(store: Store) -> None:
+def test_run_existing_cluster_with_other_machines_is_refused(store: Store) -> None:
     build(store)
     begin(store, "10.0.0.1", "10.0.0.101")
     with pytest.raises(UsageError, match=r"10\.0\.0\.101 is not in it; 10\.0\.0\.102 is, and is not named") as refused:
@@ -227,9 +227,7 @@ def test_a_cluster_that_is_there_is_not_run_on_other_machines(store: Store) -> N
 
 
 @pytest.mark.parametrize(("made_with", "profile", "hint"), [("cis", None, "--profile cis"), (None, "cis", "leave --profile out")])
-def test_a_cluster_that_is_there_keeps_the_profile_that_it_was_made_with(
-    store: Store, made_with: str | None, profile: str | None, hint: str
-) -> None:
+def test_run_existing_cluster_with_other_profile_is_refused(store: Store, made_with: str | None, profile: str | None, hint: str) -> None:
     build(store)
     begin(store, "10.0.0.1", "10.0.0.101", made_with="cis", profile="cis")
     with pytest.raises(UsageError, match="is there, and was made with") as refused:

@@ -57,7 +57,7 @@ def cluster(tmp_path: Path, items: list[dict[str, Any]], *, registry: str = "act
     return Access(known, SshConnections(tmp_path / "c", known.control_plane), control_plane, (), unreachable)
 
 
-def test_a_healthy_cluster(tmp_path: Path) -> None:
+def test_status_healthy_cluster_reports_nodes_workloads_and_registry(tmp_path: Path) -> None:
     found = gather(cluster(tmp_path, [node("one", role="control-plane"), node("two", cordoned=True), deployment("nginx", 1)]))
     assert found["healthy"] is True
     assert (found["name"], found["image"], found["digest"], found["kubernetes"]) == ("lab", "web:1", "sha256:1", "v1.36.3")
@@ -67,14 +67,14 @@ def test_a_healthy_cluster(tmp_path: Path) -> None:
     assert found["registry"] == [{"node": "one", "address": "10.0.0.1", "active": True}]
 
 
-def test_roles_in_labels_of_an_earlier_kubernetes_are_those_of_today(tmp_path: Path) -> None:
+def test_status_legacy_role_labels_are_reported_as_current_roles(tmp_path: Path) -> None:
     one = node("one", role="control-plane")
     one["metadata"]["labels"]["node-role.kubernetes.io/master"] = ""
     two = node("two", role="node")
     assert [entry["roles"] for entry in gather(cluster(tmp_path, [one, two]))["nodes"]] == [["control-plane"], ["worker"]]
 
 
-def test_upgrade_that_was_cut_off_is_reported(tmp_path: Path) -> None:
+def test_status_interrupted_upgrade_is_reported_with_target(tmp_path: Path) -> None:
     half, whole = (
         Move("1", "upgrade", Version("web:1", "1", "v1.36.3"), Version("web:2", "2", "v1.36.4"), state) for state in (RUNNING, DONE)
     )
@@ -85,7 +85,7 @@ def test_upgrade_that_was_cut_off_is_reported(tmp_path: Path) -> None:
         assert (gather(there)["change"] or {}).get("to") == told
 
 
-def test_what_is_not_ready_is_reported_with_its_reason(tmp_path: Path) -> None:
+def test_status_unready_objects_are_reported_with_reason(tmp_path: Path) -> None:
     found = gather(cluster(tmp_path, [node("one", ready=False), deployment("nginx", 0)]))
     assert found["healthy"] is False
     assert found["nodes"][0]["ready"] is False
@@ -94,14 +94,14 @@ def test_what_is_not_ready_is_reported_with_its_reason(tmp_path: Path) -> None:
     assert [problem["object"] for problem in found["notReady"]] == ["Node one", "Deployment web/nginx"]
 
 
-def test_a_registry_that_is_down_or_a_node_that_is_gone_is_not_healthy(tmp_path: Path) -> None:
+def test_status_failed_registry_or_unreachable_machine_is_unhealthy(tmp_path: Path) -> None:
     assert gather(cluster(tmp_path, [node("one")], registry="failed"))["healthy"] is False
     found = gather(cluster(tmp_path, [node("one")], gone=("10.0.0.9",)))
     assert found["healthy"] is False
     assert found["unreachable"] == [{"address": "10.0.0.9", "reason": "10.0.0.9: no answer"}]
 
 
-def test_an_api_that_does_not_answer_is_a_finding_and_no_crash(tmp_path: Path) -> None:
+def test_status_api_without_answer_is_reported_as_unhealthy(tmp_path: Path) -> None:
     broken = cluster(tmp_path, [])
     broken.control_plane[0].broken = {"kubectl"}  # type: ignore[attr-defined]
     found = gather(broken)
@@ -110,7 +110,7 @@ def test_an_api_that_does_not_answer_is_a_finding_and_no_crash(tmp_path: Path) -
     json.dumps(found)
 
 
-def test_member_without_a_keeper_of_its_balancer_is_not_healthy(tmp_path: Path) -> None:
+def test_status_failed_ipvs_balancer_is_unhealthy(tmp_path: Path) -> None:
     def found(active: str) -> dict[str, Any]:
         led = StandIn("10.0.0.2", "two")
         led.answers = {"is-active slipway-balancer": f"active {active}\nkind ipvs\nserver 10.0.0.1:6443\n"}

@@ -69,32 +69,32 @@ def work(store: Store, tmp_path: Path, control_plane: int = 3, workers: int = 3,
     ("before", "after"),
     [("v1.36.3", "v1.36.3"), ("v1.36.3", "v1.36.4"), ("v1.36.3", "v1.37.0"), ("v1.36.9", "v1.37.0-rc.1"), ("v1.37.0-rc.1", "v1.37.0")],
 )
-def test_a_cluster_goes_upwards_one_minor_version_at_a_time(before: str, after: str) -> None:
+def test_check_versions_same_or_next_minor_version_is_accepted(before: str, after: str) -> None:
     upgrade.check_versions(before, after)
 
 
 @pytest.mark.parametrize(("before", "after"), [("v1.36.3", "v1.38.0"), ("v1.36.3", "v1.39.4"), ("v1.35.0", "v2.0.0")])
-def test_more_than_one_minor_version_is_refused(before: str, after: str) -> None:
+def test_check_versions_skipped_minor_version_is_refused(before: str, after: str) -> None:
     with pytest.raises(UsageError, match=rf"from Kubernetes {before} to {after} is more than one minor version") as caught:
         upgrade.check_versions(before, after)
     assert "comes first" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(("before", "after"), [("v1.36.4", "v1.36.3"), ("v1.37.0", "v1.36.9"), ("v1.36.3", "v1.36.3-rc.1")])
-def test_an_older_version_comes_back_only_by_rollback(before: str, after: str) -> None:
+def test_check_versions_older_version_is_refused_with_rollback_hint(before: str, after: str) -> None:
     with pytest.raises(UsageError, match="older than") as caught:
         upgrade.check_versions(before, after, "prod")
     assert "slipway rollback prod" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(("before", "after", "hint"), [("v1.30.9", "v1.31.0", "slipway run"), ("v1.30.1", "v1.30.9", "slipway run")])
-def test_a_cluster_that_is_too_old_is_not_changed(before: str, after: str, hint: str) -> None:
+def test_check_versions_unsupported_old_cluster_is_refused(before: str, after: str, hint: str) -> None:
     with pytest.raises(UsageError, match=rf"Kubernetes {before} is too old: 1\.31 and newer are taken; nothing has been changed") as caught:
         upgrade.check_versions(before, after)
     assert hint in str(caught.value.hint)
 
 
-def test_invalid_version_is_reported() -> None:
+def test_check_versions_invalid_version_raises_usage_error() -> None:
     with pytest.raises(UsageError, match="'latest' is no version"):
         upgrade.check_versions("v1.36.3", "latest")
 
@@ -103,11 +103,11 @@ def test_invalid_version_is_reported() -> None:
 
 
 @pytest.mark.parametrize(("workers", "asked", "expected"), [(0, None, 1), (3, None, 1), (25, None, 2), (200, None, 20), (3, 2, 2)])
-def test_one_worker_in_ten_is_updated_at_a_time_unless_asked_otherwise(workers: int, asked: int | None, expected: int) -> None:
+def test_batch_of_workers_is_one_tenth_unless_given(workers: int, asked: int | None, expected: int) -> None:
     assert upgrade.batch_of(workers, asked) == expected
 
 
-def test_a_batch_of_none_is_refused() -> None:
+def test_batch_of_zero_is_refused() -> None:
     with pytest.raises(UsageError, match="--batch 0"):
         upgrade.batch_of(3, 0)
 
@@ -119,20 +119,20 @@ def running(kind: str, before: Version, after: Version) -> Move:
     return Move("abc", kind, before, after, RUNNING)
 
 
-def test_a_new_change_is_from_what_the_cluster_has(store: Store, tmp_path: Path) -> None:
+def test_upgrade_move_new_starts_from_image_of_cluster(store: Store, tmp_path: Path) -> None:
     made = upgrade._move(found_with(tmp_path), image(store))
     assert (made.kind, made.before, made.state) == (UPGRADE, OLD, RUNNING)
     assert made.after.kubernetes == "v1.36.3"
     assert upgrade._move(found_with(tmp_path, Move("abc", UPGRADE, OLD, NEW, DONE)), image(store)).id != "abc"
 
 
-def test_one_that_was_begun_goes_on_under_its_name(store: Store, tmp_path: Path) -> None:
+def test_upgrade_move_begun_to_same_image_is_resumed(store: Store, tmp_path: Path) -> None:
     wanted = image(store)
     begun = running(UPGRADE, OLD, Version("web", wanted.digest, "v1.36.3"))
     assert upgrade._move(found_with(tmp_path, begun), wanted) == begun
 
 
-def test_the_other_way_is_another_change(store: Store, tmp_path: Path) -> None:
+def test_upgrade_move_during_rollback_is_new_move(store: Store, tmp_path: Path) -> None:
     wanted = image(store)
     back = running(ROLLBACK, Version("web", wanted.digest, "v1.36.3"), OLD)
     made = upgrade._move(found_with(tmp_path, back), wanted)
@@ -140,19 +140,19 @@ def test_the_other_way_is_another_change(store: Store, tmp_path: Path) -> None:
     assert made.id != back.id
 
 
-def test_a_third_image_waits_for_the_end(store: Store, tmp_path: Path) -> None:
+def test_upgrade_move_to_third_image_during_upgrade_is_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(CheckError, match=r"the upgrade to web:2 \(Kubernetes v1\.36\.4\) has not come to its end") as caught:
         upgrade._move(found_with(tmp_path, running(UPGRADE, OLD, NEW)), image(store))
     assert "slipway upgrade lab web:2" in str(caught.value.hint)
     assert "slipway rollback lab" in str(caught.value.hint)
 
 
-def test_a_cluster_that_another_tool_made_is_left_to_it(store: Store, tmp_path: Path) -> None:
+def test_upgrade_move_of_cluster_made_by_other_tool_is_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(CheckError, match="was made by another tool"):
         upgrade._move(found_with(tmp_path, digest=""), image(store))
 
 
-def test_an_image_that_is_no_cluster_is_refused(store: Store) -> None:
+def test_readable_application_or_unknown_image_raises_store_error(store: Store) -> None:
     build(store, "shop", type="app")
     with pytest.raises(StoreError, match="is an application image"):
         upgrade.readable(store, "shop")
@@ -160,7 +160,7 @@ def test_an_image_that_is_no_cluster_is_refused(store: Store) -> None:
         upgrade.readable(store, "nosuch")
 
 
-def test_a_rollback_goes_where_the_cluster_came_from(tmp_path: Path) -> None:
+def test_rollback_move_returns_to_previous_image_and_begun_one_is_resumed(tmp_path: Path) -> None:
     for state, digest in ((DONE, NEW.digest), (RUNNING, OLD.digest)):
         made = rollback._move(found_with(tmp_path, Move("abc", UPGRADE, OLD, NEW, state), digest=digest))
         assert (made.kind, made.before, made.after) == (ROLLBACK, NEW, OLD)
@@ -177,7 +177,7 @@ def test_a_rollback_goes_where_the_cluster_came_from(tmp_path: Path) -> None:
         (Move("abc", UPGRADE, OLD, NEW, DONE), "was changed since"),
     ],
 )
-def test_there_is_not_always_a_way_back(tmp_path: Path, last: Move | None, why: str) -> None:
+def test_rollback_move_without_previous_image_is_refused(tmp_path: Path, last: Move | None, why: str) -> None:
     with pytest.raises(CheckError, match=why):
         rollback._move(found_with(tmp_path, last, digest="sha256:3"))
 
@@ -186,7 +186,9 @@ def test_there_is_not_always_a_way_back(tmp_path: Path, last: Move | None, why: 
     ("runs", "wanted", "refused"), [("3.6.8-0", "3.6.5-0", False), ("3.6.8-0", "3.5.26-0", True), ("3.5.26-0", "3.6.8-0", False)]
 )
 @pytest.mark.parametrize("by", ["list", "tag"])
-def test_an_older_etcd_does_not_get_newer_data(store: Store, tmp_path: Path, runs: str, wanted: str, by: str, *, refused: bool) -> None:
+def test_rollback_to_older_etcd_minor_version_is_refused(
+    store: Store, tmp_path: Path, runs: str, wanted: str, by: str, *, refused: bool
+) -> None:
     made = work(store, tmp_path)
     vars(made.resolved)["images"] = etcd_images("3.6.8-0", wanted) if by == "tag" else etcd_images(wanted)
     vars(made.resolved)["kubernetes"] = Facts("v1.36.3", etcd_image_tag=wanted if by == "tag" else None)
@@ -202,7 +204,7 @@ def test_an_older_etcd_does_not_get_newer_data(store: Store, tmp_path: Path, run
 # ---- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_clusterfile_that_asks_for_more_than_the_image_is_for_apply() -> None:
+def test_require_same_clusterfile_with_more_than_other_image_is_refused() -> None:
     recorded = parse(CLUSTERFILE, "stored", stored=True)
     with pytest.raises(UsageError, match="asks for more than another image") as caught:
         upgrade.require_same(recorded, parse(CLUSTERFILE.replace("hello", "goodbye"), "Clusterfile", stored=True))
@@ -213,7 +215,7 @@ def test_a_clusterfile_that_asks_for_more_than_the_image_is_for_apply() -> None:
 # ---- a node in a batch ----------------------------------------------------------------------------------------------------
 
 
-def test_a_change_that_stopped_says_how_to_go_on_and_back(store: Store, tmp_path: Path) -> None:
+def test_upgrade_stopped_after_begin_hints_at_resume_and_rollback(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path)
     assert upgrade._stopped(made, CheckError("x", hint="look")).hint == "look"
     made.found.first.answers["slipway-upgrade"] = json.dumps({"data": {"move": json.dumps(dataclasses.asdict(made.move))}})  # type: ignore[attr-defined]
@@ -222,7 +224,7 @@ def test_a_change_that_stopped_says_how_to_go_on_and_back(store: Store, tmp_path
     assert "slipway rollback lab" in said
 
 
-def test_the_api_is_asked_by_way_of_another_control_plane_node(store: Store, tmp_path: Path) -> None:
+def test_rollout_work_beside_returns_other_control_plane_node_if_any(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path)
     assert made.beside(made.spec.control_plane[0]).address == "10.0.0.2"
     assert made.beside(made.spec.workers[0]).address == "10.0.0.1"
@@ -230,7 +232,7 @@ def test_the_api_is_asked_by_way_of_another_control_plane_node(store: Store, tmp
     assert alone.beside(alone.spec.control_plane[0]).address == "10.0.0.1"
 
 
-def test_values_that_the_new_image_expects_are_asked_for_before_anything_changes(
+def test_upgrade_work_of_image_with_missing_values_raises_input_error(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = image(store, values=(ExpectedValue("Port", ("manifests/a.yaml:1",), required=True), ExpectedValue("Realm", required=True)))

@@ -13,16 +13,16 @@ from harness import log
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (250_000_000, "250 MB"), (999_600, "1.0 MB"), (3e13, "30 TB")]
 )
-def test_sizes(count: float, text: str) -> None:
+def test_size_bytes_are_shown_with_unit(count: float, text: str) -> None:
     assert log.size(count) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (99.6, "1 min 39 s"), (185, "3 min 05 s")])
-def test_durations(seconds: float, text: str) -> None:
+def test_duration_seconds_are_shown_with_unit(seconds: float, text: str) -> None:
     assert log.duration(seconds) == text
 
 
-def test_a_step_that_fails_says_so_and_is_nested_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_failure_is_marked_and_nested(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(log._state, "display", log.Plain(Console(file=stream, width=80)))
 
@@ -39,7 +39,7 @@ def test_a_step_that_fails_says_so_and_is_nested_right(monkeypatch: pytest.Monke
     assert lines[2].startswith("x outer ")
 
 
-def test_debug_lines_are_only_for_verbose(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_without_verbose_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(log, "_state", log._State(log.Plain(Console(file=stream)), verbose=False))
     log.debug("secretly")
@@ -50,7 +50,7 @@ HOSTILE = "web\x1b]0;owned\x07\x1b[2J\r\u202enot"
 
 
 @pytest.mark.parametrize("display", [log.Plain, log.Terminal])
-def test_what_others_say_does_not_steer_the_terminal(display: type[log.Plain | log.Terminal], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_lines_escape_control_characters(display: type[log.Plain | log.Terminal], monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(log, "_state", log._State(display(Console(file=stream, width=200)), verbose=True))
     log.info(f"{HOSTILE}\nnext line")
@@ -65,7 +65,7 @@ def test_what_others_say_does_not_steer_the_terminal(display: type[log.Plain | l
 
 
 @pytest.mark.parametrize("display", [log.Plain, log.Terminal])
-def test_note_of_a_step_holds_no_secret_that_is_known(display: type[log.Plain | log.Terminal], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_note_hides_known_secret(display: type[log.Plain | log.Terminal], monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(log, "_state", log._State(display(Console(file=stream, width=200))))
     log.hide("correct-horse")

@@ -31,7 +31,7 @@ def step() -> ProgressStep:
     return ProgressStep("push web", 0, 0.0)
 
 
-def test_how_many_of_how_many_how_fast_and_how_long_yet(clock: Clock, step: ProgressStep) -> None:
+def test_meter_note_shows_amount_rate_and_time_left(clock: Clock, step: ProgressStep) -> None:
     meter = Meter(step, 100_000_000)
     clock.now += 2
     meter.add(20_000_000)
@@ -41,7 +41,7 @@ def test_how_many_of_how_many_how_fast_and_how_long_yet(clock: Clock, step: Prog
     assert step.note == "40 MB of 100 MB, 10 MB/s, 6.0 s left"
 
 
-def test_the_rate_is_that_of_the_last_seconds(clock: Clock, step: ProgressStep) -> None:
+def test_meter_rate_is_of_last_seconds(clock: Clock, step: ProgressStep) -> None:
     meter = Meter(step, 1_000_000_000)
     for _ in range(10):
         clock.now += 1
@@ -52,21 +52,21 @@ def test_the_rate_is_that_of_the_last_seconds(clock: Clock, step: ProgressStep) 
     assert ", 50 MB/s, " in step.note
 
 
-def test_it_is_not_written_at_every_piece(clock: Clock, step: ProgressStep) -> None:
+def test_meter_piece_after_short_time_does_not_update_note(clock: Clock, step: ProgressStep) -> None:
     meter = Meter(step, 1000)
     clock.now += 0.01
     meter.add(500)
     assert not step.note
 
 
-def test_a_line_that_stands_still_has_no_time_left(clock: Clock, step: ProgressStep) -> None:
+def test_meter_stalled_transfer_shows_no_time_left(clock: Clock, step: ProgressStep) -> None:
     meter = Meter(step, 10_000)
     clock.now += 1
     meter.add(0)
     assert step.note == "0 B of 10 kB"
 
 
-def test_what_has_to_go_again_is_taken_back(clock: Clock, step: ProgressStep) -> None:
+def test_meter_repeated_and_skipped_bytes_are_subtracted(clock: Clock, step: ProgressStep) -> None:
     meter = Meter(step, 10_000_000)
     clock.now += 1
     meter.add(5_000_000)
@@ -80,7 +80,7 @@ def test_what_has_to_go_again_is_taken_back(clock: Clock, step: ProgressStep) ->
     assert step.note.endswith("0.0 s left")
 
 
-def test_what_it_came_to(clock: Clock, step: ProgressStep) -> None:
+def test_meter_finish_shows_total_and_average_rate(clock: Clock, step: ProgressStep) -> None:
     meter = Meter(step, 30_000_000)
     clock.now += 3
     meter.add(30_000_000)
@@ -92,7 +92,7 @@ def test_what_it_came_to(clock: Clock, step: ProgressStep) -> None:
     assert step.note == "900 B"
 
 
-def test_many_may_count(step: ProgressStep) -> None:
+def test_meter_counts_bytes_of_all_threads(step: ProgressStep) -> None:
     meter = Meter(step, 8000)
 
     def count() -> None:

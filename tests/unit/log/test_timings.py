@@ -23,7 +23,7 @@ def spans(file: Path) -> list[dict[str, Any]]:
     return [event for event in json.loads(file.read_text())["traceEvents"] if event["ph"] == "X"]
 
 
-def test_steps_and_commands_of_nodes_are_spans_in_lanes_of_their_own(file: Path) -> None:
+def test_timings_steps_and_node_commands_are_spans_in_own_lanes(file: Path) -> None:
     timings.record(file)
     with log.step("outer"), log.step("inner") as shown, timings.span("systemctl start kubelet", "node-1"):
         shown.note = "half of it"
@@ -42,7 +42,7 @@ def test_steps_and_commands_of_nodes_are_spans_in_lanes_of_their_own(file: Path)
     assert names == ["steps 1", "steps 2", "node-1"]
 
 
-def test_spans_of_one_node_at_the_same_time_do_not_share_a_lane(file: Path) -> None:
+def test_timings_overlapping_spans_of_node_have_different_lanes(file: Path) -> None:
     timings.record(file)
     with timings.span("a", "node-1"), timings.span("b", "node-1"):
         pass
@@ -54,7 +54,7 @@ def test_spans_of_one_node_at_the_same_time_do_not_share_a_lane(file: Path) -> N
     assert c in (a, b)
 
 
-def test_what_failed_is_marked_and_a_secret_is_not_written(file: Path) -> None:
+def test_timings_failed_step_is_marked_and_secret_is_hidden(file: Path) -> None:
     log.hide("hunter2-hunter2")
     timings.record(file)
     with pytest.raises(ValueError, match="x"), log.step("login with hunter2-hunter2"):
@@ -65,19 +65,19 @@ def test_what_failed_is_marked_and_a_secret_is_not_written(file: Path) -> None:
     assert "hunter2" not in file.read_text()
 
 
-def test_nothing_is_kept_or_written_without_being_asked(file: Path) -> None:
+def test_timings_without_record_writes_no_file(file: Path) -> None:
     with log.step("outer"):
         pass
     timings.write()
     assert not file.exists()
 
 
-def test_file_that_cannot_be_written_is_reported_before_anything_is_done(tmp_path: Path) -> None:
+def test_timings_record_unwritable_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file or directory"):
         timings.record(tmp_path / "none/run.json")
 
 
-def test_the_command_line_writes_it_whatever_the_outcome(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_timings_option_writes_file_after_failed_command(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["--timings", str(file), "inspect", "no-such-image"]) != 0
     assert json.loads(file.read_text())["traceEvents"] == []
     assert app.execute(["--timings", str(file.parent), "images"]) == 2

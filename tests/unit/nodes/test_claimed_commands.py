@@ -69,7 +69,7 @@ def send(node: SshNode, way: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_command_carries_the_claim_and_later_ones_end_where_another_is(
+def test_command_under_claim_carries_its_id_and_is_fenced_from_second_command(
     way: str, node: SshNode, machines: Machines, held: ClusterClaim, tmp_path: Path
 ) -> None:
     send(node, way, tmp_path)
@@ -82,7 +82,7 @@ def test_command_carries_the_claim_and_later_ones_end_where_another_is(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_command_that_a_machine_refuses_loses_the_claim_and_no_other_is_sent(
+def test_command_refused_by_machine_marks_claim_lost_and_blocks_later_commands(
     way: str, node: SshNode, machines: Machines, held: ClusterClaim, tmp_path: Path
 ) -> None:
     machines.code, machines.errors = claim.REFUSED, claim.MARK
@@ -95,7 +95,9 @@ def test_command_that_a_machine_refuses_loses_the_claim_and_no_other_is_sent(
     assert len(machines.commands) == sent
 
 
-def test_exit_code_of_a_command_is_not_taken_for_a_refusal(node: SshNode, machines: Machines, held: ClusterClaim) -> None:
+def test_command_with_refusal_exit_code_but_without_mark_raises_command_error(
+    node: SshNode, machines: Machines, held: ClusterClaim
+) -> None:
     machines.code, machines.errors = claim.REFUSED, "its own words"
     with pytest.raises(CommandError, match="exit code 76"):
         node.run("exit 76")

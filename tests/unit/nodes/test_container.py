@@ -100,7 +100,7 @@ def provider(engine: Engine, home: Path) -> ContainerProvider:
 
 
 @pytest.mark.usefixtures("answers")
-def test_a_group_is_numbered_by_role_and_has_its_own_key(tmp_path: Path) -> None:
+def test_up_names_machines_by_role_and_number_and_installs_group_key(tmp_path: Path) -> None:
     engine = Engine()
     group = provider(engine, tmp_path).up("lab", 1, 2, image="node")
     assert sorted(made.name for made in group.members) == ["lab-control-plane-1", "lab-worker-1", "lab-worker-2"]
@@ -117,7 +117,7 @@ def test_a_group_is_numbered_by_role_and_has_its_own_key(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("answers")
-def test_roles_of_machines_that_an_earlier_slipway_made_are_known(tmp_path: Path) -> None:
+def test_list_legacy_role_labels_are_read_as_current_roles(tmp_path: Path) -> None:
     engine = Engine()
     made = provider(engine, tmp_path)
     made.up("lab", 1, 1, image="node")
@@ -129,7 +129,7 @@ def test_roles_of_machines_that_an_earlier_slipway_made_are_known(tmp_path: Path
 
 
 @pytest.mark.usefixtures("answers")
-def test_machines_have_no_way_out_and_places_for_data(tmp_path: Path) -> None:
+def test_up_creates_internal_network_default_route_and_data_mounts(tmp_path: Path) -> None:
     engine = Engine()
     provider(engine, tmp_path).up("lab", 1, 0, image="node")
     assert engine.made[0].options["internal"] is True
@@ -141,7 +141,7 @@ def test_machines_have_no_way_out_and_places_for_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("answers")
-def test_machines_have_addresses_of_both_families_and_no_gateway_of_ipv6(tmp_path: Path) -> None:
+def test_up_assigns_distinct_ipv6_subnets_and_removes_ipv6_default_route(tmp_path: Path) -> None:
     made = Engine()
     nodes = provider(made, tmp_path)
     nodes.up("one", 1, 0, image="node")
@@ -157,7 +157,7 @@ def test_machines_have_addresses_of_both_families_and_no_gateway_of_ipv6(tmp_pat
 
 
 @pytest.mark.usefixtures("answers")
-def test_where_the_engine_has_no_ipv6_machines_have_ipv4_alone(tmp_path: Path) -> None:
+def test_up_engine_without_ipv6_falls_back_to_ipv4_only(tmp_path: Path) -> None:
     made = Engine(ipv4_only=True)
     provider(made, tmp_path).up("lab", 1, 0, image="node")
     assert "ipam" not in made.made[0].options
@@ -168,7 +168,7 @@ def test_where_the_engine_has_no_ipv6_machines_have_ipv4_alone(tmp_path: Path) -
 
 @pytest.mark.usefixtures("answers")
 @pytest.mark.parametrize("ipv4_only", [False, True])
-def test_machines_have_the_addresses_of_a_given_subnet_in_their_order(tmp_path: Path, ipv4_only: bool) -> None:
+def test_up_with_subnet_assigns_addresses_in_machine_order(tmp_path: Path, ipv4_only: bool) -> None:
     made = Engine(ipv4_only=ipv4_only)
     provider(made, tmp_path).up("lab", 3, 2, image="node", subnet="192.168.0.0/24")
     configs = [entry for entry in made.made[0].options["ipam"]["Config"] if ":" not in entry["Subnet"]]
@@ -182,14 +182,14 @@ def test_machines_have_the_addresses_of_a_given_subnet_in_their_order(tmp_path: 
 
 
 @pytest.mark.usefixtures("answers")
-def test_without_a_subnet_the_engine_chooses_addresses(tmp_path: Path) -> None:
+def test_up_without_subnet_leaves_addresses_to_engine(tmp_path: Path) -> None:
     made = Engine()
     provider(made, tmp_path).up("lab", 1, 0, image="node")
     assert made.machines[0].options["networking_config"] is None
 
 
 @pytest.mark.parametrize("subnet", ["192.168.0.1/24", "192.168.0.0/24x", "fd00::/64", "192.168.0.0/29", "192.168.0.0/32"])
-def test_subnet_that_cannot_hold_the_machines_is_refused(tmp_path: Path, subnet: str) -> None:
+def test_up_invalid_or_too_small_subnet_is_refused_before_creation(tmp_path: Path, subnet: str) -> None:
     made = Engine()
     with pytest.raises(UsageError, match=f"--subnet {subnet}") as refused:
         provider(made, tmp_path).up("lab", 3, 3, image="node", subnet=subnet)
@@ -198,7 +198,7 @@ def test_subnet_that_cannot_hold_the_machines_is_refused(tmp_path: Path, subnet:
 
 
 @pytest.mark.usefixtures("answers")
-def test_going_down_removes_machines_network_and_keys_and_only_those(tmp_path: Path) -> None:
+def test_down_removes_machines_network_and_keys_of_named_group_only(tmp_path: Path) -> None:
     engine = Engine()
     nodes = provider(engine, tmp_path)
     nodes.up("one", 1, 0, image="node")
@@ -212,7 +212,7 @@ def test_going_down_removes_machines_network_and_keys_and_only_those(tmp_path: P
 
 
 @pytest.mark.usefixtures("answers")
-def test_going_down_forgets_the_host_keys_of_its_addresses(tmp_path: Path) -> None:
+def test_down_removes_pinned_host_keys_of_group_addresses_only(tmp_path: Path) -> None:
     engine = Engine()
     nodes = provider(engine, tmp_path)
     nodes.up("lab", 1, 0, image="node")
@@ -223,7 +223,7 @@ def test_going_down_forgets_the_host_keys_of_its_addresses(tmp_path: Path) -> No
     assert pins.read_text() == "172.30.0.22 ssh-ed25519 BBBB\n"
 
 
-def test_a_machine_that_does_not_boot_shows_its_log_and_leaves_nothing(tmp_path: Path) -> None:
+def test_up_machine_that_fails_to_boot_reports_log_and_removes_group(tmp_path: Path) -> None:
     engine = Engine(broken=True)
     with pytest.raises(EngineError, match="lab-control-plane-1 did not boot") as caught:
         provider(engine, tmp_path).up("lab", 1, 0, image="node")
@@ -232,7 +232,7 @@ def test_a_machine_that_does_not_boot_shows_its_log_and_leaves_nothing(tmp_path:
     assert not (tmp_path / "nodes/lab").exists()
 
 
-def test_an_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
+def test_up_interrupted_start_removes_machines_and_network(tmp_path: Path) -> None:
     engine = Engine(interrupted=True)
     with pytest.raises(KeyboardInterrupt):
         provider(engine, tmp_path).up("lab", 2, 0, image="node")
@@ -240,7 +240,7 @@ def test_an_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("answers")
-def test_a_name_in_use_is_refused_and_its_machines_are_left_alone(tmp_path: Path) -> None:
+def test_up_group_name_in_use_is_refused_and_keeps_machines(tmp_path: Path) -> None:
     engine = Engine()
     nodes = provider(engine, tmp_path)
     nodes.up("lab", 1, 0, image="node")
@@ -250,7 +250,7 @@ def test_a_name_in_use_is_refused_and_its_machines_are_left_alone(tmp_path: Path
 
 
 @pytest.mark.parametrize(("name", "control_plane"), [("Lab", 1), ("a b", 1), ("", 1), ("-a", 1), ("lab", 0)])
-def test_what_cannot_be_made_is_refused_before_the_engine_is_asked(tmp_path: Path, name: str, control_plane: int) -> None:
+def test_up_invalid_name_or_zero_control_plane_is_refused_before_creation(tmp_path: Path, name: str, control_plane: int) -> None:
     engine = Engine()
     with pytest.raises(UsageError):
         provider(engine, tmp_path).up(name, control_plane, 0, image="node")
@@ -258,7 +258,7 @@ def test_what_cannot_be_made_is_refused_before_the_engine_is_asked(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("answers")
-def test_a_role_is_kept_by_the_engine(tmp_path: Path) -> None:
+def test_up_stores_role_as_container_label(tmp_path: Path) -> None:
     engine = Engine()
     provider(engine, tmp_path).up("lab", 1, 1, image="node")
     assert sorted(machine.labels[ROLE] for machine in engine.machines) == ["control-plane", "worker"]

@@ -40,14 +40,14 @@ def test_lasting_gives_one_folder_for_one_name() -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_folder_that_another_user_may_change_raises(runtime_folder: Path) -> None:
+def test_lasting_folder_writable_by_other_users_raises_usage_error(runtime_folder: Path) -> None:
     (runtime_folder / "slipway").mkdir()
     (runtime_folder / "slipway").chmod(0o770)
     with pytest.raises(UsageError, match="is not a folder that only this user can change"):
         control_sockets.lasting("x")
 
 
-def test_link_in_place_of_the_folder_raises(runtime_folder: Path, tmp_path: Path) -> None:
+def test_lasting_link_in_place_of_folder_raises_usage_error(runtime_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (runtime_folder / "slipway").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match="is not a folder that only this user can change"):
@@ -55,7 +55,7 @@ def test_link_in_place_of_the_folder_raises(runtime_folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("folder", [None, "a-runtime-folder-with-a-long-name", "none"])
-def test_runtime_folder_that_does_not_fit_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str | None) -> None:
+def test_lasting_unsuitable_runtime_folder_falls_back_to_tmp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str | None) -> None:
     (tmp_path / "a-runtime-folder-with-a-long-name").mkdir()
     made: list[Path] = []
     monkeypatch.setattr(Path, "mkdir", lambda path, **_: made.append(path))

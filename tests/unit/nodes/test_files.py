@@ -14,7 +14,7 @@ from tests.unit.lifecycle.standin import StandIn
 from tests.unit.runtimes.machines import Machine
 
 
-def test_an_archive_keeps_modes_and_links_and_belongs_to_root() -> None:
+def test_archive_keeps_modes_and_links_and_sets_root_as_owner() -> None:
     data = archive(
         {"/etc/x/key": NodeFile(b"secret", 0o600), "/usr/local/bin/kubectl": NodeFile(link="/opt/kubectl"), "/etc/a": NodeFile.text("ä")}
     )
@@ -28,12 +28,12 @@ def test_an_archive_keeps_modes_and_links_and_belongs_to_root() -> None:
 
 
 @pytest.mark.parametrize("path", ["etc/x", "/etc/../x", "/etc//x", "/etc/x/", "//etc/x", "///etc/x", "/", "//", "/..", ""])
-def test_a_path_that_is_not_plain_is_refused(path: str) -> None:
+def test_archive_path_not_plain_and_absolute_raises_value_error(path: str) -> None:
     with pytest.raises(ValueError, match="not a plain absolute path"):
         archive({path: NodeFile(b"")})
 
 
-def test_a_tar_can_be_written_into_a_pipe() -> None:
+def test_tar_stream_into_unseekable_pipe_writes_readable_tar() -> None:
     class Pipe(io.RawIOBase):
         """Takes bytes, and cannot be asked where it is."""
 
@@ -54,7 +54,7 @@ def test_a_tar_can_be_written_into_a_pipe() -> None:
         assert found.getnames() == ["file-0", "file-1", "file-2"]
 
 
-def test_of_what_a_machine_sends_only_what_was_asked_for_is_taken() -> None:
+def test_read_files_returns_requested_paths_only_and_refuses_damaged_content() -> None:
     node = StandIn("10.0.0.1")
     node.answers = {"base64": "/etc/a YQ==\n/root/x eA==\n../y eA==\nend\n"}
     assert read_files(node, ["/etc/a", "/etc/b"]) == {"/etc/a": b"a"}
@@ -75,7 +75,7 @@ def test_write_files_changes_each_file_at_once() -> None:
     ]
 
 
-def test_files_written_twice_at_the_same_time_do_not_meet() -> None:
+def test_write_files_twice_uses_distinct_temporary_paths() -> None:
     """The commands of a controller that was killed may still run on a machine when the next one writes the same files."""
     node = Machine("control-plane-1", "10.0.0.1")
     for _ in range(2):

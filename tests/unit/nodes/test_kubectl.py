@@ -39,18 +39,18 @@ class ControlPlaneNode:
         "error: open /etc/kubernetes/admin.conf: no such file or directory",
     ],
 )
-def test_another_control_plane_node_is_asked_when_the_first_has_no_api(said: str) -> None:
+def test_kubectl_first_node_without_api_falls_back_to_next_control_plane_node(said: str) -> None:
     assert NodeKubectl(ControlPlaneNode("one", said), (ControlPlaneNode("two"),)).run("get", "nodes") == "two: get nodes"
 
 
-def test_what_the_api_refuses_is_not_asked_of_another_one() -> None:
+def test_kubectl_error_from_api_is_raised_without_asking_next_node() -> None:
     second = ControlPlaneNode("two")
     with pytest.raises(CommandError, match="one: exit code 1"):
         NodeKubectl(ControlPlaneNode("one", "Error from server (NotFound): nodes not found"), (second,)).run("get", "nodes")
     assert second.asked == 0
 
 
-def test_last_endpoint_says_why_when_none_answers() -> None:
+def test_kubectl_without_reachable_api_raises_error_of_last_node() -> None:
     with pytest.raises(CommandError, match="two: exit code 1"):
         NodeKubectl(
             ControlPlaneNode("one", "Unable to connect to the server"), (ControlPlaneNode("two", "Unable to connect to the server"),)

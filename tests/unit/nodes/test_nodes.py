@@ -11,7 +11,7 @@ from harness.nodes import each
 from tests.waiting import HANG
 
 
-def test_values_come_in_the_order_of_the_items_not_of_completion() -> None:
+def test_each_returns_values_in_item_order_not_completion_order() -> None:
     second_done = threading.Event()
 
     def action(item: int) -> int:
@@ -25,7 +25,7 @@ def test_values_come_in_the_order_of_the_items_not_of_completion() -> None:
     assert each([], action) == []
 
 
-def test_one_failure_is_raised_as_it_is() -> None:
+def test_each_single_failure_is_raised_unchanged() -> None:
     failure = CommandError("one: failed", hint="look")
 
     def action(item: int) -> None:
@@ -37,7 +37,7 @@ def test_one_failure_is_raised_as_it_is() -> None:
     assert caught.value is failure
 
 
-def test_several_failures_become_one_that_names_all() -> None:
+def test_each_several_failures_raise_one_error_with_all_messages() -> None:
     tried: list[str] = []
 
     def action(item: str) -> None:
@@ -52,7 +52,7 @@ def test_several_failures_become_one_that_names_all() -> None:
     assert "said a" in str(caught.value.details)
 
 
-def test_an_unreachable_node_decides_the_exit_code() -> None:
+def test_each_mixed_failures_with_unreachable_node_raises_node_error() -> None:
     def action(item: int) -> None:
         raise NodeError("gone") if item else CommandError("failed")
 
@@ -61,7 +61,7 @@ def test_an_unreachable_node_decides_the_exit_code() -> None:
     assert caught.value.exit_code == 5
 
 
-def test_fault_of_slipway_is_not_hidden_among_expected_failures() -> None:
+def test_each_unexpected_exception_is_raised_over_expected_failures() -> None:
     def action(item: int) -> None:
         raise KeyError("bug") if item else CommandError("failed")
 

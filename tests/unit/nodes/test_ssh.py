@@ -53,7 +53,7 @@ def machines(*addresses: str, **login: Any) -> tuple[Machine, ...]:
     return tuple(Machine(address, Login(**login)) for address in addresses)
 
 
-def test_a_password_is_in_no_file_and_in_no_argument(tmp_path: Path, programs: Programs) -> None:
+def test_ssh_password_and_passphrase_are_passed_by_environment_only(tmp_path: Path, programs: Programs) -> None:
     ssh = SshConnections(tmp_path / "c", machines("10.0.0.1", user="ops", password="hunter2", passphrase="opensesame"))
     ssh.prepare()
     ssh.nodes[0].run("true")
@@ -76,7 +76,7 @@ def test_ssh_without_secrets_asks_no_user(tmp_path: Path, programs: Programs) ->
     assert not (tmp_path / "c/askpass").exists()
 
 
-def test_root_runs_commands_at_once_and_others_through_sudo(tmp_path: Path, programs: Programs) -> None:
+def test_run_as_root_executes_directly_and_other_user_through_sudo(tmp_path: Path, programs: Programs) -> None:
     root = SshConnections(tmp_path / "a", machines("10.0.0.1")).nodes[0]
     root.run("echo 'a b'")
     assert programs.calls[-1][0][-1] == """sh -c 'echo '"'"'a b'"'"''"""
@@ -85,7 +85,7 @@ def test_root_runs_commands_at_once_and_others_through_sudo(tmp_path: Path, prog
     assert programs.calls[-1][0][-1] == "sudo -n -- sh -c true"
 
 
-def test_a_command_that_fails_is_named_with_its_node_and_its_output(tmp_path: Path, programs: Programs) -> None:
+def test_run_failing_command_raises_error_with_node_command_and_output(tmp_path: Path, programs: Programs) -> None:
     node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     programs.answer = lambda argv, options: (3, "some output", "the reason")
     with pytest.raises(CommandError, match=r"10\.0\.0\.1: systemctl start x: exit code 3") as caught:
@@ -94,7 +94,7 @@ def test_a_command_that_fails_is_named_with_its_node_and_its_output(tmp_path: Pa
     assert node.run("systemctl start x", check=False).returncode == 3
 
 
-def test_sudo_that_wants_a_password_is_a_refusal_of_the_node(tmp_path: Path, programs: Programs) -> None:
+def test_run_sudo_that_requires_password_raises_node_error(tmp_path: Path, programs: Programs) -> None:
     node = SshConnections(tmp_path / "c", machines("10.0.0.1", user="ops")).nodes[0]
     programs.answer = lambda argv, options: (1, "", "sudo: a password is required\n")
     with pytest.raises(NodeError, match="ops may not become root") as caught:
@@ -102,13 +102,13 @@ def test_sudo_that_wants_a_password_is_a_refusal_of_the_node(tmp_path: Path, pro
     assert "NOPASSWD" in str(caught.value.hint)
 
 
-def test_a_command_whose_output_speaks_of_passwords_is_not_taken_for_sudo(tmp_path: Path, programs: Programs) -> None:
+def test_run_password_message_of_other_program_returns_exit_code(tmp_path: Path, programs: Programs) -> None:
     node = SshConnections(tmp_path / "c", machines("10.0.0.1", user="ops")).nodes[0]
     programs.answer = lambda argv, options: (1, "", "mysql: a password is required\n")
     assert node.run("mysql", check=False).returncode == 1
 
 
-def test_while_the_connection_stands_the_code_of_a_lost_one_was_the_commands(tmp_path: Path, programs: Programs) -> None:
+def test_run_exit_code_255_over_live_connection_raises_command_error(tmp_path: Path, programs: Programs) -> None:
     node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     programs.answer = lambda argv, options: (0, "", "Master running") if "check" in argv else (255, "", "its own words")
     with pytest.raises(CommandError, match="exit code 255") as caught:
@@ -126,13 +126,13 @@ def connecting(failing: dict[str, str]) -> Answer:
     return answer
 
 
-def test_connecting_learns_the_host_names(tmp_path: Path, programs: Programs) -> None:
+def test_connect_names_nodes_by_lowercase_host_name(tmp_path: Path, programs: Programs) -> None:
     programs.answer = connecting({})
     nodes = SshConnections(tmp_path / "c", machines("10.0.0.1", "10.0.0.2")).connect()
     assert [node.name for node in nodes] == ["host-1", "host-2"]
 
 
-def test_all_machines_are_tried_and_all_failures_reported_at_once(tmp_path: Path, programs: Programs) -> None:
+def test_connect_reports_failures_of_all_machines_at_once(tmp_path: Path, programs: Programs) -> None:
     programs.answer = connecting({"10.0.0.1": "Connection refused", "10.0.0.3": "Permission denied (publickey)"})
     with pytest.raises(NodeError) as caught:
         SshConnections(tmp_path / "c", machines("10.0.0.1", "10.0.0.2", "10.0.0.3")).connect()
@@ -141,14 +141,14 @@ def test_all_machines_are_tried_and_all_failures_reported_at_once(tmp_path: Path
     assert "10.0.0.2" not in caught.value.message
 
 
-def test_those_who_can_do_without_some_get_the_others(tmp_path: Path, programs: Programs) -> None:
+def test_reachable_separates_connected_nodes_from_failed_ones(tmp_path: Path, programs: Programs) -> None:
     programs.answer = connecting({"10.0.0.2": "Connection refused"})
     good, errors = SshConnections(tmp_path / "c", machines("10.0.0.1", "10.0.0.2")).reachable()
     assert [node.address for node in good] == ["10.0.0.1"]
     assert [node.address for node in errors] == ["10.0.0.2"]
 
 
-def test_a_login_that_never_ends_is_a_machine_that_does_not_answer(tmp_path: Path, programs: Programs) -> None:
+def test_connect_login_timeout_raises_node_error(tmp_path: Path, programs: Programs) -> None:
     def hang(argv: list[str], options: dict[str, Any]) -> tuple[int, str, str]:
         raise CommandError("sh: not done after 60 s")
 
@@ -157,7 +157,7 @@ def test_a_login_that_never_ends_is_a_machine_that_does_not_answer(tmp_path: Pat
         SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0].connect()
 
 
-def test_a_new_host_key_is_shown_once(tmp_path: Path, programs: Programs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_connect_new_host_key_is_reported_once(tmp_path: Path, programs: Programs, capsys: pytest.CaptureFixture[str]) -> None:
     ssh = SshConnections(tmp_path / "c", machines("10.0.0.1"))
 
     def answer(argv: list[str], options: dict[str, Any]) -> tuple[int, str, str]:
@@ -180,7 +180,7 @@ def many(pieces: int) -> Writer:
     return write
 
 
-def test_a_writer_feeds_the_command_and_its_failure_is_not_lost(tmp_path: Path, programs: Programs) -> None:
+def test_put_tar_writer_feeds_command_and_its_failure_is_raised(tmp_path: Path, programs: Programs) -> None:
     node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     node.put_tar(many(10), "/data")
     assert programs.read == [b"x" * 1_000_000]
@@ -192,7 +192,7 @@ def test_a_writer_feeds_the_command_and_its_failure_is_not_lost(tmp_path: Path, 
         node.put_tar(broken, "/data")
 
 
-def test_what_is_sent_is_counted_the_command_and_its_input(tmp_path: Path, programs: Programs) -> None:
+def test_sent_counts_bytes_of_commands_and_their_input(tmp_path: Path, programs: Programs) -> None:
     ssh = SshConnections(tmp_path / "c", machines("10.0.0.1", "10.0.0.2"))
     for node in ssh.nodes:
         node.put_tar(many(10), "/data")
@@ -200,7 +200,7 @@ def test_what_is_sent_is_counted_the_command_and_its_input(tmp_path: Path, progr
     assert 2_000_500 < ssh.sent < 2_002_000
 
 
-def test_what_is_left_to_the_end_is_done_once_before_the_connections_end(tmp_path: Path, programs: Programs) -> None:
+def test_close_twice_runs_at_end_actions_once(tmp_path: Path, programs: Programs) -> None:
     ssh = SshConnections(tmp_path / "c", machines("10.0.0.1"))
     done: list[str] = []
     ssh.at_end.append(lambda: done.append("now"))
@@ -209,7 +209,9 @@ def test_what_is_left_to_the_end_is_done_once_before_the_connections_end(tmp_pat
     assert done == ["now"]
 
 
-def test_a_command_that_stops_reading_ends_its_writer(tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_put_tar_command_that_stops_reading_ends_writer_and_raises(
+    tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def reads_little(argv: Any, *, input: Any = None, **_: Any) -> ProcessResult:
         input.read(10)
         return ProcessResult(("ssh",), 2, "", "no space left")
@@ -221,7 +223,7 @@ def test_a_command_that_stops_reading_ends_its_writer(tmp_path: Path, programs: 
     assert "no space left" in str(caught.value.details)
 
 
-def test_paths_are_quoted_where_a_shell_sees_them(tmp_path: Path, programs: Programs) -> None:
+def test_put_path_with_shell_characters_is_quoted(tmp_path: Path, programs: Programs) -> None:
     node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     node.put(b"data", "/etc/a b;rm -rf x", 0o600)
     # Quoted twice: for the command, and for the shell that is given the command.
@@ -229,7 +231,7 @@ def test_paths_are_quoted_where_a_shell_sees_them(tmp_path: Path, programs: Prog
     assert programs.read == [b"data"]
 
 
-def test_two_clusters_share_no_connection_to_the_same_machine(tmp_path: Path, programs: Programs) -> None:
+def test_connections_of_two_clusters_use_distinct_short_socket_paths(tmp_path: Path, programs: Programs) -> None:
     one, two = SshConnections(tmp_path / "one", machines("10.0.0.1")), SshConnections(tmp_path / "two", machines("10.0.0.1"))
     assert one.sockets != two.sockets
     # The path of a socket may have 104 characters on some systems; ssh adds a hash and a suffix to it.
@@ -237,13 +239,13 @@ def test_two_clusters_share_no_connection_to_the_same_machine(tmp_path: Path, pr
 
 
 @pytest.mark.parametrize("said", ["../../x", "a/b", "", "-rf", "a\x1b[2J", "a\nb", "x" * 300, "a b"])
-def test_a_machine_whose_name_is_no_name_goes_by_its_address(tmp_path: Path, programs: Programs, said: str) -> None:
+def test_connect_invalid_host_name_falls_back_to_address(tmp_path: Path, programs: Programs, said: str) -> None:
     programs.answer = lambda argv, _: (0, f"{said}\n" if argv[0] == "sh" else "", "")
     (node,) = SshConnections(tmp_path / "c", machines("10.0.0.1")).connect()
     assert node.name == "10.0.0.1"
 
 
-def test_a_command_has_a_limit_also_when_none_is_given(tmp_path: Path, programs: Programs) -> None:
+def test_node_commands_without_timeout_use_default_timeout(tmp_path: Path, programs: Programs) -> None:
     node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     for action in (
         lambda: node.run("true"),
@@ -260,7 +262,7 @@ def test_a_command_has_a_limit_also_when_none_is_given(tmp_path: Path, programs:
     assert programs.calls[-1][1]["limit"] == 1, "what is fetched into a file has a ceiling"
 
 
-def test_machine_that_hangs_or_prints_without_end_is_reported_in_its_own_words(tmp_path: Path, programs: Programs) -> None:
+def test_run_and_fetch_output_limit_error_names_node_and_command(tmp_path: Path, programs: Programs) -> None:
     def answer(argv: list[str], _: dict[str, Any]) -> tuple[int, str, str]:
         raise CommandError(f"{' '.join(argv)}: ended, since it printed more than 64 MiB")
 
@@ -273,7 +275,7 @@ def test_machine_that_hangs_or_prints_without_end_is_reported_in_its_own_words(t
         node.fetch("cat /x", io.BytesIO(), limit=1)
 
 
-def test_a_shared_connection_that_hangs_at_the_end_hides_nothing(tmp_path: Path, programs: Programs) -> None:
+def test_run_lost_connection_is_reported_although_control_command_hangs(tmp_path: Path, programs: Programs) -> None:
     def answer(argv: list[str], _: dict[str, Any]) -> tuple[int, str, str]:
         if "-O" in argv:
             raise CommandError("ssh -O: not done after 10 s")

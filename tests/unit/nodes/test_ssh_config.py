@@ -16,7 +16,7 @@ def machines(*addresses: str, **login: Any) -> tuple[Machine, ...]:
     return tuple(Machine(address, Login(**login)) for address in addresses)
 
 
-def test_the_configuration_names_every_machine_and_pins_host_keys(tmp_path: Path) -> None:
+def test_config_text_lists_every_machine_and_pins_host_keys(tmp_path: Path) -> None:
     text = config_text(machines("10.0.0.1", "10.0.0.2", user="ops", port=2222), tmp_path / "known_hosts", tmp_path / "s")
     assert "Host 10.0.0.1\n  HostName 10.0.0.1\n  User ops\n  Port 2222\n" in text
     assert "Host 10.0.0.2\n" in text
@@ -24,13 +24,13 @@ def test_the_configuration_names_every_machine_and_pins_host_keys(tmp_path: Path
         assert f"  {line}\n" in text
 
 
-def test_a_given_key_is_the_only_one_tried_and_a_path_with_blanks_is_quoted(tmp_path: Path) -> None:
+def test_config_text_given_key_is_sole_identity_and_path_is_quoted(tmp_path: Path) -> None:
     text = config_text(machines("10.0.0.1", key=tmp_path / "my keys" / "id"), tmp_path / "k", tmp_path / "s")
     assert f'  IdentityFile "{tmp_path}/my keys/id"\n  IdentitiesOnly yes\n' in text
     assert "IdentitiesOnly" not in config_text(machines("10.0.0.1"), tmp_path / "k", tmp_path / "s")
 
 
-def test_a_machine_in_between_has_an_entry_of_its_own(tmp_path: Path) -> None:
+def test_config_text_shared_jump_host_has_one_entry_and_proxy_jump_lines(tmp_path: Path) -> None:
     jump = JumpHost("bastion.example.com", "ops", 2200, tmp_path / "jump")
     machines = [Machine("10.0.0.1", Login(jump=jump)), Machine("10.0.0.2", Login(jump=jump)), Machine("10.0.0.3")]
     text = config_text(machines, tmp_path / "known_hosts", tmp_path)

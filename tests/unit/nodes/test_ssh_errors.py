@@ -37,7 +37,7 @@ def test_explain_names_reason_and_next_step_in_one_line(tmp_path: Path, said: st
     assert next_step in str(error.hint)
 
 
-def test_the_error_for_a_password_does_not_show_it(tmp_path: Path) -> None:
+def test_explain_refused_password_login_hides_password(tmp_path: Path) -> None:
     error = explain(Machine("10.0.0.1", Login(password="hunter2")), "Permission denied (password).", tmp_path)
     assert "the password" in error.message
     assert "hunter2" not in str(error)

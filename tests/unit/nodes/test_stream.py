@@ -66,26 +66,26 @@ def streamed(one: SshNode, command: str = "true") -> tuple[int, list[tuple[str, 
     return code, found
 
 
-def test_lines_and_the_exit_code_are_handed_on_and_no_connection_is_left(tmp_path: Path, door: Door) -> None:
+def test_stream_hands_on_lines_and_exit_code_without_control_connection(tmp_path: Path, door: Door) -> None:
     door.code, door.said = 3, (("stdout", "a"), ("stderr", "b"))
     assert streamed(node(tmp_path)) == (3, [("stdout", "a"), ("stderr", "b")])
     assert "ControlMaster=no" in door.argv
     assert door.argv[-1].startswith("sh -c ")
 
 
-def test_a_lost_connection_is_no_exit_code(tmp_path: Path, door: Door) -> None:
+def test_stream_lost_connection_raises_node_error(tmp_path: Path, door: Door) -> None:
     door.code, door.said = 255, (("stderr", "ssh: connect to host 10.0.0.1 port 22: Connection refused"),)
     with pytest.raises(NodeError, match="nothing listens on port 22"):
         streamed(node(tmp_path))
 
 
-def test_the_commands_own_255_is_one_and_its_mark_is_not_shown(tmp_path: Path, door: Door) -> None:
+def test_stream_exit_code_255_of_command_is_returned_without_mark(tmp_path: Path, door: Door) -> None:
     door.code, door.said = 255, (("stderr", "worse"), ("stderr", _OWN))
     assert streamed(node(tmp_path)) == (255, [("stderr", "worse")])
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_command_is_attached_over_the_shared_connection(tmp_path: Path, door: Door, terminal: bool) -> None:
+def test_attach_uses_shared_connection_and_returns_exit_code(tmp_path: Path, door: Door, terminal: bool) -> None:
     door.code = 3
     assert node(tmp_path, password="hunter2").attach("ls", terminal=terminal) == 3
     assert (("-tt" in door.argv), door.argv[-3:]) == (terminal, ["--", "10.0.0.1", "sh -c ls"])
@@ -93,7 +93,7 @@ def test_a_command_is_attached_over_the_shared_connection(tmp_path: Path, door: 
     assert door.env["SLIPWAY_SSH_PASSWORD"] == "hunter2"
 
 
-def test_an_attached_commands_255_is_a_lost_connection_only_when_none_is_left(
+def test_attach_exit_code_255_raises_node_error_only_without_shared_connection(
     tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     door.code = 255
@@ -103,13 +103,13 @@ def test_an_attached_commands_255_is_a_lost_connection_only_when_none_is_left(
     assert node(tmp_path).attach("exit 255", terminal=False) == 255
 
 
-def test_a_password_goes_by_the_environment(tmp_path: Path, door: Door) -> None:
+def test_stream_password_is_passed_by_environment_not_arguments(tmp_path: Path, door: Door) -> None:
     streamed(node(tmp_path, password="hunter2"))
     assert door.env["SLIPWAY_SSH_PASSWORD"] == "hunter2"
     assert "hunter2" not in " ".join(door.argv)
 
 
-def test_for_many_machines_the_quick_key_exchange_comes_first_but_behind_the_users_own_wish(tmp_path: Path, door: Door) -> None:
+def test_hasten_prefers_curve25519_key_exchange_after_user_configuration(tmp_path: Path, door: Door) -> None:
     one = node(tmp_path)
     streamed(one)
     before = door.argv[door.argv.index("-F") + 1]
@@ -123,14 +123,14 @@ def test_for_many_machines_the_quick_key_exchange_comes_first_but_behind_the_use
     assert "KexAlgorithms" not in Path(before).read_text()
 
 
-def test_where_a_quick_one_is_safe_as_well_nothing_is_changed(tmp_path: Path, door: Door) -> None:
+def test_hasten_with_mlkem_key_exchange_keeps_configuration(tmp_path: Path, door: Door) -> None:
     door.kex = "mlkem768x25519-sha256\ncurve25519-sha256\n"
     one = node(tmp_path)
     one.ssh.hasten()
     assert one.ssh.for_many == one.ssh.own
 
 
-def test_bytes_are_fetched_into_a_file(tmp_path: Path, door: Door) -> None:
+def test_fetch_writes_bytes_to_file_and_raises_on_failure(tmp_path: Path, door: Door) -> None:
     one = node(tmp_path)
     with (tmp_path / "out").open("wb") as file:
         one.fetch("cat /data", file, limit=100)

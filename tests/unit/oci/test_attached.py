@@ -37,7 +37,7 @@ def layers(store: Store, image: Descriptor) -> list[str]:
         (f"{TAG}.sig.sig", False),
     ],
 )
-def test_attachment_is_recognised_by_its_tag(name: str, expected: bool) -> None:
+def test_is_attachment_recognises_tags_of_attachments_only(name: str, expected: bool) -> None:
     assert is_attachment(name) is expected
 
 
@@ -63,7 +63,7 @@ def test_merged_keeps_what_is_stored_and_adds_what_arrives(store: Store) -> None
     assert store.names()[f"{TAG}.sig"] != result
 
 
-def test_merged_stored_attachment_that_is_damaged_has_nothing_to_lose(store: Store) -> None:
+def test_merged_damaged_stored_attachment_is_replaced_by_arriving_one(store: Store) -> None:
     stored = put_attachment(store, ".sig", b"stored")
     store.tag(f"{TAG}.sig", stored)
     store.path(stored.digest).write_bytes(b"{}")
@@ -78,7 +78,7 @@ def test_merged_referrers_of_the_image_are_joined(store: Store) -> None:
     assert len(store.json(result.digest)["manifests"]) == 2
 
 
-def test_merged_what_is_not_what_its_name_says_raises(store: Store) -> None:
+def test_merged_content_not_matching_attachment_name_raises_store_error(store: Store) -> None:
     about = put_manifest(store, b"another image")
     for name, root, reason in (
         (f"{TAG}.sig", put_attachment(store, ".att", b"x"), "it holds 'application/vnd.dsse"),

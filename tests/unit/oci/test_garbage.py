@@ -53,7 +53,7 @@ def test_collect_keeps_what_a_record_names_until_it_is_forgotten(store: Store) -
     assert collect(store).blobs == 3
 
 
-def test_an_index_whose_other_platforms_were_left_out_is_collected_around(store: Store) -> None:
+def test_collect_index_with_absent_platform_keeps_present_one(store: Store) -> None:
     kept = put_manifest(store, b"amd64")
     elsewhere = Descriptor(OCI_MANIFEST, digest_of(b"arm64"), 5)
     store.tag("web", put_index(store, kept, elsewhere))

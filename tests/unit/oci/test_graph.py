@@ -88,7 +88,7 @@ def test_children_malformed_manifest_raises(value: dict[str, Any]) -> None:
         graph.children(value, of)
 
 
-def test_descriptors_of_index_and_manifest(store: Store) -> None:
+def test_descriptors_lists_children_and_refuses_other_documents(store: Store) -> None:
     index, amd64, arm64 = multi(store)
     assert [child.digest for child in graph.descriptors(store.read(index.digest))] == [amd64.digest, arm64.digest]
     assert [child.digest for child in graph.descriptors(store.read(amd64.digest))] == [digest_of(b"{}"), digest_of(b"amd64")]

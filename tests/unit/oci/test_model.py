@@ -9,16 +9,16 @@ import pytest
 from harness.oci.model import OCI_LAYER_GZIP, Descriptor, Platform, canonical_json, digest_of
 
 
-def test_equal_values_have_equal_bytes() -> None:
+def test_canonical_json_equal_values_give_equal_bytes() -> None:
     assert canonical_json({"b": 1, "a": ["ü", None]}) == canonical_json({"a": ["ü", None], "b": 1}) == b'{"a":["\\u00fc",null],"b":1}'
 
 
-def test_a_file_name_that_is_not_utf8_survives_json() -> None:
+def test_canonical_json_non_utf8_file_name_survives_round_trip() -> None:
     name = os.fsdecode(b"\xff\xfe")
     assert json.loads(canonical_json([name])) == [name]
 
 
-def test_the_digest_of_nothing_is_the_known_one() -> None:
+def test_digest_of_empty_bytes_is_known_sha256() -> None:
     assert digest_of(b"") == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
@@ -34,22 +34,22 @@ def test_the_digest_of_nothing_is_the_known_one() -> None:
         ("Linux/ARM/v6", "linux/arm/v6"),
     ],
 )
-def test_a_platform_has_one_spelling(text: str, normal: str) -> None:
+def test_platform_parse_normalizes_spelling(text: str, normal: str) -> None:
     assert str(Platform.parse(text)) == normal
 
 
 @pytest.mark.parametrize("text", ["", "linux/", "/amd64", "a/b/c/d"])
-def test_what_is_no_platform_is_refused(text: str) -> None:
+def test_platform_parse_invalid_text_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="is not a platform"):
         Platform.parse(text)
 
 
-def test_platforms_match_in_every_spelling() -> None:
+def test_platform_matches_other_spelling_but_not_other_variant() -> None:
     assert Platform("linux", "arm64", "v8").matches(Platform.parse("arm64"))
     assert not Platform("linux", "arm", "v6").matches(Platform("linux", "arm", "v7"))
 
 
-def test_a_descriptor_survives_json() -> None:
+def test_descriptor_json_round_trip_keeps_all_fields() -> None:
     whole = Descriptor(OCI_LAYER_GZIP, digest_of(b"x"), 1, {"a": "b"}, Platform("linux", "arm64", "v8"))
     assert Descriptor.from_json(whole.to_json()) == whole
     assert whole.to_json()["platform"] == {"os": "linux", "architecture": "arm64", "variant": "v8"}
@@ -77,6 +77,6 @@ PLAIN = {"mediaType": "x", "digest": digest_of(b"x"), "size": 1}
         {**PLAIN, "artifactType": 7},
     ],
 )
-def test_what_is_no_descriptor_is_refused(value: Any) -> None:
+def test_descriptor_from_json_invalid_value_raises_value_error(value: Any) -> None:
     with pytest.raises(ValueError, match="not a descriptor"):
         Descriptor.from_json(value)

@@ -29,14 +29,14 @@ DIGEST = "sha256:" + "0a" * 32
         ("docker.io/a.b/x", "docker.io/a.b/x:latest", "docker.io/a.b/x:latest"),
     ],
 )
-def test_a_name_is_read_as_docker_reads_it(text: str, full: str, familiar: str) -> None:
+def test_reference_parse_gives_full_and_familiar_name(text: str, full: str, familiar: str) -> None:
     reference = Reference.parse(text)
     assert str(reference) == full
     assert reference.familiar == familiar
     assert Reference.parse(full) == Reference.parse(familiar) == reference
 
 
-def test_the_tag_is_latest_only_when_no_digest_says_which() -> None:
+def test_reference_parse_tag_defaults_to_latest_without_digest() -> None:
     assert Reference.parse("nginx").tag == "latest"
     assert Reference.parse(f"nginx@{DIGEST}").tag is None
     assert Reference.parse(f"nginx:1@{DIGEST}").tag == "1"
@@ -68,18 +68,18 @@ def test_the_tag_is_latest_only_when_no_digest_says_which() -> None:
         ("nginx\n", "may hold"),
     ],
 )
-def test_what_is_no_name_says_why(text: str, why: str) -> None:
+def test_reference_parse_invalid_name_raises_value_error_with_reason(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Reference.parse(text)
 
 
-def test_references_have_an_order_whatever_they_lack() -> None:
+def test_reference_sort_with_missing_parts_follows_text_order() -> None:
     some = [Reference.parse(text) for text in ("b", "a:2", f"a@{DIGEST}", "ghcr.io/a", "a")]
     for order in itertools.permutations(some):
         assert sorted(order) == sorted(some, key=str)
 
 
-def test_only_whole_digests_are_digests() -> None:
+def test_is_digest_accepts_whole_lowercase_digest_only() -> None:
     assert is_digest(DIGEST)
     assert not is_digest(DIGEST[:-1])
     assert not is_digest(DIGEST.upper())
@@ -99,5 +99,5 @@ def test_only_whole_digests_are_digests() -> None:
         ("", ""),
     ],
 )
-def test_lowered_capitals_of_a_repository_are_gone(text: str, name: str) -> None:
+def test_lowered_changes_repository_only_and_keeps_registry_and_tag(text: str, name: str) -> None:
     assert lowered(text) == name

@@ -49,7 +49,7 @@ def test_statement_about_another_image_is_refused() -> None:
         require_subject(envelope(statement()), IMAGE)
 
 
-def test_text_of_a_refused_statement_cannot_steer_the_terminal() -> None:
+def test_require_subject_refusal_escapes_control_characters() -> None:
     with pytest.raises(SubjectError) as refused:
         require_subject(envelope(statement(OTHER, predicateType="\x1b[2J")), IMAGE)
     assert "\x1b" not in refused.value.message
@@ -67,7 +67,7 @@ def test_text_of_a_refused_statement_cannot_steer_the_terminal() -> None:
         {key: text for key, text in statement(IMAGE).items() if key != "predicateType"},
     ],
 )
-def test_what_is_not_a_statement_is_a_store_error(value: Any) -> None:
+def test_statement_parse_malformed_value_raises_store_error(value: Any) -> None:
     with pytest.raises(StoreError):
         Statement.parse(json.dumps(value))
 
@@ -75,11 +75,11 @@ def test_what_is_not_a_statement_is_a_store_error(value: Any) -> None:
 @pytest.mark.parametrize(
     "data", [b"x", b"[]", b"{}", envelope({}, payload="%%"), envelope({}, payloadType="text/plain"), envelope({}, signatures=[{}])]
 )
-def test_what_is_not_an_envelope_is_a_store_error(data: bytes) -> None:
+def test_envelope_parse_malformed_data_raises_store_error(data: bytes) -> None:
     with pytest.raises(StoreError, match="not a signed statement"):
         Envelope.parse(data)
 
 
-def test_signature_is_over_the_encoding_of_dsse() -> None:
+def test_authenticated_payload_has_dsse_encoding() -> None:
     # The example of the specification has this shape: lengths in decimal digits.
     assert authenticated(b"hello") == b"DSSEv1 28 application/vnd.in-toto+json 5 hello"

@@ -53,7 +53,7 @@ class _Full:
 # Blobs
 
 
-def test_a_blob_comes_back_as_it_was(store: Store) -> None:
+def test_put_blob_is_read_back_unchanged(store: Store) -> None:
     data = os.urandom(3 << 20)
     digest, size = store.put(io.BytesIO(data))
     assert (digest, size) == (digest_of(data), len(data))
@@ -66,7 +66,7 @@ def test_a_blob_comes_back_as_it_was(store: Store) -> None:
     assert not temporaries(store)
 
 
-def test_a_transfer_cut_short_leaves_nothing(store: Store) -> None:
+def test_put_truncated_blob_is_refused_and_leaves_no_files(store: Store) -> None:
     whole = b"all of it"
     with pytest.raises(StoreError, match="that should be") as caught:
         store.put(whole[:4], expected=digest_of(whole))
@@ -75,7 +75,7 @@ def test_a_transfer_cut_short_leaves_nothing(store: Store) -> None:
     assert not temporaries(store)
 
 
-def test_a_writer_that_fails_leaves_nothing_and_tells_its_own_error(store: Store) -> None:
+def test_put_failing_source_raises_its_error_and_leaves_no_files(store: Store) -> None:
     class Peer(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             if self.tell():
@@ -88,7 +88,7 @@ def test_a_writer_that_fails_leaves_nothing_and_tells_its_own_error(store: Store
     assert not temporaries(store)
 
 
-def test_a_blob_is_not_visible_before_it_is_whole(store: Store) -> None:
+def test_writer_blob_is_invisible_until_complete(store: Store) -> None:
     with store.writer() as blob:
         blob.write(b"part one, ")
         assert not blobs(store)
@@ -100,7 +100,7 @@ def test_a_blob_is_not_visible_before_it_is_whole(store: Store) -> None:
 @pytest.mark.parametrize(
     "digest", ["sha256:../../etc/passwd", "sha256:12", "md5:00", "", "sha256:" + "0" * 64 + "/x", "sha256:" + "A" * 64]
 )
-def test_a_digest_that_is_none_reaches_no_file(store: Store, digest: str) -> None:
+def test_store_invalid_digest_is_refused_by_every_method(store: Store, digest: str) -> None:
     for use in (store.path, store.has, store.read, store.open, store.verify, store.size):
         with pytest.raises(StoreError, match="not a sha256 digest"):
             use(digest)
@@ -108,7 +108,7 @@ def test_a_digest_that_is_none_reaches_no_file(store: Store, digest: str) -> Non
         store.put(b"", expected=digest)
 
 
-def test_a_missing_blob_is_named(store: Store) -> None:
+def test_store_missing_blob_is_named_in_error(store: Store) -> None:
     digest = digest_of(b"never written")
     assert not store.has(digest)
     for use in (store.read, store.open, store.verify, store.size):
@@ -117,7 +117,7 @@ def test_a_missing_blob_is_named(store: Store) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"conten", b"Content"])
-def test_a_damaged_blob_is_seen_and_healed_by_the_next_put(store: Store, damage: bytes) -> None:
+def test_store_damaged_blob_is_detected_and_replaced_by_put(store: Store, damage: bytes) -> None:
     digest, _ = store.put(b"content")
     store.path(digest).write_bytes(damage)
     for use in (store.read, store.verify):
@@ -127,7 +127,7 @@ def test_a_damaged_blob_is_seen_and_healed_by_the_next_put(store: Store, damage:
     assert store.read(digest) == b"content"
 
 
-def test_json_of_a_blob_that_is_none_is_an_error_not_a_crash(store: Store) -> None:
+def test_json_of_malformed_blob_raises_store_error(store: Store) -> None:
     for data in (b"\xff", b"{", b"[]"):
         with pytest.raises(StoreError, match="is not"):
             store.json(store.put(data)[0])
@@ -135,7 +135,7 @@ def test_json_of_a_blob_that_is_none_is_an_error_not_a_crash(store: Store) -> No
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("when", ["write", "fsync"])
-def test_a_full_disk_says_which_folder_and_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch, code: int, when: str) -> None:
+def test_put_on_full_disk_names_folder_and_leaves_no_files(store: Store, monkeypatch: pytest.MonkeyPatch, code: int, when: str) -> None:
     def refuse(*_: object) -> int:
         raise OSError(code, os.strerror(code))
 
@@ -151,7 +151,7 @@ def test_a_full_disk_says_which_folder_and_leaves_nothing(store: Store, monkeypa
     assert not temporaries(store)
 
 
-def test_a_full_disk_keeps_the_names_as_they_were(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tag_on_full_disk_keeps_previous_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = put_manifest(store, b"1"), put_manifest(store, b"2")
     store.tag("web", first)
 
@@ -169,7 +169,7 @@ def test_a_full_disk_keeps_the_names_as_they_were(store: Store, monkeypatch: pyt
 # Names
 
 
-def test_it_is_an_oci_image_layout(store: Store) -> None:
+def test_tag_writes_oci_image_layout(store: Store) -> None:
     image = put_manifest(store, b"layer")
     store.tag("docker.io/library/web", image)
     assert json.loads((store.root / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
@@ -179,7 +179,7 @@ def test_it_is_an_oci_image_layout(store: Store) -> None:
     }
 
 
-def test_every_spelling_of_a_name_means_the_same(store: Store) -> None:
+def test_resolve_every_spelling_of_name_gives_same_image(store: Store) -> None:
     image = put_manifest(store, b"layer")
     store.tag("web", image)
     store.tag("ghcr.io/x/y:1", image)
@@ -188,20 +188,20 @@ def test_every_spelling_of_a_name_means_the_same(store: Store) -> None:
         assert store.resolve(name) == image
 
 
-def test_another_process_sees_the_names(store: Store) -> None:
+def test_resolve_in_second_store_of_same_folder_finds_name(store: Store) -> None:
     image = put_manifest(store, b"layer")
     store.tag("web", image)
     assert Store(store.root).resolve("web") == image
 
 
-def test_a_tag_moves(store: Store) -> None:
+def test_tag_existing_name_moves_to_new_image(store: Store) -> None:
     old, new = put_manifest(store, b"old"), put_manifest(store, b"new")
     store.tag("web", old)
     store.tag("web:latest", new)
     assert store.names() == {"web:latest": new}
 
 
-def test_a_name_that_is_not_there_brings_the_nearest(store: Store) -> None:
+def test_resolve_unknown_name_suggests_nearest_name(store: Store) -> None:
     store.tag("mysql-cluster", put_manifest(store, b"1"))
     store.tag("ghcr.io/acme/redis:7", put_manifest(store, b"2"))
     for wrong, near in (
@@ -216,25 +216,25 @@ def test_a_name_that_is_not_there_brings_the_nearest(store: Store) -> None:
             store.untag(wrong)
 
 
-def test_nothing_near_says_what_to_do(store: Store) -> None:
+def test_resolve_unknown_name_in_empty_store_hints_at_images_command(store: Store) -> None:
     with pytest.raises(StoreError) as caught:
         store.resolve("web")
     assert "slipway images" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("name", ["", "A B", "web:", "../x", "web@sha256:" + "0" * 64])
-def test_what_is_no_name_cannot_be_given(store: Store, name: str) -> None:
+def test_tag_invalid_name_is_refused(store: Store, name: str) -> None:
     with pytest.raises(StoreError):
         store.tag(name, put_manifest(store, b"layer"))
     assert not store.names()
 
 
-def test_a_name_is_not_given_to_what_is_not_there(store: Store) -> None:
+def test_tag_missing_blob_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="cannot tag"):
         store.tag("web", Descriptor(OCI_MANIFEST, digest_of(b"?"), 1))
 
 
-def test_a_name_that_looks_like_a_digest_wins_over_digests(store: Store) -> None:
+def test_resolve_digest_like_name_wins_over_digest(store: Store) -> None:
     image = put_manifest(store, b"1")
     other = put_manifest(store, b"2")
     store.tag("web", image)
@@ -243,21 +243,21 @@ def test_a_name_that_looks_like_a_digest_wins_over_digests(store: Store) -> None
     assert store.resolve("sha256:" + image.digest[7:20]) == image
 
 
-def test_an_image_without_a_name_is_found_by_its_digest(store: Store) -> None:
+def test_resolve_unnamed_image_is_found_by_digest(store: Store) -> None:
     image = put_manifest(store, b"layer")
     assert store.resolve(image.digest) == image
     with pytest.raises(StoreError):
         store.resolve(store.put(b"not an image")[0])
 
 
-def test_a_damaged_index_is_an_error_that_names_it(store: Store) -> None:
+def test_names_damaged_index_raises_error_with_file(store: Store) -> None:
     for damage in ("", "[]", '{"manifests": [{}]}', '{"manifests": 3}'):
         (store.root / "index.json").write_text(damage)
         with pytest.raises(StoreError, match=r"index\.json is damaged"):
             store.names()
 
 
-def test_threads_that_tag_at_once_lose_no_name(store: Store) -> None:
+def test_tag_from_concurrent_threads_keeps_all_names(store: Store) -> None:
     images = [put_manifest(store, str(number).encode()) for number in range(24)]
     begin = threading.Barrier(8)
 
@@ -271,7 +271,7 @@ def test_threads_that_tag_at_once_lose_no_name(store: Store) -> None:
     assert store.names() == {f"image-{number}:latest": images[number] for number in sorted(range(24), key=lambda n: f"image-{n}:latest")}
 
 
-def test_the_lock_can_be_taken_again_by_its_holder(store: Store) -> None:
+def test_lock_can_be_acquired_again_by_its_holder(store: Store) -> None:
     image = put_manifest(store, b"layer")
     with store.lock():
         store.tag("a", image)
@@ -283,7 +283,7 @@ def test_the_lock_can_be_taken_again_by_its_holder(store: Store) -> None:
 # Records
 
 
-def test_a_record_comes_back(store: Store) -> None:
+def test_record_returns_last_kept_value(store: Store) -> None:
     assert store.record("step", "sha256:12") is None
     store.keep("step", "sha256:12", {"layer": "x"})
     assert store.record("step", "sha256:12") == {"layer": "x"}
@@ -292,21 +292,21 @@ def test_a_record_comes_back(store: Store) -> None:
     assert store.record("step", "sha256:12") == {"layer": "y"}
 
 
-def test_a_damaged_record_is_as_none(store: Store) -> None:
+def test_record_damaged_file_returns_none(store: Store) -> None:
     store.keep("step", "1", {})
     (store.root / "cache/step/1.json").write_text('{"half')
     assert store.record("step", "1") is None
 
 
 @pytest.mark.parametrize(("kind", "key"), [("..", "x"), ("step", "../../x"), ("step", ""), ("step", "a/b"), (".x", "y")])
-def test_a_record_stays_in_its_folder(store: Store, kind: str, key: str) -> None:
+def test_keep_and_record_path_outside_folder_is_refused(store: Store, kind: str, key: str) -> None:
     with pytest.raises(StoreError):
         store.keep(kind, key, {})
     with pytest.raises(StoreError):
         store.record(kind, key)
 
 
-def test_what_a_killed_writer_left_goes_when_the_store_is_opened_again(store: Store) -> None:
+def test_store_opening_removes_leftover_files_unless_leased(store: Store) -> None:
     left = store.root / "tmp/4711-left"
     left.write_bytes(b"half a blob")
     with store.shared_lease():
@@ -316,7 +316,7 @@ def test_what_a_killed_writer_left_goes_when_the_store_is_opened_again(store: St
     assert not left.exists()
 
 
-def test_the_default_store_is_where_slipway_home_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_store_follows_slipway_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "here"))
     assert Store.default().root == tmp_path / "here/store"
     monkeypatch.delenv("SLIPWAY_HOME")
@@ -324,7 +324,7 @@ def test_the_default_store_is_where_slipway_home_says(tmp_path: Path, monkeypatc
     assert Store.default().root == tmp_path / "home/.local/share/slipway/store"
 
 
-def test_a_place_that_cannot_be_a_store_is_named(tmp_path: Path) -> None:
+def test_store_unusable_path_is_named_in_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=str(tmp_path / "file")):
         Store(tmp_path / "file/store")

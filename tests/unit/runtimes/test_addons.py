@@ -42,7 +42,7 @@ def test_documents_list_gives_its_items_one_by_one() -> None:
         "apiVersion: v1\nkind: Service\nmetadata: {name: dns, namespace: [x]}\n",
     ],
 )
-def test_documents_without_a_name_or_kind_are_skipped(text: str) -> None:
+def test_documents_without_name_or_kind_are_skipped(text: str) -> None:
     assert names(text) == []
 
 
@@ -51,12 +51,12 @@ def test_documents_invalid_yaml_raises() -> None:
         names("{")
 
 
-def test_namespaces_are_those_made_and_those_used_except_default() -> None:
+def test_namespaces_include_created_and_used_except_default() -> None:
     assert addons.namespaces([NAMESPACE, SERVICE, LIST]) == {"web", "kube-system", "apps"}
     assert addons.namespaces([SERVICE.replace("kube-system", "default")]) == frozenset()
 
 
-def test_labelled_needs_the_label_on_every_object() -> None:
+def test_labelled_requires_label_on_all_objects() -> None:
     labelled = SERVICE.replace("name: dns", f"labels: {{{addons.LABEL}: dns}}, name: dns")
     assert addons.labelled(labelled)
     assert not addons.labelled(f"{labelled}---\n{NAMESPACE}")
@@ -75,5 +75,5 @@ def test_labelled_needs_the_label_on_every_object() -> None:
         (f"{'a' * 62}_b.yaml", "a" * 62),
     ],
 )
-def test_value_of_a_file_name_is_a_valid_label(file: str, label: str) -> None:
+def test_value_file_name_becomes_valid_label(file: str, label: str) -> None:
     assert addons.value(file) == label

@@ -25,12 +25,12 @@ def dual(pods: str, *, control_plane: int = 1) -> RuntimeCluster:
 
 
 @pytest.mark.parametrize("version", ["v1.31.0", "v1.36.3"])
-def test_each_kubernetes_gets_the_configuration_that_all_of_them_read(version: str) -> None:
+def test_kubeadm_config_of_any_kubernetes_version_is_v1beta4(version: str) -> None:
     found = config(cluster(facts=Facts(version)))
     assert {found[kind]["apiVersion"] for kind in ("InitConfiguration", "ClusterConfiguration")} == {"kubeadm.k8s.io/v1beta4"}
 
 
-def test_all_members_of_etcd_know_each_other_from_the_start() -> None:
+def test_etcd_config_initial_cluster_lists_all_members() -> None:
     etcd = config(cluster(3), index=1)["ClusterConfiguration"]["etcd"]["local"]
     assert arguments(etcd["extraArgs"])["initial-cluster"] == (
         "control-plane-1=https://10.0.0.1:2380,control-plane-2=https://10.0.0.2:2380,control-plane-3=https://10.0.0.3:2380"
@@ -39,11 +39,11 @@ def test_all_members_of_etcd_know_each_other_from_the_start() -> None:
     assert etcd["imageTag"] == "3.6.8-0"
 
 
-def test_what_the_cluster_keeps_does_not_bind_control_plane_nodes_that_join_later() -> None:
+def test_etcd_config_uploaded_to_cluster_has_no_extra_args() -> None:
     assert "extraArgs" not in config(cluster(3), initial=False)["ClusterConfiguration"]["etcd"]["local"]
 
 
-def test_an_api_server_serves_on_for_a_moment_when_it_ends_where_others_take_over() -> None:
+def test_api_server_config_shutdown_delay_is_set_with_several_control_plane_nodes() -> None:
     server = config(cluster(3))["ClusterConfiguration"]["apiServer"]
     assert arguments(server["extraArgs"]) == {"shutdown-delay-duration": "10s", "shutdown-watch-termination-grace-period": "10s"}
     # Control-plane nodes that join by hand do so too.
@@ -59,7 +59,7 @@ def test_init_configuration_bootstrap_token_ends_at_once() -> None:
     assert config(cluster(3, 1))["InitConfiguration"]["bootstrapTokens"] == [{"ttl": "1s"}]
 
 
-def test_extra_arguments_are_lists() -> None:
+def test_kubeadm_config_extra_args_are_name_value_lists() -> None:
     found = config(cluster(3, 1))
     registration = found["InitConfiguration"]["nodeRegistration"]
     assert registration["kubeletExtraArgs"] == [{"name": "node-ip", "value": "10.0.0.1"}]
@@ -68,7 +68,7 @@ def test_extra_arguments_are_lists() -> None:
     assert {"name": "kube-api-qps", "value": "100"} in manager["extraArgs"]
 
 
-def test_kubelets_get_both_addresses_of_their_machines_and_kubeadm_both_networks() -> None:
+def test_dual_stack_config_has_both_node_ips_and_both_networks() -> None:
     of = dual("100.64.0.0/10,fd00:10:64::/48")
     found = config(of)
     assert found["InitConfiguration"]["nodeRegistration"]["kubeletExtraArgs"] == [{"name": "node-ip", "value": "10.0.0.1,fd00::1"}]
@@ -81,35 +81,35 @@ def test_kubelets_get_both_addresses_of_their_machines_and_kubeadm_both_networks
     assert "node-cidr-mask-size-ipv6" not in arguments(found["ClusterConfiguration"]["controllerManager"]["extraArgs"])
 
 
-def test_where_the_ipv6_network_of_pods_is_no_usual_one_nodes_get_such_as_kubeadm_takes() -> None:
+def test_dual_stack_config_small_ipv6_pod_network_sets_node_cidr_mask_size() -> None:
     found = config(dual("100.64.0.0/10,fd00:10:64::/64"))["ClusterConfiguration"]["controllerManager"]["extraArgs"]
     assert arguments(found)["node-cidr-mask-size-ipv6"] == "80"
 
 
-def test_the_api_is_called_by_one_name_everywhere_and_by_every_control_plane_node() -> None:
+def test_cluster_config_has_api_endpoint_and_sans_of_all_control_plane_nodes() -> None:
     found = config(cluster(3, cert_sans=("api.example.com",)))["ClusterConfiguration"]
     assert found["controlPlaneEndpoint"] == "apiserver.cluster.local:6443"
     assert found["apiServer"]["certSANs"] == ["127.0.0.1", "apiserver.cluster.local", "10.0.0.1", "10.0.0.2", "10.0.0.3", "api.example.com"]
     assert found["networking"] == {"podSubnet": "100.64.0.0/10", "serviceSubnet": "10.96.0.0/22", "dnsDomain": "cluster.local"}
 
 
-def test_control_plane_nodes_run_workloads_only_where_there_is_no_worker() -> None:
+def test_init_configuration_taints_are_removed_only_without_workers() -> None:
     assert config(cluster(1))["InitConfiguration"]["nodeRegistration"]["taints"] == []
     assert "taints" not in config(cluster(1, 1))["InitConfiguration"]["nodeRegistration"]
 
 
-def test_images_of_an_upstream_kubernetes_are_kubeadms_own() -> None:
+def test_cluster_config_upstream_kubernetes_uses_default_images_of_kubeadm() -> None:
     found = config(cluster(facts=Facts("v1.36.3")))["ClusterConfiguration"]
     assert "imageRepository" not in found
     assert "imageTag" not in found["etcd"]["local"]
 
 
-def test_a_small_cluster_sees_its_nodes_sooner_and_a_large_one_asks_less() -> None:
+def test_kubelet_config_status_frequency_is_raised_in_small_cluster_only() -> None:
     assert config(cluster(1))["KubeletConfiguration"]["nodeStatusUpdateFrequency"] == "2s"
     assert "nodeStatusUpdateFrequency" not in config(cluster(1, 30))["KubeletConfiguration"]
 
 
-def test_the_kubelet_follows_the_cgroups_of_its_machine() -> None:
+def test_worker_kubelet_cgroup_driver_and_resolv_conf_follow_machine() -> None:
     of = cluster(1, 1)
     old, new = of.workers[0], member(7, "worker", systemd_cgroups=True, resolv_conf="/run/systemd/resolve/resolv.conf")
     assert worker_kubelet(of, old)["cgroupDriver"] == "cgroupfs"
@@ -118,13 +118,13 @@ def test_the_kubelet_follows_the_cgroups_of_its_machine() -> None:
     assert worker_kubelet(of, old)["clusterDNS"] == ["10.96.0.10"]
 
 
-def test_a_kubelet_may_run_on_old_cgroups() -> None:
+def test_worker_kubelet_on_cgroup_v1_does_not_fail() -> None:
     of = cluster(1, 1)
     assert worker_kubelet(of, of.workers[0])["failCgroupV1"] is False
     assert "failCgroupV1" not in worker_kubelet(of, member(7, "worker", systemd_cgroups=True))
 
 
-def test_the_runtime_of_a_kubelet_is_configured_and_no_flag() -> None:
+def test_kubelet_runtime_endpoint_is_in_config_and_not_in_flags() -> None:
     of = cluster(1, 1)
     socket = "unix:///run/containerd/containerd.sock"
     assert kubelet_flags(of, of.workers[0]) == 'KUBELET_KUBEADM_ARGS="--node-ip=10.0.0.101"\n'
@@ -134,7 +134,7 @@ def test_the_runtime_of_a_kubelet_is_configured_and_no_flag() -> None:
     assert config(of)["InitConfiguration"]["nodeRegistration"]["criSocket"] == socket
 
 
-def test_profile_wins_over_slipways_settings_and_below_image_and_user() -> None:
+def test_profile_config_overrides_defaults_and_yields_to_documents() -> None:
     ours = config(hardened(1, 1))
     server = arguments(ours["ClusterConfiguration"]["apiServer"]["extraArgs"])
     assert server["kubelet-certificate-authority"] == f"{FOLDER}/ca.crt"
@@ -161,12 +161,12 @@ def test_profile_wins_over_slipways_settings_and_below_image_and_user() -> None:
     assert worker_kubelet(worker, worker.workers[0])["seccompDefault"] is True
 
 
-def test_kubeadm_brings_no_coredns_beside_a_dns_of_the_image() -> None:
+def test_cluster_config_dns_is_disabled_with_own_dns_of_image() -> None:
     assert config(cluster(1))["ClusterConfiguration"]["dns"] == {"disabled": True}
     assert "dns" not in config(cluster(1, own_dns=False))["ClusterConfiguration"]
 
 
-def test_settings_of_documents_are_merged_into_slipways_and_the_last_one_wins() -> None:
+def test_documents_merge_into_defaults_and_last_document_wins() -> None:
     documents = (
         {**V1BETA2, "kind": "ClusterConfiguration", "apiServer": {"certSANs": ["a.example.com"], "extraArgs": {"profiling": "false"}}},
         {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "maxPods": 50},
@@ -180,7 +180,7 @@ def test_settings_of_documents_are_merged_into_slipways_and_the_last_one_wins() 
     assert (found["KubeProxyConfiguration"]["mode"], found["KubeProxyConfiguration"]["conntrack"]) == ("ipvs", {"maxPerCore": 0})
 
 
-def test_what_image_and_machines_decide_no_document_changes() -> None:
+def test_documents_cannot_change_settings_of_image_and_machines() -> None:
     documents = (
         {
             **V1BETA2,
@@ -208,7 +208,7 @@ def test_what_image_and_machines_decide_no_document_changes() -> None:
     assert found == plain
 
 
-def test_workers_read_the_same_and_what_is_said_of_those_that_join() -> None:
+def test_worker_kubelet_follows_kubelet_and_join_documents() -> None:
     documents = (
         {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "maxPods": 60, "clusterDNS": ["10.9.9.9"]},
         {
@@ -228,13 +228,13 @@ def test_workers_read_the_same_and_what_is_said_of_those_that_join() -> None:
     assert "--register-with-taints=new=yes:NoSchedule" in flags
 
 
-def test_taints_of_control_plane_nodes_are_the_documents_to_choose() -> None:
+def test_init_configuration_taints_of_document_are_used() -> None:
     taints = [{"key": "mine", "effect": "NoSchedule"}]
     found = cluster(1, 1, documents=({**V1BETA2, "kind": "InitConfiguration", "nodeRegistration": {"taints": taints}},))
     assert config(found)["InitConfiguration"]["nodeRegistration"]["taints"] == taints
 
 
-def test_certificates_are_good_for_as_long_as_asked_and_no_authority_ends_before_them() -> None:
+def test_certificates_have_requested_validity_and_signing_duration() -> None:
     days = 36500
     pki = Pki.make(days=days)
     pairs = control_plane_certificates(pki, "control-plane-1", ["10.0.0.1"], ["127.0.0.1"], days)
@@ -246,13 +246,13 @@ def test_certificates_are_good_for_as_long_as_asked_and_no_authority_ends_before
     assert "cluster-signing-duration" not in str(usual)
 
 
-def test_the_certificates_of_control_plane_nodes_hold_the_address_by_which_kernels_lead_to_them() -> None:
+def test_api_server_config_sans_include_virtual_ip() -> None:
     found = cluster(3, 1, virtual_ip="10.103.97.2")
     assert "10.103.97.2" in config(found)["ClusterConfiguration"]["apiServer"]["certSANs"]
     assert "10.103.97.2" not in config(cluster(3, 1))["ClusterConfiguration"]["apiServer"]["certSANs"]
 
 
-def test_the_mode_of_kube_proxy_is_what_all_machines_can_do_unless_it_is_asked_for() -> None:
+def test_kube_proxy_mode_follows_document_then_former_mode_then_all_nodes() -> None:
     def mode(of: RuntimeCluster) -> str:
         return str(config(of)["KubeProxyConfiguration"]["mode"])
 
@@ -270,7 +270,7 @@ def test_the_mode_of_kube_proxy_is_what_all_machines_can_do_unless_it_is_asked_f
     assert mode(dataclasses.replace(able, documents=(asked,))) == "ipvs"
 
 
-def test_kube_proxy_leaves_rules_alone_that_are_not_its_own() -> None:
+def test_kube_proxy_ipvs_excludes_virtual_ip() -> None:
     def ipvs(of: Any) -> Any:
         return config(of)["KubeProxyConfiguration"].get("ipvs")
 

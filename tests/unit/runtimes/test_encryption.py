@@ -9,7 +9,7 @@ from harness.errors import StoreError
 from harness.runtimes.encryption import SecretsKey, configuration, keys
 
 
-def test_the_first_key_encrypts_and_all_of_them_decrypt() -> None:
+def test_encryption_configuration_first_key_encrypts_and_all_keys_decrypt() -> None:
     old, new = SecretsKey.make(), SecretsKey.make(2)
     document = yaml.safe_load(configuration([new, old]))
     assert (document["apiVersion"], document["kind"]) == ("apiserver.config.k8s.io/v1", "EncryptionConfiguration")
@@ -20,7 +20,7 @@ def test_the_first_key_encrypts_and_all_of_them_decrypt() -> None:
     assert keys(configuration([new, old]), "a") == (new, old)
 
 
-def test_keys_are_long_and_never_the_same_and_not_shown() -> None:
+def test_secrets_key_is_random_32_bytes_and_hidden_in_repr() -> None:
     one, other = SecretsKey.make(), SecretsKey.make()
     assert len(one.secret) == 32
     assert one.secret != other.secret
@@ -40,7 +40,7 @@ def test_keys_are_long_and_never_the_same_and_not_shown() -> None:
         f"resources: [{{providers: [{{secretbox: {{keys: [{{name: other, secret: {'A' * 43}=}}]}}}}]}}]",
     ],
 )
-def test_file_of_another_owner_is_named_and_not_shown(text: str) -> None:
+def test_keys_invalid_file_is_refused_without_its_content(text: str) -> None:
     with pytest.raises(StoreError, match="control-plane-1: the file") as wrong:
         keys(text.encode(), "control-plane-1: the file")
     assert "c2hvcnQ" not in str(wrong.value.message)

@@ -20,7 +20,7 @@ from harness.runtimes.pki import ENCRYPTION, FILES, FOLDER, Pki, covers
 from tests.unit.runtimes.machines import CIS, FACTS, Machine, arguments, cluster, config, hardened, machine, member
 
 
-def test_a_worker_has_the_file_of_what_is_its_own_as_kubeadm_writes_it() -> None:
+def test_start_kubelet_writes_instance_config_on_worker() -> None:
     of = cluster(1, 1)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
@@ -30,13 +30,13 @@ def test_a_worker_has_the_file_of_what_is_its_own_as_kubeadm_writes_it() -> None
 
 
 @pytest.mark.parametrize(("version", "asks"), [("v1.31.0", True), ("v1.33.9", True), ("v1.34.0", False), ("v1.36.3", False)])
-def test_annotation_is_set_only_for_a_kubeadm_that_does_not_read_the_file(version: str, asks: bool) -> None:
+def test_registered_cri_socket_annotation_is_set_before_kubernetes_1_34_only(version: str, asks: bool) -> None:
     of = cluster(1, facts=Facts(version))
     Kubeadm(of).registered()
     assert any("kubeadm.alpha.kubernetes.io/cri-socket=unix:///" in command for command in machine(of.control_plane[0]).commands) is asks
 
 
-def test_new_keys_are_on_the_first_control_plane_node_before_anything_uses_them() -> None:
+def test_prepare_puts_new_keys_on_first_control_plane_node_only() -> None:
     of = cluster(3)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
@@ -44,7 +44,7 @@ def test_new_keys_are_on_the_first_control_plane_node_before_anything_uses_them(
     assert f"{FOLDER}/ca.crt" not in machine(of.control_plane[1]).files
 
 
-def test_a_run_that_was_killed_takes_up_the_keys_that_it_had_made() -> None:
+def test_prepare_after_killed_run_reuses_its_keys() -> None:
     of = cluster(3)
     before = Pki.make()
     machine(of.control_plane[2]).files = {f"{FOLDER}/{name}": (before.files[name], 0o600, "") for name in FILES}
@@ -63,7 +63,7 @@ def prepared(of: RuntimeCluster) -> Kubeadm:
     return kubeadm
 
 
-def test_the_key_of_secrets_is_made_once_and_every_control_plane_node_has_the_same() -> None:
+def test_prepare_secrets_key_is_same_on_all_control_plane_nodes_and_hidden() -> None:
     of = hardened(3, 1)
     kubeadm = prepared(of)
     for each in of.members:
@@ -83,7 +83,7 @@ def test_the_key_of_secrets_is_made_once_and_every_control_plane_node_has_the_sa
     assert secret not in repr(kubeadm.pki)
 
 
-def test_a_run_that_was_killed_between_the_keys_gets_the_one_that_is_missing() -> None:
+def test_prepare_after_killed_run_adds_missing_secrets_key() -> None:
     of = hardened(3)
     before = Pki.make()
     machine(of.control_plane[0]).files = {path: (file.data, file.mode, "") for path, file in before.placed.items()}
@@ -92,7 +92,7 @@ def test_a_run_that_was_killed_between_the_keys_gets_the_one_that_is_missing() -
     assert ENCRYPTED in machine(of.control_plane[0]).files
 
 
-def test_a_key_that_any_control_plane_node_has_is_the_cluster_s_and_two_are_none() -> None:
+def test_prepare_existing_secrets_key_is_used_and_different_keys_are_refused() -> None:
     of = hardened(3)
     plain = Pki.make()
     encrypting = plain.encrypting()
@@ -105,7 +105,7 @@ def test_a_key_that_any_control_plane_node_has_is_the_cluster_s_and_two_are_none
         prepared(of)
 
 
-def test_a_cluster_that_was_begun_with_a_profile_is_not_finished_without() -> None:
+def test_prepare_cluster_begun_with_profile_is_refused_without_profile() -> None:
     of = hardened()
     prepared(of)
     with pytest.raises(StoreError, match="was begun with a profile") as wrong:
@@ -113,7 +113,7 @@ def test_a_cluster_that_was_begun_with_a_profile_is_not_finished_without() -> No
     assert "--profile cis" in str(wrong.value.hint)
 
 
-def test_kubelets_serve_for_their_own_names_only_with_certificates_of_the_cluster() -> None:
+def test_start_kubelet_hardened_serving_certificate_is_of_cluster_ca_with_own_names() -> None:
     of = hardened(1, 1)
     kubeadm = prepared(of)
     for each in of.members:
@@ -135,7 +135,7 @@ def test_kubelets_serve_for_their_own_names_only_with_certificates_of_the_cluste
     assert SERVING_CRT not in machine(plain.workers[0]).files
 
 
-def test_only_root_reads_units_and_configuration_of_a_hardened_kubelet() -> None:
+def test_hardened_kubelet_units_and_config_are_readable_by_root_only() -> None:
     of = hardened(1, 1)
     kubeadm = prepared(of)
     node, worker = of.members
@@ -150,7 +150,7 @@ def test_only_root_reads_units_and_configuration_of_a_hardened_kubelet() -> None
     assert {file.mode for file in Kubeadm(cluster()).units.values() if file.link is None} == {0o644}
 
 
-def test_what_the_api_server_reads_is_on_a_control_plane_node_before_its_manifest() -> None:
+def test_start_kubelet_and_configure_write_profile_files_on_control_plane_only() -> None:
     of = hardened(1, 1)
     kubeadm = prepared(of)
     kubeadm.start_kubelet(of.control_plane[0])
@@ -163,7 +163,7 @@ def test_what_the_api_server_reads_is_on_a_control_plane_node_before_its_manifes
     assert set(CIS.files) <= set(machine(of.control_plane[0]).files)
 
 
-def test_control_plane_nodes_of_different_clusters_are_not_mixed() -> None:
+def test_prepare_control_plane_keys_of_different_clusters_are_refused() -> None:
     of = cluster(3)
     for index in (0, 1):
         pki = Pki.make()
@@ -172,7 +172,7 @@ def test_control_plane_nodes_of_different_clusters_are_not_mixed() -> None:
         Kubeadm(of).prepare()
 
 
-def test_a_worker_gets_a_certificate_and_no_key_of_the_cluster() -> None:
+def test_start_kubelet_worker_gets_client_certificate_without_cluster_keys() -> None:
     of = cluster(1, 1)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
@@ -191,7 +191,7 @@ def test_a_worker_gets_a_certificate_and_no_key_of_the_cluster() -> None:
     assert any("systemctl restart kubelet" in command for command in machine(of.workers[0]).commands)
 
 
-def test_a_control_plane_node_runs_kubeadms_own_phases_on_its_own_configuration() -> None:
+def test_start_control_plane_runs_kubeadm_phases_with_config_of_node() -> None:
     of = cluster(3, 1)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
@@ -206,7 +206,7 @@ def test_a_control_plane_node_runs_kubeadms_own_phases_on_its_own_configuration(
     assert machine(second).files[CONFIG][1] == 0o600
 
 
-def test_administrators_are_of_kubeadms_group_and_only_the_one_for_emergencies_is_above_all_rules() -> None:
+def test_certify_admin_kubeconfigs_have_groups_of_kubeadm() -> None:
     of = cluster()
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
@@ -231,7 +231,7 @@ def test_administrators_are_of_kubeadms_group_and_only_the_one_for_emergencies_i
     assert not any("phase kubeconfig" in command for command in machine(of.control_plane[0]).commands)
 
 
-def test_an_api_is_of_use_to_administrators_when_it_has_been_waited_for() -> None:
+def test_wait_api_binds_admin_group_after_readyz_with_super_admin() -> None:
     of = cluster(3)
     Kubeadm(of).wait_api(of.control_plane[1], 5)
     (script,) = machine(of.control_plane[1]).commands
@@ -244,7 +244,7 @@ def test_an_api_is_of_use_to_administrators_when_it_has_been_waited_for() -> Non
     assert "already exists" in script
 
 
-def test_cluster_wide_phases_run_once_on_the_first_control_plane_node_and_touch_no_other() -> None:
+def test_finish_cluster_phases_run_once_on_first_control_plane_node_only() -> None:
     of = cluster(3)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
@@ -261,7 +261,7 @@ def test_cluster_wide_phases_run_once_on_the_first_control_plane_node_and_touch_
         assert "mark-control-plane" in machine(node).commands[-1]
 
 
-def test_another_version_is_written_to_the_cluster_and_labels_of_control_plane_nodes_stay() -> None:
+def test_update_uploads_config_and_addons_from_first_control_plane_node_only() -> None:
     of = cluster(3)
     kubeadm = Kubeadm(of)
     kubeadm.update({"network.yaml": "kind: DaemonSet"})
@@ -273,7 +273,7 @@ def test_another_version_is_written_to_the_cluster_and_labels_of_control_plane_n
     assert others == ["", ""]
 
 
-def test_a_control_plane_node_that_runs_gets_a_new_configuration_and_goes_on_as_it_was() -> None:
+def test_configure_running_control_plane_node_writes_config_without_phases() -> None:
     of = dataclasses.replace(cluster(1, facts=Facts("v1.36.4", etcd_image_tag="3.6.8-0")), added_names=("api.example.com",))
     kubeadm = Kubeadm(of)
     kubeadm.configure(of.control_plane[0])
@@ -286,7 +286,7 @@ def test_a_control_plane_node_that_runs_gets_a_new_configuration_and_goes_on_as_
     assert "phase control-plane scheduler" in machine(of.control_plane[0]).commands[-1]
 
 
-def test_addons_are_applied_once_a_node_takes_pods_and_not_for_ever_waited_for() -> None:
+def test_apply_addons_waits_for_ready_node_first() -> None:
     of = cluster(1)
     kubeadm = Kubeadm(of)
     kubeadm.apply({"dns.yaml": "kind: Deployment"}, timeout=5)
@@ -298,7 +298,7 @@ def test_addons_are_applied_once_a_node_takes_pods_and_not_for_ever_waited_for()
 
 
 @pytest.mark.parametrize(("labels", "named"), [("{slipway.dev/addon: dns}", False), ("{app: dns}", True), ("[]", True), ("{", True)])
-def test_what_an_addon_makes_is_labelled_where_its_manifest_does_not_say_so_itself(labels: str, *, named: bool) -> None:
+def test_apply_addon_is_labelled_unless_manifest_has_label(labels: str, *, named: bool) -> None:
     of = cluster(1)
     manifest = f"apiVersion: v1\nkind: Service\nmetadata: {{name: dns, labels: {labels}}}\n"
     Kubeadm(of).apply({"my dns.yaml": manifest}, timeout=5)
@@ -307,7 +307,7 @@ def test_what_an_addon_makes_is_labelled_where_its_manifest_does_not_say_so_itse
     assert (label in command) is named
 
 
-def test_an_image_without_a_dns_of_its_own_gets_kubeadms() -> None:
+def test_finish_without_own_dns_of_image_installs_all_kubeadm_addons() -> None:
     of = cluster(1, own_dns=False)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
@@ -315,7 +315,7 @@ def test_an_image_without_a_dns_of_its_own_gets_kubeadms() -> None:
     assert any("addon all" in command for command in machine(of.control_plane[0]).commands)
 
 
-def test_an_api_that_does_not_come_up_shows_what_its_parts_say() -> None:
+def test_wait_api_not_ready_raises_with_pod_logs() -> None:
     of = cluster(1)
     kubeadm = Kubeadm(of)
     machine(of.control_plane[0]).answers = {
@@ -327,7 +327,7 @@ def test_an_api_that_does_not_come_up_shows_what_its_parts_say() -> None:
     assert "address already in use" in str(caught.value.details)
 
 
-def test_etcd_of_a_control_plane_node_that_comes_to_others_knows_exactly_those_that_there_are() -> None:
+def test_join_store_etcd_initial_cluster_is_existing_with_given_members() -> None:
     found = cluster(3)
     runtime = Kubeadm(found)
     runtime.join_store(found.control_plane[2], "control-plane-2=https://10.0.0.2:2380,control-plane-3=https://10.0.0.3:2380")
@@ -342,7 +342,7 @@ def test_etcd_of_a_control_plane_node_that_comes_to_others_knows_exactly_those_t
     assert "etcd" not in node.commands[-1].replace(CONFIG, "")
 
 
-def test_a_control_plane_node_that_does_not_answer_is_neither_asked_nor_the_first() -> None:
+def test_prepare_unreachable_control_plane_node_is_skipped() -> None:
     control_plane = (dataclasses.replace(member(1), away=True), member(2), member(3))
     found = RuntimeCluster("lab", FACTS, ClusterNetwork("100.64.0.0/10", "10.96.0.0/22"), control_plane)
     runtime = Kubeadm(found)
@@ -352,7 +352,7 @@ def test_a_control_plane_node_that_does_not_answer_is_neither_asked_nor_the_firs
     assert f"{FOLDER}/ca.key" in machine(control_plane[1]).files
 
 
-def test_a_new_control_plane_node_is_marked_and_adds_its_address_to_what_the_cluster_keeps() -> None:
+def test_welcome_marks_control_plane_node_and_uploads_config() -> None:
     found = cluster(2)
     Kubeadm(found).welcome(found.control_plane[1])
     (command,) = machine(found.control_plane[1]).commands
@@ -360,7 +360,7 @@ def test_a_new_control_plane_node_is_marked_and_adds_its_address_to_what_the_clu
     assert "upload-config kubeadm" in command
 
 
-def test_names_for_certificates_are_in_the_certificates() -> None:
+def test_certify_sans_of_documents_are_in_certificates() -> None:
     documents = (
         {
             "apiVersion": "kubeadm.k8s.io/v1beta2",

@@ -13,7 +13,7 @@ from harness.runtimes.kubeconfig import ADMIN, administrator
 from tests.unit.runtimes.machines import cluster, machine
 
 
-def test_the_administrators_access_leads_to_a_control_plane_node() -> None:
+def test_kubeconfig_server_is_address_of_control_plane_node() -> None:
     of = cluster(1)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
@@ -34,7 +34,7 @@ HOSTILE: dict[str, dict[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_of_a_control_plane_node_s_kubeconfig_only_certificates_and_key_come_here(what: str) -> None:
+def test_kubeconfig_of_node_keeps_certificates_and_key_only(what: str) -> None:
     of = cluster(1)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
@@ -60,7 +60,7 @@ def test_of_a_control_plane_node_s_kubeconfig_only_certificates_and_key_come_her
     assert set(found) == {"apiVersion", "kind", "clusters", "contexts", "current-context", "preferences", "users"}
 
 
-def test_a_control_plane_node_with_another_authority_is_not_the_cluster_s() -> None:
+def test_kubeconfig_of_other_ca_is_refused() -> None:
     of, other = cluster(1), cluster(1)
     mine, theirs = Kubeadm(of), Kubeadm(other)
     for kubeadm, where in ((mine, of), (theirs, other)):
@@ -73,7 +73,7 @@ def test_a_control_plane_node_with_another_authority_is_not_the_cluster_s() -> N
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: &a [*a]", "clusters: 5", "\xff", "{" * 2000])
-def test_invalid_kubeconfig_is_reported_with_its_machine(text: str) -> None:
+def test_administrator_invalid_kubeconfig_reports_machine_and_path(text: str) -> None:
     of = cluster(1)
     machine(of.control_plane[0]).put(text.encode("latin-1"), ADMIN)
     with pytest.raises(NodeError, match=rf"control-plane-1: {ADMIN}"):

@@ -35,14 +35,14 @@ def usages(certificate: x509.Certificate) -> set[object]:
     return set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
 
 
-def test_a_cluster_has_three_authorities_and_a_key_for_accounts(pki: Pki) -> None:
+def test_pki_has_three_cas_and_service_account_key(pki: Pki) -> None:
     assert set(pki.files) == set(FILES)
     subjects = {read(pki.files[f"{name}.crt"]).subject.rfc4514_string() for name in ("ca", "etcd/ca", "front-proxy-ca")}
     assert subjects == {"CN=kubernetes", "CN=etcd-ca", "CN=front-proxy-ca"}
     assert pki.files["sa.pub"].startswith(b"-----BEGIN PUBLIC KEY")
 
 
-def test_a_key_of_secrets_is_one_more_file_that_is_kept_once_it_is_there(pki: Pki) -> None:
+def test_pki_encrypting_adds_one_key_file_and_is_idempotent(pki: Pki) -> None:
     assert not pki.encrypts
     encrypting = pki.encrypting()
     assert encrypting.encrypts
@@ -56,7 +56,7 @@ def test_a_key_of_secrets_is_one_more_file_that_is_kept_once_it_is_there(pki: Pk
     assert modes == {"crt": 0o644, "pub": 0o644, "key": 0o600, "yaml": 0o600}
 
 
-def test_a_secret_of_the_cluster_is_the_same_wherever_its_key_is(pki: Pki) -> None:
+def test_authority_secret_is_independent_of_key_encoding(pki: Pki) -> None:
     secret = pki.authority.secret("login of the registry")
     assert len(bytes.fromhex(secret)) == 32
     # kubeadm writes it in another form than openssl does.
@@ -67,7 +67,7 @@ def test_a_secret_of_the_cluster_is_the_same_wherever_its_key_is(pki: Pki) -> No
     assert Authority(b"renewed", other_form).secret("login of the registry") == secret
 
 
-def test_a_key_of_an_elliptic_curve_has_secrets_too() -> None:
+def test_authority_secret_of_elliptic_curve_key_matches_known_hmac() -> None:
     key = ec.derive_private_key(0x0123456789ABCDEF, ec.SECP256R1())
     form = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     # printf 'slipway: x' | openssl dgst -sha256 -hmac 123456789abcdef
@@ -75,25 +75,25 @@ def test_a_key_of_an_elliptic_curve_has_secrets_too() -> None:
     assert Authority(b"", key.private_bytes(serialization.Encoding.PEM, *form)).secret("x") == known
 
 
-def test_secrets_of_other_purposes_and_of_other_clusters_are_others(pki: Pki) -> None:
+def test_authority_secret_differs_by_purpose_and_ca(pki: Pki) -> None:
     secret = pki.authority.secret("login of the registry")
     assert pki.authority.secret("something else") != secret
     assert pki.of_name("etcd/ca").secret("login of the registry") != secret
 
 
-def test_an_authority_may_sign_and_lives_for_ten_years(pki: Pki) -> None:
+def test_pki_ca_may_sign_certificates_and_is_valid_ten_years(pki: Pki) -> None:
     certificate = read(pki.files["ca.crt"])
     assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
     assert (certificate.not_valid_after_utc - NOW).days in (3649, 3650)
 
 
-def test_a_certificate_is_good_on_a_machine_whose_clock_is_behind(pki: Pki) -> None:
+def test_authority_issue_certificate_is_valid_on_slow_clock(pki: Pki) -> None:
     pair = pki.authority.issue("x", now=NOW)
     assert read(pair.certificate).not_valid_before_utc < NOW - datetime.timedelta(minutes=10)
 
 
-def test_a_kubelet_is_known_by_its_name_and_group(pki: Pki) -> None:
+def test_authority_issue_kubelet_client_has_node_name_and_group(pki: Pki) -> None:
     certificate = read(pki.authority.issue("system:node:one", organizations=["system:nodes"], now=NOW).certificate)
     assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "system:node:one"
     assert certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)[0].value == "system:nodes"
@@ -101,7 +101,7 @@ def test_a_kubelet_is_known_by_its_name_and_group(pki: Pki) -> None:
     certificate.verify_directly_issued_by(read(pki.files["ca.crt"]))
 
 
-def test_a_server_is_known_by_its_addresses(pki: Pki) -> None:
+def test_authority_issue_server_has_addresses_as_sans(pki: Pki) -> None:
     certificate = read(pki.authority.issue("registry", hosts=["127.0.0.1", "10.0.0.1", "registry.local"], server=True, now=NOW).certificate)
     assert names(certificate) == {"127.0.0.1", "10.0.0.1", "registry.local"}
     assert usages(certificate) == {ExtendedKeyUsageOID.SERVER_AUTH}
@@ -109,13 +109,13 @@ def test_a_server_is_known_by_its_addresses(pki: Pki) -> None:
     assert found.get_values_for_type(x509.IPAddress) == [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("10.0.0.1")]
 
 
-def test_no_certificate_outlives_its_authority() -> None:
+def test_authority_issue_certificate_ends_with_its_ca() -> None:
     authority = Authority.make("old", now=NOW - datetime.timedelta(days=3600))
     certificate = read(authority.issue("x", days=3650, now=NOW).certificate)
     assert certificate.not_valid_after_utc == read(authority.certificate).not_valid_after_utc
 
 
-def test_a_control_plane_node_gets_what_kubeadm_wants_each_from_the_right_authority(pki: Pki) -> None:
+def test_control_plane_certificates_are_issued_by_matching_ca(pki: Pki) -> None:
     pairs = control_plane_certificates(pki, "one", ["10.0.0.1", "kubernetes"], ["10.0.0.1", "localhost"])
     signers = {name: read(pair.certificate).issuer.rfc4514_string() for name, pair in pairs.items()}
     assert signers == {
@@ -132,7 +132,7 @@ def test_a_control_plane_node_gets_what_kubeadm_wants_each_from_the_right_author
     assert names(read(pairs["apiserver"].certificate)) == {"10.0.0.1", "kubernetes"}
 
 
-def test_keys_that_are_all_there_are_taken_and_half_of_them_are_none(pki: Pki) -> None:
+def test_pki_of_complete_files_is_read_and_incomplete_is_none(pki: Pki) -> None:
     again = Pki.of(dict(pki.files))
     assert again is not None
     assert again.identity == pki.identity
@@ -140,7 +140,7 @@ def test_keys_that_are_all_there_are_taken_and_half_of_them_are_none(pki: Pki) -
     assert Pki.of({**pki.files, "ca.key": b""}) is None
 
 
-def test_keys_that_do_not_fit_together_are_an_error_with_a_way_out(pki: Pki) -> None:
+def test_pki_of_mismatched_or_invalid_files_is_refused(pki: Pki) -> None:
     with pytest.raises(StoreError, match=r"ca\.key is not the key of .*ca\.crt") as caught:
         Pki.of({**pki.files, "ca.key": pki.files["etcd/ca.key"]})
     assert "backup" in str(caught.value.hint)
@@ -148,7 +148,7 @@ def test_keys_that_do_not_fit_together_are_an_error_with_a_way_out(pki: Pki) -> 
         Pki.of({**pki.files, "ca.crt": b"garbage"})
 
 
-def test_a_certificate_covers_what_it_names_while_it_is_good(pki: Pki) -> None:
+def test_covers_checks_names_validity_and_ca(pki: Pki) -> None:
     authority = pki.files["ca.crt"]
     certificate = pki.authority.issue("r", hosts=["10.0.0.1"], server=True, now=NOW).certificate
     assert covers(certificate, ["10.0.0.1"], now=NOW, authority=authority)
@@ -158,7 +158,7 @@ def test_a_certificate_covers_what_it_names_while_it_is_good(pki: Pki) -> None:
     assert not covers(b"", ["10.0.0.1"], now=NOW)
 
 
-def test_private_keys_are_not_shown(pki: Pki) -> None:
+def test_pki_repr_omits_private_keys(pki: Pki) -> None:
     assert "PRIVATE" not in repr(pki)
     assert "PRIVATE" not in repr(pki.authority)
     assert "PRIVATE" not in repr(pki.authority.issue("x"))

@@ -30,17 +30,17 @@ def given(**server: str) -> dict[str, Any]:
     return {"apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "ClusterConfiguration", "apiServer": {"extraArgs": extra}}
 
 
-def test_without_a_name_nothing_is_asked_for() -> None:
+def test_profile_without_name_is_empty() -> None:
     assert of(None, 36) == Profile()
     assert profiles.sysctls(None) == {}
     assert overruled(of(None, 36), [given(profiling="true", anonymous_auth="false")]) == []
 
 
-def test_every_profile_that_can_be_named_is_there() -> None:
+def test_profile_of_each_known_name_exists() -> None:
     assert [of(name, 36).name for name in PROFILES] == list(PROFILES)
 
 
-def test_documents_are_such_as_kubeadm_reads_and_every_file_they_name_is_there_and_mounted() -> None:
+def test_cis_profile_documents_are_current_and_named_files_are_mounted() -> None:
     assert merge_kubeadm(CIS.documents, (), ()) == [dict(one) for one in CIS.documents]
     named = {value for value in arguments(CIS).values() if value.startswith(profiles.FILES)}
     assert named == set(CIS.files)
@@ -54,7 +54,7 @@ def test_documents_are_such_as_kubeadm_reads_and_every_file_they_name_is_there_a
     assert CIS.encrypts
 
 
-def test_no_part_profiles_and_all_speak_strong_ciphers_only() -> None:
+def test_cis_profile_disables_profiling_and_requires_strong_ciphers() -> None:
     for part in ("apiServer", "controllerManager", "scheduler"):
         found = arguments(CIS, part)
         assert found["profiling"] == "false"
@@ -64,7 +64,7 @@ def test_no_part_profiles_and_all_speak_strong_ciphers_only() -> None:
     assert arguments(CIS, "controllerManager")["terminated-pod-gc-threshold"] == "1000"
 
 
-def test_the_audit_policy_keeps_bodies_of_secrets_out_and_names_who_asked_for_them() -> None:
+def test_cis_audit_policy_logs_secrets_as_metadata_only() -> None:
     rules = document(CIS, "audit-policy-file")["rules"]
     secrets = next(rule for rule in rules if any("secrets" in group.get("resources", ()) for group in rule.get("resources", ())))
     assert secrets == {
@@ -84,7 +84,7 @@ def test_the_audit_policy_keeps_bodies_of_secrets_out_and_names_who_asked_for_th
     assert {"audit-log-maxage", "audit-log-maxbackup", "audit-log-maxsize"} <= set(arguments(CIS))
 
 
-def test_pods_are_held_to_the_baseline_but_for_those_of_the_cluster_itself() -> None:
+def test_cis_pod_security_enforces_baseline_except_in_system_namespaces() -> None:
     plugins = {plugin["name"]: plugin["configuration"] for plugin in document(CIS, "admission-control-config-file")["plugins"]}
     security = plugins["PodSecurity"]
     assert {mode: security["defaults"][mode] for mode in ("enforce", "audit", "warn")} == {
@@ -98,7 +98,7 @@ def test_pods_are_held_to_the_baseline_but_for_those_of_the_cluster_itself() -> 
 
 
 @pytest.mark.parametrize(("minor", "version"), [(31, None), (32, "v1beta1"), (33, "v1beta1"), (34, "v1"), (36, "v1")])
-def test_requests_without_a_name_are_for_probes_only_where_kubernetes_can_do_that(minor: int, version: str | None) -> None:
+def test_cis_anonymous_requests_are_limited_to_probes_where_supported(minor: int, version: str | None) -> None:
     profile = of("cis", minor)
     assert ("authentication-config" in arguments(profile)) is (version is not None)
     assert bool(lacking("cis", minor)) is (version is None)
@@ -110,14 +110,14 @@ def test_requests_without_a_name_are_for_probes_only_where_kubernetes_can_do_tha
     assert "anonymous-auth" not in arguments(profile)
 
 
-def test_another_set_of_files_has_other_paths_and_the_same_set_the_same() -> None:
+def test_cis_profile_file_paths_depend_on_content() -> None:
     assert of("cis", 36, ["kube-flannel", "kube-system"]) == CIS
     other = of("cis", 36, ["kube-system"])
     assert not set(other.files) & set(CIS.files)
     assert set(of("cis", 33).files).isdisjoint(CIS.files)
 
 
-def test_kubelets_find_the_kernel_as_they_want_it() -> None:
+def test_cis_kubelet_protects_kernel_defaults_and_sysctls_are_set() -> None:
     kubelet = next(one for one in CIS.documents if one["kind"] == "KubeletConfiguration")
     assert kubelet["protectKernelDefaults"] is True
     assert kubelet["seccompDefault"] is True
@@ -127,7 +127,7 @@ def test_kubelets_find_the_kernel_as_they_want_it() -> None:
     assert "tlsCertFile" not in kubelet
 
 
-def test_what_documents_say_otherwise_is_named_and_what_they_say_alike_is_not() -> None:
+def test_overruled_names_contradicting_fields_only() -> None:
     kubelet = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "podPidsLimit": 100, "seccompDefault": True}
     said = overruled(CIS, [given(profiling="true", v="4", audit_log_maxage="30"), kubelet])
     assert said == ["ClusterConfiguration .apiServer.extraArgs.profiling", "KubeletConfiguration .podPidsLimit"]
@@ -136,7 +136,7 @@ def test_what_documents_say_otherwise_is_named_and_what_they_say_alike_is_not() 
     assert overruled(CIS, [mine])[0] == "ClusterConfiguration .apiServer.extraVolumes.slipway-audit.hostPath"
 
 
-def test_documents_of_other_kinds_and_of_none_are_no_matter() -> None:
+def test_overruled_unrelated_documents_change_nothing() -> None:
     others: list[dict[str, Any]] = [
         {},
         {"kind": "KubeProxyConfiguration", "mode": "ipvs"},
@@ -147,7 +147,7 @@ def test_documents_of_other_kinds_and_of_none_are_no_matter() -> None:
 
 
 @pytest.mark.parametrize("argument", ["anonymous_auth", "oidc_issuer_url"])
-def test_beside_arguments_that_exclude_it_there_is_no_file_of_who_may_ask(argument: str) -> None:
+def test_cis_profile_omits_authentication_config_beside_excluding_argument(argument: str) -> None:
     documents = [given(**{argument: "x"})]
     profile = of("cis", 36, (), documents)
     assert "authentication-config" not in arguments(profile)

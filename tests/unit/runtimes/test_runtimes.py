@@ -10,7 +10,7 @@ from harness.runtimes import POD_CIDR, ClusterNetwork, Facts
 PODS, SERVICES = "100.64.0.0/10,fd00:10:64::/48", "10.96.0.0/22,fd00:10:96::/112"
 
 
-def test_the_facts_of_a_rootfs_are_read() -> None:
+def test_facts_parse_reads_values_and_defaults() -> None:
     facts = Facts.parse("kubernetes: v1.36.3\nimageRepository: registry.example.org\netcdImageTag: 3.6.8-0\n", "etc/slipway.yaml")
     assert (facts.kubernetes, facts.minor, facts.image_repository, facts.etcd_image_tag) == (
         "v1.36.3",
@@ -21,14 +21,14 @@ def test_the_facts_of_a_rootfs_are_read() -> None:
     assert (facts.pause_image, facts.pod_cidr) == (None, POD_CIDR)
 
 
-def test_all_faults_of_the_facts_are_reported_with_their_place() -> None:
+def test_facts_parse_reports_all_faults_with_path() -> None:
     with pytest.raises(InputError) as caught:
         Facts.parse("kubernetes: 1.36\npodcidr: x\n", "etc/slipway.yaml")
     assert [fault.where for fault in caught.value.faults] == ["etc/slipway.yaml .podcidr", "etc/slipway.yaml .kubernetes"]
 
 
 @pytest.mark.parametrize("version", ["v1.30.14", "v1.24.0", "v0.99.0"])
-def test_a_kubernetes_that_is_too_old_is_refused_with_what_is_taken(version: str) -> None:
+def test_facts_parse_old_kubernetes_is_refused_with_oldest_supported(version: str) -> None:
     with pytest.raises(InputError, match=rf"{version} is too old: 1\.31 and newer are taken") as caught:
         Facts.parse(f"kubernetes: {version}\n", "etc/slipway.yaml")
     (fault,) = caught.value.faults
@@ -36,17 +36,17 @@ def test_a_kubernetes_that_is_too_old_is_refused_with_what_is_taken(version: str
 
 
 @pytest.mark.parametrize("version", ["v1.31.0", "v1.31.0-rc.1", "v1.36.3", "v1.100.0", "v2.0.0"])
-def test_newer_ones_are_taken(version: str) -> None:
+def test_facts_parse_supported_kubernetes_is_accepted(version: str) -> None:
     assert Facts.parse(f"kubernetes: {version}\n", "etc/slipway.yaml").kubernetes == version
 
 
 @pytest.mark.parametrize("text", ["- a\n", "kubernetes: [", ""])
-def test_what_is_no_mapping_is_an_input_fault(text: str) -> None:
+def test_facts_parse_text_without_mapping_raises_input_error(text: str) -> None:
     with pytest.raises(InputError):
         Facts.parse(text, "etc/slipway.yaml")
 
 
-def test_the_first_and_tenth_service_addresses_are_the_api_and_dns() -> None:
+def test_cluster_network_api_and_dns_are_first_and_tenth_service_address() -> None:
     network = ClusterNetwork.parse("100.64.0.0/10", "10.96.0.0/22")
     assert (network.api, network.dns, network.dual, network.node_prefix6) == ("10.96.0.1", "10.96.0.10", False, None)
     both = ClusterNetwork.parse(PODS, SERVICES)
@@ -72,18 +72,18 @@ def test_the_first_and_tenth_service_addresses_are_the_api_and_dns() -> None:
         ("100.64.0.0/10,fd00::/48,fd00:1::/48", "10.96.0.0/22", "at most one network of each family"),
     ],
 )
-def test_networks_that_cannot_work_are_refused(pods: str, services: str, says: str) -> None:
+def test_cluster_network_invalid_networks_are_refused(pods: str, services: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         ClusterNetwork.parse(pods, services)
 
 
-def test_both_networks_are_judged_at_once() -> None:
+def test_cluster_network_faults_of_both_networks_are_reported() -> None:
     with pytest.raises(InputError) as caught:
         ClusterNetwork.parse("a", "b")
     assert len(caught.value.faults) == 2
 
 
-def test_all_that_is_wrong_in_either_family_is_reported_at_once() -> None:
+def test_cluster_network_faults_of_both_families_are_reported() -> None:
     with pytest.raises(InputError) as caught:
         ClusterNetwork.parse("10.0.0.0/8,fd00::/16", "10.96.0.0/30,fd00:10:96::/64")
     assert [fault.message for fault in caught.value.faults] == [
@@ -102,7 +102,7 @@ def test_all_that_is_wrong_in_either_family_is_reported_at_once() -> None:
         ("100.64.0.0/10", "fd00:10:96::/112", "fd00:10:96::/112 is IPv6 alone"),
     ],
 )
-def test_ipv6_alone_or_first_is_one_fault_that_says_what_is_possible(pods: str, services: str, message: str) -> None:
+def test_cluster_network_ipv6_alone_or_first_is_one_fault_with_hint(pods: str, services: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         ClusterNetwork.parse(pods, services)
     (fault,) = caught.value.faults
@@ -110,7 +110,7 @@ def test_ipv6_alone_or_first_is_one_fault_that_says_what_is_possible(pods: str, 
     assert fault.hint == "an IPv4 network, or one of each family, IPv4 first: 10.96.0.0/22,fd00:10:96::/112"
 
 
-def test_networks_are_kept_in_their_usual_spelling_and_named_by_family() -> None:
+def test_cluster_network_variables_are_normalized_and_split_by_family() -> None:
     network = ClusterNetwork.parse("100.64.0.0/10, FD00:10:64:0::/48", SERVICES)
     assert network.variables == {
         "PodCIDR": PODS,
@@ -128,7 +128,7 @@ def test_networks_are_kept_in_their_usual_spelling_and_named_by_family() -> None
 
 
 @pytest.mark.parametrize(("wide", "prefix"), [(32, 48), (47, 63), (48, 64), (56, 64), (60, 64), (62, 78), (64, 80), (104, 120), (116, 120)])
-def test_nodes_get_ipv6_networks_that_kubeadm_takes_and_of_which_there_are_many(wide: int, prefix: int) -> None:
+def test_cluster_network_node_prefix6_fits_kubeadm_limit(wide: int, prefix: int) -> None:
     network = ClusterNetwork.parse(f"100.64.0.0/10,fd00::/{wide}", "10.96.0.0/22,fd80::/112")
     assert network.node_prefix6 == prefix
     assert prefix - wide <= 16

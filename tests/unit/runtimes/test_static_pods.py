@@ -44,14 +44,14 @@ status: {}
 """
 
 
-def test_a_mark_changes_nothing_else() -> None:
+def test_mark_adds_annotation_only() -> None:
     found = yaml.safe_load(mark(MANIFEST, "2026-01-01") or "")
     before = yaml.safe_load(MANIFEST)
     assert found["metadata"]["annotations"].pop(ANNOTATION) == "2026-01-01"
     assert found == before
 
 
-def test_the_same_mark_twice_changes_nothing() -> None:
+def test_mark_same_value_twice_returns_none() -> None:
     once = mark(MANIFEST, "x") or ""
     assert mark(once, "x") is None
     assert yaml.safe_load(mark(once, "y") or "")["metadata"]["annotations"][ANNOTATION] == "y"
@@ -60,7 +60,7 @@ def test_the_same_mark_twice_changes_nothing() -> None:
     )
 
 
-def test_no_file_that_is_not_whole_is_ever_in_the_kubelets_folder() -> None:
+def test_restart_writes_manifest_elsewhere_and_renames_into_kubelet_folder() -> None:
     node = StandIn("10.0.0.1", "one")
     data = base64.b64encode(MANIFEST.encode()).decode()
     node.answers = {"base64 <": f"{MANIFESTS}/etcd.yaml {data}\nend\n", "running etcd || true": "abc\n"}
@@ -73,7 +73,7 @@ def test_no_file_that_is_not_whole_is_ever_in_the_kubelets_folder() -> None:
     assert waited(node.commands[-1]) == {"etcd": "abc", "ready": ""}
 
 
-def test_stopped_parts_come_back_with_the_kubelet() -> None:
+def test_start_after_stop_starts_kubelet() -> None:
     node = StandIn("10.0.0.1", "one")
     stop(node)
     start(node)
@@ -97,7 +97,7 @@ def control_plane_node(text: str) -> StandIn:
     return node
 
 
-def test_what_has_another_manifest_is_waited_for() -> None:
+def test_replace_changed_manifest_waits_for_new_container() -> None:
     node = control_plane_node(MANIFEST)
 
     def write() -> None:
@@ -107,14 +107,14 @@ def test_what_has_another_manifest_is_waited_for() -> None:
     assert waited(node.commands[-1]) == {"kube-apiserver": "abc", "ready": ""}
 
 
-def test_etcd_is_waited_for_also_while_there_is_no_api() -> None:
+def test_replace_etcd_without_api_does_not_wait_for_api() -> None:
     node = control_plane_node(MANIFEST)
     node.answers["base64 <"] = f"{MANIFESTS}/etcd.yaml {base64.b64encode(b'x').decode()}\nend\n"
     replace(node, ("etcd",), lambda: None, serves=False)
     assert "ready" not in waited(node.commands[-1])
 
 
-def test_the_same_manifest_again_waits_for_nothing_but_the_api() -> None:
+def test_replace_unchanged_manifest_waits_for_api_only() -> None:
     node = control_plane_node(MANIFEST)
     assert replace(node, ("kube-apiserver",), lambda: None) == ()
     assert waited(node.commands[-1]) == {"ready": ""}
@@ -162,7 +162,7 @@ def steps(node: StandIn) -> list[str]:
     return found
 
 
-def test_parts_start_anew_while_others_serve_the_api_server_after_the_rest_has_left_and_etcd_has_come() -> None:
+def test_restart_beside_other_control_plane_nodes_runs_steps_in_order() -> None:
     node = StandIn("10.0.0.1", "one")
     data = base64.b64encode(MANIFEST.encode()).decode()
     node.answers = {"base64 <": "".join(f"{MANIFESTS}/{part}.yaml {data}\n" for part in PARTS) + "end\n"}
@@ -181,7 +181,7 @@ def test_parts_start_anew_while_others_serve_the_api_server_after_the_rest_has_l
     ]
 
 
-def test_what_only_had_to_leave_for_it_is_waited_for_as_well() -> None:
+def test_restart_api_server_waits_for_parts_that_left_too() -> None:
     node = StandIn("10.0.0.1", "one")
     data = base64.b64encode(MANIFEST.encode()).decode()
     there = iter([("kube-apiserver",), ("kube-controller-manager", "kube-scheduler")])
@@ -190,7 +190,7 @@ def test_what_only_had_to_leave_for_it_is_waited_for_as_well() -> None:
     assert steps(node)[-2:] == ["come back", "wait kube-apiserver kube-controller-manager kube-scheduler ready"]
 
 
-def test_same_reason_twice_removes_no_member() -> None:
+def test_restart_same_reason_twice_removes_no_member() -> None:
     node = StandIn("10.0.0.1", "one")
     data = base64.b64encode((mark(MANIFEST, "x") or "").encode()).decode()
     node.answers = {"base64 <": f"{MANIFESTS}/kube-apiserver.yaml {data}\nend\n"}
@@ -198,7 +198,7 @@ def test_same_reason_twice_removes_no_member() -> None:
     assert steps(node) == ["come back", "wait ready"]
 
 
-def test_part_that_does_not_end_is_reported_and_all_come_back() -> None:
+def test_leave_part_that_does_not_end_raises_and_comes_back() -> None:
     node = Refusing("10.0.0.1", "one")
     node.fails = "# leave.sh"
     with pytest.raises(CheckError, match="one: it fails"):
@@ -206,7 +206,7 @@ def test_part_that_does_not_end_is_reported_and_all_come_back() -> None:
     assert steps(node) == ["leave", "come back"]
 
 
-def test_halted_control_plane_node_comes_back_with_its_kubelet_without_a_command() -> None:
+def test_halt_arms_return_timer_and_leaves_only_beside_other_nodes() -> None:
     node = StandIn("10.0.0.1", "one")
     halt(node, others=True)
     assert steps(node) == ["leave", "arm", "stop", "arm"]
@@ -218,7 +218,7 @@ def test_halted_control_plane_node_comes_back_with_its_kubelet_without_a_command
     assert steps(alone) == ["arm", "stop", "arm"]
 
 
-def test_only_control_plane_nodes_whose_change_was_cut_off_are_brought_back() -> None:
+def test_resume_brings_back_interrupted_control_plane_nodes_only() -> None:
     whole, cut, broken = Refusing("10.0.0.1"), Refusing("10.0.0.2"), Refusing("10.0.0.3")
     whole.fails, broken.fails = f"[ -d {KEPT} ]", "# wait_parts.sh"
     assert resume(whole)
@@ -229,7 +229,7 @@ def test_only_control_plane_nodes_whose_change_was_cut_off_are_brought_back() ->
     assert not resume(broken)
 
 
-def test_what_serves_already_leaves_before_the_kept_manifests_come_back() -> None:
+def test_put_back_serving_node_leaves_first_and_new_containers_are_awaited() -> None:
     node = Refusing("10.0.0.1", "one")
     node.answers = {"# put_back.sh": "etcd\nkube-apiserver\n", "running etcd || true": "new\n"}
     put_back(node, others=True)
@@ -241,7 +241,7 @@ def test_what_serves_already_leaves_before_the_kept_manifests_come_back() -> Non
     assert waited(node.commands[-1])["etcd"] == "new"
 
 
-def test_kept_manifests_come_back_and_only_those_that_differ_are_waited_for() -> None:
+def test_put_back_waits_for_changed_manifests_only() -> None:
     node = StandIn("10.0.0.1", "one")
     node.answers = {"# put_back.sh": "kube-apiserver\nother\n", "running kube-apiserver || true": "new\n"}
     put_back(node)

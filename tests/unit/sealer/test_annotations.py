@@ -30,7 +30,7 @@ from tests.unit.sealer.examples import converted, names, problems, simple
         (False, "does not exist"),
     ],
 )
-def test_without_an_extension_nothing_is_converted_and_it_can_still_be_looked_at(store: Store, says: Any, message: str) -> None:
+def test_convert_invalid_extension_is_refused_and_look_still_lists_images(store: Store, says: Any, message: str) -> None:
     sealer.put(store, "app", simple(says=says))
     with pytest.raises(StoreError, match=message) as caught:
         convert.convert(store, "app")
@@ -41,7 +41,7 @@ def test_without_an_extension_nothing_is_converted_and_it_can_still_be_looked_at
 
 
 @pytest.mark.parametrize("images", ["[not json", '{"image": "x"}', '[{"name": "x"}]', '["nginx"]', "7", '[{"image": 7}]'])
-def test_a_list_of_images_that_cannot_be_read_names_none(store: Store, images: str) -> None:
+def test_convert_invalid_image_list_names_no_images(store: Store, images: str) -> None:
     found = converted(store, simple(images=images))
     assert names(found) == []
     assert problems(found) == [
@@ -52,11 +52,11 @@ def test_a_list_of_images_that_cannot_be_read_names_none(store: Store, images: s
     ]
 
 
-def test_an_unknown_schema_is_said(store: Store) -> None:
+def test_convert_unknown_extension_schema_is_reported(store: Store) -> None:
     assert problems(converted(store, simple(says=sealer.extension(schemaVersion="v2")))) == [("annotation", EXTENSION)]
 
 
-def test_an_image_without_embedded_images_says_so(store: Store) -> None:
+def test_convert_image_without_embedded_images_is_noted(store: Store) -> None:
     found = converted(store, sealer.image([sealer.ROOTFS], images=False))
     assert (names(found), problems(found)) == ([], [])
     assert "embeds no container images" in found.notes[0]

@@ -23,7 +23,7 @@ from tests.integration.registry import Image
 from tests.unit.sealer.examples import BOTH, NGINX, OLD, PAUSE, converted, names, problems, said, simple, tree_of, written
 
 
-def test_the_rootfs_stays_and_the_registry_becomes_an_image_set(store: Store, tmp_path: Path) -> None:
+def test_convert_keeps_rootfs_and_turns_registry_into_image_set(store: Store, tmp_path: Path) -> None:
     found = converted(store, simple())
     assert tree_of(store, found, tmp_path / "out") == {**sealer.ROOTFS, "manifests/app.yaml": b"kind: Pod\n"}
     assert not (tmp_path / "out/registry").exists()
@@ -45,7 +45,7 @@ def test_the_rootfs_stays_and_the_registry_becomes_an_image_set(store: Store, tm
     assert carried == NGINX.digests | PAUSE.digests | OLD.digests
 
 
-def test_the_same_image_gives_the_same_digest_in_any_store(store: Store, tmp_path: Path) -> None:
+def test_convert_same_image_has_same_digest_in_any_store(store: Store, tmp_path: Path) -> None:
     first = cloudimage.write(store, converted(store, simple()).platforms)
     elsewhere = Store(tmp_path / "elsewhere")
     for data in NGINX.blobs.values():
@@ -55,36 +55,36 @@ def test_the_same_image_gives_the_same_digest_in_any_store(store: Store, tmp_pat
     assert cloudimage.write(elsewhere, convert.convert(elsewhere, "another/name").platforms) == first
 
 
-def test_the_history_stays_and_a_step_that_held_the_registry_only_is_empty(store: Store) -> None:
+def test_convert_keeps_history_and_registry_step_is_empty(store: Store) -> None:
     image = written(store, converted(store, simple()))
     assert [row.layer is None for row in history(image)] == [False, True, False, True]
     assert history(image)[1].created_by.endswith("LABEL a=b")
 
 
-def test_an_image_without_history_gets_a_step_for_each_layer(store: Store) -> None:
+def test_convert_image_without_history_has_step_per_layer(store: Store) -> None:
     image = written(store, converted(store, simple(history=False)))
     assert [row.layer is None for row in history(image)] == [False, False, True]
 
 
-def test_what_the_info_says_survives_the_store(store: Store) -> None:
+def test_convert_info_survives_write_to_store(store: Store) -> None:
     found = converted(store, simple())
     assert written(store, found).platforms[0].info == found.platforms[0].info
 
 
 @pytest.mark.parametrize("place", ["manifest", "labels", "config"])
-def test_annotations_are_found_wherever_they_travelled(store: Store, place: str) -> None:
+def test_convert_annotations_in_manifest_labels_or_config_are_read(store: Store, place: str) -> None:
     found = converted(store, simple(annotations_in=place, docker=place == "labels"))
     assert len(names(found)) == 3
     assert not [key for key in found.platforms[0].info.labels if key.startswith("sealer.image")]
 
 
-def test_docker_media_types_are_no_hindrance(store: Store, tmp_path: Path) -> None:
+def test_convert_docker_media_types_are_accepted(store: Store, tmp_path: Path) -> None:
     found = converted(store, simple(docker=True))
     assert len(names(found)) == 3
     assert tree_of(store, found, tmp_path / "out")["Metadata"] == sealer.ROOTFS["Metadata"]
 
 
-def test_of_an_embedded_index_the_index_and_the_platform_come_along(store: Store) -> None:
+def test_convert_embedded_index_keeps_index_and_own_platform_only(store: Store) -> None:
     arm = next(digest for digest in BOTH.manifests if digest != BOTH.digest and b"arm64" not in BOTH.manifests[digest][1])
     files = sealer.storage({"library/both:1": BOTH})
     amd64, arm64 = (child["digest"] for child in json.loads(BOTH.data)["manifests"])
@@ -99,7 +99,7 @@ def test_of_an_embedded_index_the_index_and_the_platform_come_along(store: Store
     assert arm64 not in carried
 
 
-def test_an_index_of_two_platforms_becomes_a_cloudimage_of_two(store: Store) -> None:
+def test_convert_index_of_two_platforms_keeps_both_or_selected_platform(store: Store) -> None:
     arm_tree = {"library/nginx:1.25": made.image("nginx arm", platform="linux/arm64")}
     arm = simple(arm_tree, sealer.listed("nginx:1.25", platform="linux/arm64"), platform="linux/arm64")
     both = made.index({"linux/amd64": simple(), "linux/arm64": arm}, docker=True)
@@ -114,7 +114,7 @@ def test_an_index_of_two_platforms_becomes_a_cloudimage_of_two(store: Store) -> 
         convert.convert(store, "sealerio/app:v1", platform=Platform.parse("linux/arm/v7"))
 
 
-def test_a_platform_that_was_not_pulled_is_said(store: Store) -> None:
+def test_convert_platform_missing_in_store_is_noted(store: Store) -> None:
     arm = simple(platform="linux/arm64")
     sealer.put(store, "app", made.index({"linux/amd64": simple(), "linux/arm64": arm}), without=arm.digests - simple().digests)
     found = convert.convert(store, "app")
@@ -135,7 +135,7 @@ def test_convert_warns_and_tags(store: Store, app: Image, capsys: pytest.Capture
     assert value["source"] == {"name": "sealerio/app:v1", "digest": app.digest}
 
 
-def test_strict_tags_nothing_when_something_is_lost(store: Store, app: Image, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_strict_with_lost_image_tags_nothing(store: Store, app: Image, capsys: pytest.CaptureFixture[str]) -> None:
     _, err = said(capsys, "convert", "sealerio/app:v1", "-t", "x", "--strict", code=4)
     assert "cannot be converted whole: 1 problem" in err
     assert "acme/app:v2: no name for it" in err
@@ -153,19 +153,19 @@ def test_strict_tags_nothing_when_something_is_lost(store: Store, app: Image, ca
         (["history", "sealerio/app:v1"], 4, "not a CloudImage"),
     ],
 )
-def test_what_goes_wrong_is_said(
+def test_convert_and_history_invalid_command_line_exits_with_code(
     store: Store, app: Image, words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sealer.put(store, "plain", NGINX)
     assert message in said(capsys, *words, code=code)[1]
 
 
-def test_a_digest_without_a_name_needs_one(store: Store, app: Image, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_digest_without_name_requires_tag(store: Store, app: Image, capsys: pytest.CaptureFixture[str]) -> None:
     assert "say how the CloudImage shall be called" in said(capsys, "convert", app.digest, code=2)[1]
     said(capsys, "convert", app.digest, "-t", "x")
 
 
-def test_a_converted_cluster_image_is_not_run_and_says_what_is_missing(store: Store) -> None:
+def test_run_converted_cluster_image_is_refused_with_missing_files(store: Store) -> None:
     written(store, converted(store, simple()))
     with pytest.raises(StoreError, match=r"was made by sealer.*etc/slipway\.yaml.*bin/containerd") as caught:
         run.prepare(of_machines("default", "new", [Machine("10.0.0.1")]), store)

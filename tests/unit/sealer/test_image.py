@@ -16,7 +16,7 @@ from tests.integration.registry import Image
 from tests.unit.sealer.examples import NGINX, converted, simple, written
 
 
-def test_other_images_are_not_sealers(store: Store) -> None:
+def test_is_sealer_plain_or_converted_image_is_false(store: Store) -> None:
     sealer.put(store, "plain", NGINX)
     written(store, converted(store, simple()), "ours")
     for name in ("plain", "ours"):
@@ -26,7 +26,7 @@ def test_other_images_are_not_sealers(store: Store) -> None:
     assert [row.name for row in listing.rows(store)] == ["sealerio/app:v1"]
 
 
-def test_a_manifest_that_makes_no_sense_is_not_sealers(store: Store) -> None:
+def test_is_sealer_malformed_manifest_is_false(store: Store) -> None:
     manifests: list[dict[str, Any]] = [{"config": 7}, {"config": {"digest": "x"}}, {"manifests": 7}, {"manifests": [{}]}]
     for number, manifest in enumerate(manifests):
         data = canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, **manifest})

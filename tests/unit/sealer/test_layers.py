@@ -20,14 +20,14 @@ from tests.integration import sealer
 from tests.unit.sealer.examples import NAMES, NGINX, PAUSE, TREE, converted, names, problems, simple, tree_of, written
 
 
-def test_the_storage_may_be_spread_over_layers(store: Store) -> None:
+def test_convert_storage_spread_over_layers_is_restored(store: Store) -> None:
     files = list(sealer.storage(TREE).items())
     spread = [dict(files[number::3]) for number in range(3)]
     found = converted(store, sealer.image([sealer.ROOTFS, *spread], images=NAMES))
     assert (len(names(found)), problems(found)) == (3, [])
 
 
-def test_a_layer_can_take_away_what_lower_ones_have(store: Store, tmp_path: Path) -> None:
+def test_convert_whiteouts_remove_files_of_lower_layers(store: Store, tmp_path: Path) -> None:
     above = {
         f"{sealer.STORAGE}/repositories/library/.wh.nginx": b"",
         "manifests/.wh.app.yaml": b"",
@@ -43,7 +43,7 @@ def test_a_layer_can_take_away_what_lower_ones_have(store: Store, tmp_path: Path
 
 
 @pytest.mark.parametrize("removal", [".wh.registry", "registry/.wh..wh..opq", "registry/docker/.wh.registry"])
-def test_a_registry_that_was_taken_away_and_made_again_is_the_new_one(store: Store, removal: str) -> None:
+def test_convert_registry_removed_and_recreated_has_new_images_only(store: Store, removal: str) -> None:
     new = {removal: b"", **sealer.storage({"pause:3.5": PAUSE})}
     found = converted(store, sealer.image([sealer.ROOTFS, sealer.storage(TREE), new], images=NAMES))
     assert names(found) == ["registry.k8s.io/pause:3.5"]
@@ -52,7 +52,7 @@ def test_a_registry_that_was_taken_away_and_made_again_is_the_new_one(store: Sto
     }  # fmt: skip
 
 
-def test_a_file_may_take_the_place_of_the_registry_and_the_other_way_round(store: Store) -> None:
+def test_convert_file_over_registry_loses_images_and_registry_over_file_keeps_them(store: Store) -> None:
     file: sealer.Files = {"registry/docker": b"a file"}
     gone = converted(store, sealer.image([sealer.ROOTFS, sealer.storage(TREE), file], images=NAMES[:1]))
     assert problems(gone) == [("missing", "docker.io/library/nginx:1.25"), ("stray", "registry/docker")]
@@ -60,7 +60,7 @@ def test_a_file_may_take_the_place_of_the_registry_and_the_other_way_round(store
     assert (len(names(there)), problems(there)) == (3, [])
 
 
-def test_a_tag_that_an_upper_layer_moved_means_the_new_image(store: Store) -> None:
+def test_convert_tag_moved_by_upper_layer_names_new_image(store: Store) -> None:
     newer = made.image("nginx, newer")
     layers = [sealer.ROOTFS, sealer.storage({"library/nginx:1": NGINX}), sealer.storage({"library/nginx:1": newer})]
     found = converted(store, sealer.image(layers, images=sealer.listed("nginx:1")))
@@ -69,7 +69,7 @@ def test_a_tag_that_an_upper_layer_moved_means_the_new_image(store: Store) -> No
     assert problems(found) == [("unnamed", f"library/nginx@{NGINX.digest}")]
 
 
-def test_hard_links_stay_whichever_name_comes_first(store: Store, tmp_path: Path) -> None:
+def test_convert_hard_links_are_kept_in_any_order(store: Store, tmp_path: Path) -> None:
     made_by_tar = sealer.layer({"lib/z": b"content", "lib/b": b"other"}, hardlinks={"lib/a": "lib/z", "lib/m": "./lib/a"})
     found = converted(store, sealer.image([made_by_tar]))
     unpack(store, found.platforms[0].layers, tmp_path / "out")
@@ -91,14 +91,14 @@ def test_hard_links_stay_whichever_name_comes_first(store: Store, tmp_path: Path
         (f"{sealer.STORAGE}/blobs/sha256/aa/x", tarfile.LNKTYPE, "bin/kubeadm", "is not before it"),
     ],
 )
-def test_a_layer_with_what_no_rootfs_has_is_refused(store: Store, name: str, kind: bytes, target: str, says: str) -> None:
+def test_convert_layer_with_unsafe_entry_is_refused(store: Store, name: str, kind: bytes, target: str, says: str) -> None:
     entry = tarfile.TarInfo(name)
     entry.type, entry.linkname = kind, target
     with pytest.raises(StoreError, match=says):
         converted(store, sealer.image([sealer.layer(sealer.ROOTFS, extra=[entry])]))
 
 
-def test_a_layer_that_is_missing_or_damaged_stops_it(store: Store) -> None:
+def test_convert_missing_or_damaged_layer_is_refused(store: Store) -> None:
     image = simple()
     layer = json.loads(image.data)["layers"][0]["digest"]
     sealer.put(store, "app", image, without=[layer])
@@ -109,14 +109,14 @@ def test_a_layer_that_is_missing_or_damaged_stops_it(store: Store) -> None:
         convert.convert(store, "app")
 
 
-def test_links_and_odd_files_in_the_registry_are_said_and_do_not_come_along(store: Store, tmp_path: Path) -> None:
+def test_convert_stray_files_in_registry_are_reported_and_dropped(store: Store, tmp_path: Path) -> None:
     extra: sealer.Files = {"registry/notes.txt": b"x", "registry/away": "/etc", "registry/scheduler-state.json": b"{}"}
     found = converted(store, sealer.image([sealer.ROOTFS, {**sealer.storage(TREE), **extra}], images=NAMES))
     assert problems(found) == [("stray", "registry/away"), ("stray", "registry/notes.txt")]
     assert not any(path.startswith("registry") for path in tree_of(store, found, tmp_path / "out"))
 
 
-def test_a_large_blob_is_never_in_memory(store: Store) -> None:
+def test_convert_large_blob_is_never_held_in_memory(store: Store) -> None:
     large = made.image("large", layers=1, size=32 << 20)
     sealer.put(store, "app", simple({"library/large:1": large}, sealer.listed("large:1")))
     tracemalloc.start()
@@ -129,7 +129,7 @@ def test_a_large_blob_is_never_in_memory(store: Store) -> None:
     assert peak < 12 << 20
 
 
-def test_what_was_read_once_is_not_read_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convert_second_time_reads_no_layer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     first = converted(store, simple())
 
     def refuse(*_: object) -> None:
@@ -140,7 +140,7 @@ def test_what_was_read_once_is_not_read_again(store: Store, monkeypatch: pytest.
     listing.look(store, sealerimage.read(store, "sealerio/app:v1"))
 
 
-def test_looking_keeps_only_manifests_and_converting_afterwards_gets_the_rest(store: Store) -> None:
+def test_look_keeps_manifests_only_and_later_convert_stores_layers(store: Store) -> None:
     sealer.put(store, "app", simple())
     (inside,) = listing.look(store, sealerimage.read(store, "app"))
     layer = next(digest for digest, data in NGINX.blobs.items() if not data.startswith(b"{"))
@@ -150,7 +150,7 @@ def test_looking_keeps_only_manifests_and_converting_afterwards_gets_the_rest(st
     assert store.has(layer)
 
 
-def test_blobs_that_were_collected_since_are_taken_from_the_layer_again(store: Store) -> None:
+def test_convert_blobs_deleted_since_are_read_from_layer_again(store: Store) -> None:
     first = converted(store, simple())
     for digest in NGINX.digests:
         store.path(digest).unlink()

@@ -11,7 +11,7 @@ from tests.integration.registry import Image
 from tests.unit.sealer.examples import said
 
 
-def test_images_lists_it_with_its_kind(store: Store, app: Image, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_lists_sealer_image_with_kind(store: Store, app: Image, capsys: pytest.CaptureFixture[str]) -> None:
     header, line = said(capsys, "images")[0].splitlines()
     assert header.split() == ["NAME", "DIGEST", "KIND", "PLATFORM", "KUBERNETES", "IMAGES", "SIZE"]
     assert line.split()[:6] == ["sealerio/app:v1", app.digest[7:19], "sealer", "linux/amd64", "v1.22.15", "2"]
@@ -19,7 +19,7 @@ def test_images_lists_it_with_its_kind(store: Store, app: Image, capsys: pytest.
     assert (row["kind"], row["size"]) == ("sealer", sum(map(len, app.blobs.values())) + len(app.data))
 
 
-def test_inspect_shows_what_it_is_and_what_cannot_be_restored(store: Store, app: Image, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_sealer_image_shows_settings_and_lost_images(store: Store, app: Image, capsys: pytest.CaptureFixture[str]) -> None:
     out = said(capsys, "inspect", "sealerio/app:v1")[0]
     for line in ("made by     sealer 0.11.0, v1alpha1", "type        kube-installer, Kubernetes v1.22.15", "env         Mode=fast",
                  "app         web (kube)", "launch      web", "label       io.sealer.version=0.11.0"):  # fmt: skip

@@ -16,7 +16,7 @@ from tests.integration.registry import Image
 from tests.unit.sealer.examples import BOTH, NAMES, NGINX, OLD, TREE, converted, names, problems, simple, written
 
 
-def test_what_no_annotation_names_is_left_out_and_said(store: Store) -> None:
+def test_convert_images_without_name_are_dropped_and_reported(store: Store) -> None:
     found = converted(store, simple(images=NAMES[:1]))
     assert names(found) == ["docker.io/library/nginx:1.25"]
     assert problems(found) == [("unnamed", "acme/app:v2"), ("unnamed", "pause:3.5")]
@@ -24,7 +24,7 @@ def test_what_no_annotation_names_is_left_out_and_said(store: Store) -> None:
     assert {blob.digest for blob in found.platforms[0].images.blobs} == NGINX.digests
 
 
-def test_the_user_may_say_where_the_nameless_come_from(store: Store) -> None:
+def test_convert_registry_option_names_unnamed_images(store: Store) -> None:
     found = converted(store, simple(images=False), registry="registry.example.com:5000")
     assert names(found) == [f"registry.example.com:5000/{name}" for name in sorted(TREE)]
     assert problems(found) == []
@@ -35,25 +35,25 @@ def test_the_user_may_say_where_the_nameless_come_from(store: Store) -> None:
 
 
 @pytest.mark.parametrize("registry", ["", "acme", "a b", "docker.io/library", "https://x.y"])
-def test_a_registry_must_be_one(store: Store, registry: str) -> None:
+def test_convert_invalid_registry_option_is_refused(store: Store, registry: str) -> None:
     with pytest.raises(UsageError, match="not the address of a registry"):
         converted(store, simple(), registry=registry)
 
 
-def test_a_name_that_the_tree_lacks_is_said(store: Store) -> None:
+def test_convert_name_missing_in_tree_is_reported(store: Store) -> None:
     found = converted(store, simple(images=[*NAMES, *sealer.listed("quay.io/acme/app:v3", "quay.io/other:1")]))
     assert len(names(found)) == 3
     assert problems(found) == [("missing", "quay.io/acme/app:v3"), ("missing", "quay.io/other:1")]
 
 
-def test_two_names_that_differ_in_the_registry_only_are_both_left_out(store: Store) -> None:
+def test_convert_names_differing_in_registry_only_are_dropped_as_ambiguous(store: Store) -> None:
     found = converted(store, simple(images=[*NAMES, *sealer.listed("quay.io/acme/app:v2")]))
     assert names(found) == ["docker.io/library/nginx:1.25", "registry.k8s.io/pause:3.5"]
     assert problems(found) == [("ambiguous", "quay.io/acme/app:v2"), ("ambiguous", "registry.example.com:5000/acme/app:v2")]
     assert "quay.io/acme/app:v2" in found.problems[1].reason
 
 
-def test_one_name_that_two_applications_want_is_one_image(store: Store) -> None:
+def test_convert_name_requested_by_two_applications_is_one_image(store: Store) -> None:
     images = [*sealer.listed("nginx:1.25", app="web"), *sealer.listed("docker.io/library/nginx:1.25", app="db")]
     found = converted(store, simple({"library/nginx:1.25": NGINX}, images))
     assert problems(found) == []
@@ -61,7 +61,7 @@ def test_one_name_that_two_applications_want_is_one_image(store: Store) -> None:
     assert nginx.requested_by == ("application/apps/db", "application/apps/web")
 
 
-def test_names_with_a_digest_are_found_by_it(store: Store) -> None:
+def test_convert_names_with_digest_are_found_by_digest(store: Store) -> None:
     by_tag = f"quay.io/acme/app:v2@{OLD.digest}"
     images = sealer.listed(f"nginx@{NGINX.digest}", by_tag, f"gcr.io/acme/app@{OLD.digest}", f"pause@{NGINX.digest}")
     found = converted(store, simple(images=images))
@@ -72,13 +72,13 @@ def test_names_with_a_digest_are_found_by_it(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["Docker.io/Library/Nginx:1.25", "nginx:1.25:2", "", "nginx@sha256:12", "library//nginx", "a b:1"])
-def test_an_odd_name_is_said_and_the_others_are_restored(store: Store, name: str) -> None:
+def test_convert_invalid_name_is_reported_and_others_are_restored(store: Store, name: str) -> None:
     found = converted(store, simple(images=[*NAMES, *sealer.listed(name)]))
     assert len(names(found)) == 3
     assert problems(found) == [("invalid", name)]
 
 
-def test_name_without_registry_is_of_docker_hub_and_reported(store: Store) -> None:
+def test_convert_name_without_registry_is_taken_as_docker_hub_and_noted(store: Store) -> None:
     found = converted(store, simple({"acme/app:v2": OLD}, sealer.listed("acme/app:v2")))
     assert names(found) == ["docker.io/acme/app:v2"]
     assert problems(found) == []
@@ -88,20 +88,20 @@ def test_name_without_registry_is_of_docker_hub_and_reported(store: Store) -> No
     assert problems(other) == [("missing", "docker.io/library/nginx:1"), ("unnamed", "nginx:1")]
 
 
-def test_names_for_another_platform_are_not_of_this_one(store: Store) -> None:
+def test_convert_names_of_other_platform_are_ignored(store: Store) -> None:
     images = [*NAMES, *sealer.listed("quay.io/acme/app:v2", platform="linux/arm64"), {"image": "nginx:1.25", "platform": None}]
     found = converted(store, simple(images=images))
     assert (len(names(found)), problems(found)) == (3, [])
 
 
-def test_image_for_another_platform_comes_along_and_that_is_reported(store: Store) -> None:
+def test_convert_image_of_other_platform_is_kept_and_noted(store: Store) -> None:
     arm = made.image("arm", platform="linux/arm64")
     found = converted(store, simple({"library/arm:1": arm}, sealer.listed("arm:1")))
     assert (names(found), problems(found)) == (["docker.io/library/arm:1"], [])
     assert found.notes == ("docker.io/library/arm:1 is made for linux/arm64: nodes of linux/amd64 will not run it",)
 
 
-def test_a_blob_that_is_missing_leaves_its_image_out(store: Store) -> None:
+def test_convert_missing_blob_drops_its_image(store: Store) -> None:
     layer = min(NGINX.blobs)
     files = sealer.storage(TREE)
     del files[sealer.data_path(layer)]
@@ -113,7 +113,7 @@ def test_a_blob_that_is_missing_leaves_its_image_out(store: Store) -> None:
 
 
 @pytest.mark.parametrize("what", ["layer", "manifest"])
-def test_a_blob_with_other_bytes_leaves_its_image_out_also_when_the_store_has_the_right_ones(store: Store, what: str) -> None:
+def test_convert_corrupt_blob_drops_its_image_despite_good_copy_in_store(store: Store, what: str) -> None:
     digest = NGINX.digest if what == "manifest" else min(NGINX.blobs)
     files = {**sealer.storage(TREE), sealer.data_path(digest): b"{other bytes"}
     for data in (*NGINX.blobs.values(), NGINX.data):
@@ -126,7 +126,7 @@ def test_a_blob_with_other_bytes_leaves_its_image_out_also_when_the_store_has_th
 
 
 @pytest.mark.parametrize("link", [b"", b"latest", b"sha256:12", b"\xff\xfe"])
-def test_a_link_that_names_no_digest_leaves_its_image_out(store: Store, link: bytes) -> None:
+def test_convert_link_without_digest_drops_its_image(store: Store, link: bytes) -> None:
     files = {**sealer.storage(TREE), sealer.tag_path("library/nginx:1.25"): link, sealer.tag_path("acme/app:v2"): link}
     found = converted(store, sealer.image([sealer.ROOTFS, files], images=NAMES[:2]))
     assert names(found) == ["registry.k8s.io/pause:3.5"]
@@ -135,7 +135,7 @@ def test_a_link_that_names_no_digest_leaves_its_image_out(store: Store, link: by
     assert all("which is not a digest" in problem.reason for problem in told.values())
 
 
-def test_a_blob_of_another_size_than_its_manifest_says_leaves_its_image_out(store: Store) -> None:
+def test_convert_blob_of_wrong_size_drops_its_image(store: Store) -> None:
     manifest = json.loads(NGINX.data)
     manifest["layers"][0]["size"] += 1
     data = canonical_json(manifest)
@@ -145,7 +145,7 @@ def test_a_blob_of_another_size_than_its_manifest_says_leaves_its_image_out(stor
     assert "has 2000 bytes instead of 2001" in found.problems[0].reason
 
 
-def test_a_manifest_that_its_repository_does_not_link_is_not_in_it(store: Store) -> None:
+def test_convert_manifest_not_linked_by_repository_is_reported_missing(store: Store) -> None:
     link = f"{sealer.STORAGE}/repositories/acme/app/_manifests/revisions/{OLD.digest.replace(':', '/')}/link"
     files = {**sealer.storage(TREE), link: NGINX.digest.encode()}
     images = [*NAMES, *sealer.listed(f"quay.io/acme/app@{OLD.digest}")]
@@ -153,7 +153,7 @@ def test_a_manifest_that_its_repository_does_not_link_is_not_in_it(store: Store)
     assert problems(found) == [("missing", f"quay.io/acme/app@{OLD.digest}")]
 
 
-def test_a_link_to_a_digest_that_is_not_there_leaves_its_image_out(store: Store) -> None:
+def test_convert_link_to_absent_digest_drops_its_image(store: Store) -> None:
     files = {**sealer.storage(TREE), sealer.tag_path("library/nginx:1.25"): digest_of(b"gone").encode()}
     found = converted(store, sealer.image([sealer.ROOTFS, files], images=NAMES))
     assert ("incomplete", "docker.io/library/nginx:1.25") in problems(found)
@@ -173,7 +173,7 @@ def test_a_link_to_a_digest_that_is_not_there_leaves_its_image_out(store: Store)
         b'{"schemaVersion": 2, "config": 7, "layers": [[]]}',
     ],
 )
-def test_something_that_is_no_manifest_leaves_its_image_out(store: Store, manifest: bytes) -> None:
+def test_convert_invalid_manifest_drops_its_image(store: Store, manifest: bytes) -> None:
     digest = digest_of(manifest)
     bad = Image(digest, DOCKER_MANIFEST, {digest: (DOCKER_MANIFEST, manifest)}, {})
     found = converted(store, simple({**TREE, "library/bad:1": bad}, [*NAMES, *sealer.listed("bad:1")]))
@@ -181,14 +181,14 @@ def test_something_that_is_no_manifest_leaves_its_image_out(store: Store, manife
     assert problems(found) == [("incomplete", "docker.io/library/bad:1")]
 
 
-def test_an_index_without_the_platform_is_incomplete(store: Store) -> None:
+def test_convert_index_without_own_platform_is_incomplete(store: Store) -> None:
     arm = made.index({"linux/arm64": made.image("arm", platform="linux/arm64")})
     found = converted(store, simple({"library/arm:1": arm}, sealer.listed("arm:1")))
     assert problems(found) == [("incomplete", "docker.io/library/arm:1")]
     assert "linux/amd64, only for linux/arm64" in found.problems[0].reason
 
 
-def test_indexes_within_indexes_end_somewhere(store: Store) -> None:
+def test_convert_deeply_nested_indexes_are_incomplete(store: Store) -> None:
     nested = BOTH
     for _ in range(6):
         nested = made.index({"linux/amd64": nested})

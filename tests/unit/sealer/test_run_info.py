@@ -7,7 +7,7 @@ from tests.integration import sealer
 from tests.unit.sealer.examples import converted, problems, simple
 
 
-def test_how_it_runs_is_kept(store: Store) -> None:
+def test_convert_info_keeps_applications_env_and_launch_commands(store: Store) -> None:
     labels = {
         "cluster.alpha.sealer.io/cluster-runtime-type": "kubernetes",
         "cluster.alpha.sealer.io/cluster-runtime-version": "v1.22.15",
@@ -42,19 +42,19 @@ def test_how_it_runs_is_kept(store: Store) -> None:
         says=sealer.extension(applications=apps, launch=launch), labels=labels).digest}  # fmt: skip
 
 
-def test_raw_commands_are_launched_when_no_application_is(store: Store) -> None:
+def test_convert_raw_commands_are_launched_without_applications(store: Store) -> None:
     says = sealer.extension(launch={"cmds": ["kubectl apply -f manifests/", "", "sh x.sh"]})
     assert converted(store, simple(says=says)).platforms[0].info.launch == ("kubectl apply -f manifests/", "sh x.sh")
 
 
-def test_an_application_installer_is_an_application_image(store: Store) -> None:
+def test_convert_app_installer_becomes_application_image(store: Store) -> None:
     says = sealer.extension(type="app-installer")
     labels = {"cluster.alpha.sealer.io/cluster-runtime-version": "v1.22.15"}
     info = converted(store, simple(says=says, labels=labels)).platforms[0].info
     assert (info.type, info.kubernetes) == ("app", None)
 
 
-def test_applications_that_cannot_be_launched_are_said(store: Store) -> None:
+def test_convert_unlaunchable_applications_are_reported(store: Store) -> None:
     says = sealer.extension(applications=[{"name": "own", "files": ["x"]}], launch={"app_names": ["own", "gone"]})
     found = converted(store, simple(says=says))
     assert problems(found) == [("launch", "own"), ("launch", "gone")]

@@ -36,7 +36,7 @@ from tests.unit.templates.environment import ENV
         ("a\r\n{{ .Port }}\r\n", "a\r\n8443\r\n"),
     ],
 )
-def test_go_templates(text: str, expected: str | None) -> None:
+def test_go_template_supported_syntax_is_rendered(text: str, expected: str | None) -> None:
     if expected is None:
         with pytest.raises(InputError, match="ne does not take these 3 arguments"):
             templates.render(text, ENV, "etc/a.tmpl")
@@ -60,7 +60,7 @@ def test_go_templates(text: str, expected: str | None) -> None:
         ("{{ .A & 1 }}", ["1: {{ .A & 1 }}: '& 1' is not understood"]),
     ],
 )
-def test_go_template_faults(text: str, faults: list[str]) -> None:
+def test_go_template_invalid_syntax_reports_all_faults_with_lines(text: str, faults: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         templates.render(text, ENV, "etc/a.tmpl")
     found = [f"{fault.where.removeprefix('etc/a.tmpl:')}: {fault.message}" for fault in caught.value.faults]
@@ -93,11 +93,11 @@ def test_go_template_that_grows_is_refused(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["{{/*" * 60_000, "{{/* */" * 60_000, "{{ `" * 60_001, "{{ " * 100_000, "{{" + " " * 1_000_000])
-def test_go_braces_that_begin_no_action_are_text_however_many(text: str) -> None:
+def test_go_template_many_braces_without_action_stay_text(text: str) -> None:
     assert templates.render(text, ENV, "a.tmpl") == text
 
 
-def test_go_faults_come_to_an_end() -> None:
+def test_go_template_number_of_faults_is_limited() -> None:
     with pytest.raises(InputError) as caught:
         templates.render("{{ .None }}\n" * 60_000 + "{{ if .Port }}" * 60_000, ENV, "a.tmpl")
     assert 1 < len(caught.value.faults) <= 200

@@ -21,7 +21,7 @@ from tests.unit.templates.environment import ENV
         ("<{{ Port }}>&", "<8443>&"),
     ],
 )
-def test_jinja(text: str, expected: str) -> None:
+def test_jinja_template_expressions_and_filters_are_rendered(text: str, expected: str) -> None:
     assert templates.render(text, ENV, "a.yaml.j2") == expected
 
 
@@ -34,7 +34,7 @@ def test_jinja(text: str, expected: str) -> None:
         ("{{ ''.__class__.__mro__ }}", "a.j2:1", "access to attribute '__class__' of 'str' object is unsafe."),
     ],
 )
-def test_jinja_faults(text: str, where: str, message: str) -> None:
+def test_jinja_template_invalid_expression_reports_line(text: str, where: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         templates.render(text, ENV, "a.j2")
     assert [(fault.where, fault.message) for fault in caught.value.faults] == [(where, message)]
@@ -62,14 +62,14 @@ def test_jinja_faults(text: str, where: str, message: str) -> None:
         ("{{ lipsum(n=100000) }}", "1: lipsum is not defined"),
     ],
 )
-def test_jinja_template_that_grows_or_fails_is_a_fault(text: str, message: str) -> None:
+def test_jinja_template_that_grows_or_fails_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         templates.render(text, ENV, "a.j2")
     (fault,) = caught.value.faults
     assert f"{fault.where.removeprefix('a.j2:')}: {fault.message}".startswith(message)
 
 
-def test_jinja_names_that_a_stand_in_took_the_place_of() -> None:
+def test_jinja_template_stand_in_records_undefined_names() -> None:
     stand_in = StandIn("<", ">")
     assert templates.render("{{ One }}{{ Port }}", ENV, "a.j2", missing=stand_in) == "<One>8443"
     assert stand_in.names == ["One"]

@@ -44,22 +44,20 @@ def test_evaluate_apart_takes_one_process_for_all(answers: Callable[..., list[li
     assert given == [["a", "b", "c"]]
 
 
-def test_evaluate_apart_goes_on_behind_the_template_that_killed_the_process(answers: Callable[..., list[list[str]]]) -> None:
+def test_evaluate_apart_resumes_after_template_that_killed_process(answers: Callable[..., list[list[str]]]) -> None:
     given = answers((1, -9, ""), (1, 0, ""))
     message = "it takes more time or memory than a template may"
     assert evaluate_apart(REQUESTS) == [{"text": "a"}, {"faults": [[1, message, None]]}, {"text": "c"}]
     assert given == [["a", "b", "c"], ["c"]]
 
 
-def test_evaluate_apart_says_why_the_process_failed(answers: Callable[..., list[list[str]]]) -> None:
+def test_evaluate_apart_failed_process_reports_its_error(answers: Callable[..., list[list[str]]]) -> None:
     answers((0, 1, "Traceback\nModuleNotFoundError: jinja2\n"))
     (outcome,) = evaluate_apart(REQUESTS[:1])
     assert outcome == {"faults": [[1, "it cannot be rendered: ModuleNotFoundError: jinja2", None]]}
 
 
-def test_evaluate_apart_gives_a_process_no_more_than_a_batch(
-    answers: Callable[..., list[list[str]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluate_apart_splits_requests_into_batches(answers: Callable[..., list[list[str]]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.templates.jinja_process._JINJA_BATCH", 2 * jinja.limit("a"))
     given = answers((2, 0, ""), (1, 0, ""))
     assert len(evaluate_apart(REQUESTS)) == 3

@@ -8,12 +8,12 @@ from harness.templates import jinja
 from harness.templates.output import LimitedOutput, LineNumbers, TooMuchError, shortened
 
 
-def test_line_numbers_of_growing_positions() -> None:
+def test_line_numbers_growing_positions_are_counted() -> None:
     lines = LineNumbers("a\nb\n\nc")
     assert [lines.at(position) for position in (0, 1, 2, 4, 5)] == [1, 1, 2, 3, 4]
 
 
-def test_limited_output_ends_at_its_limit() -> None:
+def test_limited_output_beyond_limit_is_refused() -> None:
     output = LimitedOutput("x")
     output.add("a" * jinja.limit("x"))
     assert len(str(output)) == output.limit
@@ -21,6 +21,6 @@ def test_limited_output_ends_at_its_limit() -> None:
         output.add("b")
 
 
-def test_shortened_text_says_that_it_goes_on() -> None:
+def test_shortened_long_text_ends_with_ellipsis() -> None:
     assert shortened("a" * 120) == "a" * 120
     assert shortened("a" * 121) == "a" * 120 + "..."

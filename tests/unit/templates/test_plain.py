@@ -28,7 +28,7 @@ FOREIGN = Path(__file__).parent / "foreign"
         ("x: {{ Nested }}", "x: {{ .Port }}"),
     ],
 )
-def test_the_two_forms(text: str, expected: str) -> None:
+def test_render_plain_both_placeholder_forms_are_replaced(text: str, expected: str) -> None:
     assert templates.render(text, ENV, "manifests/a.yaml") == expected
 
 
@@ -51,11 +51,11 @@ def test_the_two_forms(text: str, expected: str) -> None:
         "a\r\nb\tc \n\n",
     ],
 )
-def test_other_text_stays_byte_for_byte(text: str) -> None:
+def test_render_plain_other_text_stays_byte_for_byte(text: str) -> None:
     assert templates.render(text, ENV, "manifests/a.yaml") == text
 
 
-def test_undefined_names_are_reported_all_at_once_with_their_lines() -> None:
+def test_render_plain_undefined_names_are_all_reported_with_lines() -> None:
     with pytest.raises(InputError) as caught:
         templates.render("a: {{ None1 }}\nb: 1\nc: {{ none2 }} # {{ Port }}\n", ENV, "manifests/a.yaml")
     assert [(fault.where, fault.message) for fault in caught.value.faults] == [
@@ -65,17 +65,17 @@ def test_undefined_names_are_reported_all_at_once_with_their_lines() -> None:
     assert "-e None1=VALUE" in (caught.value.faults[0].hint or "")
 
 
-def test_a_stand_in_for_what_is_not_known_yet() -> None:
+def test_render_stand_in_replaces_undefined_names() -> None:
     for path in ("a.yaml", "a.yaml.tmpl", "a.yaml.j2"):
         assert templates.render("a: {{ None1 }}\nb: {{ Port }}", ENV, path, missing=StandIn("<", ">")) == "a: <None1>\nb: 8443"
 
 
 @pytest.mark.parametrize("text", ["{{ a }}" * 100_000, "{{ " * 100_000, "{{ a" * 100_000, "{{" + "a" * 1_000_000])
-def test_plain_text_stays_however_many_braces_it_has(text: str) -> None:
+def test_render_plain_many_braces_stay_unchanged(text: str) -> None:
     assert templates.render(text, ENV, "etc/a") == text
 
 
-def test_plain_text_that_grows_is_refused() -> None:
+def test_render_plain_text_that_grows_is_refused() -> None:
     with pytest.raises(InputError, match="etc/a:2: it renders to more than"):
         templates.render("\n" + "{{ Long }}" * 3000, {"Long": "x" * 1000}, "etc/a")
 
@@ -108,19 +108,19 @@ def test_placeholders_expected_are_whole_scalars_outside_of_quotes_and_blocks(te
     assert [found for found in placeholders(text, "etc/a.conf") if found.expected] == []
 
 
-def test_placeholders_of_json_with_tabs() -> None:
+def test_placeholders_json_with_tabs_are_expected_with_keys() -> None:
     (found,) = placeholders('{\n\t"spec": {\n\t\t"port": {{ A }}\n\t}\n}', "manifests/a.json")
     assert found.expected
     assert found.keys == ("spec", "port")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000 + "{{ A }}", "a: {{ A }}\n" * 20_000, "{{ A }}: " * 20_000, "? " * 50_000 + "{{ A }}"])
-def test_placeholders_in_deep_and_long_files_are_found_or_left(text: str) -> None:
+def test_placeholders_in_deep_and_long_files_are_all_found(text: str) -> None:
     assert len(placeholders(text, "manifests/a.yaml")) == text.count("{{ A }}")
 
 
 @pytest.mark.parametrize("path", sorted(FOREIGN.glob("*.yaml")), ids=lambda path: path.stem)
-def test_templates_of_other_programs_stay_byte_for_byte(path: Path) -> None:
+def test_render_plain_templates_of_other_programs_stay_byte_for_byte(path: Path) -> None:
     text = path.read_bytes().decode()
     assert "{{" in text or "$(" in text
     assert templates.render(text, ENV, f"manifests/{path.name}") == text
@@ -130,14 +130,14 @@ def test_templates_of_other_programs_stay_byte_for_byte(path: Path) -> None:
     assert rendered == f"{text}---\nspec:\n  targetPort: 8443\n"
 
 
-def test_templates_of_other_programs_are_ten() -> None:
+def test_foreign_template_samples_are_ten() -> None:
     assert len(list(FOREIGN.glob("*.yaml"))) == 10
 
 
-def test_a_name_that_is_declared_is_replaced_wherever_it_stands() -> None:
+def test_render_plain_defined_name_is_replaced_in_quotes_blocks_and_comments() -> None:
     text = "a: |\n  {{ .Port }} {{ Port }}\nb: '{{ .Port }}'\n# {{ Port }}\n"
     assert templates.render(text, ENV, "manifests/a.yaml") == "a: |\n  8443 8443\nb: '8443'\n# 8443\n"
 
 
-def test_a_text_that_is_to_stay_can_be_its_own_value() -> None:
+def test_render_plain_value_with_braces_is_not_rendered_again() -> None:
     assert templates.render("a: {{ x }}", {"x": "{{ x }}"}, "manifests/a.yaml") == "a: {{ x }}"

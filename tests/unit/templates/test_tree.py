@@ -14,14 +14,14 @@ from tests.unit.templates.environment import ENV
 CASES = Path(__file__).parents[2] / "cases"
 
 
-def test_render_tree_keeps_a_ceiling_for_all_of_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_render_tree_output_over_total_limit_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree, "_LARGEST_TREE", 10)
     with pytest.raises(InputError, match="more than 10 characters together"):
         render_tree(root, ENV)
     assert (root / "manifests/app.yaml").read_text() == "port: {{ Port }}\n"
 
 
-def test_render_tree_large_file_is_data_and_a_large_template_a_fault(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_render_tree_large_template_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree, "_LARGEST", 20)
     (root / "etc/large").write_text("{{ .Port }}" * 5)
     (root / "etc/large.j2").write_text("{{ Port }}" * 5)
@@ -53,7 +53,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_render_tree(root: Path) -> None:
+def test_render_tree_renders_templates_and_keeps_other_files(root: Path) -> None:
     changed = render_tree(root, ENV, {"web": {"Port": "1"}})
     assert changed == ["application/apps/web/b.yaml", "etc/conf", "manifests/app.yaml", "manifests/sub/b.yaml", "scripts/made.sh"]
     assert (root / "manifests/app.yaml").read_text() == "port: 8443\n"
@@ -68,7 +68,7 @@ def test_render_tree(root: Path) -> None:
     assert not list(root.rglob(".*"))
 
 
-def test_rendering_again_with_other_values_starts_from_the_templates(root: Path) -> None:
+def test_render_tree_again_with_other_values_starts_from_templates(root: Path) -> None:
     render_tree(root, ENV)
     assert render_tree(root, {**ENV, "Port": "2", "PodCIDR": "x"}) == [
         "application/apps/web/b.yaml",
@@ -78,7 +78,7 @@ def test_rendering_again_with_other_values_starts_from_the_templates(root: Path)
     assert (root / "scripts/made.sh").read_text() == "echo 2"
 
 
-def test_nothing_is_written_when_a_name_is_missing(root: Path) -> None:
+def test_render_tree_undefined_name_writes_nothing(root: Path) -> None:
     (root / "manifests/z.yaml").write_text("\na: {{ Other }}")
     (root / "etc/z.tmpl").write_text("{{ .More }}")
     with pytest.raises(InputError) as caught:
@@ -90,7 +90,7 @@ def test_nothing_is_written_when_a_name_is_missing(root: Path) -> None:
     assert (root / "manifests/app.yaml").read_text() == "port: {{ Port }}\n"
 
 
-def test_links_are_not_written_through(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_render_tree_links_are_not_written_through(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     outside = tmp_path_factory.mktemp("outside") / "file.yaml"
     outside.write_text("{{ Port }}")
     (root / "manifests/link.yaml").symlink_to(outside)
@@ -101,7 +101,7 @@ def test_links_are_not_written_through(root: Path, tmp_path_factory: pytest.Temp
     assert (root / "etc/hard").read_text() == "8443"
 
 
-def test_the_cases(tmp_path: Path) -> None:
+def test_render_tree_sealer_cases_are_rendered(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "manifests").mkdir()
     kubeadm = (CASES / "sealer/pkg/env/test/template/kubeadm.yaml.tmpl").read_text()
@@ -113,7 +113,7 @@ def test_the_cases(tmp_path: Path) -> None:
     assert (tmp_path / "etc/kubeadm.yaml").read_text().endswith("podSubnet: 100.64.0.0/10\n  serviceSubnet: 10.96.0.0/22")
 
 
-def test_templates_gives_what_is_rendered_and_not_the_schema(root: Path) -> None:
+def test_templates_yields_rendered_files_without_values_schema(root: Path) -> None:
     (root / "etc/values.schema.json").write_text('{"description": "{{ Port }}"}')
     found = dict(tree.templates(root))
     assert sorted(found) == [
@@ -127,7 +127,7 @@ def test_templates_gives_what_is_rendered_and_not_the_schema(root: Path) -> None
     assert "etc/values.schema.json" not in render_tree(root, ENV)
 
 
-def test_left_as_text_names_what_may_be_a_value_outside_of_yaml(root: Path) -> None:
+def test_left_as_text_lists_unknown_capitalized_names_outside_yaml(root: Path) -> None:
     (root / "etc/other.conf").write_text("{{ Site }} {{ Site }} {{ .Status }} {{ lower }} {{ Known }} {{ Zone }}")
     (root / "etc/b.yaml").write_text("a: '{{ Quoted }}'")
     assert list(left_as_text(root, {"Known", "Port"})) == [("etc/other.conf", "Site"), ("etc/other.conf", "Zone")]

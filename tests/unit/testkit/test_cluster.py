@@ -44,7 +44,7 @@ class FakeNode:
         return b""
 
 
-def test_words_reach_kubectl_as_they_are() -> None:
+def test_kubectl_arguments_are_quoted_for_shell() -> None:
     node = FakeNode("web\n")
     assert testkit.ClusterKubectl(node)("get", "pods", "-o", "jsonpath={.items[*]['metadata'].name}") == "web\n"
     (command,) = node.commands
@@ -52,30 +52,30 @@ def test_words_reach_kubectl_as_they_are() -> None:
     assert command.startswith("KUBECONFIG=/etc/kubernetes/admin.conf ")
 
 
-def test_a_document_is_fed_to_kubectl() -> None:
+def test_kubectl_input_is_passed_to_node() -> None:
     node = FakeNode()
     testkit.ClusterKubectl(node)("apply", "-f", "-", input="kind: Pod\n")
     assert node.inputs == ["kind: Pod\n"]
 
 
-def test_what_kubectl_says_when_it_fails_is_in_the_error() -> None:
+def test_kubectl_failure_raises_command_error_with_output() -> None:
     with pytest.raises(CommandError, match=r"kubectl get pods -n 'no such': exit code 1: Error from server"):
         testkit.ClusterKubectl(FakeNode("Error from server", code=1))("get", "pods", "-n", "no such")
 
 
-def test_json_is_asked_for_and_parsed() -> None:
+def test_kubectl_json_requests_and_parses_json() -> None:
     node = FakeNode('{"items": [1]}')
     assert testkit.ClusterKubectl(node).json("get", "pods") == {"items": [1]}
     assert "--output=json" in node.commands[0]
 
 
-def test_waiting_for_something_is_kubectl_wait() -> None:
+def test_kubectl_wait_with_arguments_runs_kubectl_wait() -> None:
     node = FakeNode()
     testkit.ClusterKubectl(node).wait("deployment/web", "--for=condition=available", timeout=90)
     assert node.commands[0].endswith("kubectl wait --timeout=90s deployment/web --for=condition=available")
 
 
-def test_waiting_for_nothing_in_particular_is_waiting_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubectl_wait_without_arguments_waits_for_all_workloads(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[object, float]] = []
     monkeypatch.setattr(wait, "settle", lambda kubectl, *, timeout: seen.append((kubectl, timeout)))
     kubectl = testkit.ClusterKubectl(FakeNode())
@@ -119,7 +119,7 @@ def cluster(**changes: Any) -> testkit.Cluster:
     return testkit.Cluster(**{**facts, **changes})
 
 
-def test_a_kept_cluster_can_be_reached_tested_again_and_removed() -> None:
+def test_reach_of_kept_cluster_lists_ssh_pytest_and_removal_commands() -> None:
     lines = cluster().reach()
     assert lines[1] == "ssh -F /home/me/clusters/test-1/ssh_config 10.0.0.2    # name-2"
     assert "export KUBECONFIG=/home/me/clusters/test-1/kubeconfig" in lines
@@ -128,7 +128,7 @@ def test_a_kept_cluster_can_be_reached_tested_again_and_removed() -> None:
     assert lines[-1] == "slipway nodes down test-1"
 
 
-def test_a_cluster_on_given_machines_is_deleted_not_the_machines() -> None:
+def test_reach_on_given_machines_ends_with_cluster_deletion() -> None:
     assert cluster(group=None).reach()[-1] == "slipway delete test-1"
 
 
@@ -161,7 +161,7 @@ def running_since(*times: str) -> str:
     return json.dumps({"items": [{"metadata": {"name": "web"}, "status": {"containerStatuses": statuses}}]})
 
 
-def test_a_machine_has_been_restarted_when_its_containers_are_newer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reboot_waits_for_newer_containers_and_ready_workloads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     looks = [running_since("2026-01-01T00:00:09Z"), running_since("2026-01-01T00:00:11Z", "2026-01-01T00:00:10Z")]
     found = [(readiness.Problem("Pod web", "not ready"),), ()]
@@ -174,7 +174,7 @@ def test_a_machine_has_been_restarted_when_its_containers_are_newer(monkeypatch:
     assert machine.commands.count("systemctl reboot") == 1
 
 
-def test_a_machine_that_does_not_come_back_is_an_error_with_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reboot_without_return_of_machine_raises_check_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(testkit.ClusterKubectl, "__call__", lambda *_, **__: running_since("2026-01-01T00:00:09Z"))
     here = cluster(group=None, control_plane=("m0",), workers=(), machines=(Rebooting(),))
@@ -182,12 +182,12 @@ def test_a_machine_that_does_not_come_back_is_an_error_with_what_is_left(monkeyp
         here.reboot(here.control_plane[0], timeout=0)
 
 
-def test_only_machines_of_the_cluster_are_restarted() -> None:
+def test_reboot_of_machine_outside_cluster_raises_usage_error() -> None:
     with pytest.raises(UsageError, match="not part of this cluster"):
         cluster().reboot(object())
 
 
-def test_given_machines_cannot_be_proven_offline() -> None:
+def test_prove_offline_on_given_machines_raises_usage_error() -> None:
     with pytest.raises(UsageError, match="cannot be proven"):
         cluster(group=None).prove_offline()
 
@@ -202,7 +202,7 @@ def event(number: int, reason: str) -> dict[str, Any]:
     }
 
 
-def test_trouble_is_the_problems_and_the_last_events_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trouble_lists_problems_and_last_events_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "problems", lambda _: (readiness.Problem("Pod web/nginx-0", "image cannot be pulled"),))
     events = [event(number, f"Reason{number:02d}") for number in (30, *range(20))]
     text = cluster(kubectl=testkit.ClusterKubectl(FakeNode(json.dumps({"items": events})))).trouble()
@@ -213,13 +213,13 @@ def test_trouble_is_the_problems_and_the_last_events_in_order(monkeypatch: pytes
     assert "Reason00" not in text
 
 
-def test_a_cluster_that_is_well_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trouble_of_ready_cluster_reports_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "problems", lambda _: ())
     assert cluster(kubectl=testkit.ClusterKubectl(FakeNode('{"items": []}'))).trouble().startswith("every workload is ready")
 
 
 @pytest.mark.parametrize("error", [CommandError("connection refused"), CheckError("no")])
-def test_a_cluster_that_does_not_answer_does_not_break_the_report(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_trouble_of_unreachable_cluster_is_reported_without_raising(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def refuse(_: object) -> None:
         raise error
 
@@ -227,7 +227,7 @@ def test_a_cluster_that_does_not_answer_does_not_break_the_report(monkeypatch: p
     assert cluster().trouble().startswith("the cluster does not answer: ")
 
 
-def test_given_machines_that_run_another_image_are_left_alone() -> None:
+def test_existing_cluster_with_other_image_raises_usage_error() -> None:
     found = testkit._ExistingCluster("shop", "shop:1", "sha256:1111")
     with pytest.raises(UsageError, match="run shop:1") as caught:
         found.check(testkit.ClusterRequest("web:latest", 1, 1), "sha256:2222", {})
@@ -235,7 +235,7 @@ def test_given_machines_that_run_another_image_are_left_alone() -> None:
     assert "slipway delete shop" in caught.value.hint
 
 
-def test_given_machines_that_run_the_very_image_are_used() -> None:
+def test_existing_cluster_with_same_image_is_accepted() -> None:
     testkit._ExistingCluster("shop", "web:latest", "sha256:1111").check(testkit.ClusterRequest("web:latest", 1, 1), "sha256:1111", {})
 
 
@@ -257,7 +257,7 @@ def of_values(**given: str) -> testkit.ClusterRequest:
     return testkit.ClusterRequest("web:latest", 1, 1, tuple(sorted(given.items())))
 
 
-def test_all_values_that_are_missing_or_wrong_are_named_at_once() -> None:
+def test_check_values_missing_or_invalid_values_raise_input_error() -> None:
     with pytest.raises(InputError) as caught:
         testkit.check_values(of_values(Ports="80"), image(VALUES))
     missing, secret = caught.value.faults
@@ -270,12 +270,12 @@ def test_all_values_that_are_missing_or_wrong_are_named_at_once() -> None:
         testkit.check_values(of_values(Port="http", SitePhrase="open sesame"), image(VALUES))
 
 
-def test_values_that_will_do_pass_and_secret_ones_are_hidden() -> None:
+def test_check_values_accepts_valid_values_and_hides_secrets() -> None:
     testkit.check_values(of_values(Port="80", SitePhrase="open sesame"), image(VALUES))
     assert "open sesame" not in log.hidden("open sesame")
 
 
-def test_values_are_missed_before_a_machine_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boot_with_missing_value_raises_before_engine_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloudimage, "read", lambda *_: image(VALUES))
     monkeypatch.setattr(policy, "admit", lambda *_: None)
     monkeypatch.setattr(docker, "connect", lambda: pytest.fail("the engine was asked"))
@@ -283,18 +283,18 @@ def test_values_are_missed_before_a_machine_is_made(monkeypatch: pytest.MonkeyPa
         pass
 
 
-def test_a_request_never_shows_its_values() -> None:
+def test_cluster_request_repr_hides_values() -> None:
     assert "sesame" not in repr(of_values(SitePhrase="open sesame"))
 
 
-def test_a_cluster_that_is_kept_is_tested_again_with_the_same_values_but_secrets() -> None:
+def test_reach_pytest_command_repeats_values_except_secrets() -> None:
     lines = cluster(request=of_values(Port="80", DbPassword="open sesame")).reach()
     again = next(line for line in lines if line.startswith("pytest"))
     assert "--value Port=80" in again
     assert "sesame" not in again
 
 
-def test_given_machines_that_run_with_other_values_are_left_alone() -> None:
+def test_existing_cluster_with_other_values_raises_input_error() -> None:
     secret = secrets.fingerprint("open sesame", "env of Cluster.DbPassword")
     found = testkit._ExistingCluster("shop", "web:latest", "sha256:1", {"Port": "80", "DbPassword": secret})
     found.check(of_values(Port="80", DbPassword="open sesame", Colour="red"), "sha256:1", {"Colour": "red"})

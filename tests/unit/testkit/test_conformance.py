@@ -24,20 +24,20 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store.default()
 
 
-def test_each_clause_is_a_test(store: Store, pytester: pytest.Pytester) -> None:
+def test_conformance_suite_has_one_test_per_clause(store: Store, pytester: pytest.Pytester) -> None:
     write(store)
     result = pytester.runpytest_inprocess(*SUITE, "--image", "web", "-v")
     result.assert_outcomes(passed=len(CLAUSES) - 2, skipped=2)
     result.stdout.fnmatch_lines(["*test_clause?CI-LAYOUT-1? PASSED*"])
 
 
-def test_an_archive_is_checked_by_its_path(store: Store, pytester: pytest.Pytester) -> None:
+def test_conformance_suite_checks_archive_by_path(store: Store, pytester: pytest.Pytester) -> None:
     write(store)
     save(store, ["web"], pytester.path / "web.tar")
     pytester.runpytest_inprocess(*SUITE, "--image", "web.tar").assert_outcomes(passed=len(CLAUSES))
 
 
-def test_a_clause_that_fails_shows_its_evidence(store: Store, pytester: pytest.Pytester) -> None:
+def test_conformance_suite_failed_clause_shows_evidence(store: Store, pytester: pytest.Pytester) -> None:
     draft = Draft(store, write(store))
     draft.index["artifactType"] = "a"
     draft.save()
@@ -46,7 +46,7 @@ def test_a_clause_that_fails_shows_its_evidence(store: Store, pytester: pytest.P
     result.stdout.fnmatch_lines(["*CI-MEDIA-1: index and manifests have no artifactType", "index: has an artifactType"])
 
 
-def test_a_test_file_of_another_project_overrides_the_image(store: Store, pytester: pytest.Pytester) -> None:
+def test_conformance_suite_image_fixture_can_be_overridden(store: Store, pytester: pytest.Pytester) -> None:
     write(store)
     save(store, ["web"], pytester.path / "built.tar")
     pytester.makepyfile(
@@ -62,13 +62,13 @@ def test_a_test_file_of_another_project_overrides_the_image(store: Store, pytest
     pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=len(CLAUSES))
 
 
-def test_without_an_image_the_suite_asks_for_one(pytester: pytest.Pytester) -> None:
+def test_conformance_suite_without_image_fails_with_hint_at_option(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess(*SUITE)
     assert result.ret != 0
     result.stdout.fnmatch_lines(["*which image is to be checked? Give --image*"])
 
 
-def test_an_image_that_does_not_exist_is_an_error_of_each_test(store: Store, pytester: pytest.Pytester) -> None:
+def test_conformance_suite_with_unknown_image_errors_in_each_test(store: Store, pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess(*SUITE, "--image", "nothing")
     result.assert_outcomes(errors=len(CLAUSES))
     result.stdout.fnmatch_lines(["*nothing cannot be checked: nothing: no such image*"])

@@ -44,18 +44,18 @@ COMMIT
 
 
 @pytest.mark.parametrize(("text", "packets"), [(DOCKER_20, 12), (DOCKER_28, 5)])
-def test_the_rule_that_drops_what_leaves_is_found_with_its_count(text: str, packets: int) -> None:
+def test_filter_state_finds_drop_rule_with_packet_count(text: str, packets: int) -> None:
     found = isolation.filter_state(isolation.parse(text), OURS)
     assert found.drop is not None
     assert found.drop.packets == packets
     assert found.passes == ()
 
 
-def test_another_network_is_not_taken_for_this_one() -> None:
+def test_filter_state_of_other_bridge_has_no_drop_rule() -> None:
     assert isolation.filter_state(isolation.parse(DOCKER_20), OTHER).drop is None
 
 
-def test_no_rules_prove_nothing() -> None:
+def test_filter_state_without_rules_is_empty() -> None:
     assert isolation.filter_state((), OURS) == isolation.PacketFilterState(None, ())
 
 
@@ -68,7 +68,7 @@ def test_no_rules_prove_nothing() -> None:
         f"-A DOCKER-USER -i {OURS} -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT",
     ],
 )
-def test_a_rule_that_lets_packets_out_before_the_drop_is_seen(rule: str) -> None:
+def test_filter_state_reports_accept_rule_before_drop(rule: str) -> None:
     found = isolation.filter_state(isolation.parse(f"[4:240] {rule}\n{DOCKER_20}"), OURS)
     assert [one.packets for one in found.passes] == [4]
 
@@ -83,15 +83,15 @@ def test_a_rule_that_lets_packets_out_before_the_drop_is_seen(rule: str) -> None
         "-A INPUT -j ACCEPT",
     ],
 )
-def test_a_rule_for_other_packets_does_not_count(rule: str) -> None:
+def test_filter_state_ignores_accept_rule_for_other_packets(rule: str) -> None:
     assert isolation.filter_state(isolation.parse(f"[4:240] {rule}\n{DOCKER_20}"), OURS).passes == ()
 
 
-def test_a_rule_that_accepts_behind_the_drop_does_not_count() -> None:
+def test_filter_state_ignores_accept_rule_after_drop() -> None:
     assert isolation.filter_state(isolation.parse(f"{DOCKER_20}[4:240] -A FORWARD -j ACCEPT\n"), OURS).passes == ()
 
 
-def test_a_drop_of_some_ports_is_no_wall() -> None:
+def test_filter_state_ignores_drop_rule_limited_to_port() -> None:
     text = f"[4:240] -A FORWARD ! -d 172.25.0.0/16 -i {OURS} -p tcp -m tcp --dport 443 -j DROP\n"
     assert isolation.filter_state(isolation.parse(text), OURS).drop is None
 
@@ -104,7 +104,7 @@ def network(**changes: Any) -> isolation.NodeNetwork:
 GOOD = isolation.filter_state(isolation.parse(DOCKER_20), OURS)
 
 
-def test_nothing_speaks_against_an_internal_network_with_a_wall() -> None:
+def test_violations_of_internal_network_with_drop_rule_are_empty() -> None:
     assert isolation.violations(network(), GOOD) == []
 
 
@@ -115,11 +115,11 @@ def test_nothing_speaks_against_an_internal_network_with_a_wall() -> None:
         ({"strays": ("slipway-t-node-1",)}, "slipway-t-node-1 is attached to another network"),
     ],
 )
-def test_network_with_another_way_out_is_reported(changes: dict[str, Any], says: str) -> None:
+def test_violations_report_network_with_other_way_out(changes: dict[str, Any], says: str) -> None:
     assert says in "".join(isolation.violations(network(**changes), GOOD))
 
 
-def test_packets_that_passed_are_reported_with_their_rule() -> None:
+def test_violations_report_passed_packets_with_rule() -> None:
     found = isolation.filter_state(isolation.parse(f"[4:240] -A FORWARD -d 10.0.0.0/8 -j ACCEPT\n{DOCKER_20}"), OURS)
     assert isolation.violations(network(), found) == ["4 packets passed: -A FORWARD -d 10.0.0.0/8 -j ACCEPT"]
 
@@ -147,24 +147,24 @@ def counted(packets: int) -> str:
     return DOCKER_20.replace("[12:720]", f"[{packets}:{packets * 60}]")
 
 
-def test_attempts_that_the_wall_counted_prove_it_and_are_not_held_against_the_workloads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prove_counts_dropped_attempts_apart_from_workload_packets(monkeypatch: pytest.MonkeyPatch) -> None:
     proof = Engine(monkeypatch, counted(2), counted(6), counted(7)).proof
     proof.prove()
     assert proof.dropped == 3  # two before the attempts, one after them
     proof.check()
 
 
-def test_attempts_that_the_wall_did_not_see_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prove_with_uncounted_attempts_raises_check_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckError, match="of 3 attempts to get out 1 were dropped"):
         Engine(monkeypatch, counted(2), counted(3)).proof.prove()
 
 
-def test_attempt_that_succeeds_is_reported_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prove_with_successful_attempt_reports_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckError, match=r"not shown to be offline: node-1 resolves example\.com"):
         Engine(monkeypatch, counted(2), counted(9), reached=("node-1 resolves example.com",)).proof.prove()
 
 
-def test_ipv6_which_the_engine_does_not_filter_must_have_no_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prove_and_check_with_ipv6_gateway_raise_check_error(monkeypatch: pytest.MonkeyPatch) -> None:
     Engine(monkeypatch, counted(2), counted(6), ipv6=True).proof.prove()
     proof = Engine(monkeypatch, counted(2), counted(6), ipv6=True, gateways=("node one sends default by fd00::1",)).proof
     with pytest.raises(CheckError, match="node one sends default by fd00::1"):
@@ -173,18 +173,18 @@ def test_ipv6_which_the_engine_does_not_filter_must_have_no_gateway(monkeypatch:
         proof.check()
 
 
-def test_gateways_are_reported_with_the_node_and_the_route() -> None:
+def test_gateways_list_node_and_default_route() -> None:
     one, two = StandIn("10.0.0.1", "one"), StandIn("10.0.0.2", "two")
     two.answers["ip -6 route"] = "default by fd00::1\n"
     assert isolation.gateways([one, two]) == ["node two sends default by fd00::1"]
 
 
-def test_a_filter_without_a_wall_says_that_it_cannot_be_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_without_drop_rule_raises_check_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckError, match="no rule that drops what leaves slipway-t"):
         Engine(monkeypatch, "").proof.check()
 
 
-def test_a_packet_that_passes_later_is_found_by_the_last_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_after_packet_passes_raises_check_error(monkeypatch: pytest.MonkeyPatch) -> None:
     hole = "[{}:0] -A FORWARD -d 10.0.0.0/8 -j ACCEPT\n"
     proof = Engine(monkeypatch, hole.format(0) + counted(2), hole.format(0) + counted(6), hole.format(1) + counted(6)).proof
     proof.prove()

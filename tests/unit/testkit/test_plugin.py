@@ -103,25 +103,25 @@ def test_two(kubectl, nodes): assert (kubectl, nodes) == ("kubectl", ("m0", "n0"
 """
 
 
-def test_one_cluster_serves_all_tests_of_a_module_and_is_removed(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_tests_of_module_share_one_cluster_that_is_removed(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, TWO_TESTS)
     run(pytester).assert_outcomes(passed=2)
     assert lab.events == ["boot web:latest 1+1", "remove web:latest 1+1"]
 
 
-def test_one_cluster_serves_several_modules(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_modules_with_same_topology_share_one_cluster(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, TWO_TESTS)
     write(pytester, TWO_TESTS, "test_more.py")
     run(pytester).assert_outcomes(passed=4)
     assert len(lab.events) == 2
 
 
-def test_the_image_can_be_named(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_image_option_selects_image(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "def test_one(cluster): assert cluster.image == 'shop:7'")
     run(pytester, "--image", "shop:7").assert_outcomes(passed=1)
 
 
-def test_a_test_away_from_any_kubefile_must_name_the_image(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_test_without_kubefile_requires_image_option(pytester: pytest.Pytester, lab: Lab) -> None:
     pytester.makepyfile(test_lost="def test_one(cluster): pass")
     result = run(pytester)
     assert result.ret != 0
@@ -129,7 +129,7 @@ def test_a_test_away_from_any_kubefile_must_name_the_image(pytester: pytest.Pyte
     assert lab.events == []
 
 
-def test_a_topology_is_removed_before_another_is_made_and_each_is_made_once(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_each_topology_boots_once_after_removal_of_previous(pytester: pytest.Pytester, lab: Lab) -> None:
     write(
         pytester,
         """
@@ -146,12 +146,12 @@ def test_large_again(cluster): pass
     assert lab.events == ["boot web:latest 1+1", "remove web:latest 1+1", "boot web:latest 3+2", "remove web:latest 3+2"]
 
 
-def test_a_module_can_set_the_topology(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_topology_marker_of_module_sets_nodes(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "pytestmark = pytest.mark.topology(control_plane=1, workers=0)\ndef test_one(nodes): assert nodes == ('m0',)")
     run(pytester).assert_outcomes(passed=1)
 
 
-def test_a_marker_and_options_for_an_earlier_slipway_are_understood(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_legacy_marker_and_options_are_accepted(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "pytestmark = pytest.mark.topology(masters=2, nodes=1)\ndef test_one(nodes): assert nodes == ('m0', 'm1', 'n0')")
     run(pytester, "--masters", "10.0.0.1,10.0.0.2", "--nodes", "10.0.0.3").assert_outcomes(passed=1)
 
@@ -159,7 +159,7 @@ def test_a_marker_and_options_for_an_earlier_slipway_are_understood(pytester: py
 @pytest.mark.parametrize(
     ("arguments", "says"), [("control_plane=0", "at least one control-plane node"), ("nods=2", "nods"), ("workers='2'", "workers='2'")]
 )
-def test_wrong_topology_is_reported_before_anything_boots(pytester: pytest.Pytester, lab: Lab, arguments: str, says: str) -> None:
+def test_plugin_invalid_topology_is_reported_before_boot(pytester: pytest.Pytester, lab: Lab, arguments: str, says: str) -> None:
     write(pytester, f"@pytest.mark.topology({arguments})\ndef test_one(cluster): pass")
     result = run(pytester)
     assert result.ret != 0
@@ -167,7 +167,7 @@ def test_wrong_topology_is_reported_before_anything_boots(pytester: pytest.Pytes
     assert lab.events == []
 
 
-def test_a_test_of_one_node_runs_on_each_under_its_name(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_node_fixture_runs_test_on_each_node(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "@pytest.mark.topology(control_plane=1, workers=2)\ndef test_service(node): print('on', node)")
     result = run(pytester, "-v", "-s")
     result.assert_outcomes(passed=3)
@@ -175,12 +175,12 @@ def test_a_test_of_one_node_runs_on_each_under_its_name(pytester: pytest.Pyteste
     result.stdout.fnmatch_lines(["*on m0*", "*on n0*", "*on n1*"])
 
 
-def test_the_topology_does_not_stand_in_the_names_of_tests(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_test_ids_omit_topology(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, TWO_TESTS)
     run(pytester, "--collect-only", "-q").stdout.fnmatch_lines(["*test_web.py::test_one", "*test_web.py::test_two"])
 
 
-def test_a_fixture_of_the_author_may_live_as_long_as_the_cluster(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_module_scoped_fixture_may_use_cluster(pytester: pytest.Pytester, lab: Lab) -> None:
     write(
         pytester,
         """
@@ -194,7 +194,7 @@ def test_two(page, cluster): assert cluster.image in page
     assert len(lab.events) == 2
 
 
-def test_a_failure_shows_what_is_not_ready(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_failed_test_shows_unready_workloads(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "def test_one(cluster): assert False\ndef test_two(): assert False")
     result = run(pytester)
     result.assert_outcomes(failed=2)
@@ -202,7 +202,7 @@ def test_a_failure_shows_what_is_not_ready(pytester: pytest.Pytester, lab: Lab) 
     assert result.stdout.str().count("state of the cluster") == 1
 
 
-def test_a_success_asks_the_cluster_nothing(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_passed_tests_print_summary_without_cluster_state(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, TWO_TESTS)
     result = run(pytester)
     assert "state of the cluster" not in result.stdout.str()
@@ -211,9 +211,7 @@ def test_a_success_asks_the_cluster_nothing(pytester: pytest.Pytester, lab: Lab)
     )
 
 
-def test_a_cluster_that_does_not_come_up_is_tried_once_and_its_reasons_are_shown_without_a_traceback(
-    pytester: pytest.Pytester, lab: Lab
-) -> None:
+def test_plugin_failed_boot_is_tried_once_and_shown_without_traceback(pytester: pytest.Pytester, lab: Lab) -> None:
     lab.failure = CheckError("2 objects are not ready after 600 s", hint="look", details="Pod web/nginx-0: ErrImagePull")
     write(pytester, TWO_TESTS)
     result = run(pytester)
@@ -226,20 +224,20 @@ def test_a_cluster_that_does_not_come_up_is_tried_once_and_its_reasons_are_shown
     assert lab.events == ["boot web:latest 1+1"]
 
 
-def test_image_that_is_not_here_is_reported(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_missing_image_is_reported(pytester: pytest.Pytester, lab: Lab) -> None:
     lab.failure = StoreError("no image web:latest", hint="slipway build")
     write(pytester, TWO_TESTS)
     run(pytester).stdout.fnmatch_lines(["web:latest does not run: no image web:latest"])
 
 
-def test_keep_leaves_the_cluster_and_says_how_to_reach_it(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_keep_option_leaves_cluster_and_prints_access(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, TWO_TESTS)
     result = run(pytester, "--keep")
     assert lab.events[-1] == "keep web:latest 1+1"
     result.stdout.fnmatch_lines(["*left running*", "ssh -F config 10.0.0.1", "slipway nodes down test-1"])
 
 
-def test_given_machines_are_used_with_their_login(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_given_machines_are_used_with_their_login(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "def test_one(node): pass")
     words = ["--control-plane", "10.0.0.1", "--workers", "10.0.0.2, 10.0.0.3", "--ssh-user", "admin", "--ssh-key", "key"]
     run(pytester, *words).assert_outcomes(passed=3)
@@ -249,7 +247,7 @@ def test_given_machines_are_used_with_their_login(pytester: pytest.Pytester, lab
     assert {(machine.login.user, str(machine.login.key)) for machine in given.workers} == {("admin", "key")}
 
 
-def test_a_test_that_wants_more_machines_than_are_given_is_skipped_with_the_numbers(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_topology_beyond_given_machines_is_skipped_with_numbers(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "@pytest.mark.topology(control_plane=3)\ndef test_one(cluster): pass")
     result = run(pytester, "--control-plane", "10.0.0.1", "-rs")
     result.assert_outcomes(skipped=1)
@@ -257,19 +255,19 @@ def test_a_test_that_wants_more_machines_than_are_given_is_skipped_with_the_numb
     assert lab.events == []
 
 
-def test_a_test_that_asks_for_nothing_takes_the_machines_that_there_are(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_test_without_topology_takes_given_machines(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "def test_one(node): pass\n@pytest.mark.topology(1, 0)\ndef test_two(cluster): pass")
     run(pytester, "--control-plane", "10.0.0.1").assert_outcomes(passed=2)
     assert lab.events == ["boot web:latest 1+0", "remove web:latest 1+0"]
 
 
-def test_options_that_need_control_plane_nodes_are_refused_without(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_workers_option_without_control_plane_is_usage_error(pytester: pytest.Pytester, lab: Lab) -> None:
     result = run(pytester, "--workers", "10.0.0.2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--workers, --ssh-user and --ssh-key go with --control-plane*"])
 
 
-def test_values_of_markers_and_options_reach_the_cluster_and_the_nearest_wins(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_values_of_options_and_nearest_marker_reach_cluster(pytester: pytest.Pytester, lab: Lab) -> None:
     write(
         pytester,
         "pytestmark = pytest.mark.values(Port=8080, Debug=True, Site='a=b')\n"
@@ -283,18 +281,18 @@ def test_values_of_markers_and_options_reach_the_cluster_and_the_nearest_wins(py
     ]
 
 
-def test_names_of_values_are_those_of_a_clusterfile() -> None:
+def test_plugin_value_name_pattern_equals_clusterfile_pattern() -> None:
     assert plugin._NAME == validators.ENV_NAME
 
 
-def test_values_that_are_not_pairs_are_refused_all_at_once_without_their_text(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_malformed_value_options_are_all_refused_without_their_text(pytester: pytest.Pytester, lab: Lab) -> None:
     result = run(pytester, "--value", "Port", "--value", "1st=sesame", "--value", "Right=1")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--value Port: not NAME=VALUE", "*--value 1st: not NAME=VALUE"])
     assert "sesame" not in result.stderr.str()
 
 
-def test_a_marker_with_values_that_are_not_is_refused_with_every_fault(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_invalid_values_marker_is_refused_with_all_faults(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "@pytest.mark.values(80, Port=None, **{'a b': 'c', 'etc-dir': 'd'})\ndef test_one(cluster): pass")
     result = run(pytester)
     result.assert_outcomes(errors=1)
@@ -316,13 +314,13 @@ class Proof:
 OFFLINE = "def test_one(offline): assert offline.dropped == 5"
 
 
-def test_a_proof_is_handed_to_the_test(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_offline_fixture_returns_proof(pytester: pytest.Pytester, lab: Lab) -> None:
     lab.offline = Proof()
     write(pytester, OFFLINE)
     run(pytester).assert_outcomes(passed=1)
 
 
-def test_nodes_that_get_out_are_an_error(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_offline_proof_that_fails_is_error(pytester: pytest.Pytester, lab: Lab) -> None:
     lab.offline = CheckError("the nodes are not shown to be offline: node-1 reaches 192.0.2.1", details="more of it")
     write(pytester, OFFLINE)
     result = run(pytester)
@@ -330,13 +328,13 @@ def test_nodes_that_get_out_are_an_error(pytester: pytest.Pytester, lab: Lab) ->
     result.stdout.fnmatch_lines(["*node-1 reaches 192.0.2.1", "more of it"])
 
 
-def test_a_packet_that_leaves_during_the_test_is_an_error(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_offline_packet_during_test_is_error(pytester: pytest.Pytester, lab: Lab) -> None:
     lab.offline = Proof(CheckError("1 packets passed"))
     write(pytester, OFFLINE)
     run(pytester).assert_outcomes(passed=1, errors=1)
 
 
-def test_given_machines_cannot_be_proven_offline_so_the_test_is_skipped(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_offline_test_on_given_machines_is_skipped(pytester: pytest.Pytester, lab: Lab) -> None:
     lab.offline = UsageError("cannot be proven from here")
     write(pytester, OFFLINE)
     result = run(pytester, "--control-plane", "10.0.0.1", "--workers", "10.0.0.2", "-rs")
@@ -344,7 +342,7 @@ def test_given_machines_cannot_be_proven_offline_so_the_test_is_skipped(pytester
     result.stdout.fnmatch_lines(["*cannot be proven from here"])
 
 
-def test_the_html_report_is_about_the_image(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_html_report_names_image_and_unready_workloads(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "def test_one(cluster): assert False")
     run(pytester, "--html", "report.html", "--self-contained-html").assert_outcomes(failed=1)
     text = (pytester.path / "report.html").read_text()
@@ -356,7 +354,7 @@ def test_the_html_report_is_about_the_image(pytester: pytest.Pytester, lab: Lab)
 # Projects that know nothing of us
 
 
-def test_fixtures_of_the_same_names_are_left_alone(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_project_fixtures_of_same_names_are_kept(pytester: pytest.Pytester, lab: Lab) -> None:
     pytester.makeconftest("""
 import pytest
 @pytest.fixture(params=["a", "b"])
@@ -371,7 +369,7 @@ def nodes(): return 3
     assert lab.events == []
 
 
-def test_fixture_that_refines_the_plugins_gets_a_cluster(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_overriding_fixture_receives_cluster(pytester: pytest.Pytester, lab: Lab) -> None:
     (pytester.path / "kubefiles" / "conftest.py").write_text(
         "import pytest\n@pytest.fixture\ndef cluster(cluster): return cluster.image.upper()\n"
     )
@@ -379,16 +377,16 @@ def test_fixture_that_refines_the_plugins_gets_a_cluster(pytester: pytest.Pytest
     run(pytester).assert_outcomes(passed=1, failed=1)
 
 
-def test_a_parameter_called_cluster_is_theirs(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_parameter_named_cluster_is_kept(pytester: pytest.Pytester, lab: Lab) -> None:
     pytester.makepyfile("import pytest\n@pytest.mark.parametrize('cluster', [1, 2])\ndef test_one(cluster): assert cluster in (1, 2)")
     run(pytester).assert_outcomes(passed=2)
 
 
-def test_a_run_that_does_not_use_it_says_nothing_of_it(pytester: pytest.Pytester) -> None:
+def test_plugin_unused_prints_nothing(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_one(): pass")
     assert "slipway" not in run(pytester, "-q").stdout.str()
 
 
-def test_loading_it_brings_nothing_heavy() -> None:
+def test_plugin_module_imports_only_pytest_and_standard_library() -> None:
     names = {name for name in vars(plugin) if name in sys.modules} - set(sys.stdlib_module_names)
     assert names == {"pytest"}

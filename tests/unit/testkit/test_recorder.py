@@ -44,7 +44,7 @@ def recorded(pytester: pytest.Pytester, lab: Lab, *words: str) -> dict[str, Any]
     return value
 
 
-def test_record_names_the_digest_the_tests_the_topologies_and_the_reports(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_recorder_names_digest_tests_topologies_and_reports(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, TESTS)
     value = recorded(pytester, lab, "--junitxml", "web.xml", "--html", "web.html", "--self-contained-html")
     statement = Statement.of(value)
@@ -67,7 +67,7 @@ def test_record_names_the_digest_the_tests_the_topologies_and_the_reports(pytest
     assert {one["name"]: one["digest"]["sha256"] for one in ran["reports"]} == reports
 
 
-def test_tests_that_all_pass_have_passed(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_recorder_all_selected_tests_passing_gives_passed_result(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "def test_good(cluster): pass\ndef test_other(cluster): pass")
     predicate = recorded(pytester, lab, "-k", "good")["predicate"]
     assert results.passed(predicate)
@@ -75,20 +75,20 @@ def test_tests_that_all_pass_have_passed(pytester: pytest.Pytester, lab: Lab) ->
     assert predicate["slipwayTestRun"]["runs"][0]["skippedTests"] == ["kubefiles/web/test_web.py::test_other"]
 
 
-def test_run_that_breaks_off_has_not_passed(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_recorder_interrupted_run_gives_failed_result(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "def test_good(cluster): pass\ndef test_stop(cluster): pytest.exit('enough')")
     predicate = recorded(pytester, lab)["predicate"]
     assert (predicate["result"], len(predicate["passedTests"])) == ("FAILED", 1)
 
 
-def test_tests_without_a_cluster_leave_no_record_and_none_of_an_earlier_run(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_recorder_run_without_cluster_removes_earlier_record(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "def test_good(): pass")
     (pytester.path / "web.json").write_text("earlier")
     run(pytester, "--test-result", "web.json").assert_outcomes(passed=1)
     assert not (pytester.path / "web.json").exists()
 
 
-def test_image_that_changes_between_two_clusters_is_a_failure(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_recorder_image_changed_between_clusters_is_error(pytester: pytest.Pytester, lab: Lab) -> None:
     lab.digests = [DIGEST, digest_of(b"built again")]
     write(pytester, "def test_small(cluster): pass\n@pytest.mark.topology(3, 0)\ndef test_large(cluster): pass")
     result = run(pytester)
@@ -96,20 +96,20 @@ def test_image_that_changes_between_two_clusters_is_a_failure(pytester: pytest.P
     result.stdout.fnmatch_lines([f"*web:latest changed during the tests: {DIGEST} ran before*"])
 
 
-def test_given_machines_are_said_to_be_given(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_recorder_given_machines_are_marked_without_addresses(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, "def test_good(cluster): pass")
     predicate = recorded(pytester, lab, "--control-plane", "10.0.0.1")["predicate"]
     assert predicate["slipwayTestRun"]["runs"][0]["topologies"] == [{"controlPlanes": 1, "workers": 0, "given": True}]
     assert "10.0.0.1" not in json.dumps(predicate)
 
 
-def test_several_processes_are_refused(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_recorder_with_several_processes_is_usage_error(pytester: pytest.Pytester, lab: Lab) -> None:
     result = run(pytester, "--test-result", "web.json", "-n", "2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--test-result records the tests of one process: leave out -n*"])
 
 
-def test_cluster_that_recorded_another_digest_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_require_digest_of_other_image_raises_check_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "NodeKubectl", lambda node: node)
     monkeypatch.setattr(record, "read", lambda _: SimpleNamespace(digest=DIGEST))
     request = cluster.ClusterRequest("web:latest", 1, 0)

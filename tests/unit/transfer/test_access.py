@@ -31,12 +31,12 @@ def hosts(*, mirrors: bool = True) -> list[str]:
         return [endpoint.host for endpoint in client.registries.endpoints(Reference.parse("registry.test/a/b:1"))]
 
 
-def test_who_pushes_asks_the_registry_itself_and_not_its_mirrors() -> None:
+def test_client_without_mirrors_uses_registry_location_only() -> None:
     assert hosts() == ["mirror.test", "real.test"]
     assert hosts(mirrors=False) == ["real.test"]
 
 
-def test_plain_http_is_only_what_was_asked_for() -> None:
+def test_client_uses_plain_http_only_on_request() -> None:
     reference = Reference.parse("other.test/a:1")
     with access.client() as client:
         assert [endpoint.base_urls for endpoint in client.registries.endpoints(reference)] == [("https://other.test",)]
@@ -44,7 +44,7 @@ def test_plain_http_is_only_what_was_asked_for() -> None:
         assert [endpoint.base_urls for endpoint in client.registries.endpoints(reference)] == [("http://other.test",)]
 
 
-def test_a_certificate_needs_its_key_and_both_must_be_there(tmp_path: Path) -> None:
+def test_client_certificate_without_key_or_file_raises_usage_error(tmp_path: Path) -> None:
     (tmp_path / "a.pem").touch()
     with pytest.raises(UsageError, match=r"belong together"):
         access.client(RegistryAccess(cert=tmp_path / "a.pem"))

@@ -55,7 +55,7 @@ def two_places(tmp_path: Path) -> tuple[LocalReferrers, LocalReferrers]:
     return repository(Store(tmp_path / "here"), "web"), repository(Store(tmp_path / "there"), "reg.test/web")
 
 
-def test_attestation_about_another_image_is_not_sent(tmp_path: Path) -> None:
+def test_copy_referrers_attestation_about_another_image_raises_and_sends_none(tmp_path: Path) -> None:
     source, target = two_places(tmp_path)
     tag = tag_of(IMAGE, ATTESTATIONS)
     put_layers(source, tag, [envelope(source, IMAGE), envelope(source, OTHER)])
@@ -64,7 +64,7 @@ def test_attestation_about_another_image_is_not_sent(tmp_path: Path) -> None:
     assert target.find(tag) == ()
 
 
-def test_attestation_about_another_image_is_left_out_of_a_pull_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copy_referrers_attestation_about_another_image_is_skipped_with_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = two_places(tmp_path)
     tag = tag_of(IMAGE, ATTESTATIONS)
     good, bad = envelope(source, IMAGE), envelope(source, OTHER)
@@ -78,7 +78,7 @@ def test_attestation_about_another_image_is_left_out_of_a_pull_with_a_warning(tm
     assert copy_referrers(source, target, IMAGE, refused=warn) == ()
 
 
-def test_attestations_of_two_places_are_all_kept(tmp_path: Path) -> None:
+def test_copy_referrers_merges_attestations_of_source_and_target(tmp_path: Path) -> None:
     source, target = two_places(tmp_path)
     tag = tag_of(IMAGE, ATTESTATIONS)
     first, second = envelope(target, IMAGE, 1), envelope(source, IMAGE, 2)
@@ -88,7 +88,7 @@ def test_attestations_of_two_places_are_all_kept(tmp_path: Path) -> None:
     assert merge(target.find(tag)) == (first, second)
 
 
-def test_referrer_about_another_image_is_not_taken_in_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copy_referrers_referrer_about_another_image_is_skipped_with_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A registry lists it under this image; stored, it would be attached to the other one."""
     source, target = two_places(tmp_path)
     entry = referrer(source, Descriptor(OCI_INDEX, OTHER, 7), "application/x", b"{}", {})

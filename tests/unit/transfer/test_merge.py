@@ -45,7 +45,7 @@ def app(store: Store, name: str, content: str = "x", **changes: Any) -> None:
     put(store, name, [file(path, content)], info=info, embedded=embedded, platforms=platforms)
 
 
-def test_everything_of_the_sources_is_in_the_new_image_in_their_order(store: Store) -> None:
+def test_merge_combines_layers_launch_env_and_images_in_source_order(store: Store) -> None:
     made = merge.merge(store, "stack:1", ["base", "shop:1"])
     image = cloudimage.read(store, "stack:1")
     (part,) = image.platforms
@@ -61,27 +61,27 @@ def test_everything_of_the_sources_is_in_the_new_image_in_their_order(store: Sto
     cloudimage.verify(store, image)
 
 
-def test_the_same_sources_give_the_same_digest_and_another_order_another(store: Store) -> None:
+def test_merge_digest_depends_on_sources_and_their_order(store: Store) -> None:
     first = merge.merge(store, "stack:1", ["base", "shop:1"])
     assert merge.merge(store, "other", ["base:latest", "shop:1"]).digest == first.digest
     assert merge.merge(store, "other", ["shop:1", "base"]).digest != first.digest
 
 
-def test_applications_alone_are_an_application_image(store: Store) -> None:
+def test_merge_of_applications_only_gives_application_image(store: Store) -> None:
     app(store, "more:1", kube_version="<1.40")
     merge.merge(store, "both", ["shop:1", "more:1"])
     info = cloudimage.read(store, "both").platforms[0].info
     assert (info.type, info.kubernetes, info.kube_version) == ("app", None, ">=1.30 <1.40")
 
 
-def test_ranges_with_alternatives_admit_what_all_admit() -> None:
+def test_merge_range_with_alternatives_admits_intersection() -> None:
     text = merge._range(["1.30.x || 1.31.x", ">=1.31", None]) or ""
     assert version_range.satisfies("v1.31.4", text)
     assert not version_range.satisfies("v1.30.4", text)
     assert merge._range([None]) is None
 
 
-def test_every_conflict_is_reported_at_once_with_both_images(store: Store) -> None:
+def test_merge_reports_all_conflicts_with_both_images(store: Store) -> None:
     web = ImageApp("web", "kube", commands=("true",))
     app(store, "one:1", env={"Port": "80"}, embedded={"example.com/db:1": b"1"}, apps=(web,))
     app(
@@ -105,7 +105,7 @@ def test_every_conflict_is_reported_at_once_with_both_images(store: Store) -> No
     assert "stack:latest" not in store.names()
 
 
-def test_a_value_that_differs_is_settled_by_hand_or_by_the_later_image(store: Store) -> None:
+def test_merge_differing_value_is_settled_by_env_or_replace(store: Store) -> None:
     app(store, "one:1", env={"Port": "80"})
     app(store, "two:1", env={"Port": "90"})
     merge.merge(store, "stack", ["one:1", "two:1"], env={"Port": "8080", "More": "x"})
@@ -114,14 +114,14 @@ def test_a_value_that_differs_is_settled_by_hand_or_by_the_later_image(store: St
     assert cloudimage.read(store, "stack").platforms[0].info.env == {"Port": "90"}
 
 
-def test_a_file_of_a_later_image_replaces_the_earlier_one_with_a_warning(store: Store) -> None:
+def test_merge_differing_file_of_later_image_gives_warning(store: Store) -> None:
     app(store, "one:1", "1", path="manifests/app.yaml")
     app(store, "two:1", "2", path="manifests/app.yaml")
     app(store, "three:1", "2", path="manifests/app.yaml")
     assert merge.merge(store, "stack", ["one:1", "two:1", "three:1"]).warnings == ("two:1 replaces manifests/app.yaml of one:1",)
 
 
-def test_layers_that_two_images_begin_with_are_there_once(store: Store) -> None:
+def test_merge_common_first_layers_are_kept_once(store: Store) -> None:
     common = [file("common", "c")]
     put(store, "one:1", common, [file("one", "1")], info=Info(type="app"), history=("FROM scratch", "COPY one"))
     put(store, "two:1", common, [file("two", "2")], info=Info(type="app"), history=("FROM scratch", "COPY two"))
@@ -131,7 +131,7 @@ def test_layers_that_two_images_begin_with_are_there_once(store: Store) -> None:
     assert [step.created_by for step in part.history] == ["MERGE one:1", "FROM scratch", "COPY one", "MERGE two:1", "COPY two"]
 
 
-def test_platforms_are_those_of_all_sources(store: Store) -> None:
+def test_merge_keeps_platforms_common_to_all_sources(store: Store) -> None:
     app(store, "one:1", platforms=(AMD64, ARM64))
     app(store, "two:1", platforms=(AMD64,))
     app(store, "arm:1", platforms=(ARM64,))
@@ -141,7 +141,7 @@ def test_platforms_are_those_of_all_sources(store: Store) -> None:
         merge.merge(store, "stack", ["two:1", "arm:1"])
 
 
-def test_provenance_and_record_name_the_sources_with_their_digests(store: Store) -> None:
+def test_merge_provenance_and_record_name_sources_with_digests(store: Store) -> None:
     merge.merge(store, "stack", ["base", "shop:1"])
     image = cloudimage.read(store, "stack")
     digests = {name: store.resolve(name).digest for name in ("base:latest", "shop:1")}
@@ -163,7 +163,7 @@ def test_provenance_and_record_name_the_sources_with_their_digests(store: Store)
         (["base", "sealed"], InputError, "was made by sealer"),
     ],
 )
-def test_what_cannot_be_merged_is_refused(store: Store, sources: list[str], error: type[Exception], says: str) -> None:
+def test_merge_single_unknown_or_sealer_source_is_refused(store: Store, sources: list[str], error: type[Exception], says: str) -> None:
     app(store, "sealed", converted_from={"tool": "sealer", "version": "1", "digest": "x"})
     with pytest.raises(error, match=says):
         merge.merge(store, "stack", sources)

@@ -33,17 +33,17 @@ from harness.transfer import mirror
         ("localhost/p", "nginx@sha256:" + "a" * 64, "localhost/p/docker.io/library/nginx@sha256:" + "a" * 64),
     ],
 )
-def test_an_image_keeps_its_own_name_below_the_path_of_the_site(text: str, image: str, place: str) -> None:
+def test_site_place_keeps_image_name_below_site_path(text: str, image: str, place: str) -> None:
     assert str(Site.parse(text).place(Reference.parse(image))) == place
 
 
 @pytest.mark.parametrize("text", ["harbor", "https://harbor.test/x", "harbor.test/UPPER", "", "harbor.test/a//b"])
-def test_what_is_no_registry_is_refused(text: str) -> None:
+def test_site_parse_invalid_registry_raises_input_error(text: str) -> None:
     with pytest.raises(InputError):
         Site.parse(text)
 
 
-def test_containerd_finds_each_registry_below_the_path_and_signs_in() -> None:
+def test_site_files_configure_containerd_hosts_ca_and_login() -> None:
     site = OfSite(Site.parse("harbor.test/slipway"), ca=b"PEM", credential=Credential("bob", 'pa"ss'))
     files = site.files(["docker.io", "registry.local:5000"])
     docker = tomllib.loads(files["/etc/containerd/certs.d/docker.io/hosts.toml"].data.decode())
@@ -57,7 +57,7 @@ def test_containerd_finds_each_registry_below_the_path_and_signs_in() -> None:
     assert {path: file.mode for path, file in files.items() if file.mode != 0o600} == {docker["ca"]: 0o644}
 
 
-def test_a_registry_without_login_or_authority_gets_neither() -> None:
+def test_site_files_without_login_or_ca_omit_both() -> None:
     site = OfSite(Site.parse("10.0.0.1:5000"), plain=True)
     text = site.files(["docker.io"])["/etc/containerd/certs.d/docker.io/hosts.toml"].data.decode()
     assert tomllib.loads(text)["server"] == "http://10.0.0.1:5000/v2/docker.io"
@@ -146,7 +146,7 @@ def image_of(store: Store, **images: tuple[Blob, tuple[Blob, ...]]) -> CloudImag
     return CloudImage("sha256:" + "1" * 64, (part,))
 
 
-def test_a_layer_that_two_images_share_is_sent_once_and_mounted(tmp_path: Path) -> None:
+def test_expand_layer_shared_by_two_images_is_uploaded_once_and_mounted(tmp_path: Path) -> None:
     store, registry = Store(tmp_path), Registry()
     shared = container_image(store, b"shared")
     done = mirror.expand(store, image_of(store, a=shared, b=shared), Site("r.test", "p"), registry)  # type: ignore[arg-type]
@@ -156,7 +156,7 @@ def test_a_layer_that_two_images_share_is_sent_once_and_mounted(tmp_path: Path) 
     assert registry.manifests["p/docker.io/library/a:1"] == store.read(shared[0].digest)
 
 
-def test_of_an_index_with_one_platform_the_tag_leads_to_that_platform_and_it_is_said(tmp_path: Path) -> None:
+def test_expand_index_with_one_stored_platform_tags_its_manifest_and_reports_it(tmp_path: Path) -> None:
     store, registry = Store(tmp_path), Registry()
     top, parts = container_image(store, b"layer", index=True)
     done = mirror.expand(store, image_of(store, a=(top, parts)), Site("r.test"), registry)  # type: ignore[arg-type]
@@ -164,7 +164,7 @@ def test_of_an_index_with_one_platform_the_tag_leads_to_that_platform_and_it_is_
     assert registry.manifests["docker.io/library/a:1"] == store.read(parts[1].digest)
 
 
-def test_what_the_site_lacks_is_named(tmp_path: Path) -> None:
+def test_missing_lists_images_absent_from_site(tmp_path: Path) -> None:
     store, registry = Store(tmp_path), Registry()
     both = image_of(store, a=container_image(store, b"one"), quay_io=container_image(store, b"two"))
     mirror.expand(store, image_of(store, a=container_image(store, b"one")), Site("r.test"), registry)  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ def build(store: Store, name: str, *platforms: Platform, **changes: object) -> s
 
 
 @pytest.mark.parametrize("order", [("web:amd64", "web:arm64"), ("web:arm64", "web:amd64")])
-def test_it_is_the_image_that_one_machine_makes_for_both(store: Store, order: tuple[str, str]) -> None:
+def test_create_from_single_platforms_equals_multi_platform_build(store: Store, order: tuple[str, str]) -> None:
     both = build(store, "both", AMD64, ARM64)
     made = multi_platform.create(store, "web", order)
     assert made.digest == both == store.resolve("web").digest
@@ -42,24 +42,24 @@ def test_it_is_the_image_that_one_machine_makes_for_both(store: Store, order: tu
     assert made.warnings == ()
 
 
-def test_adding_one_after_the_other_ends_in_the_same_image(store: Store) -> None:
+def test_add_one_by_one_equals_create_at_once(store: Store) -> None:
     multi_platform.create(store, "web", ["web:arm64"])
     assert (
         multi_platform.add(store, "web", ["web:amd64"]).digest == multi_platform.create(store, "other", ["web:amd64", "web:arm64"]).digest
     )
 
 
-def test_taking_a_platform_out_gives_the_image_back_that_was_built_alone(store: Store) -> None:
+def test_remove_platform_restores_single_platform_digest(store: Store) -> None:
     multi_platform.create(store, "web", ["web:amd64", "web:arm64"])
     assert multi_platform.remove(store, "web", ARM64).digest == store.resolve("web:amd64").digest
 
 
-def test_the_same_image_twice_is_no_conflict(store: Store) -> None:
+def test_create_with_same_image_twice_is_accepted(store: Store) -> None:
     multi_platform.create(store, "web", ["web:amd64", "web:arm64"])
     assert multi_platform.create(store, "again", ["web", "web:amd64"]).digest == store.resolve("web").digest
 
 
-def test_two_images_for_one_platform_are_refused_and_no_name_changes(store: Store) -> None:
+def test_add_second_image_for_platform_is_refused_and_keeps_names(store: Store) -> None:
     multi_platform.create(store, "web", ["web:amd64"])
     before = store.names()
     build(store, "newer", AMD64, images=ImageSet())
@@ -69,12 +69,12 @@ def test_two_images_for_one_platform_are_refused_and_no_name_changes(store: Stor
     assert {name: store.names()[name] for name in before} == before
 
 
-def test_replace_takes_the_later_one(store: Store) -> None:
+def test_create_with_replace_takes_later_image(store: Store) -> None:
     newer = build(store, "newer", AMD64, images=ImageSet())
     assert multi_platform.create(store, "web", ["web:amd64", "newer"], replace=True).digest == newer
 
 
-def test_every_conflict_is_named(store: Store) -> None:
+def test_add_names_conflicts_of_all_platforms(store: Store) -> None:
     multi_platform.create(store, "web", ["web:amd64", "web:arm64"])
     build(store, "newer", AMD64, ARM64, images=ImageSet())
     with pytest.raises(StoreError) as caught:
@@ -83,7 +83,7 @@ def test_every_conflict_is_named(store: Store) -> None:
     assert "linux/arm64: " in caught.value.message
 
 
-def test_an_image_that_is_no_cloudimage_is_refused(store: Store) -> None:
+def test_create_from_image_that_is_not_cloudimage_is_refused(store: Store) -> None:
     config = store.resolve("web:amd64")
     entry = store.json(config.digest)["manifests"][0]
     store.tag("plain", Descriptor.from_json({key: entry[key] for key in ("mediaType", "digest", "size")}))
@@ -91,7 +91,7 @@ def test_an_image_that_is_no_cloudimage_is_refused(store: Store) -> None:
         multi_platform.create(store, "web", ["web:amd64", "plain"])
 
 
-def test_platforms_that_differ_in_what_should_be_equal_are_reported(store: Store) -> None:
+def test_create_differing_versions_and_launch_are_reported(store: Store) -> None:
     build(store, "newer", ARM64, info=dataclasses.replace(INFO, kubernetes="v1.36.4", launch=()))
     said = multi_platform.create(store, "web", ["web:amd64", "newer"]).warnings
     assert said == (
@@ -101,25 +101,25 @@ def test_platforms_that_differ_in_what_should_be_equal_are_reported(store: Store
     assert multi_platform.inspect(store, "web")["warnings"][0].startswith("the Kubernetes version differs")
 
 
-def test_the_last_platform_stays(store: Store) -> None:
+def test_remove_last_or_absent_platform_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="is all that web:amd64 has"):
         multi_platform.remove(store, "web:amd64", AMD64)
     with pytest.raises(StoreError, match="has no linux/arm64, only linux/amd64"):
         multi_platform.remove(store, "web:amd64", ARM64)
 
 
-def test_a_name_without_an_image_cannot_be_added_to(store: Store) -> None:
+def test_add_to_unknown_name_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="no such image"):
         multi_platform.add(store, "nothere", ["web:amd64"])
 
 
 @pytest.mark.parametrize("name", ["Web", f"web@sha256:{'0' * 64}"])
-def test_what_cannot_be_a_name_is_a_fault(store: Store, name: str) -> None:
+def test_create_invalid_name_raises_input_error(store: Store, name: str) -> None:
     with pytest.raises(InputError):
         multi_platform.create(store, name, ["web:amd64"])
 
 
-def test_an_image_of_a_registry_is_fetched_first(store: Store) -> None:
+def test_create_fetches_missing_registry_image(store: Store) -> None:
     asked: list[str] = []
 
     def fetch(reference: Reference) -> None:
@@ -131,7 +131,7 @@ def test_an_image_of_a_registry_is_fetched_first(store: Store) -> None:
     assert made.platforms == ("linux/amd64", "linux/arm64")
 
 
-def test_fetched_file_is_asked_for_again_only_on_request(store: Store) -> None:
+def test_create_stored_registry_image_is_fetched_again_only_when_fresh(store: Store) -> None:
     asked: list[Reference] = []
     store.tag("registry.example/web:arm64", store.resolve("web:arm64"))
     multi_platform.create(store, "web", ["registry.example/web:arm64"], fetch=asked.append)
@@ -140,7 +140,7 @@ def test_fetched_file_is_asked_for_again_only_on_request(store: Store) -> None:
     assert [str(one) for one in asked] == ["registry.example/web:arm64"]
 
 
-def test_a_mistyped_local_name_is_not_asked_for_anywhere(store: Store) -> None:
+def test_create_mistyped_local_name_is_not_fetched(store: Store) -> None:
     def fetch(reference: Reference) -> None:
         pytest.fail(f"{reference} was asked for")
 
@@ -149,7 +149,7 @@ def test_a_mistyped_local_name_is_not_asked_for_anywhere(store: Store) -> None:
     assert "web:amd64" in str(caught.value.hint)
 
 
-def test_inspect_tells_what_each_platform_has(store: Store) -> None:
+def test_inspect_lists_version_and_images_of_each_platform(store: Store) -> None:
     multi_platform.create(store, "web", ["web:amd64", "web:arm64"])
     found = multi_platform.inspect(store, "web")
     assert [(one["platform"], one["kubernetes"], one["images"]) for one in found["platforms"]] == [

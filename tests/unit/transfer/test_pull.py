@@ -23,7 +23,7 @@ from tests.unit.oci.standin import HOST, Registry, client
 from tests.unit.transfer.images import ARM64, TARGET, blobs_of
 
 
-def test_what_was_pushed_is_pulled(image: Descriptor, other: Store, registry: Registry, remote: Client) -> None:
+def test_pull_fetches_each_blob_once_and_completes_record(image: Descriptor, other: Store, registry: Registry, remote: Client) -> None:
     pulled = pull(other, TARGET, remote)
     assert (pulled.name, pulled.digest, pulled.present) == (f"{HOST}/team/web:1", image.digest, 0)
     assert pulled.received == sum(blob.size for blob in closure(other, image))
@@ -32,7 +32,7 @@ def test_what_was_pushed_is_pulled(image: Descriptor, other: Store, registry: Re
     assert other.record(UNFINISHED, image.digest.removeprefix("sha256:")) is None
 
 
-def test_the_same_again_asks_for_no_blob(image: Descriptor, other: Store, registry: Registry, remote: Client) -> None:
+def test_pull_again_requests_no_blobs(image: Descriptor, other: Store, registry: Registry, remote: Client) -> None:
     pull(other, TARGET, remote)
     registry.asked.clear()
     again = pull(other, TARGET, remote)
@@ -41,7 +41,7 @@ def test_the_same_again_asks_for_no_blob(image: Descriptor, other: Store, regist
     assert registry.count("GET", "/manifests/sha256:") == 0
 
 
-def test_an_image_under_another_name_and_by_its_digest(image: Descriptor, other: Store, remote: Client) -> None:
+def test_pull_sets_given_name_and_by_digest_sets_none(image: Descriptor, other: Store, remote: Client) -> None:
     assert pull(other, TARGET, remote, name="mine:2").name == "mine:2"
     assert list(other.names()) == ["mine:2"]
     by_digest = Reference.parse(f"{HOST}/team/web@{image.digest}")
@@ -49,7 +49,9 @@ def test_an_image_under_another_name_and_by_its_digest(image: Descriptor, other:
     assert list(other.names()) == ["mine:2"]
 
 
-def test_one_platform_of_two_has_the_digest_of_all(image: Descriptor, store: Store, other: Store, remote: Client) -> None:
+def test_pull_one_platform_keeps_index_digest_and_fetches_fewer_blobs(
+    image: Descriptor, store: Store, other: Store, remote: Client
+) -> None:
     pulled = pull(other, TARGET, remote, platforms=[ARM64])
     assert pulled.digest == image.digest
     assert pulled.fetched < len(blobs_of(store, image))
@@ -58,7 +60,7 @@ def test_one_platform_of_two_has_the_digest_of_all(image: Descriptor, store: Sto
     assert "linux/amd64, linux/arm64" in str(absent.value.hint)
 
 
-def test_a_pull_that_fails_names_nothing_and_keeps_what_it_has(image: Descriptor, other: Store, registry: Registry, remote: Client) -> None:
+def test_pull_failure_sets_no_name_and_keeps_blobs_for_retry(image: Descriptor, other: Store, registry: Registry, remote: Client) -> None:
     lost = sorted(registry.blobs)[3]
     data = registry.blobs.pop(lost)
     with pytest.raises(RemoteError, match="404"):
@@ -74,7 +76,7 @@ def test_a_pull_that_fails_names_nothing_and_keeps_what_it_has(image: Descriptor
     assert other.resolve(f"{HOST}/team/web:1").digest == image.digest
 
 
-def test_a_part_that_was_left_is_gone_on_with(image: Descriptor, store: Store, other: Store, registry: Registry, remote: Client) -> None:
+def test_pull_resumes_partial_blob(image: Descriptor, store: Store, other: Store, registry: Registry, remote: Client) -> None:
     digest = max(blobs_of(store, image), key=lambda one: (store.size(one), one))
     data = store.path(digest).read_bytes()
     (other.root / "partial" / digest[7:]).write_bytes(data[:1000])
@@ -86,7 +88,7 @@ def test_a_part_that_was_left_is_gone_on_with(image: Descriptor, store: Store, o
 
 
 @pytest.mark.parametrize("left", [b"something else", bytes(3000), bytes(9000)], ids=["begun wrong", "whole and wrong", "too long"])
-def test_a_part_that_is_wrong_is_fetched_anew(
+def test_pull_damaged_partial_blob_is_fetched_again(
     image: Descriptor, store: Store, other: Store, registry: Registry, remote: Client, left: bytes
 ) -> None:
     digest = max(blobs_of(store, image), key=lambda one: (store.size(one), one))
@@ -96,7 +98,7 @@ def test_a_part_that_is_wrong_is_fetched_anew(
     assert registry.count("GET", digest) <= 2
 
 
-def test_after_a_power_cut_what_is_there_is_looked_at(image: Descriptor, store: Store, other: Store, remote: Client) -> None:
+def test_pull_after_unfinished_pull_replaces_damaged_stored_blob(image: Descriptor, store: Store, other: Store, remote: Client) -> None:
     digest = max(blobs_of(store, image), key=lambda one: (store.size(one), one))
     other.keep(UNFINISHED, image.digest.removeprefix("sha256:"), {"image": image.digest})
     other.path(digest).write_bytes(bytes(store.size(digest)))  # its length, and none of its bytes
@@ -104,7 +106,7 @@ def test_after_a_power_cut_what_is_there_is_looked_at(image: Descriptor, store: 
     other.verify(digest)
 
 
-def test_wrong_bytes_are_refused_and_not_kept(image: Descriptor, other: Store, registry: Registry, remote: Client) -> None:
+def test_pull_wrong_bytes_are_refused_and_not_kept(image: Descriptor, other: Store, registry: Registry, remote: Client) -> None:
     key = min(registry.blobs)
     registry.blobs[key] = bytes(len(registry.blobs[key]))
     with pytest.raises(StoreError, match=f"should be {key[1]}"):
@@ -121,7 +123,7 @@ def refer(registry: Registry, tag: str, manifests: list[dict[str, Any]]) -> str:
     return digest_of(data)
 
 
-def test_indexes_within_indexes_have_an_end(other: Store, registry: Registry, remote: Client) -> None:
+def test_pull_deeply_nested_indexes_are_refused(other: Store, registry: Registry, remote: Client) -> None:
     inner: list[dict[str, Any]] = []
     for _ in range(12):
         digest = refer(registry, "1", inner)
@@ -130,13 +132,13 @@ def test_indexes_within_indexes_have_an_end(other: Store, registry: Registry, re
         pull(other, TARGET, remote)
 
 
-def test_an_index_of_something_else_is_no_image(other: Store, registry: Registry, remote: Client) -> None:
+def test_pull_index_of_non_image_is_refused(other: Store, registry: Registry, remote: Client) -> None:
     refer(registry, "1", [{"mediaType": "text/plain", "digest": digest_of(b"x"), "size": 1}])
     with pytest.raises(StoreError, match="text/plain, which is not an image"):
         pull(other, TARGET, remote)
 
 
-def test_a_manifest_of_another_length_than_its_index_says(
+def test_pull_manifest_size_differing_from_index_is_refused(
     image: Descriptor, store: Store, other: Store, registry: Registry, remote: Client
 ) -> None:
     entries = store.json(image.digest)["manifests"]
@@ -146,7 +148,7 @@ def test_a_manifest_of_another_length_than_its_index_says(
         pull(other, TARGET, remote)
 
 
-def test_who_is_not_admitted_leaves_no_blob(image: Descriptor, other: Store, registry: Registry, remote: Client) -> None:
+def test_pull_image_not_admitted_requests_no_blobs(image: Descriptor, other: Store, registry: Registry, remote: Client) -> None:
     def refuse(_: Client, reference: Reference) -> Admitted:
         raise StoreError(f"{reference.digest} is not signed")
 
@@ -156,7 +158,7 @@ def test_who_is_not_admitted_leaves_no_blob(image: Descriptor, other: Store, reg
     assert other.names() == {}
 
 
-def test_signatures_travel_with_the_image(image: Descriptor, store: Store, other: Store, registry: Registry, remote: Client) -> None:
+def test_push_and_pull_copy_signatures_once(image: Descriptor, store: Store, other: Store, registry: Registry, remote: Client) -> None:
     tag = tag_of(image.digest, SIGNATURES)
     layer, config = Descriptor("text/plain", *store.put(b"signed")), Descriptor("text/plain", *store.put(b"{}"))
     manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config.to_json(), "layers": [layer.to_json()]}

@@ -25,7 +25,7 @@ from tests.unit.oci.standin import HOST, Asked, Registry, answer
 from tests.unit.transfer.images import AMD64, TARGET, blobs_of, make
 
 
-def test_blobs_go_before_manifests_and_the_tag_is_last(store: Store, registry: Registry, remote: Client) -> None:
+def test_push_sends_blobs_before_manifests_and_tag_last(store: Store, registry: Registry, remote: Client) -> None:
     image = make(store)
     pushed = push(store, "web:1", TARGET, remote)
     assert (pushed.digest, pushed.uploaded, pushed.mounted, pushed.present) == (image.digest, len(blobs_of(store, image)), 0, 0)
@@ -38,7 +38,7 @@ def test_blobs_go_before_manifests_and_the_tag_is_last(store: Store, registry: R
         assert ("team/web", blob.digest) in where
 
 
-def test_the_same_again_is_one_question(store: Store, registry: Registry, remote: Client) -> None:
+def test_push_again_takes_one_request(store: Store, registry: Registry, remote: Client) -> None:
     make(store)
     push(store, "web:1", TARGET, remote)
     registry.asked.clear()
@@ -47,7 +47,7 @@ def test_the_same_again_is_one_question(store: Store, registry: Registry, remote
     assert registry.lines == ["HEAD /v2/team/web/manifests/1"]
 
 
-def test_of_a_changed_image_only_the_change_is_asked_for_and_sent(store: Store, registry: Registry, remote: Client) -> None:
+def test_push_changed_image_sends_changed_blobs_only(store: Store, registry: Registry, remote: Client) -> None:
     one = make(store)
     push(store, "web:1", TARGET, remote)
     two = make(store, "web:2", changed="now")
@@ -58,14 +58,14 @@ def test_of_a_changed_image_only_the_change_is_asked_for_and_sent(store: Store, 
     assert registry.count("HEAD", "/blobs/") == pushed.uploaded == sum(not is_manifest(blob) for blob in new)
 
 
-def test_an_old_image_there_that_cannot_be_read_costs_questions_only(store: Store, registry: Registry, remote: Client) -> None:
+def test_push_over_unreadable_remote_image_uploads_all_blobs(store: Store, registry: Registry, remote: Client) -> None:
     image = make(store)
     registry.manifests["team/web", "1"] = (OCI_MANIFEST, b"{}")
     assert push(store, "web:1", TARGET, remote).uploaded == len(blobs_of(store, image))
     assert registry.manifests["team/web", "1"][1] == store.read(image.digest)
 
 
-def test_what_another_repository_has_is_mounted(store: Store, registry: Registry, remote: Client) -> None:
+def test_push_blobs_of_other_repository_are_mounted(store: Store, registry: Registry, remote: Client) -> None:
     image = make(store)
     push(store, "web:1", TARGET, remote)
     pushed = push(store, "web:1", Reference.parse(f"{HOST}/else/where:1"), remote)
@@ -73,14 +73,14 @@ def test_what_another_repository_has_is_mounted(store: Store, registry: Registry
     assert registry.manifests["else/where", "1"][1] == store.read(image.digest)
 
 
-def test_what_was_pulled_from_a_registry_is_mounted_there(store: Store, other: Store, registry: Registry, remote: Client) -> None:
+def test_push_pulled_image_to_same_registry_is_mounted(store: Store, other: Store, registry: Registry, remote: Client) -> None:
     image = make(store)
     push(store, "web:1", TARGET, remote)
     pulled = pull(other, TARGET, remote)
     assert push(other, pulled.name, Reference.parse(f"{HOST}/else/where:1"), remote).mounted == len(blobs_of(store, image))
 
 
-def test_blob_that_is_missing_here_is_reported_before_anything_is_sent(store: Store, registry: Registry, remote: Client) -> None:
+def test_push_missing_local_blob_is_reported_before_any_request(store: Store, registry: Registry, remote: Client) -> None:
     image = make(store)
     store.path(min(blobs_of(store, image))).unlink()
     with pytest.raises(StoreError, match="is not whole here"):
@@ -88,7 +88,7 @@ def test_blob_that_is_missing_here_is_reported_before_anything_is_sent(store: St
     assert registry.asked == []
 
 
-def test_blob_that_is_damaged_here_is_reported_as_that(store: Store, registry: Registry, remote: Client) -> None:
+def test_push_damaged_local_blob_is_reported_and_sends_no_manifest(store: Store, registry: Registry, remote: Client) -> None:
     image = make(store)
     digest = min(blobs_of(store, image))
     store.path(digest).write_bytes(bytes(store.size(digest)))
@@ -97,7 +97,7 @@ def test_blob_that_is_damaged_here_is_reported_as_that(store: Store, registry: R
     assert registry.manifests == {}
 
 
-def test_one_failure_ends_a_push_and_names_nothing(store: Store, registry: Registry, remote: Client) -> None:
+def test_push_refused_upload_raises_its_error_and_sends_no_manifest(store: Store, registry: Registry, remote: Client) -> None:
     make(store)
     registry.spoil("PUT", "/blobs/", lambda _: answer(403, b'{"errors":[{"code":"DENIED","message":"quota"}]}'))
     with pytest.raises(RemoteError, match="403 DENIED quota") as refused:
@@ -106,7 +106,7 @@ def test_one_failure_ends_a_push_and_names_nothing(store: Store, registry: Regis
     assert registry.manifests == {}
 
 
-def test_two_thousand_blobs_in_one_list(store: Store, registry: Registry, remote: Client, other: Store) -> None:
+def test_push_and_pull_image_of_2000_blobs_transfer_all(store: Store, registry: Registry, remote: Client, other: Store) -> None:
     data = [f"blob {number}".encode() for number in range(2000)]
     for one in data:
         store.path(digest_of(one)).write_bytes(one)
@@ -131,7 +131,7 @@ def attested(store: Store, image: Descriptor) -> str:
     return tag_of(image.digest, ".att")
 
 
-def test_what_is_attached_goes_before_the_tag(store: Store, registry: Registry, remote: Client) -> None:
+def test_push_sends_attachments_after_manifest_and_before_tag(store: Store, registry: Registry, remote: Client) -> None:
     image = make(store)
     tag = attested(store, image)
     assert tag in push(store, "web:1", TARGET, remote).attachments
@@ -142,7 +142,7 @@ def test_what_is_attached_goes_before_the_tag(store: Store, registry: Registry, 
     assert registry.manifests["team/web", "1"][1] == store.read(image.digest)
 
 
-def test_attestation_that_does_not_arrive_leaves_the_tag_as_it_was(store: Store, registry: Registry, remote: Client) -> None:
+def test_push_refused_attestation_keeps_previous_tag(store: Store, registry: Registry, remote: Client) -> None:
     old = make(store)
     push(store, "web:1", TARGET, remote)
     image = make(store, "web:2", changed="now")
@@ -153,7 +153,7 @@ def test_attestation_that_does_not_arrive_leaves_the_tag_as_it_was(store: Store,
     assert registry.manifests["team/web", "1"][1] == store.read(old.digest)
 
 
-def test_tag_with_other_bytes_is_refused_before_anything_is_sent(store: Store, registry: Registry, remote: Client) -> None:
+def test_push_without_replace_over_other_digest_is_refused_before_upload(store: Store, registry: Registry, remote: Client) -> None:
     old = make(store)
     push(store, "web:1", TARGET, remote, replace=False)
     assert push(store, "web:1", TARGET, remote, replace=False).sent == 0
@@ -166,7 +166,7 @@ def test_tag_with_other_bytes_is_refused_before_anything_is_sent(store: Store, r
     assert registry.manifests["team/web", "1"][1] == store.read(new.digest)
 
 
-def test_tag_that_another_push_takes_meanwhile_is_refused_too(store: Store, registry: Registry, remote: Client) -> None:
+def test_push_without_replace_tag_taken_meanwhile_is_refused(store: Store, registry: Registry, remote: Client) -> None:
     make(store)
     other = make(store, "web:2", changed="now")
     taken = (OCI_INDEX, store.read(other.digest))
@@ -181,7 +181,7 @@ def test_tag_that_another_push_takes_meanwhile_is_refused_too(store: Store, regi
     assert registry.manifests["team/web", "1"] == taken
 
 
-def test_present_is_what_the_tag_has_now(store: Store, registry: Registry, remote: Client) -> None:
+def test_present_gives_digest_of_tag_and_refuses_other_without_replace(store: Store, registry: Registry, remote: Client) -> None:
     image = make(store)
     assert present(TARGET, image.digest, remote, replace=False) is None
     push(store, "web:1", TARGET, remote)

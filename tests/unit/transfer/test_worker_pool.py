@@ -32,7 +32,7 @@ class Line:
         pass
 
 
-def test_an_interrupt_while_work_is_handed_out_stops_what_has_begun() -> None:
+def test_each_interrupt_while_queueing_aborts_running_work() -> None:
     line = Line()
 
     def items() -> Iterator[int]:

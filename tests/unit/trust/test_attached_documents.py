@@ -33,7 +33,7 @@ def attach(attachments: LocalReferrers, digest: str, value: dict[str, Any], key:
     attestation.attach(attachments, digest, value, key)
 
 
-def test_types_have_short_names() -> None:
+def test_type_of_and_name_of_map_short_names_and_refuse_others() -> None:
     assert attached_documents.NAMES == {"test-result": results.PREDICATE, "sbom": sbom.PREDICATE, "provenance": provenance.PREDICATE}
     assert attached_documents.type_of("sbom") == sbom.PREDICATE
     assert attached_documents.type_of("https://example.com/mine/v1") == "https://example.com/mine/v1"
@@ -43,7 +43,7 @@ def test_types_have_short_names() -> None:
             attached_documents.type_of(wrong)
 
 
-def test_signed_and_plain_documents_are_listed(
+def test_documents_lists_attestations_and_referrers_with_signature_state(
     attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey, other: PrivateKey
 ) -> None:
     attach(attachments, image.digest, result(image.digest), key)
@@ -67,7 +67,7 @@ def test_signed_and_plain_documents_are_listed(
     assert tested.to_json()["result"] == tested.result
 
 
-def test_attestation_about_another_image_is_refused_and_says_nothing(
+def test_documents_attestation_about_another_image_is_refused_without_content(
     attachments: LocalReferrers, image: CloudImage, key: PrivateKey
 ) -> None:
     attach(attachments, image.digest, result(OTHER), key)
@@ -78,7 +78,7 @@ def test_attestation_about_another_image_is_refused_and_says_nothing(
         check("web", [found])
 
 
-def test_referrer_about_another_image_is_refused(attachments: LocalReferrers, store: Store, image: CloudImage) -> None:
+def test_documents_referrer_about_another_image_is_refused(attachments: LocalReferrers, store: Store, image: CloudImage) -> None:
     """Listed under this image by whoever writes the list."""
     elsewhere = Descriptor(OCI_INDEX, OTHER, 7)
     entry = referrers.referrer(attachments, elsewhere, sbom.MEDIA_TYPE, b"{}", {referrers.PREDICATE: sbom.PREDICATE})
@@ -89,14 +89,16 @@ def test_referrer_about_another_image_is_refused(attachments: LocalReferrers, st
     assert f"a referrer is about {OTHER}" in found.refused.message
 
 
-def test_statement_of_a_referrer_is_about_the_image_too(attachments: LocalReferrers, store: Store, image: CloudImage) -> None:
+def test_documents_referrer_with_statement_about_another_image_is_refused(
+    attachments: LocalReferrers, store: Store, image: CloudImage
+) -> None:
     data = canonical_json(result(OTHER))
     referrers.referrer(attachments, store.resolve("web"), IN_TOTO, data, {referrers.PREDICATE: results.PREDICATE})
     (found,) = documents(attachments, image.digest)
     assert (found.statement, found.refused is not None) == (None, True)
 
 
-def test_damaged_attestation_is_refused_and_the_others_are_listed(
+def test_documents_damaged_attestation_is_refused_and_others_are_listed(
     attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey, other: PrivateKey
 ) -> None:
     attach(attachments, image.digest, result(image.digest), key)
@@ -108,9 +110,7 @@ def test_damaged_attestation_is_refused_and_the_others_are_listed(
     assert good.key == other.public
 
 
-def test_attestation_whose_annotation_lies_is_what_its_statement_says(
-    attachments: LocalReferrers, image: CloudImage, key: PrivateKey
-) -> None:
+def test_documents_wrong_type_annotation_is_overruled_by_statement(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     attach(attachments, image.digest, attestation.statement("web", image.digest, "https://example.com/other", {}), key)
     (layer,) = referrers.merge(attachments.find(referrers.tag_of(image.digest, ".att")))
     lying = Descriptor(layer.media_type, layer.digest, layer.size, {"predicateType": results.PREDICATE})
@@ -121,7 +121,7 @@ def test_attestation_whose_annotation_lies_is_what_its_statement_says(
         check("web", [found], [results.PREDICATE])
 
 
-def test_layer_that_is_not_an_envelope_is_not_an_attestation(attachments: LocalReferrers, image: CloudImage) -> None:
+def test_documents_layer_of_other_media_type_is_ignored(attachments: LocalReferrers, image: CloudImage) -> None:
     referrers.put_layers(attachments, referrers.tag_of(image.digest, ".att"), [attachments.keep(b"x", OCI_MANIFEST)])
     assert documents(attachments, image.digest) == ()
 
@@ -144,7 +144,7 @@ def test_check_refuses_tests_that_failed(attachments: LocalReferrers, image: Clo
         check("web", documents(attachments, image.digest, [key.public]), [results.PREDICATE])
 
 
-def test_results_of_two_suites_stand_beside_each_other(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+def test_attach_results_keeps_newest_of_each_suite(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     for changes in ({}, {"suite": "conformance"}, {"passed": ["test_one", "test_two"]}):
         attach(attachments, image.digest, result(image.digest, **changes), key)
     found = documents(attachments, image.digest, [key.public])

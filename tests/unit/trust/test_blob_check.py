@@ -31,14 +31,14 @@ def parts(store: Store, image: CloudImage) -> Iterator[tuple[str, str]]:
         yield "blob of an embedded image", layer["digest"]
 
 
-def test_a_whole_image_is_counted(store: Store, image: CloudImage) -> None:
+def test_check_stored_whole_image_counts_blobs_and_bytes(store: Store, image: CloudImage) -> None:
     whole = blob_check.check_stored(store, "web", root(store, image))
     assert whole.digest == image.digest
     assert whole.blobs == len({blob.digest for blob in image.blobs})
     assert whole.bytes == image.size
 
 
-def test_one_changed_bit_of_any_blob_is_found(store: Store, image: CloudImage) -> None:
+def test_check_stored_flipped_bit_in_any_blob_kind_is_reported(store: Store, image: CloudImage) -> None:
     index = root(store, image)
     kinds = set()
     for role, digest in parts(store, image):
@@ -54,7 +54,7 @@ def test_one_changed_bit_of_any_blob_is_found(store: Store, image: CloudImage) -
     blob_check.check_stored(store, "web", index)
 
 
-def test_what_was_cut_short_grew_or_is_gone_is_found(store: Store, image: CloudImage) -> None:
+def test_check_stored_truncated_grown_or_missing_layer_is_reported(store: Store, image: CloudImage) -> None:
     index = root(store, image)
     layer = image.platforms[0].layers[0]
     path = store.path(layer.digest)
@@ -70,7 +70,7 @@ def test_what_was_cut_short_grew_or_is_gone_is_found(store: Store, image: CloudI
         blob_check.check_stored(store, "web", index)
 
 
-def test_platform_that_was_not_fetched_is_reported_and_the_rest_is_looked_at(store: Store, image: CloudImage) -> None:
+def test_check_stored_absent_platform_is_reported_and_rest_is_checked(store: Store, image: CloudImage) -> None:
     index = root(store, image)
     rootfs = [entry["digest"] for entry in store.json(image.digest)["manifests"][::2]]
     store.path(rootfs[1]).unlink()
@@ -85,7 +85,7 @@ def test_platform_that_was_not_fetched_is_reported_and_the_rest_is_looked_at(sto
         blob_check.check_stored(store, "web", index)
 
 
-def test_a_missing_image_set_is_found(store: Store, image: CloudImage) -> None:
+def test_check_stored_missing_image_set_is_reported(store: Store, image: CloudImage) -> None:
     index = root(store, image)
     images = store.json(image.digest)["manifests"][1]["digest"]
     store.path(images).unlink()
@@ -93,7 +93,7 @@ def test_a_missing_image_set_is_found(store: Store, image: CloudImage) -> None:
         blob_check.check_stored(store, "web", index)
 
 
-def test_all_that_is_damaged_is_listed(store: Store, image: CloudImage) -> None:
+def test_check_stored_lists_all_damaged_layers(store: Store, image: CloudImage) -> None:
     index = root(store, image)
     layers = [layer.digest for platform in image.platforms for layer in platform.layers]
     for digest in dict.fromkeys(layers):
@@ -104,19 +104,19 @@ def test_all_that_is_damaged_is_listed(store: Store, image: CloudImage) -> None:
     assert all(digest in (caught.value.details or "") for digest in layers)
 
 
-def test_a_size_that_the_index_does_not_have_is_found(store: Store, image: CloudImage) -> None:
+def test_check_stored_wrong_index_size_is_reported(store: Store, image: CloudImage) -> None:
     with pytest.raises(RefusedError, match="bytes instead of 7"):
         blob_check.check_stored(store, "web", Descriptor(OCI_INDEX, image.digest, 7))
 
 
-def test_an_index_that_is_none_is_refused(store: Store) -> None:
+def test_check_stored_malformed_index_is_refused(store: Store) -> None:
     for text in (b'{"manifests": [{"digest": 1}]}', b"[1]", b"no JSON"):
         digest, size = store.put(text)
         with pytest.raises(RefusedError, match="cannot be understood"):
             blob_check.check_stored(store, "web", Descriptor(OCI_INDEX, digest, size))
 
 
-def test_a_root_that_is_called_something_else_is_refused(store: Store, image: CloudImage) -> None:
+def test_check_stored_root_of_non_image_type_is_refused(store: Store, image: CloudImage) -> None:
     """The type of the root stands in no signed place: it must not be a way to have nothing looked at."""
     flip(store, image.platforms[0].layers[0].digest)
     with pytest.raises(RefusedError, match="which is not an image"):

@@ -23,7 +23,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return keys.create(tmp_path_factory.mktemp("keys") / "release", "pw")
 
 
-def test_sign_and_verify(
+def test_sign_and_verify_report_digest_key_and_annotations(
     store: Store, image: CloudImage, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COSIGN_PASSWORD", "pw")
@@ -43,7 +43,7 @@ def test_sign_and_verify(
     assert "without the annotation stage=test" in capsys.readouterr().err
 
 
-def test_a_publisher_who_goes_back_signs_the_older_image_again(
+def test_sign_renews_time_of_signing_only_with_again_option(
     store: Store, image: CloudImage, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COSIGN_PASSWORD", "pw")
@@ -55,7 +55,7 @@ def test_a_publisher_who_goes_back_signs_the_older_image_again(
         assert f"as docker.io/library/web at 1970-01-01 {when} UTC" in capsys.readouterr().out
 
 
-def test_variable_of_slipway_wins_over_cosigns(
+def test_sign_slipway_password_variable_wins_over_cosign_variable(
     store: Store, image: CloudImage, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COSIGN_PASSWORD", "of something else")
@@ -83,7 +83,7 @@ def test_variable_of_slipway_wins_over_cosigns(
         (["keys", "create"], 2, "there is no terminal to ask for it"),
     ],
 )
-def test_what_goes_wrong_has_its_exit_code_and_says_what(
+def test_trust_commands_invalid_use_gives_exit_code_and_message(
     words: list[str], code: int, message: str, store: Store, image: CloudImage, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {"KEY": str(pair[0]), "PUB": str(pair[1])}
@@ -93,7 +93,7 @@ def test_what_goes_wrong_has_its_exit_code_and_says_what(
     assert "Traceback" not in said
 
 
-def test_a_damaged_image_here_is_not_passed_over_for_one_in_a_registry(
+def test_verify_damaged_local_image_under_registry_name_names_damaged_blob(
     store: Store, image: CloudImage, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     tags.tag(store, "web", "registry.example.com/acme/web:1")
@@ -102,7 +102,7 @@ def test_a_damaged_image_here_is_not_passed_over_for_one_in_a_registry(
     assert f"blob {image.digest}" in capsys.readouterr().err
 
 
-def test_documents_go_to_a_file_or_to_the_image(
+def test_sbom_and_provenance_are_written_to_file_stdout_or_attached(
     store: Store, image: CloudImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.execute(["sbom", "web", "-f", str(tmp_path / "bom.json")]) == 0
@@ -116,7 +116,7 @@ def test_documents_go_to_a_file_or_to_the_image(
     assert list(store.names()) == ["web:latest", f"web:{image.digest.replace(':', '-')}"]
 
 
-def test_an_image_without_a_name_has_no_place_for_signatures(
+def test_sign_unnamed_image_is_refused_with_tag_hint(
     store: Store, image: CloudImage, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.untag("web")
@@ -124,14 +124,14 @@ def test_an_image_without_a_name_has_no_place_for_signatures(
     assert "give it one with `slipway tag`" in capsys.readouterr().err
 
 
-def test_no_document_of_a_part_is_attached(store: Store, image: CloudImage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sbom_attach_for_partial_image_is_refused(store: Store, image: CloudImage, capsys: pytest.CaptureFixture[str]) -> None:
     store.path(store.json(image.digest)["manifests"][2]["digest"]).unlink()
     assert app.execute(["sbom", "web", "--attach"]) == 4
     assert "is here without linux/arm64" in capsys.readouterr().err
     assert list(store.names()) == ["web:latest"]
 
 
-def test_verify_wants_a_signature_that_each_policy_wants(
+def test_verify_requires_signatures_of_system_and_user_policy(
     store: Store,
     image: CloudImage,
     pair: tuple[Path, Path],
@@ -157,7 +157,7 @@ def test_verify_wants_a_signature_that_each_policy_wants(
 ESCAPE, BIDI = "\x1b[2J", "\u202e"
 
 
-def test_what_a_signature_says_does_not_reach_the_terminal_as_it_is(
+def test_verify_control_characters_of_signature_are_escaped(
     store: Store, image: CloudImage, key: PrivateKey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "ours.pub").write_bytes(key.public.pem)
@@ -171,7 +171,7 @@ def test_what_a_signature_says_does_not_reach_the_terminal_as_it_is(
         assert not {"\x1b", BIDI, "\r"} & set(text)
 
 
-def test_what_an_image_says_does_not_reach_the_terminal_as_it_is(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_control_characters_of_image_are_escaped(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     odd = f"{ESCAPE}{BIDI}x\ry"
     info = Info(
         kubernetes=odd,

@@ -41,7 +41,7 @@ def built(store: Store) -> CloudImage:
     return write(store, platform_image(store, history=empty))
 
 
-def test_provenance_says_what_the_image_records(store: Store) -> None:
+def test_provenance_lists_subject_kubefile_steps_and_dependencies(store: Store) -> None:
     image = built(store)
     found = provenance.make(image, WEB)
     assert (found["_type"], found["predicateType"]) == ("https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1")
@@ -61,7 +61,7 @@ def test_provenance_says_what_the_image_records(store: Store) -> None:
     assert found["predicate"]["runDetails"]["builder"]["id"].startswith("https://")
 
 
-def test_provenance_says_on_what_an_application_was_run_and_that_its_exercise_ran(store: Store) -> None:
+def test_provenance_of_proven_application_names_cluster_image_and_exercise(store: Store) -> None:
     on, exercise = {"reference": "kubernetes:latest", "digest": digest_of(b"cluster")}, digest_of(b"exercise")
     info = Info(type="app", proven=ProvingRun(on, exercise))
     definition = provenance.make(write(store, platform_image(store, info=info)), WEB)["predicate"]["buildDefinition"]
@@ -71,19 +71,19 @@ def test_provenance_says_on_what_an_application_was_run_and_that_its_exercise_ra
     assert dependency["uri"].startswith("pkg:oci/kubernetes@sha256")
 
 
-def test_no_value_of_a_build_argument_is_reported(store: Store) -> None:
+def test_provenance_omits_values_of_build_arguments(store: Store) -> None:
     text = canonical_json(provenance.make(built(store), WEB))
     assert b"hunter2" not in text
     assert b"x y" not in text
     assert b"BASE_SECRET" not in text
 
 
-def test_the_same_image_has_the_same_provenance(store: Store) -> None:
+def test_provenance_same_image_gives_same_bytes(store: Store) -> None:
     image = built(store)
     assert canonical_json(provenance.make(image, WEB)) == canonical_json(provenance.make(cloudimage.read(store, "web"), WEB))
 
 
-def test_an_image_without_a_history_has_a_provenance(store: Store) -> None:
+def test_provenance_image_without_history_has_no_kubefile_lines_or_dependencies(store: Store) -> None:
     image = write(store, platform_image(store, AMD64, history=(), info=Info(type="app"), images=ImageSet()))
     definition = provenance.make(image, WEB)["predicate"]["buildDefinition"]
     assert definition["externalParameters"]["kubefile"] == {"linux/amd64": []}
@@ -97,7 +97,7 @@ def envelopes(attachments: LocalReferrers, digest: str) -> list[Descriptor]:
     return list(referrers.merge(attachments.find(referrers.tag_of(digest, referrers.ATTESTATIONS))))
 
 
-def test_an_attestation_is_cosigns_to_the_letter(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_attach_attestation_has_cosign_format(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     value = provenance.make(image, WEB)
     attestation.attach(attachments, image.digest, value, key)
     (layer,) = store.json(store.names()[f"web:{image.digest.replace(':', '-')}.att"].digest)["layers"]
@@ -111,7 +111,9 @@ def test_an_attestation_is_cosigns_to_the_letter(attachments: LocalReferrers, st
     assert key.public.holds(base64.b64decode(envelope["signatures"][0]["sig"]), signed)
 
 
-def test_one_statement_of_a_kind_by_a_key(attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
+def test_attach_statement_replaces_one_of_same_type_and_key_only(
+    attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
+) -> None:
     one, two, bill = ({"predicateType": kind, "n": n} for kind, n in (("p", 1), ("p", 2), ("b", 1)))
     first = attestation.attach(attachments, image.digest, one, key)
     assert attestation.attach(attachments, image.digest, one, key) == first
@@ -125,7 +127,7 @@ def test_one_statement_of_a_kind_by_a_key(attachments: LocalReferrers, image: Cl
     assert (len(found), by_us) == (3, [2])
 
 
-def test_an_envelope_opens_for_its_key_only(key: PrivateKey, other: PrivateKey) -> None:
+def test_open_envelope_opens_with_signing_key_only(key: PrivateKey, other: PrivateKey) -> None:
     data = attestation.envelope({"a": 1}, key)
     assert attestation.open_envelope(data, key.public) == {"a": 1}
     assert attestation.open_envelope(data, other.public) is None
@@ -137,7 +139,7 @@ def test_an_envelope_opens_for_its_key_only(key: PrivateKey, other: PrivateKey) 
             attestation.open_envelope(broken, key.public)
 
 
-def test_a_damaged_envelope_is_not_in_the_way_of_a_new_one(
+def test_attach_beside_damaged_envelope_adds_new_statement(
     attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey
 ) -> None:
     attestation.attach(attachments, image.digest, {"predicateType": "p", "n": 1}, key)
@@ -151,7 +153,7 @@ def test_a_damaged_envelope_is_not_in_the_way_of_a_new_one(
 # Referrers
 
 
-def test_a_referrer_is_the_specifications_to_the_letter(attachments: LocalReferrers, store: Store, image: CloudImage) -> None:
+def test_referrer_has_oci_referrers_format(attachments: LocalReferrers, store: Store, image: CloudImage) -> None:
     subject = store.resolve("web")
     referrers.referrer(attachments, subject, sbom.MEDIA_TYPE, b'{"bom": 1}', {referrers.PREDICATE: sbom.PREDICATE})
     name = f"web:{image.digest.replace(':', '-')}"
@@ -169,7 +171,7 @@ def test_a_referrer_is_the_specifications_to_the_letter(attachments: LocalReferr
     assert "artifactType" not in store.json(image.digest)
 
 
-def test_a_new_document_of_a_kind_replaces_the_old_one(attachments: LocalReferrers, store: Store, image: CloudImage) -> None:
+def test_referrer_new_document_replaces_one_of_same_kind_only(attachments: LocalReferrers, store: Store, image: CloudImage) -> None:
     subject = store.resolve("web")
     for kind, data in (("a", b"1"), ("b", b"2"), ("a", b"3"), ("a", b"3")):
         referrers.referrer(attachments, subject, "application/x", data, {referrers.PREDICATE: kind})
@@ -177,9 +179,7 @@ def test_a_new_document_of_a_kind_replaces_the_old_one(attachments: LocalReferre
     assert [store.read(referrers.layers_of(attachments.manifest(one))[0].digest) for one in found] == [b"2", b"3"]
 
 
-def test_what_is_attached_is_no_image_of_its_own_and_stays_with_the_image(
-    attachments: LocalReferrers, store: Store, image: CloudImage
-) -> None:
+def test_referrer_is_not_listed_as_image_and_survives_collect(attachments: LocalReferrers, store: Store, image: CloudImage) -> None:
     referrers.referrer(attachments, store.resolve("web"), sbom.MEDIA_TYPE, b"{}", {})
     assert [row.name for row in listing.images(store)] == ["web:latest"]
     blobs = len(list((store.root / "blobs/sha256").iterdir()))

@@ -40,7 +40,7 @@ def with_body(path: Path, value: object) -> None:
     path.write_text(f"-----BEGIN {keys.ENCRYPTED}-----\n{text}\n-----END {keys.ENCRYPTED}-----\n")
 
 
-def test_a_pair_is_two_files_of_cosigns_form(pair: tuple[Path, Path]) -> None:
+def test_create_writes_key_pair_in_cosign_format(pair: tuple[Path, Path]) -> None:
     private, public = pair
     assert (private.name, public.name) == ("release.key", "release.pub")
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
@@ -53,7 +53,7 @@ def test_a_pair_is_two_files_of_cosigns_form(pair: tuple[Path, Path]) -> None:
     assert public.read_text().startswith("-----BEGIN PUBLIC KEY-----\n")
 
 
-def test_what_the_private_key_signs_the_public_key_knows(pair: tuple[Path, Path]) -> None:
+def test_holds_accepts_signature_of_pair_and_refuses_changed_ones(pair: tuple[Path, Path]) -> None:
     private, public = keys.read_private(pair[0], password), keys.read_public(pair[1])
     signature = private.sign(b"data")
     assert public.holds(signature, b"data")
@@ -63,14 +63,14 @@ def test_what_the_private_key_signs_the_public_key_knows(pair: tuple[Path, Path]
     assert private.public.fingerprint == public.fingerprint
 
 
-def test_the_password_is_nowhere_in_the_files(pair: tuple[Path, Path]) -> None:
+def test_create_hides_password_in_files_and_key_in_repr(pair: tuple[Path, Path]) -> None:
     assert all(PASSWORD.encode() not in path.read_bytes() for path in pair)
     key = keys.read_private(pair[0], password)
     assert "PRIVATE" not in repr(key)
     assert len(repr(key)) < 100
 
 
-def test_a_pair_is_not_overwritten_unless_it_is_wished(tmp_path: Path) -> None:
+def test_create_over_existing_file_is_refused_unless_forced(tmp_path: Path) -> None:
     (tmp_path / "a.pub").write_text("mine")
     with pytest.raises(UsageError, match=r"a\.pub already exists") as caught:
         keys.create(tmp_path / "a", "")
@@ -82,30 +82,30 @@ def test_a_pair_is_not_overwritten_unless_it_is_wished(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.key", "a.pub"]
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_create_in_missing_folder_raises_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file or directory"):
         keys.create(tmp_path / "missing/a", "")
 
 
-def test_a_wrong_password_opens_nothing(pair: tuple[Path, Path]) -> None:
+def test_read_private_wrong_password_is_refused(pair: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match=r"release\.key does not open: the password is wrong"):
         keys.read_private(pair[0], lambda _: "wrong")
 
 
-def test_the_older_label_of_cosign_is_read(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_read_private_older_cosign_label_is_read(pair: tuple[Path, Path], tmp_path: Path) -> None:
     old = tmp_path / "old.key"
     old.write_text(pair[0].read_text().replace("SIGSTORE", "COSIGN"))
     assert keys.read_private(old, password).public.fingerprint == keys.read_public(pair[1]).fingerprint
 
 
 @pytest.mark.parametrize("form", [serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL])
-def test_plain_keys_are_read_without_a_password(form: serialization.PrivateFormat, tmp_path: Path, key: PrivateKey) -> None:
+def test_read_private_unencrypted_key_needs_no_password(form: serialization.PrivateFormat, tmp_path: Path, key: PrivateKey) -> None:
     path = tmp_path / "plain.pem"
     path.write_bytes(key.key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
     assert keys.read_private(path, refuse).public.fingerprint == key.public.fingerprint
 
 
-def test_an_encrypted_pkcs8_key_is_read(tmp_path: Path, key: PrivateKey) -> None:
+def test_read_private_encrypted_pkcs8_is_read_with_right_password_only(tmp_path: Path, key: PrivateKey) -> None:
     path = tmp_path / "pkcs8.pem"
     encrypted = serialization.BestAvailableEncryption(PASSWORD.encode())
     path.write_bytes(key.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encrypted))
@@ -114,7 +114,7 @@ def test_an_encrypted_pkcs8_key_is_read(tmp_path: Path, key: PrivateKey) -> None
         keys.read_private(path, lambda _: "wrong")
 
 
-def test_a_key_of_a_kind_that_does_not_sign_is_named(tmp_path: Path) -> None:
+def test_read_private_rsa_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rsa.pem"
     found = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     path.write_bytes(found.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
@@ -133,20 +133,20 @@ def test_a_key_of_a_kind_that_does_not_sign_is_named(tmp_path: Path) -> None:
         ("x" * 100_000, "too large"),
     ],
 )
-def test_what_is_no_private_key_is_refused(text: str, message: str, tmp_path: Path) -> None:
+def test_read_private_file_without_usable_private_key_is_refused(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "x.key"
     path.write_text(text)
     with pytest.raises(UsageError, match=message):
         keys.read_private(path, password)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_read_private_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.key: No such file"):
         keys.read_private(tmp_path / "none.key", refuse)
 
 
 @pytest.mark.parametrize("cost", [1 << 30, 0, 65535, -8])
-def test_a_key_file_cannot_take_all_memory(cost: int, pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_read_private_unknown_scrypt_cost_is_refused_before_password_prompt(cost: int, pair: tuple[Path, Path], tmp_path: Path) -> None:
     value = body(pair[0])
     value["kdf"]["params"] = {"N": cost, "r": 8, "p": 1}
     path = tmp_path / "hungry.key"
@@ -155,7 +155,7 @@ def test_a_key_file_cannot_take_all_memory(cost: int, pair: tuple[Path, Path], t
         keys.read_private(path, refuse)
 
 
-def test_a_changed_ciphertext_opens_nothing(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_read_private_changed_ciphertext_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     value = body(pair[0])
     sealed = bytearray(base64.b64decode(str(value["ciphertext"])))
     sealed[40] ^= 1
@@ -165,20 +165,20 @@ def test_a_changed_ciphertext_opens_nothing(pair: tuple[Path, Path], tmp_path: P
         keys.read_private(path, password)
 
 
-def test_a_private_key_is_no_key_to_verify_with(pair: tuple[Path, Path]) -> None:
+def test_read_public_private_key_is_refused_with_hint(pair: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="is a private key") as caught:
         keys.read_public(pair[0])
     assert ".pub" in (caught.value.hint or "")
 
 
-def test_what_is_no_public_key_is_refused(tmp_path: Path) -> None:
+def test_read_public_malformed_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.pub"
     path.write_text("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
     with pytest.raises(UsageError, match=r"x\.pub is not a public key in PEM"):
         keys.read_public(path)
 
 
-def test_keys_of_others_verify_too() -> None:
+def test_holds_accepts_rsa_ed25519_and_p384_signatures() -> None:
     """RSA and Ed25519, as vendors have them."""
     form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     one = rsa.generate_private_key(public_exponent=65537, key_size=2048)

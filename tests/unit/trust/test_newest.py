@@ -36,7 +36,7 @@ def newest(tmp_path: Path) -> Newest:
     return Newest(tmp_path / "home")
 
 
-def test_a_tag_moves_on_and_not_back(newest: Newest) -> None:
+def test_advance_accepts_newer_image_and_refuses_older_one(newest: Newest) -> None:
     newest.advance(Offer(TAG, OLD, 1000))
     newest.advance(Offer(TAG, NEW, 1000))
     newest.advance(Offer(TAG, OLD, 2000))
@@ -53,7 +53,7 @@ def test_a_tag_moves_on_and_not_back(newest: Newest) -> None:
         newest.advance(Offer(TAG, OLD, 2999))
 
 
-def test_image_without_a_time_of_signing_does_not_follow_one_with_it(newest: Newest) -> None:
+def test_advance_image_without_signing_time_after_timed_one_is_refused(newest: Newest) -> None:
     newest.advance(Offer(TAG, OLD, None))
     newest.advance(Offer(TAG, NEW, None))
     newest.advance(Offer(TAG, NEW, 1000))
@@ -62,7 +62,7 @@ def test_image_without_a_time_of_signing_does_not_follow_one_with_it(newest: New
 
 
 @pytest.mark.parametrize("signed_at", [2000, None])
-def test_who_wants_the_older_one_says_so_and_it_counts_from_then_on(
+def test_advance_with_allow_older_warns_and_remembers_older_image(
     newest: Newest, signed_at: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newest.advance(Offer(TAG, NEW, 3000))
@@ -74,7 +74,7 @@ def test_who_wants_the_older_one_says_so_and_it_counts_from_then_on(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 5}', '{"a": {"digest": "x"}}', '{"a": {"digest": "x", "signedAt": "soon"}}'])
-def test_a_memory_that_cannot_be_read_does_not_mean_that_anything_may_come(newest: Newest, text: str) -> None:
+def test_advance_with_unreadable_record_is_refused_and_keeps_file(newest: Newest, text: str) -> None:
     newest.advance(Offer(TAG, NEW, 3000))
     (newest.folder / FILE).write_text(text)
     with pytest.raises(StoreError, match="which says what was admitted under which tag, cannot be read") as failed:
@@ -161,7 +161,9 @@ WAYS: dict[str, Callable[..., object]] = {"capture": through_a_fetcher, "FROM": 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_registry_that_goes_back_is_found_out(way: str, store: Store, registries: tuple[Registry, Registry]) -> None:
+def test_admit_remote_older_image_under_tag_is_refused_unless_allowed(
+    way: str, store: Store, registries: tuple[Registry, Registry]
+) -> None:
     today, yesterday = registries
     WAYS[way](store, today)
     with pytest.raises(RefusedError, match=rf"{NAME} is refused: it goes back. {yesterday.image.digest} was signed"):
@@ -174,9 +176,7 @@ def test_a_registry_that_goes_back_is_found_out(way: str, store: Store, registri
     WAYS[way](store, yesterday)
 
 
-def test_an_image_that_was_admitted_by_its_digest_is_not_admitted_under_a_tag_by_that(
-    store: Store, registries: tuple[Registry, Registry]
-) -> None:
+def test_fetcher_older_image_admitted_by_digest_is_refused_under_tag(store: Store, registries: tuple[Registry, Registry]) -> None:
     today, yesterday = registries
     through_a_fetcher(store, today)
     client: Any = yesterday
@@ -186,7 +186,7 @@ def test_an_image_that_was_admitted_by_its_digest_is_not_admitted_under_a_tag_by
         fetcher.manifest(NAME)
 
 
-def test_a_stick_that_brings_an_older_image_is_found_out(
+def test_load_older_image_is_refused_unless_allowed(
     store: Store, registries: tuple[Registry, Registry], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     today, yesterday = registries
@@ -202,7 +202,7 @@ def test_a_stick_that_brings_an_older_image_is_found_out(
     assert store.resolve(str(NAME)).digest == yesterday.image.digest
 
 
-def test_what_is_here_may_be_used_though_its_tag_has_moved_on(store: Store, registries: tuple[Registry, Registry]) -> None:
+def test_admit_stored_older_image_is_accepted_after_tag_moved(store: Store, registries: tuple[Registry, Registry]) -> None:
     """A cluster that runs the image before: its nodes join, and it may roll back."""
     today, yesterday = registries
     by_pull(store, yesterday)
@@ -211,14 +211,16 @@ def test_what_is_here_may_be_used_though_its_tag_has_moved_on(store: Store, regi
     assert policy.admit(store, yesterday.image.digest, yesterday.image.digest).digest == yesterday.image.digest
 
 
-def test_nothing_is_remembered_where_no_signature_is_wanted(store: Store, registries: tuple[Registry, Registry], tmp_path: Path) -> None:
+def test_pull_without_required_signature_writes_no_record(store: Store, registries: tuple[Registry, Registry], tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text("default: none\n")
     for registry in registries:
         by_pull(store, registry)
     assert not (tmp_path / "home" / FILE).exists()
 
 
-def test_every_spelling_of_a_repository_is_one(store: Store, registries: tuple[Registry, Registry], tmp_path: Path) -> None:
+def test_pull_older_image_under_other_spelling_of_repository_is_refused(
+    store: Store, registries: tuple[Registry, Registry], tmp_path: Path
+) -> None:
     today, yesterday = registries
     (tmp_path / "policy.yaml").write_text("default: {require: signed, keys: [release.pub], identity: any}\n")
     by_pull(store, today)

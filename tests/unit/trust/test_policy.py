@@ -78,17 +78,17 @@ rules:
         ("registry-example.com/a", "deny"),
     ],
 )
-def test_the_most_specific_rule_holds(name: str, require: str, file: Path) -> None:
+def test_rule_most_specific_pattern_wins(name: str, require: str, file: Path) -> None:
     assert requires(parse(file, RULES), name) == require
 
 
-def test_of_two_rules_that_are_equally_specific_the_stricter_holds(file: Path) -> None:
+def test_rule_stricter_of_equally_specific_patterns_wins(file: Path) -> None:
     rules = ["- {repository: a.io/*/b, require: none}", "- {repository: a.io/b/*, require: deny}"]
     for order in (rules, rules[::-1]):
         assert requires(parse(file, "default: none\nrules:\n" + "\n".join(order)), "a.io/b/b") == "deny"
 
 
-def test_a_key_may_stand_in_the_file(file: Path, key: PrivateKey) -> None:
+def test_load_inline_pem_key_is_read(file: Path, key: PrivateKey) -> None:
     pem = key.public.pem.decode().replace("\n", "\n          ")
     found = parse(file, f"default: none\nrules:\n  - repository: web\n    require: signed\n    keys:\n      - |\n          {pem}\n")
     (one,) = found.rules[0].keys
@@ -96,7 +96,7 @@ def test_a_key_may_stand_in_the_file(file: Path, key: PrivateKey) -> None:
     assert one.name == f"the key at {file}:6"
 
 
-def test_the_default_may_want_signatures(file: Path) -> None:
+def test_load_default_may_require_signatures(file: Path) -> None:
     found = parse(file, "default:\n  require: signed\n  keys: [release.pub, other.pub]\n  annotations: {stage: released}\n")
     assert (found.default.require, len(found.default.keys), dict(found.default.annotations)) == ("signed", 2, {"stage": "released"})
 
@@ -113,13 +113,13 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_without_a_file_everything_is_taken(store: Store, image: CloudImage, system: Path) -> None:
+def test_gate_without_policy_file_admits_everything(store: Store, image: CloudImage, system: Path) -> None:
     assert not system.exists()
     assert policy.gate() == Gate()
     assert policy.admit(store, "web", image.digest).signatures == ()
 
 
-def test_the_file_is_found_where_it_belongs(
+def test_gate_finds_policies_in_config_environment_and_system_path(
     store: Store, tmp_path: Path, file: Path, system: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = tmp_path / "config/slipway/policy.yaml"
@@ -134,7 +134,7 @@ def test_the_file_is_found_where_it_belongs(
 
 
 @pytest.mark.parametrize("own", ["environment", "config"])
-def test_what_the_administrator_refuses_no_other_policy_admits(
+def test_admit_image_denied_by_system_or_user_policy_is_refused(
     store: Store, image: CloudImage, tmp_path: Path, file: Path, system: Path, own: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system.write_text("default: none\nrules: [{repository: web, require: deny}]\n")
@@ -153,7 +153,7 @@ def test_what_the_administrator_refuses_no_other_policy_admits(
         policy.admit(store, "free", image.digest)
 
 
-def test_an_administrators_policy_that_cannot_be_read_is_a_fault(store: Store, system: Path) -> None:
+def test_gate_unreadable_system_policy_raises_input_error(store: Store, system: Path) -> None:
     system.symlink_to(system.parent / "nowhere")
     with pytest.raises(InputError, match="cannot be read"):
         policy.gate()
@@ -163,9 +163,7 @@ def test_an_administrators_policy_that_cannot_be_read_is_a_fault(store: Store, s
         policy.gate()
 
 
-def test_a_file_that_is_named_and_not_there_does_not_mean_take_everything(
-    file: Path, system: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gate_missing_or_unreadable_named_policy_raises_input_error(file: Path, system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_POLICY", str(file))
     with pytest.raises(InputError, match="the policy cannot be read: No such file"):
         policy.gate()
@@ -186,14 +184,14 @@ def test_a_file_that_is_named_and_not_there_does_not_mean_take_everything(
         "REGISTRY.example.com:443/team/vault@sha256:" + "0" * 64,
     ],
 )
-def test_each_spelling_of_a_registry_is_under_its_rules(name: str, file: Path) -> None:
+def test_rule_matches_image_name_in_any_registry_spelling(name: str, file: Path) -> None:
     assert requires(parse(file, RULES), name) == "deny"
 
 
 @pytest.mark.parametrize(
     "name", ["web", "index.docker.io/web", "registry-1.docker.io/library/web", "Docker.io/web", "docker.io:443/library/web"]
 )
-def test_docker_hub_has_many_names(name: str, file: Path) -> None:
+def test_rule_matches_image_under_any_docker_hub_name(name: str, file: Path) -> None:
     assert requires(parse(file, "default: none\nrules: [{repository: docker.io/library/web, require: deny}]\n"), name) == "deny"
 
 
@@ -201,13 +199,13 @@ def test_docker_hub_has_many_names(name: str, file: Path) -> None:
     "pattern",
     ["Registry.Example.com/team/**", "registry.example.com:443/team/**", "REGISTRY.example.com:443/team/vault", "*.EXAMPLE.com:443/**"],
 )
-def test_a_rule_may_spell_a_registry_as_it_likes(pattern: str, file: Path) -> None:
+def test_rule_pattern_in_any_registry_spelling_matches(pattern: str, file: Path) -> None:
     found = parse(file, f"default: none\nrules: [{{repository: '{pattern}', require: deny}}]\n")
     assert requires(found, "registry.example.com/team/vault") == "deny"
     assert requires(found, "registry.example.com:5000/team/vault") == "none"
 
 
-def test_two_spellings_of_one_rule_are_two_rules_for_one_repository(file: Path) -> None:
+def test_load_two_spellings_of_same_repository_is_reported(file: Path) -> None:
     rules = "[{repository: a.io/x, require: deny}, {repository: 'A.io:443/x', require: none}]"
     assert any("a second rule for a.io/x" in fault for fault in faults(file, f"default: none\nrules: {rules}\n"))
 
@@ -219,7 +217,7 @@ def signed_as(store: Store, image: CloudImage, repository: str, key: PrivateKey)
     signature.sign(LocalReferrers(store, Reference.parse(repository)), image.digest, key)
 
 
-def test_a_signature_for_one_repository_does_not_count_for_another(store: Store, image: CloudImage, file: Path, key: PrivateKey) -> None:
+def test_admit_signature_for_another_repository_is_refused(store: Store, image: CloudImage, file: Path, key: PrivateKey) -> None:
     found = parse(file, SIGNED)
     signed_as(store, image, "registry.example.com/test/web", key)
     with pytest.raises(RefusedError, match=r"signed it as registry\.example\.com/test/web, and what counts here is docker\.io/library/web"):
@@ -240,7 +238,7 @@ def test_a_signature_for_one_repository_does_not_count_for_another(store: Store,
         ("matchRepository", False),
     ],
 )
-def test_a_rule_may_say_which_repositories_count(
+def test_admit_identity_of_rule_decides_accepted_repositories(
     identity: str, admitted: bool, store: Store, image: CloudImage, file: Path, key: PrivateKey
 ) -> None:
     signed_as(store, image, "registry.example.com:443/test/web", key)
@@ -255,7 +253,7 @@ def test_a_rule_may_say_which_repositories_count(
 # Faults
 
 
-def test_every_fault_is_reported_with_its_line(file: Path) -> None:
+def test_load_reports_all_faults_with_lines(file: Path) -> None:
     (file.parent / "bad.pub").write_text("hello")
     text = """default: maybe
 colour: red
@@ -332,11 +330,11 @@ rules:
         ("default: none\nrules: [{repository: a.io/x, require: signed, keys: [release.pub], annotations: [a]}]\n", "annotations are NAME"),
     ],
 )
-def test_each_fault_is_named(text: str, message: str, file: Path) -> None:
+def test_load_single_fault_is_named(text: str, message: str, file: Path) -> None:
     assert any(message in fault for fault in faults(file, text))
 
 
-def test_a_private_key_in_a_policy_is_a_fault(file: Path) -> None:
+def test_load_private_key_in_policy_is_reported(file: Path) -> None:
     (file.parent / "k.key").write_text(
         "-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n"
     )
@@ -349,7 +347,7 @@ def test_a_private_key_in_a_policy_is_a_fault(file: Path) -> None:
 SIGNED = "default: none\nrules: [{repository: web, require: signed, keys: [release.pub]}]\n"
 
 
-def test_unsigned_local_image_is_refused(store: Store, image: CloudImage, file: Path) -> None:
+def test_admit_unsigned_local_image_is_refused_with_rule(store: Store, image: CloudImage, file: Path) -> None:
     found = parse(file, SIGNED)
     with pytest.raises(RefusedError) as caught:
         Gate((found,)).admit(store, "web", image.digest)
@@ -357,7 +355,7 @@ def test_unsigned_local_image_is_refused(store: Store, image: CloudImage, file: 
     assert f"{file}:2" in (caught.value.hint or "")
 
 
-def test_a_listed_key_opens_and_another_does_not(
+def test_admit_accepts_signature_of_listed_key_only(
     store: Store, attachments: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey, other: PrivateKey
 ) -> None:
     found = parse(file, SIGNED)
@@ -369,7 +367,7 @@ def test_a_listed_key_opens_and_another_does_not(
     assert signed.key.name == str(file.parent / "release.pub")
 
 
-def test_a_damaged_signature_does_not_open(
+def test_admit_damaged_signature_is_refused(
     store: Store, attachments: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
 ) -> None:
     descriptor = signature.sign(attachments, image.digest, key)
@@ -378,7 +376,7 @@ def test_a_damaged_signature_does_not_open(
         Gate((parse(file, SIGNED),)).admit(store, "web", image.digest)
 
 
-def test_the_annotations_of_the_policy_must_be_signed(
+def test_admit_requires_signed_annotations_of_policy(
     store: Store, attachments: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
 ) -> None:
     found = parse(file, SIGNED.replace("]}]", "], annotations: {stage: released}}]"))
@@ -389,7 +387,7 @@ def test_the_annotations_of_the_policy_must_be_signed(
     assert Gate((found,)).admit(store, "web", image.digest)
 
 
-def test_an_image_of_a_version_before_the_least_one_is_refused_wherever_it_is_used(
+def test_admit_version_below_minimum_is_refused_by_name_and_digest(
     store: Store, attachments: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
 ) -> None:
     gate = Gate((parse(file, SIGNED.replace("]}]", "], minimum: 2.3.0}]")),))
@@ -402,7 +400,7 @@ def test_an_image_of_a_version_before_the_least_one_is_refused_wherever_it_is_us
     assert gate.admit(store, "web", image.digest).signatures
 
 
-def test_denied_is_denied_though_it_is_signed(
+def test_admit_denied_repository_is_refused_although_signed(
     store: Store, attachments: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
 ) -> None:
     signature.sign(attachments, image.digest, key)
@@ -410,7 +408,7 @@ def test_denied_is_denied_though_it_is_signed(
         Gate((parse(file, "default: none\nrules: [{repository: web, require: deny}]\n"),)).admit(store, "web", image.digest)
 
 
-def test_an_image_by_digest_must_be_allowed_under_each_of_its_names(store: Store, image: CloudImage, file: Path) -> None:
+def test_admit_by_digest_requires_rules_of_all_names(store: Store, image: CloudImage, file: Path) -> None:
     found = parse(file, SIGNED)
     tags.tag(store, "web", "free")
     assert Gate((found,)).admit(store, "free", image.digest).signatures == ()
@@ -419,21 +417,21 @@ def test_an_image_by_digest_must_be_allowed_under_each_of_its_names(store: Store
             Gate((found,)).admit(store, name, image.digest)
 
 
-def test_an_image_without_a_name_is_what_the_default_says(store: Store, image: CloudImage, file: Path) -> None:
+def test_admit_unnamed_image_follows_default(store: Store, image: CloudImage, file: Path) -> None:
     store.untag("web")
     assert Gate((parse(file, "default: none\n"),)).admit(store, image.digest, image.digest).signatures == ()
     with pytest.raises(RefusedError, match="refused by policy"):
         Gate((parse(file, "default: deny\n"),)).admit(store, image.digest, image.digest)
 
 
-def test_a_name_that_is_about_to_be_given_is_judged_by_itself(store: Store, image: CloudImage, file: Path) -> None:
+def test_admit_name_unknown_to_store_is_judged_by_own_rule(store: Store, image: CloudImage, file: Path) -> None:
     """As load and pull do: the store does not know the name yet."""
     found = parse(file, "default: deny\nrules: [{repository: web, require: none}]\n")
     with pytest.raises(RefusedError, match="no rule names it, and the default is deny"):
         Gate((found,)).admit(store, "ghcr.io/acme/new:1", image.digest)
 
 
-def test_run_refuses_before_it_touches_anything(
+def test_run_unsigned_image_is_refused_before_any_change(
     store: Store, file: Path, key: PrivateKey, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     image = write(store, platform_image(store), name="web")

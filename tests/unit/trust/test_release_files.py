@@ -53,7 +53,7 @@ def lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_bill_lists_what_is_needed_where_it_runs_and_no_tools(folder: Path, lock: Path) -> None:
+def test_main_writes_bill_of_runtime_dependencies_without_tools(folder: Path, lock: Path) -> None:
     release_files.main([str(folder), str(lock)])
     text = (folder / "slipway-cluster-1.2.cdx.json").read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
@@ -66,7 +66,7 @@ def test_the_bill_lists_what_is_needed_where_it_runs_and_no_tools(folder: Path, 
     assert not list(folder.glob("*.sig"))
 
 
-def test_every_file_is_signed_and_a_changed_byte_is_noticed(folder: Path, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_signs_every_file_and_changed_data_does_not_verify(folder: Path, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private, public = keys.create(lock.with_name("release"), "secret")
     monkeypatch.setenv(release_files.PASSWORD, "secret")
     for _ in range(2):
@@ -78,7 +78,7 @@ def test_every_file_is_signed_and_a_changed_byte_is_noticed(folder: Path, lock: 
     assert not keys.read_public(public).holds(base64.b64decode(signature), data + b"x")
 
 
-def test_the_lock_of_this_project_has_all_that_it_needs() -> None:
+def test_bill_of_project_lock_contains_requirements_and_no_tools() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     requires = [release_files.normal(line.partition(">")[0]) for line in project["dependencies"]]
     found = release_files.bill(project["name"], project["version"], requires, (PROJECT / "requirements.lock").read_text())
@@ -87,7 +87,7 @@ def test_the_lock_of_this_project_has_all_that_it_needs() -> None:
     assert not names & {"ruff", "mypy", "nox", "hypothesis", "hatchling"}
 
 
-def test_what_is_missing_is_an_error(folder: Path, lock: Path) -> None:
+def test_bill_missing_requirement_or_wheel_raises_usage_error(folder: Path, lock: Path) -> None:
     with pytest.raises(UsageError, match="the lock lacks absent"):
         release_files.bill("x", "1", ["absent"], LOCK)
     for wheel in folder.glob("*.whl"):

@@ -54,35 +54,35 @@ def test_predicate_names_tests_result_report_topology_and_version() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"failed": ["test_two"]}, {"complete": False}, {"passed": []}])
-def test_run_that_failed_broke_off_or_ran_nothing_has_not_passed(changes: dict[str, Any]) -> None:
+def test_predicate_of_failed_incomplete_or_empty_run_has_not_passed(changes: dict[str, Any]) -> None:
     found = run(**changes)
     assert found["result"] == "FAILED"
     assert not results.passed(found)
 
 
-def test_passed_is_said_by_the_result_and_by_the_tests() -> None:
+def test_passed_requires_result_and_no_failed_tests() -> None:
     assert results.passed(run())
     assert not results.passed({**run(), "failedTests": ["test_two"]})
     assert not results.passed(None)
 
 
-def test_file_is_described_by_its_digest(tmp_path: Path) -> None:
+def test_resource_describes_file_by_name_and_digest(tmp_path: Path) -> None:
     (tmp_path / "web.html").write_bytes(b"report")
     assert results.resource(tmp_path / "web.html") == {"name": "web.html", "digest": {"sha256": hashlib.sha256(b"report").hexdigest()}}
 
 
-def test_results_are_told_in_a_line() -> None:
+def test_summary_line_has_result_counts_and_platform() -> None:
     assert results.told(run(skipped=["a"], failed=["b"])) == "FAILED: 1 passed, 1 failed, 1 skipped on linux/amd64"
 
 
 @pytest.mark.parametrize("predicate", [None, [], {}, {"result": 5, results.RUN: [], "passedTests": "x"}, {results.RUN: {"runs": [7]}}])
-def test_any_predicate_can_be_told(predicate: Any) -> None:
+def test_summary_line_of_malformed_predicate_is_given_without_error(predicate: Any) -> None:
     assert results.told(predicate)
     assert not results.passed(predicate)
     assert results.suite_of(predicate) == ""
 
 
-def test_every_fault_of_a_predicate_is_named() -> None:
+def test_faults_lists_all_faults_of_predicate() -> None:
     found = results.faults({"result": "GOOD", "passedTests": [1], "failedTests": "x"})
     assert [fault.partition(" ")[0] for fault in found] == ["result", "configuration", "passedTests", "failedTests"]
     assert "failedTests names tests" in results.faults({**run(), "failedTests": ["a"]})[0]
@@ -93,7 +93,7 @@ def part(platform: str, **changes: Any) -> tuple[str, Statement]:
     return f"web:1-{platform}", Statement(results.PREDICATE, frozenset([IMAGE]), run(platform, **changes))
 
 
-def test_results_of_parts_are_joined_with_their_platforms() -> None:
+def test_joined_results_keep_platforms_of_parts() -> None:
     found = results.joined([part("linux/amd64"), part("linux/arm64")])
     assert results.faults(found) == []
     assert found["passedTests"] == ["linux/amd64 test_web.py::test_one", "linux/arm64 test_web.py::test_one"]
@@ -101,11 +101,11 @@ def test_results_of_parts_are_joined_with_their_platforms() -> None:
     assert (len(found["configuration"]), len(found["slipwayTestRun"]["runs"]), found["slipwayTestRun"]["version"]) == (1, 2, "1.2.3")
 
 
-def test_every_part_that_failed_is_named() -> None:
+def test_joined_names_all_failed_parts() -> None:
     with pytest.raises(StoreError, match=r"web:1-linux/arm64: FAILED.*; web:1-linux/s390x: FAILED"):
         results.joined([part("linux/amd64"), part("linux/arm64", failed=["x"]), part("linux/s390x", passed=[])])
 
 
-def test_parts_of_different_suites_are_not_joined() -> None:
+def test_joined_parts_of_different_suites_are_refused() -> None:
     with pytest.raises(StoreError, match="different suites: 'conformance', 'image'"):
         results.joined([part("linux/amd64"), part("linux/arm64", suite="conformance")])

@@ -50,7 +50,7 @@ def put(attachments: LocalReferrers, image: CloudImage, key: PrivateKey, payload
     put_layers(attachments, tag_of(image.digest, SIGNATURES), [signed])
 
 
-def test_the_artifact_is_cosigns_to_the_letter(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_sign_artifact_has_cosign_format(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     signature.sign(attachments, image.digest, key, {"stage": "released"}, at=1767225600)
     descriptor = store.names()[f"web:{image.digest.replace(':', '-')}.sig"]
     assert descriptor.media_type == OCI_MANIFEST
@@ -74,7 +74,7 @@ def test_the_artifact_is_cosigns_to_the_letter(attachments: LocalReferrers, stor
     assert config["rootfs"]["diff_ids"] == [layer["digest"]]
 
 
-def test_signature_is_recognised_by_its_key_alone(
+def test_check_accepts_signature_by_its_own_key_only(
     attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
 ) -> None:
     signature.sign(attachments, image.digest, key)
@@ -85,28 +85,26 @@ def test_signature_is_recognised_by_its_key_alone(
     assert image.digest in error.message
 
 
-def test_an_image_without_a_signature_is_refused(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+def test_check_unsigned_image_is_refused_with_hint(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     error = refused(attachments, image, key)
     assert f"{image.digest} is not signed" in error.message
     assert "docker.io/library/web" in error.message
     assert "slipway sign" in (error.hint or "")
 
 
-def test_the_same_again_changes_nothing(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_sign_same_claim_twice_keeps_first_signature(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     first = signature.sign(attachments, image.digest, key, {"a": "1"}, at=1000)
     assert signature.sign(attachments, image.digest, key, {"a": "1"}, at=2000) == first
     assert signed_at(attachments, image, key) == [1000]
 
 
-def test_what_is_signed_again_is_signed_now(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_sign_with_again_renews_time_of_signing(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     signature.sign(attachments, image.digest, key, at=1000)
     signature.sign(attachments, image.digest, key, at=2000, again=True)
     assert signed_at(attachments, image, key) == [2000]
 
 
-def test_a_signature_that_does_not_say_when_is_replaced_by_one_that_does(
-    attachments: LocalReferrers, image: CloudImage, key: PrivateKey
-) -> None:
+def test_sign_replaces_signature_without_time(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     put(attachments, image, key, SignatureClaim(image.digest, attachments.repository).payload())
     assert signed_at(attachments, image, key) == [None]
     signature.sign(attachments, image.digest, key, at=1000)
@@ -127,7 +125,7 @@ def test_a_signature_that_does_not_say_when_is_replaced_by_one_that_does(
         ("9" * 5000, None, {"timestamp": "9" * 5000}),
     ],
 )
-def test_a_time_of_signing_is_a_number_of_seconds_and_anything_else_an_annotation(
+def test_claim_parse_timestamp_in_seconds_is_time_and_other_value_is_annotation(
     value: object, seconds: int | None, annotations: dict[str, str]
 ) -> None:
     """As the specification has it, or as ``cosign sign -a timestamp=$(date +%s)`` writes it."""
@@ -150,22 +148,22 @@ def test_a_time_of_signing_is_a_number_of_seconds_and_anything_else_an_annotatio
         ("2026-01-01T02:00:00+02:00", {}, None),
     ],
 )
-def test_a_least_version_or_day(text: str, claim: dict[str, str], reason: str | None) -> None:
+def test_minimum_version_or_day_is_compared_with_claim(text: str, claim: dict[str, str], reason: str | None) -> None:
     said = Minimum.parse(text).lacks(SignatureClaim("sha256:1", "x", claim, 1767225600))
     assert (said is None) if reason is None else (reason in str(said) and "\x1b" not in str(said))
 
 
-def test_who_does_not_say_when_it_was_signed_is_not_since_any_day() -> None:
+def test_minimum_day_without_time_of_signing_is_not_met() -> None:
     assert "without a time" in str(Minimum.parse("2026-01-01").lacks(SignatureClaim("sha256:1", "x")))
 
 
 @pytest.mark.parametrize("text", ["", "newest", "2026-13-01", "2026-01-01x", ">=2.3"])
-def test_what_is_no_least_version_and_no_day(text: str) -> None:
+def test_minimum_parse_invalid_text_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Minimum.parse(text)
 
 
-def test_a_key_that_signs_again_replaces_its_signature(
+def test_sign_with_same_key_replaces_its_own_signature_only(
     attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
 ) -> None:
     signature.sign(attachments, image.digest, key, {"stage": "test"})
@@ -177,7 +175,9 @@ def test_a_key_that_signs_again_replaces_its_signature(
     assert "stage=test" in refused(attachments, image, key, stage="test").message
 
 
-def test_two_keys_may_sign_the_same_payload(attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
+def test_sign_same_payload_by_two_keys_keeps_both(
+    attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
+) -> None:
     for pair in (key, other, key):
         signature.sign(attachments, image.digest, pair, at=1_000)
     found = layers(attachments, image.digest)
@@ -187,7 +187,7 @@ def test_two_keys_may_sign_the_same_payload(attachments: LocalReferrers, image: 
     assert check(attachments, image, other) == ["other.key"]
 
 
-def test_signatures_of_others_are_kept_as_they_are(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+def test_sign_keeps_foreign_signatures_unchanged(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     blob = attachments.keep(b'{"critical":{}}', PAYLOAD)
     theirs = dataclasses.replace(blob, annotations={SIGNATURE: "AAAA", "dev.sigstore.cosign/certificate": "PEM"})
     put_layers(attachments, tag_of(image.digest, SIGNATURES), [theirs])
@@ -196,14 +196,14 @@ def test_signatures_of_others_are_kept_as_they_are(attachments: LocalReferrers, 
     assert check(attachments, image, key) == ["ours.key"]
 
 
-def test_the_annotations_must_be_in_what_was_signed(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+def test_check_requires_annotations_in_signed_payload(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     signature.sign(attachments, image.digest, key, {"stage": "released", "team": "db"})
     check(attachments, image, key, stage="released")
     error = refused(attachments, image, key, stage="released", team="web")
     assert "without the annotation team=web (there: stage=released, team=db)" in error.message
 
 
-def test_a_signature_of_another_image_moved_here_is_refused(
+def test_check_signature_moved_from_another_image_is_refused(
     attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey
 ) -> None:
     another = write(store, platform_image(store, info=cloudimage.Info(type="app")), name="db")
@@ -213,13 +213,15 @@ def test_a_signature_of_another_image_moved_here_is_refused(
     assert f"ours.key signed another digest: {another.digest}, as docker.io/library/db" in error.message
 
 
-def test_an_image_has_its_signature_under_every_name(store: Store, attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+def test_check_finds_signature_from_other_repository_name(
+    store: Store, attachments: LocalReferrers, image: CloudImage, key: PrivateKey
+) -> None:
     signature.sign(attachments, image.digest, key)
     elsewhere = LocalReferrers(store, Reference.parse("ghcr.io/acme/web:1"))
     assert check(elsewhere, image, key) == ["ours.key"]
 
 
-def test_a_second_signature_under_another_name_joins_the_first(
+def test_sign_under_other_name_joins_existing_signature(
     store: Store, attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
 ) -> None:
     signature.sign(attachments, image.digest, key)
@@ -233,7 +235,7 @@ def test_a_second_signature_under_another_name_joins_the_first(
 # Damage
 
 
-def test_a_changed_byte_of_the_payload_is_found(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_check_damaged_payload_is_refused(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     signature.sign(attachments, image.digest, key)
     (layer,) = layers(attachments, image.digest)
     flip(store, layer.digest, 20)
@@ -242,9 +244,7 @@ def test_a_changed_byte_of_the_payload_is_found(attachments: LocalReferrers, sto
     assert "damaged" in error.message
 
 
-def test_a_changed_byte_of_the_signature_image_is_found(
-    attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey
-) -> None:
+def test_check_damaged_signature_manifest_is_refused(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     descriptor = signature.sign(attachments, image.digest, key)
     flip(store, descriptor.digest, 30)
     error = refused(attachments, image, key)
@@ -261,7 +261,7 @@ def test_a_changed_byte_of_the_signature_image_is_found(
         (lambda layer: {}, "it has no annotation dev.cosignproject"),
     ],
 )
-def test_a_changed_signature_in_a_new_manifest_is_refused(
+def test_check_changed_signature_in_new_manifest_is_refused(
     change: Any, message: str, attachments: LocalReferrers, image: CloudImage, key: PrivateKey
 ) -> None:
     """Somebody who can write to the registry can make a manifest that is whole; not a signature."""
@@ -271,7 +271,7 @@ def test_a_changed_signature_in_a_new_manifest_is_refused(
     assert message in refused(attachments, image, key).message
 
 
-def test_a_changed_payload_in_a_new_manifest_is_refused(
+def test_check_changed_payload_in_new_manifest_is_refused(
     attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey
 ) -> None:
     another = "sha256:" + "7" * 64
@@ -282,14 +282,14 @@ def test_a_changed_payload_in_a_new_manifest_is_refused(
     assert "not by any of the keys" in refused(attachments, image, key).message
 
 
-def test_a_payload_that_was_signed_for_something_else_is_refused(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+def test_check_signed_payload_of_other_kind_is_refused(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     claim = SignatureClaim(image.digest, "web").payload()
     for payload in (b"{}", b"not JSON", b"[]", claim.replace(b"cosign container", b"another")):
         put(attachments, image, key, payload)
         assert "signed something that is not an image" in refused(attachments, image, key).message
 
 
-def test_what_is_no_signature_does_not_count_as_one(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+def test_check_layer_of_other_media_type_is_refused(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     claim = SignatureClaim(image.digest, "web").payload()
     blob = attachments.keep(claim, "text/plain")
     signed = dataclasses.replace(blob, annotations={SIGNATURE: base64.b64encode(key.sign(claim)).decode()})
@@ -297,18 +297,18 @@ def test_what_is_no_signature_does_not_count_as_one(attachments: LocalReferrers,
     assert "type text/plain, which is not a signature" in refused(attachments, image, key).message
 
 
-def test_an_endless_payload_is_not_read(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+def test_check_oversized_payload_is_refused(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     put_layers(attachments, tag_of(image.digest, SIGNATURES), [Descriptor(PAYLOAD, "sha256:" + "0" * 64, 1 << 40, {SIGNATURE: "AAAA"})])
     assert "no payload of a signature is so large" in refused(attachments, image, key).message
 
 
-def test_an_attachment_that_is_none_is_refused(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+def test_check_malformed_signature_manifest_is_refused(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     for value in ({"schemaVersion": 2}, {"schemaVersion": 2, "layers": [{"digest": "x"}]}):
         attachments.name(tag_of(image.digest, SIGNATURES), canonical_json(value), OCI_MANIFEST)
         assert "cannot be understood" in refused(attachments, image, key).message
 
 
-def test_the_nearest_reason_is_given_and_all_are_listed(
+def test_check_gives_nearest_reason_and_lists_others(
     attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
 ) -> None:
     signature.sign(attachments, image.digest, other)
@@ -318,7 +318,7 @@ def test_the_nearest_reason_is_given_and_all_are_listed(
     assert "a signature by an unknown key" in (error.details or "")
 
 
-def test_a_payload_of_cosign_with_other_spelling_is_understood() -> None:
+def test_claim_parse_cosign_payload_in_other_spelling_is_read() -> None:
     text = b'{ "critical": {"type": "cosign container image signature", "identity": {"docker-reference": "x"}, '
     text += b'"image": {"docker-manifest-digest": "sha256:1"}}, "optional": null }'
     assert SignatureClaim.parse(text) == SignatureClaim("sha256:1", "x", {})
@@ -327,7 +327,7 @@ def test_a_payload_of_cosign_with_other_spelling_is_understood() -> None:
 @pytest.mark.parametrize(
     "data", [b"[]", b"5", b"{", b"{}", b'{"layers": 5}', b'{"layers": [5]}', b'{"layers": ' + b"[" * 9999, b'{"layers": [{"size": 1e999}]}']
 )
-def test_layers_of_something_else_is_a_store_error(data: bytes) -> None:
+def test_layers_of_malformed_manifest_raises_store_error(data: bytes) -> None:
     with pytest.raises(StoreError, match="attachment sha256:"):
         layers_of(data)
 
@@ -335,14 +335,12 @@ def test_layers_of_something_else_is_a_store_error(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data", [b"[]", b"{", b'{"critical": 5}', b'{"critical": {"type": []}}', b"[" * 9999, b'{"critical": {}, "optional": 1e999}', b"\xff"]
 )
-def test_a_payload_of_something_else_is_no_claim(data: bytes) -> None:
+def test_claim_parse_malformed_payload_raises_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="it is"):
         SignatureClaim.parse(data)
 
 
-def test_a_public_key_of_the_same_pair_in_another_file_replaces_too(
-    attachments: LocalReferrers, image: CloudImage, key: PrivateKey
-) -> None:
+def test_sign_with_copied_key_file_replaces_signature_of_same_key(attachments: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     signature.sign(attachments, image.digest, key, {"n": "1"})
     signature.sign(attachments, image.digest, PrivateKey("copy.key", key.key), {"n": "2"})
     (one,) = signature.check(attachments, image.digest, Demand([PublicKey("elsewhere.pub", key.public.pem)]))

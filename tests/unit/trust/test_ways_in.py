@@ -176,20 +176,20 @@ def _functions(module: str, tree: ast.Module) -> Iterator[_Function]:
     yield _Function(f"{module}:<module>", rest)
 
 
-def test_every_function_that_makes_an_image_usable_asks_policy_or_is_excused() -> None:
+def test_functions_using_images_ask_policy_or_are_excused() -> None:
     found = {name for name, each in functions().items() if each.makes_usable}
     assert set(functions()) >= set(WAYS_IN)
     assert found - set(EXCUSED) - set(WAYS_IN) == set(), "a new way in: let it ask policy.admit, and add it to WAYS_IN"
     assert [name for name in sorted(WAYS_IN) if not functions()[name].asks] == []
 
 
-def test_every_excuse_is_needed() -> None:
+def test_excused_functions_still_make_images_usable() -> None:
     needed = {name for name, each in functions().items() if each.makes_usable}
     assert set(EXCUSED) - needed == set()
     assert set(EXCUSED) & set(WAYS_IN) == set()
 
 
-def test_only_policy_makes_an_admission() -> None:
+def test_admitted_is_constructed_in_policy_module_only() -> None:
     made = {
         name.partition(":")[0]
         for name, each in functions().items()
@@ -199,7 +199,7 @@ def test_only_policy_makes_an_admission() -> None:
     assert made == {"harness.trust.policy"}
 
 
-def test_a_function_that_does_not_ask_is_found() -> None:
+def test_source_check_finds_function_that_skips_policy() -> None:
     (bad, *_) = _functions("harness.new", ast.parse("def sneak(store):\n    return cloudimage.read(store, 'web')\n"))
     assert (bad.name, bad.makes_usable, bad.asks) == ("harness.new:sneak", True, False)
     text = "def good(store):\n    image = cloudimage.read(store, 'web')\n    policy.admit(store, 'web', image.digest)\n"
@@ -207,7 +207,7 @@ def test_a_function_that_does_not_ask_is_found() -> None:
     assert (good.makes_usable, good.asks) == (True, True)
 
 
-def test_the_store_names_nothing_from_elsewhere_without_an_admission(store: Store, image: CloudImage) -> None:
+def test_take_in_without_admission_of_same_digest_is_refused(store: Store, image: CloudImage) -> None:
     other = Descriptor(OCI_INDEX, image.digest, store.size(image.digest))
     with pytest.raises(StoreError, match="policy was not asked about it"):
         store.take_in({"free": other}, [], {})
@@ -343,7 +343,7 @@ TRIED: dict[str, Callable[[Store], object]] = {
 
 
 @pytest.mark.parametrize("way", TRIED)
-def test_what_is_denied_comes_in_by_no_way(
+def test_ways_in_refuse_denied_image_and_keep_names(
     way: str, store: Store, image: CloudImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert image.name == "web:latest"
@@ -358,7 +358,7 @@ def test_what_is_denied_comes_in_by_no_way(
     assert store.names() == before
 
 
-def test_what_an_admitted_index_lists_and_what_a_base_brings_is_not_asked_about(store: Store) -> None:
+def test_fetcher_child_of_admitted_index_or_base_is_not_asked_about(store: Store) -> None:
     """Only the index is signed; and a CloudImage is admitted as a whole."""
     child = Descriptor(OCI_MANIFEST, digest_of(CONTAINER), len(CONTAINER), platform=Platform.parse("linux/amd64"))
     index = canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child.to_json()]})
@@ -376,7 +376,7 @@ def test_what_an_admitted_index_lists_and_what_a_base_brings_is_not_asked_about(
     assert len(asked) == 1
 
 
-def test_a_base_of_a_dockerfile_is_the_one_that_policy_admits(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dockerfile_base_differing_from_admitted_digest_is_refused(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine may have another image under the name for long."""
     gate = policy.Gate((policy.parse("default: none\n", tmp_path / "policy.yaml"),))
     monkeypatch.setattr(policy, "gate", lambda **_: gate)

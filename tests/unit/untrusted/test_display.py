@@ -5,6 +5,6 @@ from __future__ import annotations
 from harness import untrusted
 
 
-def test_shown_text_cannot_move_the_cursor() -> None:
+def test_shown_escapes_control_characters() -> None:
     assert untrusted.shown("a\x1b[31m\u202eb\n\udc80é") == "a\\x1b[31m\\u202eb\\n\\udc80é"
     assert untrusted.shown("a\tb\nc\r", lines=True) == "a\tb\nc\\r"

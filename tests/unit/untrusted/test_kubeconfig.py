@@ -38,7 +38,7 @@ def test_kube_identity_keeps_three_pem_texts_only() -> None:
     assert "REVG" not in repr(identity)
 
 
-def test_kube_identity_drops_what_stands_beside_the_marks() -> None:
+def test_kube_identity_drops_text_around_pem_block() -> None:
     data = b"\x1b[2J" + KEY + b"#!/bin/sh\n"
     assert kube_identity(yaml.safe_dump(config(**{"client-key-data": encoded(data)})), what="node").key == KEY
 
@@ -52,12 +52,12 @@ def test_kube_identity_drops_what_stands_beside_the_marks() -> None:
         ({"client-certificate-data": None}, "its client-certificate-data is not PEM"),
     ],
 )
-def test_kube_identity_of_another_kind_is_refused(changes: dict[str, Any], problem: str) -> None:
+def test_kube_identity_invalid_pem_data_is_refused(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(NodeError, match=f"node: ({problem})"):
         kube_identity(yaml.safe_dump(config(**changes)), what="node")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: 1\n---\nb: 2\n", "clusters: text"])
-def test_kube_identity_of_something_else_is_refused(text: str) -> None:
+def test_kube_identity_other_document_is_refused(text: str) -> None:
     with pytest.raises(NodeError, match="node: "):
         kube_identity(text, what="node")

@@ -46,21 +46,21 @@ def test_yaml_depth_counts_through_aliases() -> None:
     untrusted.yaml_check(lines[0] + "\nb: *a0", what="harmless")
 
 
-def test_yaml_excess_gives_the_line_and_leaves_bad_text_to_the_loader() -> None:
+def test_yaml_excess_reports_line_and_ignores_invalid_yaml() -> None:
     assert untrusted.yaml_excess("a: 1\nb: &b [*b]") == (2, "it holds itself, by an alias")
     assert untrusted.yaml_excess("a" * 20, YamlLimits(size=10)) == (1, "it is larger than 10 bytes")
     assert untrusted.yaml_excess("[1, 2, 3]", YamlLimits(nodes=3)) == (1, "it holds more than 3 values, aliases included")
     assert untrusted.yaml_excess("a: [") is None
 
 
-def test_yaml_document_is_one() -> None:
+def test_yaml_document_second_document_is_refused() -> None:
     assert untrusted.yaml_document("a: 1", what="x") == {"a": 1}
     assert untrusted.yaml_document("# nothing", what="x") is None
     with pytest.raises(StoreError, match="x: holds more than one document"):
         untrusted.yaml_document("a: 1\n---\nb: 2", what="x")
 
 
-def test_scalars_have_their_place_and_the_keys_around_them() -> None:
+def test_yaml_scalars_have_position_and_parent_keys() -> None:
     text = "a:\n  b: [x, {c: 'y'}]\n  d: &n |\n    z\n- e\n---\nf: g\n"
     found = [(text[each.start : each.end].strip(), each.plain, each.entry, each.keys) for each in untrusted.yaml_scalars(text)]
     assert found[:7] == [
@@ -75,7 +75,7 @@ def test_scalars_have_their_place_and_the_keys_around_them() -> None:
     assert found[-2:] == [("f", True, True, ()), ("g", True, True, ("f",))]
 
 
-def test_scalars_end_where_yaml_ends_and_where_it_is_too_deep() -> None:
+def test_yaml_scalars_stop_at_invalid_yaml_and_at_limits() -> None:
     assert [each.keys for each in untrusted.yaml_scalars("a: b\nc: %d")] == [(), ("a",), ()]
     assert list(untrusted.yaml_scalars("[" * 200 + "a")) == []
     assert list(untrusted.yaml_scalars("a: b", limits=untrusted.YamlLimits(size=3))) == []

@@ -28,11 +28,11 @@ from tests.unit.website.examples import rendered
         ("", ""),
     ],
 )
-def test_tags_as_semantic_versions(tag: str, version: str) -> None:
+def test_semantic_tag_is_converted_or_empty(tag: str, version: str) -> None:
     assert artifact_hub.semantic(tag) == version
 
 
-def test_names_of_packages_are_plain_and_unlike() -> None:
+def test_package_name_is_plain_and_unique() -> None:
     names = ["web", "web-1", "reg.example/web", "reg-example/web", "a" * 200 + ".b"]
     found = [artifact_hub.package_name(name) for name in names]
     assert found[:2] == ["web", "web-1"]
@@ -40,7 +40,7 @@ def test_names_of_packages_are_plain_and_unlike() -> None:
     assert all(len(name) < 100 and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for name in found)
 
 
-def test_package_says_what_artifact_hub_needs(store: Store, tmp_path: Path) -> None:
+def test_package_file_has_fields_required_by_artifact_hub(store: Store, tmp_path: Path) -> None:
     prefix = "org.opencontainers.image."
     labels = {f"{prefix}licenses": "Apache-2.0", f"{prefix}url": "https://example.com", f"{prefix}created": "2026-01-31T10:00:00+01:00"}
     info = Info(kubernetes="v1.36.3", labels=labels)
@@ -58,7 +58,7 @@ def test_package_says_what_artifact_hub_needs(store: Store, tmp_path: Path) -> N
     assert isinstance(yaml.safe_load((made / "artifacthub/artifacthub-repo.yml").read_text()), dict)
 
 
-def test_hostile_labels_are_text_or_left_out(store: Store, tmp_path: Path) -> None:
+def test_package_file_hostile_labels_are_escaped_or_dropped(store: Store, tmp_path: Path) -> None:
     prefix = "org.opencontainers.image."
     evil = '"\n\x1b: - !!python/object:os.system {'
     labels = {f"{prefix}licenses": evil, f"{prefix}url": "javascript:x", f"{prefix}created": evil, f"{prefix}description": evil}

@@ -21,14 +21,14 @@ from tests.unit.cloudimage.test_search import HOST, Registry, container
 from tests.unit.website.examples import no_demands, page
 
 
-def test_versions_stand_from_high_to_low_and_words_behind_them() -> None:
+def test_newest_first_orders_latest_then_versions_then_words() -> None:
     names = ["1.9", "edge", "1.10", "latest", "v1.10.1", "1.10.0-rc.1", "stable", "1.10.0-rc.2", "latest-amd64", "1.9-arm64", "3-arm64"]
     assert collect.newest_first(names) == (
         "latest", "3-arm64", "v1.10.1", "1.10", "1.10.0-rc.2", "1.10.0-rc.1", "1.9", "edge", "stable",
     )  # fmt: skip
 
 
-def test_before_a_version_is_the_next_lower_one_with_other_content(store: Store) -> None:
+def test_history_before_is_next_lower_version_with_other_content(store: Store) -> None:
     for tag in ("1", "2", "edge"):
         put(store, f"web:{tag}", [file("a", tag)])
     for tag in ("2.0.0", "latest"):
@@ -70,7 +70,7 @@ def far(tmp_path: Path) -> Store:
     return Store(tmp_path / "far")
 
 
-def test_of_a_registry_cloudimages_are_shown_without_their_layers(store: Store, far: Store, tmp_path: Path) -> None:
+def test_site_of_registry_shows_cloudimages_without_layers(store: Store, far: Store, tmp_path: Path) -> None:
     old, new = put(far, "mq:1", [file("a", "1")], embedded={"x.io/i:1": b"i"}), put(far, "mq:2", [file("a", "2")])
     names = {"acme/mq": {"1": old.digest, "2": new.digest}, "acme/container": {"1": container(far)}, "other/mq": {"1": old.digest}}
     client: Any = Answering(far, names)
@@ -82,7 +82,7 @@ def test_of_a_registry_cloudimages_are_shown_without_their_layers(store: Store, 
     assert "x.io/i:1" in page(tmp_path / "site", "reg-test-5000-acme-mq-1")
 
 
-def test_image_that_is_damaged_or_has_gone_is_left_out(store: Store, far: Store) -> None:
+def test_of_registry_missing_tag_is_left_out_and_unknown_field_is_accepted(store: Store, far: Store) -> None:
     image = put(far, "mq:1", [file("a")])
     broken = far.put(far.read(image.digest).replace(b'"manifests":[{', b'"manifests":[{"x":1,'))[0]
     far.path(put(far, "gone:1", [file("b")]).digest).unlink()
@@ -99,7 +99,7 @@ def test_image_that_is_damaged_or_has_gone_is_left_out(store: Store, far: Store)
     assert [one.name for one in found.left_out] == [f"{HOST}/acme/mq:4"]
 
 
-def test_registry_that_dies_ends_it(store: Store, far: Store, tmp_path: Path) -> None:
+def test_site_of_registry_that_fails_is_not_written(store: Store, far: Store, tmp_path: Path) -> None:
     image = put(far, "mq:1", [file("a")])
     client: Any = Answering(far, {"acme/mq": {"1": image.digest}})
 
@@ -112,7 +112,7 @@ def test_registry_that_dies_ends_it(store: Store, far: Store, tmp_path: Path) ->
     assert not (tmp_path / "site").exists()
 
 
-def test_registry_without_a_list_needs_names(store: Store, far: Store) -> None:
+def test_of_registry_without_catalog_requires_names(store: Store, far: Store) -> None:
     image = put(far, "mq:1", [file("a")])
     client: Any = Answering(far, {"acme/mq": {"1": image.digest}}, lists=False)
     with pytest.raises(RemoteError, match="401") as caught:

@@ -55,7 +55,9 @@ def refer(attachments: LocalReferrers, store: Store, media_type: str, data: byte
     referrers.referrer(attachments, store.resolve(name), media_type, data, annotations)
 
 
-def test_state_of_a_signature(attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
+def test_evidence_signature_state_depends_on_keys(
+    attachments: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
+) -> None:
     assert read(attachments, image, key).state == evidence.NONE
     signature.sign(attachments, image.digest, key, {"version": "1"})
     unverified = read(attachments, image)
@@ -77,7 +79,7 @@ def test_state_of_a_signature(attachments: LocalReferrers, image: CloudImage, ke
     assert [one.key for one in refused.signatures] == [""]
 
 
-def test_signature_of_another_image_counts_for_nothing(
+def test_evidence_signature_of_other_image_is_ignored_with_fault(
     attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey
 ) -> None:
     elsewhere = digest_of(b"elsewhere")
@@ -89,7 +91,7 @@ def test_signature_of_another_image_counts_for_nothing(
     assert found.faults == ("a signature of another digest is stored as one of this image",)
 
 
-def test_test_results_are_read_with_who_signed_them(
+def test_evidence_test_result_is_shown_with_signing_key(
     attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey, tmp_path: Path
 ) -> None:
     predicate = {"result": "PASSED", "passedTests": ["a", "b"], "failedTests": [], "seconds": 4.5, "configuration": [{"name": "x"}]}
@@ -113,14 +115,14 @@ def test_test_results_are_read_with_who_signed_them(
     assert 'class="good' not in unverified
 
 
-def test_failed_tests_are_shown_as_such(
+def test_page_failed_test_result_is_marked_bad(
     store: Store, attachments: LocalReferrers, image: CloudImage, key: PrivateKey, tmp_path: Path
 ) -> None:
     attach(attachments, image, RESULT, {"result": "FAILED"}, key)
     assert '<li class="bad">test-result failed' in page(rendered(store, tmp_path), "web-latest")
 
 
-def test_documents_are_written_once_as_files(
+def test_evidence_documents_are_written_once_as_files(
     attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey, tmp_path: Path
 ) -> None:
     document = sbom.make(store, image, WEB)
@@ -144,7 +146,7 @@ def test_documents_are_written_once_as_files(
     assert page(made, "web-latest").count(">SBOM (JSON)</a>") == 1
 
 
-def test_documents_that_could_be_html_or_are_not_text_are_never_served_as_such(
+def test_evidence_html_and_binary_documents_are_served_as_plain_text(
     attachments: LocalReferrers, store: Store, image: CloudImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refer(attachments, store, "text/html", b"<script>alert(1)</script>")
@@ -162,7 +164,9 @@ def test_documents_that_could_be_html_or_are_not_text_are_never_served_as_such(
     assert [one.data for one in read(attachments, image).documents] == [None, None]
 
 
-def test_statements_about_another_image_are_left_out(attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_evidence_statements_about_other_image_are_left_out(
+    attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey
+) -> None:
     other_image = put(store, "other", [file("b")])
     statement = attestation.statement("docker.io/library/web", other_image.digest, RESULT, {"result": "PASSED"})
     attestation.attach(attachments, image.digest, statement, key)
@@ -185,7 +189,7 @@ def test_statements_about_another_image_are_left_out(attachments: LocalReferrers
         b'{"payloadType": "application/vnd.in-toto+json", "payload": "eyJzdWJqZWN0IjogWzVdfQ==", "signatures": []}',
     ],
 )
-def test_envelopes_that_are_none_are_left_out(attachments: LocalReferrers, image: CloudImage, key: PrivateKey, envelope: bytes) -> None:
+def test_evidence_invalid_envelopes_are_left_out(attachments: LocalReferrers, image: CloudImage, key: PrivateKey, envelope: bytes) -> None:
     layer = dataclasses.replace(attachments.keep(envelope, ENVELOPE), annotations={attestation.PREDICATE_TYPE: "x"})
     referrers.put_layers(attachments, referrers.tag_of(image.digest, referrers.ATTESTATIONS), [layer])
     found = read(attachments, image, key)
@@ -193,14 +197,14 @@ def test_envelopes_that_are_none_are_left_out(attachments: LocalReferrers, image
     assert len(found.faults) == 1
 
 
-def test_layers_that_are_no_signatures_are_left_out(attachments: LocalReferrers, image: CloudImage) -> None:
+def test_evidence_layers_without_signature_are_left_out(attachments: LocalReferrers, image: CloudImage) -> None:
     for suffix in (referrers.SIGNATURES, referrers.ATTESTATIONS):
         referrers.put_layers(attachments, referrers.tag_of(image.digest, suffix), [attachments.keep(b"x", "text/plain")])
     found = read(attachments, image)
     assert (found.state, len(found.faults)) == (evidence.NONE, 2)
 
 
-def test_lists_that_cannot_be_read_are_reported(attachments: LocalReferrers, store: Store, image: CloudImage) -> None:
+def test_evidence_unreadable_lists_are_reported(attachments: LocalReferrers, store: Store, image: CloudImage) -> None:
     for suffix in (referrers.SIGNATURES, referrers.ATTESTATIONS, referrers.REFERRERS):
         digest, size = store.put(b"[" + suffix.encode() + b"]")
         store.tag(f"web:{referrers.tag_of(image.digest, suffix)}", Descriptor(OCI_MANIFEST, digest, size))
@@ -208,7 +212,7 @@ def test_lists_that_cannot_be_read_are_reported(attachments: LocalReferrers, sto
     assert (found.state, found.documents, len(found.faults)) == (evidence.NONE, (), 3)
 
 
-def test_a_registry_that_dies_ends_it(image: CloudImage) -> None:
+def test_evidence_registry_error_is_raised(image: CloudImage) -> None:
     class Dying:
         repository = "x"
 

@@ -22,7 +22,7 @@ def names(place: Path) -> list[str]:
     return [path.name for path in place.iterdir()]
 
 
-def test_new_site_takes_the_place_of_the_former(tmp_path: Path) -> None:
+def test_replacing_swaps_in_new_site_without_leftovers(tmp_path: Path) -> None:
     for text in ("one", "two"):
         put(tmp_path / "new/site", text)
         assert (tmp_path / "new/site/images/a.html").read_text() == text
@@ -36,7 +36,7 @@ def _umask() -> int:
     return mask
 
 
-def test_file_system_without_exchange_replaces_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replacing_without_rename_exchange_swaps_in_new_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "site", "one")
     monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
     put(tmp_path / "site", "two")
@@ -44,7 +44,7 @@ def test_file_system_without_exchange_replaces_as_well(tmp_path: Path, monkeypat
     assert names(tmp_path) == ["site"]
 
 
-def test_what_fails_leaves_the_former_site_and_nothing_else(tmp_path: Path) -> None:
+def test_replacing_failed_block_keeps_former_site_only(tmp_path: Path) -> None:
     put(tmp_path / "site", "one")
 
     def fail() -> None:
@@ -58,14 +58,14 @@ def test_what_fails_leaves_the_former_site_and_nothing_else(tmp_path: Path) -> N
     assert names(tmp_path) == ["site"]
 
 
-def test_rest_of_a_killed_process_is_removed(tmp_path: Path) -> None:
+def test_replacing_removes_leftover_of_killed_process(tmp_path: Path) -> None:
     left = tmp_path / ".site.slipway-1-abc/site"
     left.mkdir(parents=True)
     put(tmp_path / "site", "one")
     assert names(tmp_path) == ["site"]
 
 
-def test_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
+def test_replacing_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     put(tmp_path / "site", "an empty folder is taken")
     other = tmp_path / "other"

@@ -15,7 +15,7 @@ from tests.unit.cloudimage.examples import AMD64, ARM64, file, put
 from tests.unit.website.examples import Page, page, rendered, two_versions
 
 
-def test_policy_allows_the_style_and_the_script_of_each_page_and_nothing_else(store: Store, tmp_path: Path) -> None:
+def test_page_policy_allows_inline_style_and_script_by_hash_only(store: Store, tmp_path: Path) -> None:
     two_versions(store)
     for path in rendered(store, tmp_path).rglob("*.html"):
         text = path.read_text()
@@ -28,26 +28,26 @@ def test_policy_allows_the_style_and_the_script_of_each_page_and_nothing_else(st
         assert "unsafe" not in policy
 
 
-def test_script_and_style_end_where_the_template_says() -> None:
+def test_script_and_style_contain_no_closing_tag() -> None:
     for name in ("style.css", "site.js"):
         assert "</" not in (pages.TEMPLATES / name).read_text()
 
 
-def test_paths_differ_where_file_systems_know_no_case(store: Store, tmp_path: Path) -> None:
+def test_page_paths_differ_ignoring_case(store: Store, tmp_path: Path) -> None:
     for tag in ("V1", "v1"):
         put(store, f"web:{tag}", [file("a", tag)])
     names = [path.name.lower() for path in rendered(store, tmp_path).glob("images/*")]
     assert len(set(names)) == 2
 
 
-def test_an_application_is_installed_in_a_cluster(store: Store, tmp_path: Path) -> None:
+def test_page_of_application_shows_run_command_with_cluster(store: Store, tmp_path: Path) -> None:
     two_versions(store)
     text = Page(page(rendered(store, tmp_path), "registry-example-com-shop-queue-2")).text
     assert "slipway run registry.example.com/shop/queue:2 --cluster NAME" in text
     assert "for Kubernetes >=1.31" in text
 
 
-def test_base_image_of_the_site_is_a_link(store: Store, tmp_path: Path) -> None:
+def test_page_links_base_image_of_site(store: Store, tmp_path: Path) -> None:
     base = put(store, "kubernetes:1", [file("a")], info=Info(kubernetes="v1.36.3"))
     put(store, "web:1", [file("b")], info=Info(base={"reference": "kubernetes:1", "digest": base.digest}))
     put(store, "other:1", [file("c")], info=Info(base={"reference": "gone:1", "digest": digest_of(b"gone")}))
@@ -57,7 +57,7 @@ def test_base_image_of_the_site_is_a_link(store: Store, tmp_path: Path) -> None:
     assert "Built ongone:1" in Page(page(made, "other-1")).text
 
 
-def test_change_of_all_platforms_is_one_row_and_of_one_platform_names_it(store: Store, tmp_path: Path) -> None:
+def test_page_change_of_all_platforms_is_one_row_and_of_one_names_platform(store: Store, tmp_path: Path) -> None:
     put(store, "web:1", [file("a", "1")], platforms=(AMD64, ARM64))
     put(store, "web:2", [file("a", "2")], platforms=(AMD64, ARM64))
     put(store, "web:3", [file("a", "3")], platforms=(AMD64,))
@@ -68,7 +68,7 @@ def test_change_of_all_platforms_is_one_row_and_of_one_platform_names_it(store: 
     assert "changed file a" in text
 
 
-def test_long_texts_are_cut(store: Store, tmp_path: Path) -> None:
+def test_page_long_label_is_cut(store: Store, tmp_path: Path) -> None:
     put(store, "web:1", [file("a")], info=Info(labels={"long": "x" * 5000}))
     text = Page(page(rendered(store, tmp_path), "web-1")).text
     assert "x... (3000 characters more)" in text

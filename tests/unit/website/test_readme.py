@@ -10,7 +10,7 @@ from harness.errors import StoreError
 from harness.website import readme
 
 
-def test_markdown_becomes_html_below_the_headings_of_the_page() -> None:
+def test_render_markdown_becomes_html_with_lowered_headings() -> None:
     html = readme.render("# web\n\nA `b` *c*.\n\n- one\n- two\n\n```sh\nslipway run web\n```\n")
     assert "<h3>web</h3>" in html
     assert "<code>b</code> <em>c</em>" in html
@@ -33,32 +33,32 @@ def test_markdown_becomes_html_below_the_headings_of_the_page() -> None:
         "&lt;script&gt; &#60;script&#62;",
     ],
 )
-def test_nothing_of_it_is_html_picture_or_another_link(text: str) -> None:
+def test_render_hostile_markup_yields_no_html_picture_or_link(text: str) -> None:
     html = readme.render(text)
     assert not any(part in html for part in ("<script", "<img", "<div", "<a "))
 
 
-def test_a_picture_is_a_link() -> None:
+def test_render_picture_becomes_link() -> None:
     html = readme.render("![a](http://x/y.png)")
     assert ("<img" in html, 'href="http://x/y.png"' in html) == (False, True)
 
 
-def test_links_to_the_web_are_marked_as_those_of_a_stranger() -> None:
+def test_render_web_links_have_nofollow_noopener_noreferrer() -> None:
     html = readme.render("[a](https://example.com/?a=1&b='x') <http://example.com>")
     assert html.count('rel="nofollow noopener noreferrer"') == 2
     assert '<a href="https://example.com/?a=1&amp;b=\'x\'" rel="nofollow noopener noreferrer">a</a>' in html
 
 
-def test_signs_that_steer_a_terminal_or_turn_text_around_are_shown() -> None:
+def test_render_bidi_control_character_is_escaped() -> None:
     assert "\\u202e" in readme.render("a \u202e b")
 
 
-def test_deep_nesting_ends() -> None:
+def test_render_deep_nesting_output_is_bounded() -> None:
     assert len(readme.render("> " * 2000 + "a")) < 10_000_000
     assert len(readme.render("[" * 5000 + "]" * 5000)) < 10_000_000
 
 
-def test_readme_is_read_from_its_folder_only(tmp_path: Path) -> None:
+def test_read_readme_outside_folder_or_too_large_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kubefiles/web").mkdir(parents=True)
     (tmp_path / "secret").write_text("secret")
     assert readme.read(tmp_path / "kubefiles", "web") == ""
@@ -73,5 +73,5 @@ def test_readme_is_read_from_its_folder_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["", "ftp://x/y", "http://", "https:///x", "http://[x", "javascript:http://x", " http://x\n"])
-def test_other_addresses_are_no_web_links(address: str) -> None:
+def test_is_web_link_other_addresses_is_false(address: str) -> None:
     assert not readme.is_web_link(address)

@@ -27,14 +27,14 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_same_images_give_the_same_bytes(store: Store, tmp_path: Path) -> None:
+def test_site_of_same_images_has_same_bytes(store: Store, tmp_path: Path) -> None:
     two_versions(store)
     first, second = (content(rendered(store, tmp_path, name)) for name in ("one", "two"))
     assert first == second
     assert {"index.html", "index.json", "artifacthub/artifacthub-repo.yml"} <= set(first)
 
 
-def test_every_relative_link_leads_to_a_file_and_every_anchor_to_an_element(store: Store, tmp_path: Path) -> None:
+def test_site_relative_links_and_anchors_resolve(store: Store, tmp_path: Path) -> None:
     two_versions(store)
     made = rendered(store, tmp_path)
     seen = 0
@@ -48,7 +48,7 @@ def test_every_relative_link_leads_to_a_file_and_every_anchor_to_an_element(stor
     assert seen > 40
 
 
-def test_index_lists_every_image_without_a_script(store: Store, tmp_path: Path) -> None:
+def test_site_front_page_lists_all_images_without_script(store: Store, tmp_path: Path) -> None:
     two_versions(store)
     front = Page((rendered(store, tmp_path, title="Our images") / "index.html").read_text())
     assert "2 cluster images in 4 versions" in front.text
@@ -58,7 +58,7 @@ def test_index_lists_every_image_without_a_script(store: Store, tmp_path: Path) 
     assert not any("hidden" in card for card in cards)
 
 
-def test_page_shows_what_is_in_an_image(store: Store, tmp_path: Path) -> None:
+def test_page_shows_values_changes_and_images_without_secrets(store: Store, tmp_path: Path) -> None:
     old, new = two_versions(store)
     text = Page(page(rendered(store, tmp_path), "web-1-10")).text
     embedded = new.platforms[0].images.images[1]
@@ -79,7 +79,7 @@ def test_page_shows_what_is_in_an_image(store: Store, tmp_path: Path) -> None:
     assert "hunter33" not in text
 
 
-def test_secrets_of_env_are_in_no_file_of_a_site(store: Store, tmp_path: Path) -> None:
+def test_site_files_omit_secrets_of_env_and_history(store: Store, tmp_path: Path) -> None:
     changed = dataclasses.replace(INFO, env={"DB_PASSWORD": "hunter44", "A": "1"})
     put(store, "web:1", [file("a")], info=INFO, history=("COPY a a", "ARG TOKEN=hunter33"))
     put(store, "web:2", [file("a")], info=changed, history=("COPY a a", "ARG TOKEN=hunter55"))
@@ -88,7 +88,7 @@ def test_secrets_of_env_are_in_no_file_of_a_site(store: Store, tmp_path: Path) -
     assert b"(secret)" in data
 
 
-def test_texts_of_strangers_are_never_html(store: Store, tmp_path: Path) -> None:
+def test_site_hostile_texts_are_never_html(store: Store, tmp_path: Path) -> None:
     digest = digest_of(b"x")
     info = Info(
         type="app",
@@ -132,7 +132,7 @@ def test_texts_of_strangers_are_never_html(store: Store, tmp_path: Path) -> None
     assert {path.name for path in made.rglob("*") if not re.fullmatch(r"[a-z0-9._-]+", path.name)} == set()
 
 
-def test_index_holds_what_a_search_shows(store: Store, tmp_path: Path) -> None:
+def test_site_index_json_lists_images_and_newest_version(store: Store, tmp_path: Path) -> None:
     _, new = two_versions(store)
     made = rendered(store, tmp_path, title="Ours")
     index = SiteIndex.parse((made / "index.json").read_bytes(), "index.json")
@@ -142,7 +142,7 @@ def test_index_holds_what_a_search_shows(store: Store, tmp_path: Path) -> None:
     assert (made / newest.page).is_file()
 
 
-def test_damaged_image_is_left_out_with_its_reason(store: Store, tmp_path: Path) -> None:
+def test_site_damaged_image_is_left_out_with_reason(store: Store, tmp_path: Path) -> None:
     two_versions(store)
     broken = put(store, "broken:1", [file("b", b"of this image only")])
     store.path(broken.platforms[0].layers[0].digest).unlink()
@@ -152,7 +152,7 @@ def test_damaged_image_is_left_out_with_its_reason(store: Store, tmp_path: Path)
     assert "broken:1" in Page((tmp_path / "site/index.html").read_text()).text
 
 
-def test_named_repositories_only_and_at_most_so_many_versions(store: Store, tmp_path: Path) -> None:
+def test_site_names_and_version_limit_select_pages_and_unknown_names_are_refused(store: Store, tmp_path: Path) -> None:
     two_versions(store)
     made = rendered(store, tmp_path, names=("web",), versions=2)
     assert sorted(path.name[:-18] for path in made.glob("images/*")) == ["web-1-10", "web-latest"]
@@ -161,11 +161,11 @@ def test_named_repositories_only_and_at_most_so_many_versions(store: Store, tmp_
         rendered(store, tmp_path, names=("wbe", "web", "other"))
 
 
-def test_a_site_of_nothing_is_a_page(store: Store, tmp_path: Path) -> None:
+def test_site_of_empty_store_has_front_page(store: Store, tmp_path: Path) -> None:
     assert "No image has been published yet" in (rendered(store, tmp_path) / "index.html").read_text()
 
 
-def test_full_disk_leaves_the_former_site(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_site_full_disk_keeps_former_site(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two_versions(store)
     made = rendered(store, tmp_path)
     before = content(made)
@@ -186,7 +186,7 @@ def test_full_disk_leaves_the_former_site(store: Store, tmp_path: Path, monkeypa
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("home", "site")] == []
 
 
-def test_readme_of_an_image_is_shown_and_its_first_words_describe_it(store: Store, tmp_path: Path) -> None:
+def test_site_readme_is_shown_and_becomes_description_of_image(store: Store, tmp_path: Path) -> None:
     put(store, "registry.example.com/shop/queue:2", [file("a")])
     readme = tmp_path / "kubefiles/queue/README.md"
     readme.parent.mkdir(parents=True)
@@ -200,7 +200,7 @@ def test_readme_of_an_image_is_shown_and_its_first_words_describe_it(store: Stor
         rendered(store, tmp_path, readmes=tmp_path / "nothing")
 
 
-def test_hundreds_of_container_images_are_listed_with_the_rest_counted(store: Store, tmp_path: Path) -> None:
+def test_page_of_600_container_images_counts_unlisted_rest(store: Store, tmp_path: Path) -> None:
     part = platform_image(store)
     one = part.images.images[0]
     many = tuple(EmbeddedImage(f"x.io/i{number}:1", one.digest, one.media_type, one.size) for number in range(600))

@@ -23,16 +23,16 @@ def result_of(store: Store, *values: Any) -> Any:
     return evaluate(Clause("CI-A-1", "a", "things", check), ExaminedImage(store, None))
 
 
-def test_things_that_hold_pass(store: Store) -> None:
+def test_evaluate_check_without_faults_passes(store: Store) -> None:
     result = result_of(store, None, None)
     assert (result.outcome, result.checked, result.evidence) == (ClauseOutcome.PASSED, 2, ("things: 2",))
 
 
-def test_nothing_to_check_does_not_apply(store: Store) -> None:
+def test_evaluate_check_without_subject_is_not_applicable(store: Store) -> None:
     assert result_of(store).outcome is ClauseOutcome.NOT_APPLICABLE
 
 
-def test_all_faults_are_kept_up_to_a_limit(store: Store) -> None:
+def test_evaluate_keeps_evidence_of_faults_up_to_limit(store: Store) -> None:
     result = result_of(store, "one", None, *["more"] * MOST_EVIDENCE)
     assert (result.outcome, result.checked, result.faulty) == (ClauseOutcome.FAILED, MOST_EVIDENCE + 2, MOST_EVIDENCE + 1)
     assert result.evidence[0] == "one"
@@ -43,12 +43,12 @@ def test_all_faults_are_kept_up_to_a_limit(store: Store) -> None:
 @pytest.mark.parametrize(
     "error", [StoreError("a"), KeyError("a"), TypeError("a"), ValueError("a"), AttributeError("a"), RecursionError("a")]
 )
-def test_an_error_of_a_check_fails_the_clause(store: Store, error: Exception) -> None:
+def test_evaluate_check_that_raises_fails_clause(store: Store, error: Exception) -> None:
     result = result_of(store, None, error)
     assert result.outcome is ClauseOutcome.FAILED
     assert "a" in result.evidence[0]
 
 
-def test_evidence_is_harmless_and_short() -> None:
+def test_evidence_line_is_escaped_and_shortened() -> None:
     assert line("a\x1b[31m\n\u202eb") == "a\\x1b[31m\\n\\u202eb"
     assert len(line("x" * 10_000)) == 303

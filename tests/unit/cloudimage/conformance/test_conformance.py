@@ -42,7 +42,7 @@ PAGE = Path(__file__).parents[4] / "docs/format.md"
 # Images that conform
 
 
-def test_an_image_of_the_writer_passes_every_clause(store: Store) -> None:
+def test_conformance_of_written_image_passes_all_clauses(store: Store) -> None:
     image = write(store)
     report = examined(store)
     assert failed(report) == []
@@ -52,7 +52,7 @@ def test_an_image_of_the_writer_passes_every_clause(store: Store) -> None:
 
 
 @pytest.mark.parametrize("kind", ["several platforms", "nothing in it", "no history", "an application", "plain examples"])
-def test_other_images_of_the_writer_conform(store: Store, kind: str) -> None:
+def test_conformance_of_written_image_variants_has_no_failures(store: Store, kind: str) -> None:
     if kind == "several platforms":
         write(store, part(store), part(store, ARM64, Info()), name="web")
     elif kind == "nothing in it":
@@ -67,7 +67,7 @@ def test_other_images_of_the_writer_conform(store: Store, kind: str) -> None:
     assert failed(examined(store)) == []
 
 
-def test_a_layer_of_zstd_conforms(store: Store) -> None:
+def test_conformance_of_zstd_layer_has_no_failures(store: Store) -> None:
     draft = Draft(store, write(store))
     content = layer_tar()
     pieces: list[bytes] = []
@@ -78,14 +78,14 @@ def test_a_layer_of_zstd_conforms(store: Store) -> None:
     assert failed(examined(store)) == []
 
 
-def test_a_platform_that_was_not_pulled_is_no_part_of_the_copy(store: Store) -> None:
+def test_conformance_ignores_platform_that_was_not_pulled(store: Store) -> None:
     image = write(store, part(store), part(store, ARM64, Info()))
     for entry in store.json(image.digest)["manifests"][2:]:
         store.path(entry["digest"]).unlink()
     assert failed(examined(store)) == []
 
 
-def test_entries_of_an_unknown_kind_are_ignored(store: Store) -> None:
+def test_conformance_ignores_index_entries_of_unknown_kind(store: Store) -> None:
     draft = Draft(store, write(store))
     draft.index["manifests"].append({**draft.add(b"later", "text/plain"), "annotations": {"dev.slipway.kind": "signature"}})
     draft.save()
@@ -480,7 +480,9 @@ BROKEN: list[tuple[str, str, Callable[[Draft], None]]] = [
 
 
 @pytest.mark.parametrize(("clause", "damage", "change"), BROKEN, ids=[f"{clause} {damage}" for clause, damage, _ in BROKEN])
-def test_an_image_broken_by_hand_fails_at_its_clause_alone(store: Store, clause: str, damage: str, change: Callable[[Draft], None]) -> None:
+def test_conformance_of_damaged_image_fails_only_its_clause(
+    store: Store, clause: str, damage: str, change: Callable[[Draft], None]
+) -> None:
     draft = Draft(store, write(store))
     assert failed(examined(store)) == []
     change(draft)
@@ -490,26 +492,26 @@ def test_an_image_broken_by_hand_fails_at_its_clause_alone(store: Store, clause:
     assert evidence(report, clause).isprintable() or "\n" in evidence(report, clause)
 
 
-def test_every_clause_about_an_image_is_broken_by_one_of_them() -> None:
+def test_damaged_images_cover_all_clauses() -> None:
     assert {clause for clause, _, _ in BROKEN} | {"CI-ARCHIVE-1", "CI-ARCHIVE-2"} == set(CLAUSES)
 
 
 # The document
 
 
-def test_document_has_every_clause_and_every_clause_has_a_check() -> None:
+def test_format_document_and_checks_have_same_clauses() -> None:
     written = re.findall(r"^\*\*(CI-[A-Z]+-\d+)\*\*", PAGE.read_text(), re.MULTILINE)
     assert len(written) == len(set(written))
     assert set(written) == set(CLAUSES)
 
 
-def test_every_must_of_the_document_has_an_id() -> None:
+def test_format_document_lines_with_must_have_clause_id() -> None:
     text = PAGE.read_text().partition("\n## ")[2]
     without = [line for line in text.split("\n") if "MUST" in line and not re.match(r"\*\*(CI|CR)-[A-Z]+-\d+\*\*", line)]
     assert without == []
 
 
-def test_version_of_the_document_is_that_of_the_report(store: Store) -> None:
+def test_format_document_version_equals_report_version(store: Store) -> None:
     write(store)
     assert f"Version {conformance.FORMAT_VERSION} of" in PAGE.read_text()
     assert examined(store).to_json()["formatVersion"] == conformance.FORMAT_VERSION
@@ -526,7 +528,7 @@ def test_version_of_the_document_is_that_of_the_report(store: Store) -> None:
         (reproducible.CLAUSES, {"REPRO"}),
     ],
 )
-def test_clauses_of_a_group_are_numbered_from_1(clauses: tuple[Clause, ...], words: set[str]) -> None:
+def test_clauses_of_group_are_numbered_from_1(clauses: tuple[Clause, ...], words: set[str]) -> None:
     numbers: dict[str, list[int]] = {}
     for clause in clauses:
         _, word, number = clause.id.split("-")
@@ -550,7 +552,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", ["index", "rootfs", "set", "config", "images", "info"])
-def test_junk_in_any_place_of_a_document_fails_clauses_and_raises_nothing(store: Store, name: str) -> None:
+def test_conformance_of_document_with_junk_gives_printable_report(store: Store, name: str) -> None:
     image = write(store)
     original = json.dumps(getattr(Draft(store, image), name))
     for number, path in enumerate(places(json.loads(original))):
@@ -572,7 +574,7 @@ def test_junk_in_any_place_of_a_document_fails_clauses_and_raises_nothing(store:
 
 @pytest.mark.parametrize("junk", [b"", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 1000, b"null", b'{"schemaVersion":1e999}', b"\x1b[2J" * 100])
 @pytest.mark.parametrize("name", ["index", "rootfs", "set", "config", "images"])
-def test_bytes_that_are_no_json_fail_that_clause_alone(store: Store, name: str, junk: bytes) -> None:
+def test_conformance_of_invalid_json_fails_only_json_clause(store: Store, name: str, junk: bytes) -> None:
     draft = Draft(store, write(store))
     draft.bytes[name] = junk
     draft.save()
@@ -581,14 +583,14 @@ def test_bytes_that_are_no_json_fail_that_clause_alone(store: Store, name: str, 
     assert all(line.isprintable() for line in evidence(report, "CI-JSON-1").split("\n"))
 
 
-def test_document_that_is_too_large_is_not_read(store: Store) -> None:
+def test_conformance_of_oversized_document_fails_only_json_clause(store: Store) -> None:
     draft = Draft(store, write(store))
     draft.bytes["index"] = b" " * (33 << 20)
     draft.save()
     assert failed(examined(store)) == ["CI-JSON-1"]
 
 
-def test_faults_are_reported_all_at_once_and_counted(store: Store) -> None:
+def test_conformance_faults_are_all_reported_and_counted(store: Store) -> None:
     draft = Draft(store, write(store))
     draft.info["values"] = [{"name": "x"}] * 500
     draft.index["artifactType"] = "a\x1b[31m"
@@ -598,24 +600,24 @@ def test_faults_are_reported_all_at_once_and_counted(store: Store) -> None:
     assert evidence(report, "CI-VALUE-1").split("\n")[-1] == "and 400 more"
 
 
-def test_what_is_not_a_cloudimage_fails(store: Store) -> None:
+def test_conformance_of_plain_image_fails_layout_clause(store: Store) -> None:
     store.tag("web", Descriptor(OCI_MANIFEST, *store.put(b"{}")))
     assert "CI-LAYOUT-1" in failed(examined(store))
 
 
-def test_a_name_that_does_not_exist_is_an_error(store: Store) -> None:
+def test_conformance_of_unknown_name_raises_store_error(store: Store) -> None:
     with pytest.raises(StoreError, match="no such image"):
         examined(store, "nothing")
 
 
-def test_a_disk_without_room_is_an_error_and_no_fault_of_the_image(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conformance_on_full_disk_raises_store_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     write(store)
     monkeypatch.setattr("harness.cloudimage.conformance.trees.shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
     with pytest.raises(StoreError, match="no space left to unpack"):
         examined(store)
 
 
-def test_nothing_of_a_check_stays_on_the_disk(store: Store, tmp_path: Path) -> None:
+def test_conformance_check_leaves_store_unchanged_and_cache_empty(store: Store, tmp_path: Path) -> None:
     write(store)
     before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in store.root.rglob("*") if path.is_file()}
     examined(store)
@@ -623,7 +625,7 @@ def test_nothing_of_a_check_stays_on_the_disk(store: Store, tmp_path: Path) -> N
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
-def test_a_clause_without_anything_to_check_does_not_apply(store: Store) -> None:
+def test_conformance_clause_without_subject_is_not_applicable(store: Store) -> None:
     write(store, PlatformImage(AMD64, (), (), info=Info(type="app")))
     report = examined(store)
     assert outcome(report, "CI-VALUE-1") is ClauseOutcome.NOT_APPLICABLE
@@ -631,6 +633,6 @@ def test_a_clause_without_anything_to_check_does_not_apply(store: Store) -> None
     assert evidence(report, "CI-LAYOUT-1") == "indexes: 1"
 
 
-def test_layers_of_the_writer_have_no_time_owner_or_other_order(store: Store) -> None:
+def test_write_layer_gzip_header_has_no_timestamp(store: Store) -> None:
     layer = write_layer(FILES[0], store)
     assert store.read(layer.descriptor.digest)[4:8] == bytes(4)

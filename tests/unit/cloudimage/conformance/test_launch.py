@@ -25,7 +25,7 @@ def paths(*commands: str) -> list[str | None]:
         ("kubectl apply -f -", []),
     ],
 )
-def test_paths_in_the_rootfs_are_known(command: str, expected: list[str]) -> None:
+def test_named_files_of_rootfs_paths_are_listed(command: str, expected: list[str]) -> None:
     assert paths(command) == expected
 
 
@@ -44,15 +44,15 @@ def test_paths_in_the_rootfs_are_known(command: str, expected: list[str]) -> Non
         "if true; then kubectl apply -f a.yaml; fi; kubectl apply -f b.yaml",
     ],
 )
-def test_paths_that_a_shell_or_a_program_decides_are_not(command: str) -> None:
+def test_named_files_of_paths_decided_at_run_time_are_unknown(command: str) -> None:
     assert set(paths(command)) <= {None}
 
 
-def test_a_program_that_may_make_files_counts_for_all_commands_behind_it() -> None:
+def test_named_files_after_program_that_makes_files_are_unknown() -> None:
     assert paths("kubectl apply -f a.yaml", "sed -n 1p a > b.yaml", "kubectl apply -f b.yaml") == ["a.yaml", None]
 
 
-def test_each_command_begins_in_the_root() -> None:
+def test_named_files_of_each_command_start_at_root() -> None:
     assert paths("cd etc && kubectl apply -f a.yaml", "kubectl apply -f a.yaml") == ["etc/a.yaml", "a.yaml"]
 
 
@@ -71,5 +71,5 @@ def test_each_command_begins_in_the_root() -> None:
         ("kubectl apply -f 'unclosed", False),
     ],
 )
-def test_urls_are_files_from_elsewhere(command: str, remote: bool) -> None:
+def test_named_files_of_manifest_and_chart_urls_are_remote(command: str, remote: bool) -> None:
     assert any(file.is_remote for file in named_files([command])) == remote

@@ -50,7 +50,7 @@ def checked(path: Path, name: str | None = None) -> conformance.ConformanceRepor
     return conformance.check(Store.default(), str(path), name)
 
 
-def test_an_archive_of_save_passes_every_clause(store: Store, archive: Path) -> None:
+def test_check_of_saved_archive_passes_all_clauses(store: Store, archive: Path) -> None:
     report = checked(archive)
     assert failed(report) == []
     assert [result.clause.id for result in report.results if result.outcome is ClauseOutcome.NOT_APPLICABLE] == []
@@ -58,13 +58,13 @@ def test_an_archive_of_save_passes_every_clause(store: Store, archive: Path) -> 
 
 
 @pytest.mark.parametrize("compress", ["gzip", "zstd"])
-def test_a_compressed_archive_passes(store: Store, tmp_path: Path, compress: Any) -> None:
+def test_check_of_compressed_archive_passes(store: Store, tmp_path: Path, compress: Any) -> None:
     write(store)
     save(store, ["web"], tmp_path / "web.tar", compress=compress)
     assert failed(checked(tmp_path / "web.tar")) == []
 
 
-def test_volumes_pass_and_are_found_by_their_name(store: Store, tmp_path: Path) -> None:
+def test_check_of_volumes_passes_unless_one_is_missing(store: Store, tmp_path: Path) -> None:
     write(store)
     save(store, ["web"], tmp_path / "web.tar", volume_size=4096)
     assert is_file(tmp_path / "web.tar")
@@ -74,7 +74,7 @@ def test_volumes_pass_and_are_found_by_their_name(store: Store, tmp_path: Path) 
     assert "CI-ARCHIVE-1" in failed(checked(tmp_path / "web.tar"))
 
 
-def test_a_layout_in_a_folder_passes(archive: Path, tmp_path: Path) -> None:
+def test_check_of_layout_folder_passes(archive: Path, tmp_path: Path) -> None:
     folder = tmp_path / "layout"
     for name, data in content(archive).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -82,14 +82,14 @@ def test_a_layout_in_a_folder_passes(archive: Path, tmp_path: Path) -> None:
     assert failed(checked(folder)) == []
 
 
-def test_a_folder_that_is_no_layout_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+def test_check_of_folder_without_layout_reads_stored_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
     write(store)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "web").mkdir()
     assert failed(checked(Path("web"))) == []
 
 
-def test_an_image_of_several_is_chosen_by_its_name(store: Store, tmp_path: Path) -> None:
+def test_check_of_archive_with_several_images_requires_valid_name(store: Store, tmp_path: Path) -> None:
     write(store)
     write(store, name="shop:1")
     save(store, ["web", "shop:1"], tmp_path / "both.tar")
@@ -102,7 +102,7 @@ def test_an_image_of_several_is_chosen_by_its_name(store: Store, tmp_path: Path)
         checked(tmp_path / "both.tar", "A b")
 
 
-def test_a_name_for_an_image_of_the_store_is_refused(store: Store) -> None:
+def test_check_of_stored_image_with_archive_name_raises_usage_error(store: Store) -> None:
     write(store)
     with pytest.raises(UsageError, match="chooses an image of an archive"):
         conformance.check(store, "web", "web")
@@ -162,7 +162,7 @@ BROKEN: list[tuple[str, str, Callable[[Files], None]]] = [
 
 
 @pytest.mark.parametrize(("clause", "damage", "change"), BROKEN, ids=[f"{clause} {damage}" for clause, damage, _ in BROKEN])
-def test_an_archive_broken_by_hand_fails_at_its_clause_alone(
+def test_check_of_damaged_archive_fails_only_its_clause(
     archive: Path, tmp_path: Path, clause: str, damage: str, change: Callable[[Files], None]
 ) -> None:
     files = content(archive)
@@ -172,7 +172,7 @@ def test_an_archive_broken_by_hand_fails_at_its_clause_alone(
     assert all(line.isprintable() for result in report.results for line in result.evidence)
 
 
-def test_a_link_in_an_archive_is_not_followed(archive: Path, tmp_path: Path) -> None:
+def test_check_of_archive_does_not_follow_link(archive: Path, tmp_path: Path) -> None:
     files = content(archive)
     blob = first_layer(files)
     del files[blob]
@@ -181,7 +181,7 @@ def test_a_link_in_an_archive_is_not_followed(archive: Path, tmp_path: Path) -> 
     assert failed(report) == ["CI-ARCHIVE-1", "CI-DIGEST-2"]
 
 
-def test_a_link_in_a_layout_that_leaves_it_is_not_followed(archive: Path, tmp_path: Path) -> None:
+def test_check_of_layout_does_not_read_outside_link_or_fifo(archive: Path, tmp_path: Path) -> None:
     folder = tmp_path / "layout"
     files = content(archive)
     for name, data in files.items():
@@ -197,7 +197,7 @@ def test_a_link_in_a_layout_that_leaves_it_is_not_followed(archive: Path, tmp_pa
     assert failed(checked(folder)) == ["CI-DIGEST-2"]
 
 
-def test_a_file_twice_in_an_archive_is_a_fault(archive: Path, tmp_path: Path) -> None:
+def test_check_of_archive_with_duplicate_file_fails_archive_clause(archive: Path, tmp_path: Path) -> None:
     files = content(archive)
     again = tarfile.TarInfo("oci-layout")
     report = checked(pack(tmp_path / "broken.tar", files, again))
@@ -206,7 +206,7 @@ def test_a_file_twice_in_an_archive_is_a_fault(archive: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"x" * 5000, b"PK\x03\x04" + bytes(600), b"\x1f\x8b\x08" + bytes(100)])
-def test_a_file_that_is_no_archive_fails_that_clause(tmp_path: Path, data: bytes, store: Store) -> None:
+def test_check_of_file_other_than_archive_fails_only_archive_clause(tmp_path: Path, data: bytes, store: Store) -> None:
     (tmp_path / "web.tar").write_bytes(data)
     report = checked(tmp_path / "web.tar")
     assert failed(report) == ["CI-ARCHIVE-1"]
@@ -214,13 +214,13 @@ def test_a_file_that_is_no_archive_fails_that_clause(tmp_path: Path, data: bytes
     assert outcome(report, "CI-LAYOUT-1") is ClauseOutcome.NOT_APPLICABLE
 
 
-def test_an_archive_that_is_cut_fails(archive: Path, tmp_path: Path) -> None:
+def test_check_of_truncated_archive_fails_archive_clause(archive: Path, tmp_path: Path) -> None:
     data = archive.read_bytes()
     (tmp_path / "cut.tar").write_bytes(data[: len(data) // 2])
     assert "CI-ARCHIVE-1" in failed(checked(tmp_path / "cut.tar"))
 
 
-def test_a_size_that_the_archive_cannot_hold_is_a_fault_and_takes_no_disk(archive: Path, tmp_path: Path) -> None:
+def test_check_of_archive_with_impossible_size_fails_only_archive_clause(archive: Path, tmp_path: Path) -> None:
     info = tarfile.TarInfo(f"blobs/sha256/{'0' * 64}")
     info.size = 1 << 44
     (tmp_path / "huge.tar").write_bytes(info.tobuf() + archive.read_bytes())
@@ -229,13 +229,13 @@ def test_a_size_that_the_archive_cannot_hold_is_a_fault_and_takes_no_disk(archiv
     assert "more than the" in evidence(report, "CI-ARCHIVE-1")
 
 
-def test_a_disk_without_room_for_an_archive_is_an_error(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_of_archive_on_full_disk_raises_store_error(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.cloudimage.conformance.sources.shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
     with pytest.raises(StoreError, match="no space left to read the archive"):
         checked(archive)
 
 
-def test_temporary_files_are_removed(archive: Path, tmp_path: Path) -> None:
+def test_subject_of_archive_removes_temporary_files(archive: Path, tmp_path: Path) -> None:
     with subject(Store.default(), str(archive)) as found:
         assert found.image.index.value is not None
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []

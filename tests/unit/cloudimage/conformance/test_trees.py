@@ -11,14 +11,14 @@ from harness.oci.model import OCI_LAYER_GZIP, Descriptor
 from harness.oci.store import Store
 
 
-def test_a_layer_of_the_writer_is_sorted_without_times_and_owners(store: Store) -> None:
+def test_scan_layer_of_written_layer_is_sorted_without_times_and_owners(store: Store) -> None:
     layer = write_layer([LayerEntry("b", "dir"), LayerEntry("b/c", "file", 0o644, b"12"), LayerEntry("a/x", "whiteout")], store)
     scan = scan_layer(store, layer.descriptor)
     assert (scan.diff_id, scan.problem, scan.entries, scan.size) == (layer.diff_id, None, 3, 2)
     assert (scan.unsorted, scan.dated, scan.owned) == (None, None, None)
 
 
-def test_a_layer_that_is_no_tar_has_a_problem(store: Store) -> None:
+def test_scan_layer_other_than_tar_has_problem(store: Store) -> None:
     scan = scan_layer(store, Descriptor(OCI_LAYER_GZIP, *store.put(b"\x1f\x8b\x08 nothing")))
     assert "is not a readable tar" in (scan.problem or "")
 
@@ -27,14 +27,14 @@ def test_a_layer_that_is_no_tar_has_a_problem(store: Store) -> None:
     ("path", "expected"),
     [("a.yaml", True), ("b.yaml", True), ("c.yaml", True), ("c.yaml.j2", False), ("etc", True), (".", True), ("link", False), ("d", False)],
 )
-def test_paths_of_a_tree_are_those_after_rendering(store: Store, path: str, expected: bool) -> None:
+def test_unpacked_tree_holds_paths_after_rendering(store: Store, path: str, expected: bool) -> None:
     entries = [LayerEntry(name, "file", 0o644, b"") for name in ("a.yaml", "b.yaml.tmpl", "c.yaml.j2", "etc/x")]
     layer = write_layer([*entries, LayerEntry("link", "symlink", target="/etc/passwd")], store)
     with scratch.cleaned():
         assert unpacked(store, [layer.descriptor], 0).holds(path) == expected
 
 
-def test_folders_of_a_tree_can_be_removed_by_this_user(store: Store) -> None:
+def test_unpacked_tree_folders_are_made_writable_and_removed(store: Store) -> None:
     layer = write_layer([LayerEntry("closed", "dir", 0), LayerEntry("closed/inner", "dir", 0o555)], store)
     with scratch.cleaned():
         tree = unpacked(store, [layer.descriptor], 0)

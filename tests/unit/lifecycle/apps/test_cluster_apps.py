@@ -43,7 +43,7 @@ def ids(found: Clusterfile, store: Store) -> list[str]:
     return [step.id for step in steps]
 
 
-def test_applications_come_in_their_order_once_the_cluster_is_recorded(store: Store) -> None:
+def test_run_plan_several_app_images_installs_them_in_order_after_record(store: Store) -> None:
     build(store)
     app(store, "shop:1")
     app(store, "more:1")
@@ -54,12 +54,12 @@ def test_applications_come_in_their_order_once_the_cluster_is_recorded(store: St
     assert "check-applications" in steps["send-images"].needs
 
 
-def test_without_applications_the_plan_is_that_of_the_cluster(store: Store) -> None:
+def test_run_plan_without_app_images_has_no_app_steps(store: Store) -> None:
     build(store)
     assert not [name for name in ids(asked(), store) if "app" in name]
 
 
-def test_a_pod_network_is_installed_before_nodes_are_waited_for(store: Store) -> None:
+def test_run_plan_network_app_precedes_node_wait_and_missing_network_is_refused(store: Store) -> None:
     build(store, network=False)
     app(store, "shop:1")
     network(store)
@@ -71,7 +71,7 @@ def test_a_pod_network_is_installed_before_nodes_are_waited_for(store: Store) ->
     assert "name an application image with CNI beside it" in (refused.value.hint or "")
 
 
-def test_a_network_of_an_application_image_starts_by_itself_and_once(store: Store) -> None:
+def test_installation_make_network_app_is_launched_first_and_only_once(store: Store) -> None:
     network(store)
     app(store, "listed:1", apps=(CALICO,), launch=CALICO.commands, cluster_apps=("calico",))
     for name, commands in (("calico:1", (*CALICO.commands, "kubectl get nodes")), ("listed:1", CALICO.commands)):
@@ -79,7 +79,7 @@ def test_a_network_of_an_application_image_starts_by_itself_and_once(store: Stor
         assert installation.make(target(Kube()), wanted, installation.read(wanted, store), store).commands == commands
 
 
-def test_two_pod_networks_are_refused(store: Store) -> None:
+def test_run_prepare_second_pod_network_is_refused(store: Store) -> None:
     build(store)
     network(store)
     with pytest.raises(InputError, match=r"calico:1: brings a pod network, as web does"):
@@ -90,7 +90,7 @@ def test_two_pod_networks_are_refused(store: Store) -> None:
         run.prepare(request("bare", "calico:1", "other:1"), store)
 
 
-def test_all_applications_are_judged_against_the_image_of_the_cluster_at_once(store: Store) -> None:
+def test_run_prepare_unsuitable_app_images_reports_all_faults_at_once(store: Store) -> None:
     build(store)
     app(store, "old:1", kube_version="<1.30")
     app(store, "future:1", kube_version=">=1.40")
@@ -100,7 +100,7 @@ def test_all_applications_are_judged_against_the_image_of_the_cluster_at_once(st
     assert [fault.where for fault in refused.value.faults] == ["old:1", "future:1", "bad:1: etc/page.yaml:1"]
 
 
-def test_preflight_asks_for_the_space_of_all_images(store: Store) -> None:
+def test_run_prepare_with_app_image_adds_its_size_to_spec(store: Store) -> None:
     build(store)
     app(store, "shop:1")
     sizes = [run.prepare(found, store).spec.apps_size for found in (asked(), request("web", "shop:1"))]
@@ -108,7 +108,7 @@ def test_preflight_asks_for_the_space_of_all_images(store: Store) -> None:
     assert sizes[1] > 0
 
 
-def test_the_node_that_launches_needs_an_image_for_its_processor(store: Store) -> None:
+def test_check_applications_image_without_platform_of_first_node_is_refused(store: Store) -> None:
     build(store)
     app(store, "shop:1")
     context = prepared(store, clusterfile=request("web", "shop:1"))
@@ -122,7 +122,7 @@ def test_the_node_that_launches_needs_an_image_for_its_processor(store: Store) -
         found[0].action()
 
 
-def test_an_application_is_installed_into_the_cluster_of_the_plan(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_apps_target_follows_run_context_and_step_collects_result(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     build(store)
     app(store, "shop:1")
     context = prepared(store, clusterfile=request("web", "shop:1"))

@@ -8,7 +8,7 @@ from harness.nodes.kubectl import NodeKubectl
 from tests.unit.lifecycle.standin import StandIn
 
 
-def test_run_values_are_in_a_file_for_root_alone_and_in_no_command() -> None:
+def test_launch_run_secret_env_goes_into_root_only_script_and_no_command() -> None:
     node = StandIn()
     target = AppTarget("lab", NodeKubectl(node), node, (node,), "none", "/var/lib/slipway/apps", "v1.36.0", {}, None)  # type: ignore[arg-type]
     sent: list[tuple[str, int]] = []

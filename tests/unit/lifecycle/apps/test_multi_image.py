@@ -37,7 +37,7 @@ def app(store: Store, name: str, **info: Any) -> str:
     return build_app(store, name, env={"DbPassword": "none", "Greeting": "hello"}, **info)
 
 
-def test_the_image_with_kubernetes_is_that_of_the_cluster_wherever_it_stands(store: Store) -> None:
+def test_sort_image_with_kubernetes_becomes_cluster_image_at_any_position(store: Store) -> None:
     build(store)
     for name in ("shop:1", "more:1"):
         app(store, name)
@@ -45,7 +45,7 @@ def test_the_image_with_kubernetes_is_that_of_the_cluster_wherever_it_stands(sto
     assert multi_image.sort(["more:1", "shop:1"], store) == multi_image.Sorted(None, ("more:1", "shop:1"))
 
 
-def test_a_list_means_the_same_as_documents(store: Store) -> None:
+def test_settled_image_list_becomes_application_documents(store: Store) -> None:
     build(store)
     for name in ("shop:1", "more:1", "last:1"):
         app(store, name)
@@ -61,7 +61,7 @@ def test_a_list_means_the_same_as_documents(store: Store) -> None:
     assert multi_image.settled(found, store) is found
 
 
-def test_every_image_that_does_not_fit_is_reported_at_once(store: Store) -> None:
+def test_sort_unsuitable_images_reports_all_faults_at_once(store: Store) -> None:
     build(store)
     build(store, "web2")
     for name in ("shop:1", "team/shop:2"):
@@ -76,7 +76,7 @@ def test_every_image_that_does_not_fit_is_reported_at_once(store: Store) -> None
     assert len(found) == 4
 
 
-def test_without_kubernetes_a_clusterfile_makes_no_cluster(store: Store) -> None:
+def test_settled_cluster_without_kubernetes_image_is_refused(store: Store) -> None:
     for name in ("shop:1", "more:1"):
         app(store, name)
     with pytest.raises(InputError, match=r"shop:1, more:1: no image of these brings Kubernetes"):
@@ -84,7 +84,7 @@ def test_without_kubernetes_a_clusterfile_makes_no_cluster(store: Store) -> None
     assert multi_image.settled(Clusterfile(""), store) == Clusterfile("")
 
 
-def test_one_error_stays_as_it_is_and_several_are_one_list() -> None:
+def test_fault_collector_single_error_is_kept_and_several_are_merged() -> None:
     def collected(*errors: Exception) -> FaultCollector:
         collector = FaultCollector()
         for number, error in enumerate(errors):
@@ -129,7 +129,7 @@ def asked(*images: str) -> list[Request]:
     return [Request.of(image, env={"DbPassword": "x"}) for image in images]
 
 
-def test_a_plan_of_several_is_one_after_the_other(store: Store, opened: list[str]) -> None:
+def test_described_several_apps_chains_their_plans(store: Store, opened: list[str]) -> None:
     app(store, "shop:1")
     app(store, "more:1")
     with multi_image.prepared(asked("shop:1", "more:1"), Where("lab"), store) as works:
@@ -143,7 +143,7 @@ def test_a_plan_of_several_is_one_after_the_other(store: Store, opened: list[str
         assert multi_image.described(works)[0]["id"] == "begin"
 
 
-def test_what_the_cluster_does_not_admit_is_reported_for_all_before_anything_is_changed(store: Store, opened: list[str]) -> None:
+def test_prepared_unadmitted_apps_are_all_reported_before_any_change(store: Store, opened: list[str]) -> None:
     app(store, "old:1", kube_version="<1.30")
     app(store, "future:1", kube_version=">=1.40")
     with pytest.raises(InputError) as refused, multi_image.prepared(asked("old:1", "future:1"), Where("lab"), store):
@@ -152,7 +152,7 @@ def test_what_the_cluster_does_not_admit_is_reported_for_all_before_anything_is_
     assert opened == ["open"]
 
 
-def test_all_are_installed_in_one_go_and_what_was_not_begun_is_said(
+def test_put_several_apps_locks_once_and_failure_names_apps_not_begun(
     store: Store, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("one:1", "two:1", "three:1")

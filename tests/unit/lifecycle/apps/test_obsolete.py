@@ -119,7 +119,7 @@ METRICS_THERE = dict.fromkeys(("Deployment kube-system/metrics", "Service kube-s
 KEPT = "v1 ConfigMap kube-system/kept"
 
 
-def test_what_the_image_has_not_any_more_goes_and_what_it_has_stays() -> None:
+def test_prune_removes_recorded_objects_missing_in_image_and_keeps_others() -> None:
     cluster = Cluster({**METRICS_THERE, "ConfigMap kube-system/kept": LABELLED, "ConfigMap kube-system/users": ""}, record=(*METRICS, KEPT))
     found = prune(cluster, wanted=yaml_of(KEPT))
     assert set(cluster.objects) == {"ConfigMap kube-system/kept", "ConfigMap kube-system/users"}
@@ -130,14 +130,14 @@ def test_what_the_image_has_not_any_more_goes_and_what_it_has_stays() -> None:
     assert cluster.record == ["+ v1 ConfigMap kube-system kept"]
 
 
-def test_the_second_time_nothing_is_left_to_be_done() -> None:
+def test_prune_second_run_removes_no_more_objects() -> None:
     cluster = Cluster(METRICS_THERE, record=METRICS)
     prune(cluster)
     assert str(prune(cluster)) == "0 objects removed"
     assert len(cluster.deleted) == 1
 
 
-def test_what_a_kill_left_is_removed_by_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_after_kill_removes_remaining_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster({**METRICS_THERE, "Namespace metrics": LABELLED}, record=(*METRICS, "v1 Namespace metrics"))
     run = cluster.run
 
@@ -155,7 +155,7 @@ def test_what_a_kill_left_is_removed_by_the_next_attempt(monkeypatch: pytest.Mon
     assert cluster.objects == {}
 
 
-def test_of_a_cluster_that_was_made_before_there_was_a_record_goes_what_the_former_image_had() -> None:
+def test_prune_without_record_removes_applied_objects_of_former_image() -> None:
     titles = ("Deployment shop/said", "Deployment shop/silent", "Deployment shop/foreign")
     cluster = Cluster(dict(zip(titles, (LABELLED, "applied", ""), strict=True)))
     said = yaml_of("apps/v1 Deployment shop/said")
@@ -167,7 +167,7 @@ def test_of_a_cluster_that_was_made_before_there_was_a_record_goes_what_the_form
     assert cluster.record == []
 
 
-def test_an_object_whose_label_was_taken_off_is_its_owners() -> None:
+def test_prune_object_without_addon_label_is_kept() -> None:
     title, line = "Deployment shop/web", "apps/v1 Deployment shop/web"
     for cluster in (Cluster({title: "applied"}, record=[line]), Cluster({title: "applied"})):
         prune(cluster, former=yaml_of(line))
@@ -175,13 +175,13 @@ def test_an_object_whose_label_was_taken_off_is_its_owners() -> None:
 
 
 @pytest.mark.parametrize("mark", ["owned", "helm", "bootstrapped"])
-def test_an_object_that_something_else_manages_stays(mark: str) -> None:
+def test_prune_object_with_other_manager_is_kept(mark: str) -> None:
     cluster = Cluster({"ClusterRole view": f"{LABELLED},{mark}"}, record=["rbac.authorization.k8s.io/v1 ClusterRole view"])
     assert prune(cluster).removed == ()
     assert set(cluster.objects) == {"ClusterRole view"}
 
 
-def test_what_an_application_has_is_its_own() -> None:
+def test_prune_object_of_installed_application_is_kept() -> None:
     cluster = Cluster({"Deployment shop/web": LABELLED}, record=["apps/v1 Deployment shop/web"])
     prune(cluster, others=[TrackedObject("apps/v1", "Deployment", "shop", "web")])
     assert cluster.deleted == []
@@ -193,7 +193,7 @@ def test_what_an_application_has_is_its_own() -> None:
      "v1 Service default/kubernetes", "scheduling.k8s.io/v1 PriorityClass system-node-critical",
      "apps/v1 DaemonSet kube-system/kube-proxy"],
 )  # fmt: skip
-def test_what_is_the_clusters_own_is_never_removed(line: str) -> None:
+def test_prune_system_object_is_kept(line: str) -> None:
     title = line.partition(" ")[2]
     cluster = Cluster({title: LABELLED}, record=[line])
     prune(cluster)
@@ -208,7 +208,7 @@ def test_what_is_the_clusters_own_is_never_removed(line: str) -> None:
         ("rbac.authorization.k8s.io/v1 ClusterRole kube-system/web", "rbac.authorization.k8s.io/v1 ClusterRole web"),
     ],
 )
-def test_an_object_that_is_only_written_otherwise_stays(before: str, now: str) -> None:
+def test_prune_same_object_in_other_notation_is_kept(before: str, now: str) -> None:
     cluster = Cluster(
         {"PodDisruptionBudget shop/web": LABELLED, "Service default/web": LABELLED, "ClusterRole web": LABELLED}, record=[before]
     )
@@ -219,7 +219,7 @@ def test_an_object_that_is_only_written_otherwise_stays(before: str, now: str) -
 # ---- what others use -------------------------------------------------------------------------------------------------
 
 
-def test_volumes_and_claims_are_kept_with_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_volumes_and_claims_are_kept_with_warning(capsys: pytest.CaptureFixture[str]) -> None:
     titles = ("PersistentVolume data", "PersistentVolumeClaim shop/data")
     cluster = Cluster(dict.fromkeys(titles, LABELLED), record=["v1 PersistentVolume data", "v1 PersistentVolumeClaim shop/data"])
     assert str(prune(cluster)) == "0 objects removed, 2 kept"
@@ -234,7 +234,7 @@ CLASS = "storage.k8s.io/v1 StorageClass local-path"
 
 @pytest.mark.parametrize(("volumes", "stays"), [("PersistentVolume pv-1 local-path\nPersistentVolumeClaim a local-path\n", True),
                                                 ("PersistentVolume pv-1 other\nPersistentVolumeClaim b \n", False)])  # fmt: skip
-def test_a_storage_class_is_kept_while_volumes_are_of_it(volumes: str, stays: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_storage_class_is_kept_only_while_volumes_use_it(volumes: str, stays: bool, capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Cluster(
         {"StorageClass local-path": LABELLED, "Deployment storage/maker": LABELLED}, record=[CLASS, "apps/v1 Deployment storage/maker"]
     )
@@ -246,7 +246,7 @@ def test_a_storage_class_is_kept_while_volumes_are_of_it(volumes: str, stays: bo
 
 
 @pytest.mark.parametrize(("there", "stays"), [("web.shop.example/one\n", True), ("", False)])
-def test_a_kind_is_kept_while_there_are_objects_of_it_that_are_not_the_addons(there: str, stays: bool) -> None:
+def test_prune_crd_is_kept_only_while_other_objects_of_its_kind_exist(there: str, stays: bool) -> None:
     crd, own = "CustomResourceDefinition webs.shop.example", "Web default/own"
     record = [
         "apiextensions.k8s.io/v1 CustomResourceDefinition webs.shop.example",
@@ -272,7 +272,7 @@ NAMESPACED = ["v1 Namespace storage", "apps/v1 Deployment storage/maker"]
         ("pod/theirs\n", True),
     ],
 )
-def test_a_namespace_is_kept_while_something_is_in_it(inside: str, stays: bool) -> None:
+def test_prune_namespace_is_kept_only_while_it_holds_other_objects(inside: str, stays: bool) -> None:
     cluster = Cluster({"Namespace storage": LABELLED, "Deployment storage/maker": LABELLED}, record=NAMESPACED)
     cluster.inside["storage"] = inside
     assert ("Namespace storage" not in map(str, prune(cluster).removed)) is stays
@@ -281,13 +281,13 @@ def test_a_namespace_is_kept_while_something_is_in_it(inside: str, stays: bool) 
     assert cluster.deleted[0] == ["Deployment storage/maker"]
 
 
-def test_a_namespace_of_which_not_everything_can_be_listed_is_kept() -> None:
+def test_prune_namespace_with_failed_listing_is_kept() -> None:
     cluster = Cluster({"Namespace storage": LABELLED}, record=NAMESPACED)
     cluster.silent = True
     assert [str(one) for one in prune(cluster).kept] == ["Namespace storage"]
 
 
-def test_objects_of_a_kind_that_is_gone_are_gone() -> None:
+def test_prune_recorded_object_of_unknown_kind_is_skipped() -> None:
     cluster = Cluster(METRICS_THERE, record=["x/v1 Gone shop/a", *METRICS])
     assert str(prune(cluster)) == "3 objects removed"
 
@@ -295,7 +295,7 @@ def test_objects_of_a_kind_that_is_gone_are_gone() -> None:
 # ---- what slipway reads ----------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_removed_when_it_is_not_known_what_the_image_brings() -> None:
+def test_prune_invalid_manifest_is_refused_and_removes_no_object() -> None:
     cluster = Cluster(METRICS_THERE, record=METRICS)
     with pytest.raises(StoreError, match="not usable YAML"):
         prune(cluster, wanted="{")
@@ -303,21 +303,21 @@ def test_nothing_is_removed_when_it_is_not_known_what_the_image_brings() -> None
     assert obsolete.with_record({"a.yaml": "{"}) == {}
 
 
-def test_lists_are_taken_apart_and_what_is_no_object_is_left_out() -> None:
+def test_objects_of_list_is_flattened_and_invalid_documents_are_skipped() -> None:
     listed = {"apiVersion": "v1", "kind": "List", "items": [json.loads(yaml_of("v1 Service shop/a")), {"kind": "Pod"}, 7]}
     text = "\n---\n".join([json.dumps(listed), "null", "{kind: Pod, apiVersion: v1, metadata: {generateName: x-}}", "- a",
                             '{apiVersion: v1, kind: Pod, metadata: {name: "a b"}}'])  # fmt: skip
     assert [str(one) for one in obsolete.objects_of({"a.yaml": text})] == ["Service shop/a"]
 
 
-def test_tables_are_idle_whose_enforcer_is_not_in_the_cluster() -> None:
+def test_idle_tables_lists_table_only_without_its_enforcer() -> None:
     cluster = Cluster({})
     assert obsolete.idle_tables(cluster) == ("inet kube-network-policies",)  # type: ignore[arg-type]
     cluster.resources["images"] = "registry.k8s.io/networking/kube-network-policies:v0.8.0\ndocker.io/flannel/flannel:v1\n"
     assert obsolete.idle_tables(cluster) == ()  # type: ignore[arg-type]
 
 
-def test_the_pod_network_of_a_cluster_is_known_by_its_label() -> None:
+def test_networks_selects_daemonset_by_addon_label() -> None:
     cluster = Cluster({})
     cluster.resources["selected"] = "daemonset.apps/kube-flannel-ds\n"
     assert obsolete.networks(cluster) == ["kube-flannel-ds"]  # type: ignore[arg-type]

@@ -149,7 +149,7 @@ def work(store: Store, request: Request | None = None, kube: Any = None, **optio
     return installation.make(target(kube or Kube(), **options), request, installation.read(request, store), store)
 
 
-def test_an_application_may_name_the_networks_of_a_cluster_that_others_made(store: Store) -> None:
+def test_installation_make_passes_cluster_networks_to_env_even_if_invalid(store: Store) -> None:
     build(store)
     facts = {"PodCIDR": "fd00::/48,10.0.0.0/16", "SvcCIDR": "fd00:1::/112,10.1.0.0/16"}
     request = Request.of("shop", env={"DbPassword": "x"})
@@ -168,7 +168,7 @@ def ids(found: installation.AppInstall) -> list[str]:
 # ---- what is done -----------------------------------------------------------------------------------------------------
 
 
-def test_images_are_there_before_anything_is_launched_and_the_order_of_launch_is_kept(store: Store) -> None:
+def test_install_plan_distributes_images_before_launch_in_declared_order(store: Store) -> None:
     build(store)
     found = work(store)
     assert ids(found) == [
@@ -185,12 +185,12 @@ def test_images_are_there_before_anything_is_launched_and_the_order_of_launch_is
     ("way", "steps"),
     [(targets.IMPORT, ["begin", "import-images"]), (targets.SITE, ["begin", "tell-nodes"]), (targets.NOTHING, ["begin", "app-shop-files"])],
 )
-def test_how_images_get_to_the_nodes_depends_on_whose_cluster_it_is(store: Store, way: str, steps: list[str]) -> None:
+def test_install_plan_image_steps_follow_distribution_way(store: Store, way: str, steps: list[str]) -> None:
     build(store)
     assert ids(work(store, way=way))[:2] == steps
 
 
-def test_values_reach_the_files_and_are_kept_without_secrets(store: Store) -> None:
+def test_install_values_are_rendered_and_secrets_are_redacted_in_record(store: Store) -> None:
     build(store)
     kube = Kube()
     found = work(store, Request.of("shop", env={"DbPassword": "hunter2", "Greeting": "moin"}), kube)
@@ -204,13 +204,13 @@ def test_values_reach_the_files_and_are_kept_without_secrets(store: Store) -> No
     assert (kept.state, kept.image, kept.domains, kept.kube_version) == ("installing", "shop:latest", ("docker.io",), ">=1.31 <1.38")
 
 
-def test_value_that_is_not_given_is_reported_with_its_file(store: Store) -> None:
+def test_installation_make_missing_required_value_is_reported_with_file(store: Store) -> None:
     build(store, values=(ExpectedValue("DbPassword", ("etc/page:1",), required=True, secret=True),))
     with pytest.raises(InputError, match="DbPassword: has no value, and etc/page:1 needs one"):
         work(store, Request.of("shop"))
 
 
-def test_name_of_an_older_image_that_stays_as_text_is_a_warning(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_installation_make_undeclared_placeholder_gives_warning(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     build(store, files={"etc/page": "{{ Site }} {{ HostIP }} {{ Greeting }}"})
     work(store, Request.of("shop", env={"Greeting": "moin"}))
     assert "etc/page: {{ Site }} stays as text, since nothing declares Site; if" in " ".join(capsys.readouterr().err.split())
@@ -218,7 +218,7 @@ def test_name_of_an_older_image_that_stays_as_text_is_a_warning(store: Store, ca
     assert "stays as text" not in capsys.readouterr().err
 
 
-def test_parts_commands_and_a_clusterfile_choose_what_is_launched(store: Store) -> None:
+def test_installation_make_launches_requested_parts_commands_or_clusterfile_apps(store: Store) -> None:
     build(store, files={})
     assert work(store, Request.of("shop", parts=["web"])).commands == WEB.commands
     assert work(store, Request.of("shop", parts=["web", "db"])).commands == (*WEB.commands, f"export Size=1 && {DB.commands[0]}")
@@ -233,7 +233,7 @@ spec: {launchApps: [db], configs: [{name: db, env: {Size: "7"}}]}
     assert work(store, Request.of("shop", parts=["web"], found=found)).commands == WEB.commands
 
 
-def test_parts_that_the_image_does_not_have_are_reported_and_commands_replace_all(store: Store) -> None:
+def test_install_unknown_part_or_parts_with_commands_is_refused(store: Store) -> None:
     build(store, files={})
     with pytest.raises(InputError, match="no such application"):
         work(store, Request.of("shop", parts=["nosuch"]))
@@ -241,7 +241,7 @@ def test_parts_that_the_image_does_not_have_are_reported_and_commands_replace_al
         Request.of("shop", parts=["web"], commands=["true"])
 
 
-def test_a_version_of_kubernetes_that_is_not_admitted_is_refused_before_anything_is_done(store: Store) -> None:
+def test_installation_make_unadmitted_kubernetes_version_is_refused_before_any_change(store: Store) -> None:
     build(store)
     kube = Kube()
     with pytest.raises(CheckError, match=r"made for Kubernetes >=1.31 <1.38, and the cluster has v1.39.1"):
@@ -250,7 +250,7 @@ def test_a_version_of_kubernetes_that_is_not_admitted_is_refused_before_anything
     work(store, kubernetes="v1.37.9-gke.300")
 
 
-def test_an_image_of_a_cluster_is_not_put_into_one(store: Store) -> None:
+def test_installation_read_cluster_image_is_refused(store: Store) -> None:
     from tests.unit.lifecycle.test_run import build as build_cluster
 
     build_cluster(store, "web")
@@ -258,7 +258,7 @@ def test_an_image_of_a_cluster_is_not_put_into_one(store: Store) -> None:
         installation.read(Request.of("web"), store)
 
 
-def test_what_is_launched_again_depends_on_everything_and_on_whether_it_was_removed(store: Store) -> None:
+def test_install_generation_changes_with_values_and_after_removal(store: Store) -> None:
     build(store)
 
     def generation(kube: Kube, **env: str) -> str:
@@ -274,7 +274,7 @@ def test_what_is_launched_again_depends_on_everything_and_on_whether_it_was_remo
     assert generation(kube) != first
 
 
-def test_what_it_has_made_stays_known_when_it_is_begun_again(store: Store) -> None:
+def test_install_begin_again_keeps_recorded_objects(store: Store) -> None:
     build(store)
     kube = Kube()
     made = (TrackedObject("v1", "Service", "default", "web"),)
@@ -286,7 +286,7 @@ def test_what_it_has_made_stays_known_when_it_is_begun_again(store: Store) -> No
     assert (kube.record().objects, kube.record().state) == (made, "installing")
 
 
-def test_what_was_asked_for_the_last_time_counts_until_something_else_is_and_secrets_are_asked_for(store: Store) -> None:
+def test_install_repeated_request_keeps_former_choices_except_secrets(store: Store) -> None:
     build(store)
     kube = Kube()
     first = work(store, Request.of("shop", env={"DbPassword": "x", "Greeting": "moin"}, parts=["web"]), kube)
@@ -302,7 +302,7 @@ def test_what_was_asked_for_the_last_time_counts_until_something_else_is_and_sec
     assert work(store, Request(whole, by_file=True), kube).env["Greeting"] == "hello"
 
 
-def test_name_that_means_another_image_to_another_tool_gives_a_warning(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_installation_make_image_name_with_other_digest_in_cluster_gives_warning(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     build(store, "other", images=("docker.io/library/a:1",))
     theirs = build(store, "cluster", files={"x": "y"}, images=("docker.io/library/a:1",))
@@ -319,7 +319,7 @@ def test_name_that_means_another_image_to_another_tool_gives_a_warning(store: St
     assert "docker.io/library/a:1 is another image in the cluster's own image" in capsys.readouterr().err
 
 
-def test_nodes_get_hosts_files_of_registries_that_they_do_not_know(store: Store) -> None:
+def test_hosts_files_unknown_registry_copies_node_settings_and_login(store: Store) -> None:
     build(store, images=("docker.io/library/a:1", "registry.example.com:5000/b:1"))
     found = work(store)
     node: Any = found.target.first
@@ -345,7 +345,7 @@ def test_nodes_get_hosts_files_of_registries_that_they_do_not_know(store: Store)
     assert images.hosts_files(found.target, found.request.elsewhere, node, found.record.domains) == {}
 
 
-def test_only_what_a_node_lacks_is_imported(store: Store) -> None:
+def test_import_images_sends_only_images_and_blobs_that_node_lacks(store: Store) -> None:
     wanted = embedded(store, "docker.io/library/a:1", "docker.io/library/b:1")
     has = wanted.images[0]
     node: Any = StandIn()
@@ -364,7 +364,7 @@ def test_only_what_a_node_lacks_is_imported(store: Store) -> None:
     assert len(node.tars) == 1
 
 
-def test_hooks_of_an_application_run_where_it_is_launched_and_others_are_refused(store: Store) -> None:
+def test_install_plan_runs_launch_hooks_and_refuses_cluster_hooks(store: Store) -> None:
     hook = "apiVersion: slipway.dev/v1\nkind: Hook\nmetadata: {{name: {}}}\nspec: {{phases: [{}], data: 'true'}}\n"
     build(store, files={"plugins/a.yaml": hook.format("a", "pre-launch"), "plugins/b.yaml": hook.format("b", "pre-uninstall")})
     recipe = ids(work(store))
@@ -375,7 +375,7 @@ def test_hooks_of_an_application_run_where_it_is_launched_and_others_are_refused
         work(store)
 
 
-def test_the_wait_is_for_what_is_its_own() -> None:
+def test_owned_objects_among_selects_only_objects_of_application() -> None:
     def item(kind: str, name: str, uid: str, owner: str = "", **notes: str) -> dict[str, Any]:
         owners = [{"uid": owner, "controller": True}] if owner else []
         return {"kind": kind, "metadata": {"name": name, "namespace": "shop", "uid": uid, "ownerReferences": owners, "annotations": notes}}
@@ -396,7 +396,7 @@ def test_the_wait_is_for_what_is_its_own() -> None:
 # ---- what others must know --------------------------------------------------------------------------------------------
 
 
-def test_a_clusters_registries_must_hold_the_images_of_all_applications(store: Store) -> None:
+def test_records_images_and_domains_cover_all_installed_applications(store: Store) -> None:
     first = build(store, images=("docker.io/library/a:1",))
     second = build(store, "more", images=("docker.io/library/a:1", "quay.io/b:1"))
     kube: Any = Kube()
@@ -411,7 +411,7 @@ def test_a_clusters_registries_must_hold_the_images_of_all_applications(store: S
     assert "slipway pull lost:1" in str(caught.value.hint)
 
 
-def test_applications_that_a_version_would_not_suit_are_named() -> None:
+def test_records_unfit_names_applications_that_reject_kubernetes_version() -> None:
     found = [Installed("shop", "shop:1", "", kube_version="<1.37"), Installed("free", "free:1", "")]
     assert records.unfit(found, "v1.36.3") == ()
     assert records.unfit(found, "v1.37.0") == ("shop (shop:1) admits Kubernetes <1.37, and not v1.37.0",)
@@ -420,11 +420,11 @@ def test_applications_that_a_version_would_not_suit_are_named() -> None:
 @pytest.mark.parametrize(
     ("image", "name"), [("registry.example.com/team/shop:1.2", "shop"), ("My_Shop", "my-shop"), ("a/b@sha256:" + "0" * 64, "b")]
 )
-def test_an_application_is_called_as_its_image(image: str, name: str) -> None:
+def test_name_of_image_reference_returns_valid_object_name(image: str, name: str) -> None:
     assert records.name_of(image) == name
 
 
-def test_a_name_that_no_object_can_have_is_refused() -> None:
+def test_request_of_invalid_application_name_is_refused() -> None:
     with pytest.raises(UsageError, match="--as"):
         Request.of("shop", "Shop!")
 
@@ -447,7 +447,7 @@ def installed(kube: Any, store: Store, **options: Any) -> None:
     records.begin(kube, Installed("shop", "shop:latest", build(store, files={}), state="installed", objects=MADE, **options))
 
 
-def test_what_it_made_goes_in_reverse_and_what_was_there_before_stays(store: Store) -> None:
+def test_uninstall_removes_own_objects_in_reverse_and_keeps_preexisting_ones(store: Store) -> None:
     kube = Kube()
     installed(kube, store, unknown=("bash x.sh",))
     found = removal(store, kube)
@@ -462,7 +462,7 @@ def test_what_it_made_goes_in_reverse_and_what_was_there_before_stays(store: Sto
     assert any("rm -rf /var/lib/slipway/apps/shop" in command for command in first.commands)
 
 
-def test_what_another_application_has_too_stays(store: Store) -> None:
+def test_uninstall_keeps_objects_that_another_application_uses(store: Store) -> None:
     kube = Kube()
     installed(kube, store)
     records.begin(kube, Installed("more", "more:1", "", objects=(dataclasses.replace(MADE[0], ours=False),)))  # type: ignore[arg-type]
@@ -471,7 +471,7 @@ def test_what_another_application_has_too_stays(store: Store) -> None:
     assert "Namespace shop" in done.kept
 
 
-def test_what_refuses_to_go_leaves_it_known_and_a_kind_that_is_gone_is_no_fault(store: Store) -> None:
+def test_uninstall_failed_deletion_keeps_record_and_missing_kind_is_ignored(store: Store) -> None:
     kube = Kube()
     installed(kube, store)
     kube.refuse = "error: timed out waiting for the condition on namespaces/shop"
@@ -483,7 +483,7 @@ def test_what_refuses_to_go_leaves_it_known_and_a_kind_that_is_gone_is_no_fault(
     assert kube.kept == {}
 
 
-def test_application_that_is_not_there_is_reported_with_those_that_are(store: Store) -> None:
+def test_uninstall_unknown_application_is_refused_with_installed_names(store: Store) -> None:
     kube = Kube()
     records.begin(kube, Installed("more", "more:1", ""))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="has no application shop") as caught:
@@ -491,7 +491,9 @@ def test_application_that_is_not_there_is_reported_with_those_that_are(store: St
     assert "it has more" in str(caught.value.hint)
 
 
-def test_an_image_says_itself_how_it_is_taken_back(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_uninstall_with_pre_uninstall_hook_runs_it_and_reports_no_unknown_commands(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     log.setup()
     hook = "apiVersion: slipway.dev/v1\nkind: Hook\nmetadata: {name: bye}\nspec: {phases: [pre-uninstall], data: 'sh undo.sh'}\n"
     kube = Kube()
@@ -510,7 +512,7 @@ def test_an_image_says_itself_how_it_is_taken_back(store: Store, capsys: pytest.
     assert any("launch-" in command for command in gone.first.commands)
 
 
-def test_a_document_of_an_application_survives_being_kept() -> None:
+def test_installed_config_map_round_trip_keeps_application_document() -> None:
     document = ApplicationDocument(
         "shop", image="shop:1", env={"A": "b", "Password": "x"}, launch=("web",),
         configs=(AppConfig("web", {"C": "d"}, commands=("kubectl apply -f .",)),),

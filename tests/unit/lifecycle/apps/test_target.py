@@ -45,7 +45,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, marks: dict[str, str], gone: tupl
     return target._answering(Where(control_plane=tuple(Machine(address) for address in marks)), None)
 
 
-def test_control_plane_nodes_tell_whose_cluster_it_is_also_when_one_of_them_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answering_with_dead_control_plane_node_still_finds_cluster_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     where, owner = looked_at(monkeypatch, {"10.0.0.1": "", "10.0.0.2": "prod 0123"}, gone=("10.0.0.1",))
     assert ([machine.address for machine in where.control_plane], owner) == (["10.0.0.2", "10.0.0.1"], "prod")
     assert looked_at(monkeypatch, {"10.0.0.1": ""})[1] is None
@@ -53,7 +53,7 @@ def test_control_plane_nodes_tell_whose_cluster_it_is_also_when_one_of_them_is_d
         looked_at(monkeypatch, {"10.0.0.1": ""}, gone=("10.0.0.1",))
 
 
-def test_host_keys_of_a_cluster_without_a_name_are_pinned_by_its_first_address(tmp_path: Path) -> None:
+def test_state_of_unnamed_cluster_is_named_by_lowest_address(tmp_path: Path) -> None:
     where = Where(control_plane=(Machine("10.0.0.2"), Machine("10.0.0.1")))
     assert target._state(where, tmp_path).name == "at-10-0-0-1"
     assert target._state(Where(control_plane=(Machine("fd00::1"),)), tmp_path).name == "at-fd00-1"
@@ -82,7 +82,7 @@ def node(name: str, address: str, architecture: str = "amd64", **spec: str) -> d
     return {"metadata": {"name": name}, "spec": spec, "status": status}
 
 
-def test_nodes_are_known_by_address_platform_and_maker() -> None:
+def test_nodes_returns_name_platform_and_provider_by_address() -> None:
     items = [node("a", "10.0.0.1", providerID="kind://docker/lab/a"), node("b", "10.0.0.2", "arm64")]
     kube: Any = Kube(nodes={"items": items})
     found = target._nodes(kube)
@@ -93,7 +93,7 @@ def test_nodes_are_known_by_address_platform_and_maker() -> None:
     assert found["10.0.0.1"][2].startswith("kind://")
 
 
-def test_api_that_does_not_answer_is_reported_and_networks_that_are_not_known_are_not_needed() -> None:
+def test_version_of_silent_api_is_refused_and_facts_without_networks_are_empty() -> None:
     kube: Any = Kube(version={"serverVersion": {"gitVersion": "v1.36.3+k3s1"}})
     assert target._version(kube) == "v1.36.3+k3s1"
     assert target._facts(kube) == {}

@@ -14,24 +14,24 @@ RELEASE = TrackedObject("helm", "Release", "shop", "db")
 FOREIGN = TrackedObject("v1", "ConfigMap", "default", "site", ours=False)
 
 
-def test_notes_are_read_as_they_were_written_each_object_once() -> None:
+def test_parse_repeated_notes_returns_each_object_once() -> None:
     notes = text([NAMESPACE, DEPLOYMENT, RELEASE, FOREIGN])
     assert notes.splitlines()[0] == "+ v1 Namespace - shop"
     assert parse(notes + notes + "+ v1 Config") == (NAMESPACE, DEPLOYMENT, RELEASE, FOREIGN)
     assert [str(one) for one in (NAMESPACE, DEPLOYMENT, RELEASE)] == ["Namespace shop", "Deployment shop/web", "helm release shop/db"]
 
 
-def test_who_was_there_first_stays_who_it_is() -> None:
+def test_parse_conflicting_notes_of_object_keeps_first_owner() -> None:
     # A kill between the note and what it is about: the object is there the next time, and was made by us.
     assert parse("+ v1 Namespace - shop\n= v1 Namespace - shop\n") == (NAMESPACE,)
 
 
-def test_only_what_was_made_by_it_and_is_not_touched_any_more_is_dropped() -> None:
+def test_dropped_returns_only_own_objects_not_touched_again() -> None:
     touched = f"{DEPLOYMENT.words}\n"
     assert dropped([NAMESPACE, DEPLOYMENT, FOREIGN], touched) == (NAMESPACE,)
 
 
-def test_what_was_made_last_goes_first_and_releases_by_themselves() -> None:
+def test_batches_orders_objects_in_reverse_with_releases_alone() -> None:
     found = batches([NAMESPACE, DEPLOYMENT, RELEASE, FOREIGN])
     assert [(batch.release, batch.objects) for batch in found] == [(None, (FOREIGN,)), (RELEASE, ()), (None, (DEPLOYMENT, NAMESPACE))]
     documents = list(yaml.safe_load_all(manifest(found[2].objects)))
@@ -49,7 +49,7 @@ def test_what_was_made_last_goes_first_and_releases_by_themselves() -> None:
         "echo 'it; rm -rf is text' && sleep 1",
     ],
 )
-def test_commands_of_kubectl_and_helm_are_known(command: str) -> None:
+def test_unknown_kubectl_and_helm_commands_are_not_reported(command: str) -> None:
     assert unknown([command]) == ()
 
 
@@ -57,10 +57,10 @@ def test_commands_of_kubectl_and_helm_are_known(command: str) -> None:
     "command",
     ["bash install.sh", "kubectl apply -f a.yaml && rm -rf /data", "kubectl apply -f $(make)", "a; (curl x)", "echo `id`", "kubectl 'open"],
 )
-def test_whatever_else_is_run_is_reported(command: str) -> None:
+def test_unknown_other_commands_are_reported(command: str) -> None:
     assert unknown([command, "kubectl get nodes"]) == (command,)
 
 
-def test_the_scripts_stand_in_for_both_programs() -> None:
+def test_programs_are_executable_wrappers_of_kubectl_and_helm() -> None:
     files = tracking.programs("/somewhere")
     assert {path: oct(file.mode) for path, file in files.items()} == {"/somewhere/kubectl": "0o755", "/somewhere/helm": "0o755"}

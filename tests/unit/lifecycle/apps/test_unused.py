@@ -72,7 +72,7 @@ def move(before: str, after: str, state: str = "done") -> dict[str, Any]:
     return {"id": "1", "kind": "upgrade", "before": versions[0], "after": versions[1], "state": state, "since": ""}
 
 
-def test_images_of_the_cluster_of_the_former_one_and_of_applications_stay(store: Store) -> None:
+def test_unused_remove_keeps_images_of_current_and_former_cluster_and_applications(store: Store) -> None:
     former, now, shop = (build(store, name, images=(f"example.com/{name}:1",)) for name in ("former", "now", "shop"))
     build(store, "gone", images=("example.com/gone:1",))
     kube, holder = Cluster(move=move(former, now)), Holder()
@@ -82,7 +82,7 @@ def test_images_of_the_cluster_of_the_former_one_and_of_applications_stay(store:
     assert any(path.endswith("/data") for path in holder.stay)
 
 
-def test_a_repository_that_a_workload_uses_stays_whole(store: Store) -> None:
+def test_unused_remove_keeps_whole_repository_of_workload_image(store: Store) -> None:
     now = build(store, "now", images=("example.com/now:1",))
     digest = "a" * 64
     links = f"{ROOT}/example.com/gone/_layers/sha256/{digest}/link\n{ROOT}/example.com/gone/_manifests/tags/1/current/link\n; rm -rf /\n"
@@ -97,7 +97,7 @@ def test_a_repository_that_a_workload_uses_stays_whole(store: Store) -> None:
 
 
 @pytest.mark.parametrize("why", ["unknown", "unfinished", "application"])
-def test_nothing_is_removed_where_it_is_not_known_what_is_used(store: Store, why: str) -> None:
+def test_unused_remove_with_unknown_usage_changes_nothing(store: Store, why: str) -> None:
     now = build(store, "now", images=("example.com/now:1",))
     kube, holder = Cluster(move=move(now, now, "running") if why == "unfinished" else None), Holder()
     if why == "application":
@@ -107,7 +107,7 @@ def test_nothing_is_removed_where_it_is_not_known_what_is_used(store: Store, why
     assert holder.commands == []
 
 
-def test_removal_and_replacement_of_an_application_end_with_it_and_a_first_installation_does_not(store: Store) -> None:
+def test_plan_of_app_replacement_and_removal_ends_with_remove_images(store: Store) -> None:
     now = build(store, "now", images=("example.com/now:1",))
     build(store)
     kube = Cluster()

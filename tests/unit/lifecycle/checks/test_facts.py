@@ -16,7 +16,7 @@ from tests.unit.lifecycle.checks.machines import (
 )
 
 
-def test_the_facts_of_a_machine_are_read() -> None:
+def test_parse_machine_output_gives_all_facts() -> None:
     facts = parse(SAID, 999.0, 1000.0)
     assert (facts.host, facts.arch, facts.user, facts.virtual, facts.cpus) == ("web-1.example.com", "amd64", "ops", "kvm", 4)
     # What its control group allows is what it has.
@@ -46,13 +46,13 @@ def test_the_facts_of_a_machine_are_read() -> None:
     assert not facts.restrict_oom
 
 
-def test_a_clock_is_compared_at_both_ends_of_the_question() -> None:
+def test_parse_clock_offset_is_measured_at_both_ends_of_query() -> None:
     # Asked at 999, answered at 1000; it said 1010 first and 1011 last: eleven seconds ahead, however long the answer took.
     assert parse(SAID, 999.0, 1000.0).ahead == pytest.approx(11.0)
     assert parse("arch x86_64\ntime 1000.%N\n", 1000, 1000).ahead == 0
 
 
-def test_the_ipv6_address_of_a_machine_is_the_lasting_one_beside_its_ipv4_address() -> None:
+def test_address6_is_permanent_ipv6_address_on_interface_of_ipv4_address() -> None:
     facts = parse(SAID, 999.0, 1000.0)
     assert (facts.address6("10.0.0.1"), facts.address6("172.17.0.1"), facts.address6("10.9.9.9")) == ("fd00:1::1", None, None)
     assert (facts.passing, facts.advertised) == (frozenset({"fd00:1::99"}), frozenset({"fd00:1::1"}))
@@ -60,7 +60,7 @@ def test_the_ipv6_address_of_a_machine_is_the_lasting_one_beside_its_ipv4_addres
 
 
 @pytest.mark.parametrize(("said", "restricted"), [("0000003ffeffffff", True), ("0000003fffffffff", False)])
-def test_a_machine_that_may_not_lower_oom_scores_is_known_by_its_capabilities(said: str, restricted: bool) -> None:
+def test_parse_capabilities_without_sys_resource_restrict_oom_scores(said: str, restricted: bool) -> None:
     assert parse(SAID.replace("000001ffffffffff", said), 0, 0).restrict_oom is restricted
 
 
@@ -78,7 +78,7 @@ def test_a_machine_that_may_not_lower_oom_scores_is_known_by_its_capabilities(sa
         ({"features": frozenset({"overlay"})}, False),
     ],
 )
-def test_kube_proxy_runs_by_nftables_where_kernel_and_program_allow_it(changes: dict[str, Any], able: bool) -> None:
+def test_nftables_requires_recent_kernel_recent_program_and_module(changes: dict[str, Any], able: bool) -> None:
     assert good(**{**NFTABLES, **changes}).nftables is able
 
 
@@ -86,11 +86,11 @@ def test_kube_proxy_runs_by_nftables_where_kernel_and_program_allow_it(changes: 
     ("text", "numbers"),
     [("6.1.0-13-amd64", (6, 1, 0)), ("5.15", (5, 15, 0)), ("nftables v1.0.6 (Lester Gooch #5)", (1, 0, 6)), ("", ()), ("six", ())],
 )
-def test_release_of_a_text_is_its_first_version(text: str, numbers: tuple[int, ...]) -> None:
+def test_release_returns_first_version_in_text(text: str, numbers: tuple[int, ...]) -> None:
     assert release(text) == numbers
 
 
-def test_place_sizes_are_bytes_and_numbers_that_are_not_valid_count_as_zero() -> None:
+def test_place_parse_sizes_are_bytes_and_invalid_numbers_are_zero() -> None:
     place = Place.parse("/var/log 8 / 10 x 100 -1")
     assert (place.total, place.free, place.inodes, place.free_inodes, place.kind) == (10240, 0, 100, 0, "")
 
@@ -101,7 +101,7 @@ def test_parse_without_architecture_or_time_raises(text: str) -> None:
         parse(text, 0, 0)
 
 
-def test_routes_that_are_not_valid_are_left_out() -> None:
+def test_parse_invalid_routes_are_left_out() -> None:
     lines = [
         "route eth0 00000000 0100000A 00000000",
         "route eth0 zz 00000000 00000000",

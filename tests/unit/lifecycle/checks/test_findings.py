@@ -17,7 +17,7 @@ from tests.unit.lifecycle.checks.machines import (
 )
 
 
-def test_everything_is_reported_at_once_and_what_is_equal_only_once() -> None:
+def test_require_reports_all_faults_at_once_and_merges_equal_ones() -> None:
     six = [target(f"10.0.0.{number}", memory=1) for number in range(1, 7)]
     with pytest.raises(CheckError, match="2 things must be put right first; nothing has been changed") as caught:
         require(evaluate([*six, target("10.0.0.9", systemd=False)], WANTED_HERE))
@@ -28,13 +28,13 @@ def test_everything_is_reported_at_once_and_what_is_equal_only_once() -> None:
     assert caught.value.hint == "--skip-check ID continues in spite of one"
 
 
-def test_addresses_are_shown_in_few_words() -> None:
+def test_addresses_three_or_more_consecutive_are_shown_as_range() -> None:
     assert addresses(["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.9", "node-1"]) == "10.0.0.1-10.0.0.3, 10.0.0.9, node-1"
     assert addresses(["10.0.0.2", "10.0.0.1"]) == "10.0.0.1, 10.0.0.2"
     assert addresses(["fd00::1"]) == "fd00::1"
 
 
-def test_machines_that_refuse_the_login_have_their_own_exit_code() -> None:
+def test_require_healthy_failed_access_raises_node_error_other_fault_check_error() -> None:
     access = Finding.of("access", "10.0.0.9", findings.failed("no answer", "start it"))
     memory = Finding.of("memory", "10.0.0.1", findings.failed("too small", "more"))
     require_healthy([dataclasses.replace(memory, result=Result.WARNING)], "not fit")
@@ -44,7 +44,7 @@ def test_machines_that_refuse_the_login_have_their_own_exit_code() -> None:
         require_healthy([memory, access], "not fit")
 
 
-def test_what_was_found_is_plain_data() -> None:
+def test_to_json_lists_findings_by_check_as_plain_data() -> None:
     found = to_json(evaluate([target(memory=1), target("10.0.0.2", "worker", cpus=1)], WANTED_HERE), CHECKS, {"10.0.0.1": "one"})
     json.dumps(found)
     memory = next(check for check in found["checks"] if check["id"] == "memory")
@@ -56,7 +56,7 @@ def test_what_was_found_is_plain_data() -> None:
     assert found["counts"]["warning"] == 1
 
 
-def test_worst_is_reported_first() -> None:
+def test_group_orders_findings_worst_first() -> None:
     order = [one.verdict.result for one in group(evaluate([target(memory=1, cpus=1, os={})], WANTED_HERE))]
     assert order == sorted(order, key=["failed", "warning", "unknown", "skipped", "ok"].index)
 

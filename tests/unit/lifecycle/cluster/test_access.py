@@ -18,14 +18,14 @@ def remember(home: Path, name: str = "lab") -> None:
     ClusterState.of(name, home).remember({"controlPlane": [entry], "workers": [{**entry, "address": "10.0.0.2", "key": None}]})
 
 
-def test_a_remembered_cluster_is_found_with_the_ways_into_its_machines(tmp_path: Path) -> None:
+def test_known_cached_cluster_returns_machines_with_logins(tmp_path: Path) -> None:
     remember(tmp_path)
     found = access.known("lab", home=tmp_path)
     assert found.control_plane == (Machine("10.0.0.1", Login("ops", 2222, Path("/keys/id"))),)
     assert found.workers == (Machine("10.0.0.2", Login("ops", 2222)),)
 
 
-def test_parts_of_a_login_that_are_given_replace_the_remembered_ones(tmp_path: Path) -> None:
+def test_known_given_login_replaces_cached_parts(tmp_path: Path) -> None:
     remember(tmp_path)
     access.give(access.GivenLogin(password="secret"))
     found = access.known("lab", home=tmp_path)
@@ -36,14 +36,14 @@ def test_parts_of_a_login_that_are_given_replace_the_remembered_ones(tmp_path: P
     assert {machine.login for machine in (*found.control_plane, *found.workers)} == {Login("root", 22, Path("/keys/new"))}
 
 
-def test_machines_that_are_named_win_over_memory(tmp_path: Path) -> None:
+def test_known_named_machines_override_cache(tmp_path: Path) -> None:
     remember(tmp_path)
     found = access.known("lab", [Machine("10.9.9.9")], home=tmp_path)
     assert [machine.address for machine in found.control_plane] == ["10.9.9.9"]
     assert found.workers == ()
 
 
-def test_an_unknown_cluster_names_the_nearest_that_is_known(tmp_path: Path) -> None:
+def test_known_misspelled_cluster_name_is_refused_with_suggestion(tmp_path: Path) -> None:
     remember(tmp_path, "production")
     with pytest.raises(UsageError, match="nothing is known of a cluster prodution") as caught:
         access.known("prodution", home=tmp_path)
@@ -53,7 +53,7 @@ def test_an_unknown_cluster_names_the_nearest_that_is_known(tmp_path: Path) -> N
     assert "known here: production" in str(caught.value.hint)
 
 
-def test_a_cluster_without_a_control_plane_node_that_answers_tells_why(tmp_path: Path) -> None:
+def test_access_first_without_reachable_control_plane_raises_node_error(tmp_path: Path) -> None:
     remember(tmp_path)
     found = access.known("lab", home=tmp_path)
     gone = access.Access(found, SshConnections(tmp_path / "c", found.control_plane), (), (), {"10.0.0.1": NodeError("10.0.0.1: no answer")})
@@ -61,7 +61,7 @@ def test_a_cluster_without_a_control_plane_node_that_answers_tells_why(tmp_path:
         _ = gone.first
 
 
-def test_the_machine_in_between_is_remembered(tmp_path: Path) -> None:
+def test_remember_stores_jump_host_image_and_node_names(tmp_path: Path) -> None:
     jump = JumpHost("bastion.example.com", "ops", 2200, Path("/keys/jump"))
     node = SshConnections(tmp_path, [Machine("10.0.0.1", Login(jump=jump))]).nodes[0]
     state = ClusterState.of("lab", tmp_path)

@@ -58,7 +58,7 @@ def written(tmp_path: Path, password: str | None = None, **more: Any) -> Path:
 
 
 @pytest.mark.parametrize("password", [None, "word"])
-def test_a_backup_is_read_as_it_was_written(tmp_path: Path, password: str | None) -> None:
+def test_open_backup_with_or_without_password_returns_written_contents(tmp_path: Path, password: str | None) -> None:
     file = written(tmp_path, password)
     assert file.stat().st_mode & 0o077 == 0
     assert (b"the key" in file.read_bytes()) is (password is None)
@@ -70,7 +70,7 @@ def test_a_backup_is_read_as_it_was_written(tmp_path: Path, password: str | None
     assert [path.name for path in tmp_path.iterdir()] == ["lab.backup"]
 
 
-def test_the_key_of_secrets_comes_along_where_the_cluster_has_one(tmp_path: Path) -> None:
+def test_open_backup_of_encrypting_cluster_returns_secrets_key(tmp_path: Path) -> None:
     with open_backup(written(tmp_path)) as (contents, _):
         assert ENCRYPTION not in contents.keys
     key = {f"pki/{ENCRYPTION}": b"the key of Secrets"}
@@ -82,7 +82,7 @@ def test_the_key_of_secrets_comes_along_where_the_cluster_has_one(tmp_path: Path
         assert contents.keys[ENCRYPTION] == b"the key of Secrets"
 
 
-def test_a_plain_backup_is_an_ordinary_tar(tmp_path: Path) -> None:
+def test_write_backup_without_password_produces_plain_tar(tmp_path: Path) -> None:
     with tarfile.open(written(tmp_path)) as tar:
         names = tar.getnames()
         assert names[0] == "backup.json"
@@ -90,7 +90,7 @@ def test_a_plain_backup_is_an_ordinary_tar(tmp_path: Path) -> None:
         assert {member.mode for member in tar} == {0o600}
 
 
-def test_a_backup_of_an_earlier_slipway_is_read(tmp_path: Path) -> None:
+def test_open_backup_with_former_field_names_returns_current_ones(tmp_path: Path) -> None:
     former = {**front(), "masters": ["10.0.0.1"], "nodes": ["10.0.0.4"]}
     del former["controlPlane"], former["workers"]
     file = tmp_path / "lab.backup"
@@ -99,7 +99,7 @@ def test_a_backup_of_an_earlier_slipway_is_read(tmp_path: Path) -> None:
         assert (contents.front["controlPlane"], contents.front["workers"]) == (["10.0.0.1"], ["10.0.0.4"])
 
 
-def test_damage_anywhere_is_found(tmp_path: Path) -> None:
+def test_open_backup_damaged_file_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path)
     whole = file.read_bytes()
     place = whole.index(b"a snapshot of etcd") + 5000
@@ -115,14 +115,14 @@ def test_damage_anywhere_is_found(tmp_path: Path) -> None:
             pass
 
 
-def test_a_missing_member_is_found(tmp_path: Path) -> None:
+def test_open_backup_missing_member_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "lab.backup"
     _write(file, front(), {name: data for name, data in MEMBERS.items() if name != "pki/sa.key"}, io.BytesIO(DATA), None)
     with pytest.raises(UsageError, match=r"is damaged: pki/sa\.key"), open_backup(file):
         pass
 
 
-def test_a_cluster_without_a_record_has_a_backup_that_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backup_members_of_cluster_without_record_are_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class ControlPlaneNode(StandIn):
         def run(self, command: str, **options: Any) -> Any:
             if "slipway-clusterfile" in command:
@@ -141,7 +141,7 @@ def test_a_cluster_without_a_record_has_a_backup_that_can_be_read(tmp_path: Path
         assert (contents.clusterfile, contents.front["image"]["digest"]) == ("", "")
 
 
-def test_encrypted_in_the_format_before_age_says_what_reads_it(tmp_path: Path) -> None:
+def test_open_backup_format_before_age_is_refused_with_version_hint(tmp_path: Path) -> None:
     file = tmp_path / "lab.backup"
     file.write_bytes(backup_crypto.BEFORE_AGE + bytes(100))
     for password in (None, "word"):
@@ -150,7 +150,7 @@ def test_encrypted_in_the_format_before_age_says_what_reads_it(tmp_path: Path) -
         assert "the version of slipway that wrote it" in (raised.value.hint or "")
 
 
-def test_an_encrypted_one_says_that_it_wants_a_password(tmp_path: Path) -> None:
+def test_open_backup_encrypted_without_correct_password_or_truncated_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path, "word")
     with pytest.raises(UsageError, match="is encrypted"), open_backup(file):
         pass
@@ -161,7 +161,7 @@ def test_an_encrypted_one_says_that_it_wants_a_password(tmp_path: Path) -> None:
         pass
 
 
-def test_an_unsealed_one_is_refused_when_a_password_is_given(tmp_path: Path) -> None:
+def test_open_backup_unencrypted_with_password_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path)
     with pytest.raises(UsageError, match="is not encrypted, and a password was given") as refused, open_backup(file, "word"):
         pass
@@ -170,12 +170,12 @@ def test_an_unsealed_one_is_refused_when_a_password_is_given(tmp_path: Path) -> 
         assert contents.name == "lab"
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+def test_open_backup_newer_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="format 2"), open_backup(written(tmp_path, format=2)):
         pass
 
 
-def test_nothing_is_overwritten_and_no_machine_is_asked(tmp_path: Path) -> None:
+def test_backup_existing_file_or_missing_folder_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path)
     with pytest.raises(UsageError, match="is there already"):
         backup(file, "lab", home=tmp_path)
@@ -189,7 +189,7 @@ def test_nothing_is_overwritten_and_no_machine_is_asked(tmp_path: Path) -> None:
     ("field", "value"),
     [("controlPlane", "10.0.0.1"), ("controlPlane", [5]), ("etcd", {"revision": "7"}), ("etcd", []), ("image", {}), ("cluster", None)],
 )
-def test_a_front_of_another_shape_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+def test_open_backup_malformed_front_field_is_refused(tmp_path: Path, field: str, value: Any) -> None:
     file = tmp_path / "lab.backup"
     _write(file, front(**{field: value}), MEMBERS, io.BytesIO(DATA), None)
     with pytest.raises(UsageError, match="says nothing usable about"), open_backup(file, None):

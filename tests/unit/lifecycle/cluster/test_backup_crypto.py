@@ -31,7 +31,7 @@ def seal(data: bytes, password: str = "word", step: int = 7) -> bytes:
 
 @pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 200, 1000])
 @pytest.mark.parametrize("step", [1, 100, 5000])
-def test_what_was_sealed_comes_back(size: int, step: int) -> None:
+def test_opening_returns_sealed_data_for_any_size_and_step(size: int, step: int) -> None:
     data = os.urandom(size)
     found = seal(data, step=step)
     assert is_sealed(found)
@@ -40,17 +40,17 @@ def test_what_was_sealed_comes_back(size: int, step: int) -> None:
     assert b"".join(iter(lambda: opening.read(33), b"")) == data
 
 
-def test_the_same_twice_is_not_the_same() -> None:
+def test_sealing_same_data_twice_gives_different_output() -> None:
     assert seal(b"x" * 500) != seal(b"x" * 500)
     assert b"xxxxxxxx" not in seal(b"x" * 500)
 
 
-def test_another_password_opens_nothing() -> None:
+def test_opening_wrong_password_is_refused() -> None:
     with pytest.raises(UsageError, match="password is wrong"):
         Opening(io.BytesIO(seal(b"data")), "other").read()
 
 
-def test_any_changed_byte_is_found() -> None:
+def test_opening_any_changed_byte_is_refused() -> None:
     found = seal(os.urandom(250))
     for place in range(len(found)):
         changed = bytearray(found)
@@ -59,14 +59,14 @@ def test_any_changed_byte_is_found() -> None:
             Opening(io.BytesIO(bytes(changed)), "word").read()
 
 
-def test_any_missing_end_is_found() -> None:
+def test_opening_any_truncated_file_is_refused() -> None:
     found = seal(os.urandom(250))
     for length in range(len(found)):
         with pytest.raises(UsageError):
             Opening(io.BytesIO(found[:length]), "word").read()
 
 
-def test_pieces_may_not_be_moved_left_out_or_added() -> None:
+def test_opening_reordered_missing_or_repeated_pieces_is_refused() -> None:
     found = seal(bytes(400))
     head, piece = found.index(b"\n---") + len("\n--- ") + 43 + len("\n") + 16, 116
     first, second, third = (found[head + piece * number : head + piece * (number + 1)] for number in range(3))
@@ -76,13 +76,13 @@ def test_pieces_may_not_be_moved_left_out_or_added() -> None:
             Opening(io.BytesIO(found[:head] + b"".join(order)), "word").read()
 
 
-def test_other_files_are_not_taken_for_sealed_ones() -> None:
+def test_opening_file_of_other_format_is_refused() -> None:
     with pytest.raises(UsageError, match="no sealed file"):
         Opening(io.BytesIO(b"something else that is long enough to be one"), "word")
 
 
 @pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 200_000])
-def test_age_opens_what_is_sealed(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sealing_output_is_decrypted_by_age(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backup_crypto, "PIECE", 64 << 10)
     data = os.urandom(size)
     assert pyrage.passphrase.decrypt(seal(data, step=10_000), "word") == data
@@ -96,19 +96,19 @@ gUjEymFKMVXQEKdMMHL24oYexjE3TIC0O0zGSqJ2aUY
 """Of the test vector ``scrypt`` of age's test kit (C2SP/CCTV)."""
 
 
-def test_the_head_of_a_file_of_age_is_read() -> None:
+def test_opening_age_test_vector_accepts_only_its_password() -> None:
     Opening(io.BytesIO(AGE_HEAD), "password")
     with pytest.raises(UsageError, match="password is wrong"):
         Opening(io.BytesIO(AGE_HEAD), "passwort")
 
 
 @pytest.mark.parametrize("cost", [21, 64, 99])
-def test_a_head_that_asks_for_all_memory_is_refused(cost: int) -> None:
+def test_opening_header_with_excessive_scrypt_cost_is_refused(cost: int) -> None:
     with pytest.raises(UsageError, match="too much memory"):
         Opening(io.BytesIO(AGE_HEAD.replace(b" 10\n", b" %d\n" % cost)), "password")
 
 
-def test_a_file_for_keys_in_place_of_a_password_is_refused() -> None:
+def test_opening_age_file_for_public_key_is_refused() -> None:
     to_a_key = pyrage.encrypt(b"data", [pyrage.x25519.Identity.generate().to_public()])
     assert is_sealed(to_a_key)
     with pytest.raises(UsageError, match="not sealed with a password"):

@@ -52,7 +52,7 @@ def collected(files: dict[str, bytes]) -> str:
     return "".join(f"{path} {base64.b64encode(data).decode()}\n" for path, data in files.items()) + "end\n"
 
 
-def test_every_certificate_is_listed_with_its_end() -> None:
+def test_certificates_of_lists_each_certificate_with_expiry_state() -> None:
     node = StandIn("10.0.0.1", "one")
     soon = PKI.authority.issue("soon", hosts=["a.example.com", "10.0.0.9"], server=True, days=10)
     past = PKI.authority.issue("past", days=10, now=LONG_AGO)
@@ -69,21 +69,21 @@ def test_every_certificate_is_listed_with_its_end() -> None:
     assert json.loads(json.dumps(found[1].to_json()))["state"] == "expired"
 
 
-def test_a_file_that_holds_none_does_not_hide_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_certificates_of_invalid_file_is_skipped_with_warning(capsys: pytest.CaptureFixture[str]) -> None:
     node = StandIn("10.0.0.1", "one")
     node.answers = {"echo end": f"/bad.crt bm90aGluZw==\n/worse.crt %%\n{collected({'/ca.crt': PKI.files['ca.crt']})}"}
     assert [one.path for one in certificates_of(node)] == ["/ca.crt"]
     assert "/bad.crt holds no certificate" in capsys.readouterr().err
 
 
-def test_an_answer_that_was_cut_is_no_answer() -> None:
+def test_certificates_of_truncated_answer_raises_command_error() -> None:
     node = StandIn()
     node.answers = {"echo end": "/a.crt AAAA\n"}
     with pytest.raises(CommandError):
         certificates_of(node)
 
 
-def test_all_of_a_control_plane_node_s_are_renewed_for_the_same_by_the_same() -> None:
+def test_renewed_control_plane_certificates_keep_subject_issuer_and_names() -> None:
     before = of_control_plane_node()
     new = renewed(before, PKI, 90, "one")
     assert set(new) == {f"{FOLDER}/{name}.{kind}" for name in AUTHORITY_OF for kind in ("crt", "key")} | {"/etc/kubernetes/admin.conf"}
@@ -103,7 +103,7 @@ def test_all_of_a_control_plane_node_s_are_renewed_for_the_same_by_the_same() ->
     assert abs((client.not_valid_after_utc - NOW).days - 90) <= 1
 
 
-def test_signature_of_another_key_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_renewed_certificate_of_other_authority_is_skipped_with_warning(capsys: pytest.CaptureFixture[str]) -> None:
     files = of_control_plane_node()
     files[f"{FOLDER}/apiserver.crt"] = Authority.make("theirs").issue("kube-apiserver", hosts=["one"], server=True).certificate
     new = renewed(files, PKI, 90, "one")
@@ -112,31 +112,31 @@ def test_signature_of_another_key_is_left_alone(capsys: pytest.CaptureFixture[st
     assert "is left as it is" in capsys.readouterr().err
 
 
-def test_no_certificate_outlives_its_authority() -> None:
+def test_renewed_certificate_expires_no_later_than_its_authority() -> None:
     new = renewed(of_control_plane_node(), PKI, 100_000, "one")
     end = x509.load_pem_x509_certificate(PKI.files["ca.crt"]).not_valid_after_utc
     assert x509.load_pem_x509_certificate(new[f"{FOLDER}/apiserver.crt"].data).not_valid_after_utc == end
 
 
-def test_an_expired_certificate_is_renewed_as_well() -> None:
+def test_renewed_expired_certificate_becomes_valid() -> None:
     old = PKI.authority.issue("kube-apiserver", hosts=["one"], server=True, days=1, now=LONG_AGO)
     new = renewed({f"{FOLDER}/apiserver.crt": old.certificate}, PKI, 30, "one")
     assert x509.load_pem_x509_certificate(new[f"{FOLDER}/apiserver.crt"].data).not_valid_after_utc > NOW
 
 
-def test_authority_that_is_kept_elsewhere_is_reported() -> None:
+def test_keys_of_node_without_authority_keys_is_refused() -> None:
     node = StandIn("10.0.0.1", "one")
     node.answers = {"base64 <": "end\n"}
     with pytest.raises(StoreError, match="one does not have the keys of all authorities"):
         keys_of(node)
 
 
-def test_invalid_names_are_refused_before_a_machine_is_asked(tmp_path: Path) -> None:
+def test_renew_zero_days_raises_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         renew("lab", days=0, home=tmp_path)
 
 
-def test_a_renewed_certificate_holds_for_more_names() -> None:
+def test_authority_renew_with_more_hosts_adds_names() -> None:
     old = PKI.authority.issue("kube-apiserver", hosts=["one", "10.0.0.1"], server=True)
     new = PKI.authority.renew(old.certificate, hosts=["two", "one", "fd00::1"])
     names = alternative_names(x509.load_pem_x509_certificate(new.certificate))
@@ -149,13 +149,13 @@ def kubelet_of(certificate: bytes, name: str = "worker") -> StandIn:
     return node
 
 
-def test_the_certificate_of_a_kubelet_is_renewed_for_the_same() -> None:
+def test_renew_kubelet_expiring_client_certificate_returns_true() -> None:
     soon = PKI.authority.issue("system:node:worker", organizations=["system:nodes"], days=2)
     assert renew_kubelet(kubelet_of(soon.certificate), PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
     assert renew_kubelet(kubelet_of(soon.certificate), PKI.authority, 90, "2026-01-01T00:00:00Z")
 
 
-def test_worker_is_not_signed_under_another_name_whatever_it_shows() -> None:
+def test_renew_kubelet_client_certificate_of_other_identity_is_refused() -> None:
     nodes, own = ["system:nodes"], PKI.authority
     shown = {
         "administrator": own.issue("kubernetes-admin", organizations=["system:masters"], days=2),
@@ -177,7 +177,7 @@ def serving_of(certificate: bytes, name: str = "worker") -> StandIn:
     return node
 
 
-def test_the_certificate_with_which_a_kubelet_serves_is_renewed_each_time_where_the_cluster_signed_it() -> None:
+def test_renew_kubelet_serving_certificate_of_cluster_keeps_names_and_restarts() -> None:
     pair = serving_pair(PKI, "worker", ["10.0.0.9", "fd00::9"], 300)
     node = serving_of(pair.certificate)
     sent = placed(node)
@@ -190,14 +190,14 @@ def test_the_certificate_with_which_a_kubelet_serves_is_renewed_each_time_where_
     assert any("systemctl restart kubelet" in command for command in node.commands)
 
 
-def test_a_kubelet_that_signs_for_itself_is_left_alone() -> None:
+def test_renew_kubelet_self_signed_serving_certificate_is_left_unchanged() -> None:
     own = Authority.make("worker-ca@1").issue("worker@1", hosts=["worker"], server=True, days=2)
     node = serving_of(own.certificate)
     assert not renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
     assert not any("systemctl restart" in command for command in node.commands)
 
 
-def test_a_worker_is_signed_as_no_other_server_whatever_it_shows() -> None:
+def test_renew_kubelet_serving_certificate_of_other_identity_is_refused() -> None:
     nodes, own = ["system:nodes"], PKI.authority
     shown = {
         "the API server": own.issue("kube-apiserver", hosts=["kubernetes", "10.0.0.1"], server=True),
@@ -228,7 +228,7 @@ def placed(node: StandIn) -> dict[str, bytes]:
     return found
 
 
-def test_a_control_plane_node_that_lacks_the_key_of_secrets_has_not_all_keys_of_a_cluster_that_has_one() -> None:
+def test_any_has_keys_checks_secrets_key_only_if_cluster_encrypts() -> None:
     node = StandIn()
     assert any_has_keys([node], encrypts=False)
     assert ENCRYPTION not in node.commands[-1]
@@ -237,7 +237,7 @@ def test_a_control_plane_node_that_lacks_the_key_of_secrets_has_not_all_keys_of_
     assert not any_has_keys([], encrypts=True)
 
 
-def test_the_keys_of_a_control_plane_node_include_that_of_secrets_where_there_is_one() -> None:
+def test_keys_of_returns_same_files_with_and_without_secrets_key() -> None:
     for pki in (PKI, PKI.encrypting()):
         node = StandIn()
         node.answers = {"base64 <": collected({path: file.data for path, file in pki.placed.items()})}

@@ -39,5 +39,5 @@ def test_read_of_a_record_of_another_version_is_refused(move: Any) -> None:
 
 
 @pytest.mark.parametrize(("state", "expected"), [(MOVE.state, True), (DONE, False)])
-def test_unfinished_is_a_change_that_runs(state: str, expected: bool) -> None:
+def test_unfinished_returns_change_only_while_it_runs(state: str, expected: bool) -> None:
     assert (change.unfinished(stored(dataclasses.asdict(dataclasses.replace(MOVE, state=state)))) is not None) is expected

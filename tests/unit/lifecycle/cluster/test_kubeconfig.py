@@ -19,7 +19,7 @@ def config(name: str, server: str = "10.0.0.1") -> dict[str, Any]:
     return named(ADMIN, name, server)
 
 
-def test_all_names_are_the_clusters_own() -> None:
+def test_named_uses_cluster_name_for_all_entries() -> None:
     found = config("lab", "fd00::1")
     assert found["clusters"][0]["cluster"]["server"] == "https://[fd00::1]:6443"
     assert found["clusters"][0]["cluster"]["certificate-authority-data"] == "Q0E="
@@ -27,7 +27,7 @@ def test_all_names_are_the_clusters_own() -> None:
     assert (found["current-context"], found["users"][0]["name"]) == ("lab", "lab-admin")
 
 
-def test_two_clusters_live_in_one_file_and_one_is_replaced(tmp_path: Path) -> None:
+def test_merge_two_clusters_keeps_both_and_replaces_same_name(tmp_path: Path) -> None:
     file = tmp_path / "deep/config"
     merge(config("one"), file)
     merge(config("two"), file)
@@ -42,7 +42,7 @@ def test_two_clusters_live_in_one_file_and_one_is_replaced(tmp_path: Path) -> No
     assert file.stat().st_mode & 0o077 == 0
 
 
-def test_what_others_put_there_stays(tmp_path: Path) -> None:
+def test_merge_keeps_foreign_entries_and_preferences(tmp_path: Path) -> None:
     file = tmp_path / "config"
     theirs = {"name": "prod", "cluster": {"server": "https://x"}}
     file.write_text(yaml.safe_dump({"clusters": [theirs], "users": None, "preferences": {"colors": True}}))
@@ -53,7 +53,7 @@ def test_what_others_put_there_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["clusters: [", "- a list", "clusters: text", "\x00"])
-def test_a_file_that_is_no_kubeconfig_is_left_as_it_is(tmp_path: Path, content: str) -> None:
+def test_merge_invalid_kubeconfig_is_refused_and_left_unchanged(tmp_path: Path, content: str) -> None:
     file = tmp_path / "config"
     file.write_text(content)
     with pytest.raises(InputError):
@@ -61,7 +61,7 @@ def test_a_file_that_is_no_kubeconfig_is_left_as_it_is(tmp_path: Path, content: 
     assert file.read_text() == content
 
 
-def test_cluster_of_another_user_with_the_same_name_is_not_replaced(tmp_path: Path) -> None:
+def test_merge_foreign_cluster_of_same_name_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "config"
     file.write_text(text({"clusters": [{"name": "default", "cluster": {"server": "https://x"}}]}))
     before = file.read_text()
@@ -70,14 +70,14 @@ def test_cluster_of_another_user_with_the_same_name_is_not_replaced(tmp_path: Pa
     assert file.read_text() == before
 
 
-def test_a_link_is_followed(tmp_path: Path) -> None:
+def test_write_to_symlink_updates_its_target(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     write(config("lab"), tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert "lab-admin" in (tmp_path / "real").read_text()
 
 
-def test_the_first_of_kubectls_files_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_path_takes_first_entry_of_kubeconfig_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", "/a/b:/c/d")
     assert default_path() == Path("/a/b")
     monkeypatch.delenv("KUBECONFIG")

@@ -40,14 +40,14 @@ class ControlPlaneNode(StandIn):
         return ProcessResult((), 0, "", "")
 
 
-def test_who_works_on_machines_is_noted_on_each_and_taken_back() -> None:
+def test_claimed_notes_holder_on_each_node_and_removes_it() -> None:
     control_plane = [ControlPlaneNode("10.0.0.2"), ControlPlaneNode("10.0.0.1")]
     with lease.claimed(control_plane, "lab"):
         assert [node.there for node in control_plane] == [lease.holder()] * 2
     assert [node.there for node in control_plane] == ["", ""]
 
 
-def test_second_command_is_refused_and_takes_nothing() -> None:
+def test_claimed_node_of_another_command_is_refused_and_releases_others() -> None:
     control_plane = [ControlPlaneNode("10.0.0.1"), ControlPlaneNode("10.0.0.2", there="ops@elsewhere:7"), ControlPlaneNode("10.0.0.3")]
     with (
         pytest.raises(UsageError, match="ops@elsewhere:7 is changing the cluster lab since 2026-01-01"),
@@ -65,7 +65,7 @@ def identity(**changes: str) -> str:
     return f"{name} {'.'.join(parts.values())}"
 
 
-def test_a_command_of_this_machine_that_was_killed_counts_no_more() -> None:
+def test_claimed_by_killed_process_of_same_machine_is_taken_over() -> None:
     # The process id was given to another process since: its start says so.
     node = ControlPlaneNode("10.0.0.1", there=identity(start="1"))
     with lease.claimed([node], "lab"):
@@ -73,19 +73,19 @@ def test_a_command_of_this_machine_that_was_killed_counts_no_more() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"boot": "0123456789abcdef" * 2}, {"namespace": "7"}])
-def test_a_process_of_another_machine_or_container_of_the_same_name_never_counts_as_gone(changes: dict[str, str]) -> None:
+def test_claimed_by_process_of_other_boot_or_namespace_is_refused(changes: dict[str, str]) -> None:
     node = ControlPlaneNode("10.0.0.1", there=identity(start="1", process="4194304", **changes))
     with pytest.raises(UsageError, match="is changing the cluster lab"), lease.claimed([node], "lab"):
         pytest.fail("it was let in")
 
 
-def test_an_identity_of_an_older_version_never_counts_as_gone() -> None:
+def test_has_ended_old_or_own_identity_is_false() -> None:
     assert not lease.has_ended("root@host:4194304")
     assert not lease.has_ended("")
     assert not lease.has_ended(lease.holder())
 
 
-def test_what_a_machine_says_of_who_is_at_work_has_no_control_characters() -> None:
+def test_claimed_refusal_strips_control_characters_of_holder() -> None:
     node = ControlPlaneNode("10.0.0.1", there="ops\x1b[2J@elsewhere:7 word")
     with pytest.raises(UsageError) as caught, lease.claimed([node], "lab"):
         pytest.fail("it was let in")
@@ -118,7 +118,7 @@ def other(api: Api) -> None:
     somebody(api, ago=0)
 
 
-def test_a_command_that_slept_past_its_lease_stops_before_its_next_step_and_leaves_the_other_lease(clock: Clock) -> None:
+def test_held_lease_lost_during_step_stops_plan_and_keeps_other_holder(clock: Clock) -> None:
     api = Api()
     done: list[str] = []
 
@@ -134,7 +134,7 @@ def test_a_command_that_slept_past_its_lease_stops_before_its_next_step_and_leav
     assert api.lease["spec"]["holderIdentity"] == "ops@elsewhere:7"
 
 
-def test_nothing_is_noted_as_done_once_the_lease_is_lost(clock: Clock) -> None:
+def test_journal_add_after_lost_lease_is_refused_and_notes_nothing(clock: Clock) -> None:
     api, node = Api(), StandIn("10.0.0.9")
     with lease.held(api, "lab"):
         clock.now += lease.seconds() + 1
@@ -144,7 +144,7 @@ def test_nothing_is_noted_as_done_once_the_lease_is_lost(clock: Clock) -> None:
     assert node.journal == []
 
 
-def test_a_command_that_slept_and_finds_its_lease_as_it_left_it_goes_on(clock: Clock) -> None:
+def test_claim_check_after_sleep_renews_unchanged_lease(clock: Clock) -> None:
     api = Api()
     with lease.held(api, "lab"):
         before = api.lease
@@ -156,7 +156,7 @@ def test_a_command_that_slept_and_finds_its_lease_as_it_left_it_goes_on(clock: C
     assert "holderIdentity" not in api.lease["spec"]
 
 
-def test_while_the_api_does_not_answer_a_command_goes_on(clock: Clock) -> None:
+def test_claim_check_with_silent_api_continues_unsure(clock: Clock) -> None:
     api = Api()
     with lease.held(api, "lab"):
         run = api.run
@@ -177,7 +177,7 @@ def test_while_the_api_does_not_answer_a_command_goes_on(clock: Clock) -> None:
         api.run = run  # type: ignore[method-assign]
 
 
-def test_an_api_that_answers_again_a_moment_later_makes_a_claim_sure_of_itself(clock: Clock) -> None:
+def test_claim_check_after_brief_api_failure_is_sure_again(clock: Clock) -> None:
     api = Api()
     with lease.held(api, "lab"):
         run = api.run
@@ -197,7 +197,7 @@ def test_an_api_that_answers_again_a_moment_later_makes_a_claim_sure_of_itself(c
         assert (held.sure, len(refused)) == (True, 1)
 
 
-def test_a_lease_that_is_gone_after_a_restore_is_made_again(clock: Clock) -> None:
+def test_claim_check_missing_lease_is_created_again(clock: Clock) -> None:
     api = Api()
     with lease.held(api, "lab"):
         api.lease = None
@@ -207,7 +207,7 @@ def test_a_lease_that_is_gone_after_a_restore_is_made_again(clock: Clock) -> Non
         assert api.lease["spec"]["holderIdentity"] == lease.holder()
 
 
-def test_a_lease_that_another_command_has_had_and_given_back_is_lost_too(clock: Clock) -> None:
+def test_claim_check_lease_released_by_another_command_raises_lease_lost(clock: Clock) -> None:
     api = Api()
     with lease.held(api, "lab"):
         clock.now += lease.seconds() + 1
@@ -220,7 +220,7 @@ def test_a_lease_that_another_command_has_had_and_given_back_is_lost_too(clock: 
     assert api.lease["metadata"]["resourceVersion"] == version
 
 
-def test_a_lease_of_earlier_that_a_restore_brings_back_is_taken_again(clock: Clock) -> None:
+def test_claim_check_older_lease_after_restore_is_taken_again(clock: Clock) -> None:
     api = Api()
     somebody(api, ago=5000)
     old = copy.deepcopy(api.lease)
@@ -233,7 +233,7 @@ def test_a_lease_of_earlier_that_a_restore_brings_back_is_taken_again(clock: Clo
         assert api.lease["spec"]["holderIdentity"] == lease.holder()
 
 
-def test_a_file_on_a_control_plane_node_that_is_another_commands_ends_it_too(clock: Clock) -> None:
+def test_claim_check_node_note_of_another_command_raises_lease_lost(clock: Clock) -> None:
     control_plane = [ControlPlaneNode("10.0.0.1"), ControlPlaneNode("10.0.0.2")]
     with lease.claimed(control_plane, "lab"):
         control_plane[1].there = "ops@elsewhere:7 word"
@@ -243,7 +243,7 @@ def test_a_file_on_a_control_plane_node_that_is_another_commands_ends_it_too(clo
     assert [node.there for node in control_plane] == ["", "ops@elsewhere:7 word"]
 
 
-def test_a_verb_that_another_one_has_called_gives_back_nothing_that_the_other_needs() -> None:
+def test_claimed_nested_call_keeps_claim_of_outer_call() -> None:
     node = ControlPlaneNode("10.0.0.1")
     with lease.claimed([node], "lab"):
         with lease.claimed([node], "lab"):
@@ -252,7 +252,7 @@ def test_a_verb_that_another_one_has_called_gives_back_nothing_that_the_other_ne
     assert node.there == ""
 
 
-def test_restarted_control_plane_node_is_updated_again(clock: Clock) -> None:
+def test_claim_check_restarted_node_notes_holder_again(clock: Clock) -> None:
     node = ControlPlaneNode("10.0.0.1")
     with lease.claimed([node], "lab"):
         node.there = ""
@@ -261,7 +261,7 @@ def test_restarted_control_plane_node_is_updated_again(clock: Clock) -> None:
         assert node.there == lease.holder()
 
 
-def test_the_first_command_to_a_machine_leaves_the_claim_there_and_later_ones_ask_for_it() -> None:
+def test_claim_prefix_records_claim_first_and_requires_it_later() -> None:
     with lease.claimed([ControlPlaneNode("10.0.0.1")], "lab"):
         held = claim.current()
         assert held is not None
@@ -274,7 +274,7 @@ def test_the_first_command_to_a_machine_leaves_the_claim_there_and_later_ones_as
     claim.check()
 
 
-def test_a_claim_is_numbered_by_how_often_the_lease_has_had_another_holder(clock: Clock) -> None:
+def test_claim_token_increases_with_each_lease_holder(clock: Clock) -> None:
     api = Api()
     tokens = []
     for _ in range(2):
@@ -294,12 +294,12 @@ def test_a_claim_is_numbered_by_how_often_the_lease_has_had_another_holder(clock
 
 
 @pytest.mark.parametrize(("text", "expected"), [("", 60), ("8", 8), ("0", 60), ("x", 60), ("-5", 60), ("99999", 60)])
-def test_how_long_a_lease_counts(text: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_seconds_reads_variable_and_ignores_invalid_values(text: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_LEASE_SECONDS", text)
     assert lease.seconds() == expected
 
 
-def test_machine_that_cannot_note_it_is_reported() -> None:
+def test_claimed_node_that_cannot_store_holder_is_reported() -> None:
     class Broken(StandIn):
         def run(self, command: str, **_: Any) -> ProcessResult:
             return ProcessResult((), 1, "", "Read-only file system")
@@ -308,7 +308,7 @@ def test_machine_that_cannot_note_it_is_reported() -> None:
         pytest.fail("it was let in")
 
 
-def test_a_machine_that_is_lost_meanwhile_does_not_hide_what_happened() -> None:
+def test_claimed_node_lost_at_release_keeps_original_error() -> None:
     class Lost(ControlPlaneNode):
         def run(self, command: str, **more: Any) -> ProcessResult:
             if "rm -f" in command:

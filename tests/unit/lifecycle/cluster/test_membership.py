@@ -55,7 +55,7 @@ def grown(stored: ClusterRecord, control_plane: tuple[str, ...] = (), workers: t
     return stored.with_clusterfile(membership.with_members(stored.clusterfile, control_plane, workers))
 
 
-def test_a_new_worker_stands_by_itself_beside_one_that_is_special() -> None:
+def test_with_members_new_worker_is_separate_from_labelled_host() -> None:
     found = grown(record(), workers=("10.0.0.9",))
     assert found.workers == ("10.0.0.4", "10.0.0.9")
     cluster = found.clusterfile.cluster
@@ -63,12 +63,12 @@ def test_a_new_worker_stands_by_itself_beside_one_that_is_special() -> None:
     assert [dict(host.labels) for host in cluster.hosts if not host.is_control_plane] == [{"disk": "ssd"}, {}]
 
 
-def test_a_new_control_plane_node_stands_with_the_others_and_a_removed_one_nowhere() -> None:
+def test_with_members_new_control_plane_node_joins_after_removal_of_another() -> None:
     found = grown(without(record(), "10.0.0.1"), control_plane=("10.0.0.8",))
     assert found.control_plane == ("10.0.0.2", "10.0.0.3", "10.0.0.8")
 
 
-def test_what_else_is_kept_stays() -> None:
+def test_with_and_without_members_keep_configs_and_env() -> None:
     found = without(grown(record(), workers=("10.0.0.9",)), "10.0.0.4")
     assert found.workers == ("10.0.0.9",)
     assert [config.path for config in found.clusterfile.configs] == ["etc/page.yaml"]
@@ -77,15 +77,15 @@ def test_what_else_is_kept_stays() -> None:
     assert cluster.env == {"Greeting": "hello", "DbPassword": "<redacted abc>"}
 
 
-def test_a_member_is_not_listed_twice() -> None:
+def test_with_members_existing_members_change_nothing() -> None:
     assert membership.with_members(record().clusterfile, ["10.0.0.1"], ["10.0.0.4"]) == record().clusterfile
 
 
-def test_two_control_plane_nodes_that_are_left_can_be_read_again() -> None:
+def test_without_members_removed_control_plane_node_leaves_other_two() -> None:
     assert without(record(), "10.0.0.1").control_plane == ("10.0.0.2", "10.0.0.3")
 
 
-def test_machines_that_still_hold_something_are_remembered_until_they_are_clean() -> None:
+def test_update_removed_nodes_stay_in_left_until_clean() -> None:
     found = membership.update(kept(ControlPlaneNode()), gone=["10.0.0.4"], left=["10.0.0.4", "four"])
     assert not found.workers
     assert found.left == {"10.0.0.4", "four"}
@@ -111,20 +111,20 @@ def kept(node: ControlPlaneNode, **data: str) -> ControlPlaneNode:
     return node
 
 
-def test_record_that_another_process_writes_at_the_same_time_is_written_again() -> None:
+def test_update_write_conflict_is_retried() -> None:
     node = kept(ControlPlaneNode(conflicts=2))
     assert membership.update(node, workers=["10.0.0.9"]).workers == ("10.0.0.4", "10.0.0.9")
     assert sum("patch configmap" in command for command in node.commands) == 1
 
 
-def test_record_that_cannot_be_written_is_reported() -> None:
+def test_update_failed_write_raises_command_error() -> None:
     with pytest.raises(CommandError):
         membership.update(kept(ControlPlaneNode(conflicts=1, said="the connection was refused")), workers=["10.0.0.9"])
     with pytest.raises(CommandError):
         membership.update(kept(ControlPlaneNode(conflicts=100)), workers=["10.0.0.9"])
 
 
-def test_nothing_is_written_when_nothing_has_changed() -> None:
+def test_update_without_change_sends_no_patch() -> None:
     node = kept(ControlPlaneNode())
     membership.update(node, workers=["10.0.0.4"])
     assert not any("patch" in command for command in node.commands)
@@ -144,7 +144,7 @@ def gathered(tmp_path: Any, control_plane: int = 3, workers: int = 1, gone: tupl
     return Gathered(**{**given, **options})
 
 
-def test_balancers_lead_to_all_control_plane_nodes_and_for_images_to_those_that_have_them(tmp_path: Any) -> None:
+def test_balancers_list_all_api_servers_and_only_image_holders_as_registries(tmp_path: Any) -> None:
     found = gathered(tmp_path, control_plane=4)
     control_plane = [(node.name, node.address) for node in found.control_plane]
     texts = membership.balancers(found, control_plane, frozenset({"10.0.0.1", "10.0.0.2", "10.0.0.3"}))
@@ -155,14 +155,14 @@ def test_balancers_lead_to_all_control_plane_nodes_and_for_images_to_those_that_
     assert "frontend api" not in texts["10.0.0.4"]
 
 
-def test_a_control_plane_node_that_does_not_answer_is_taken_for_one_that_holds_images(tmp_path: Any) -> None:
+def test_holders_include_unreachable_control_plane_node(tmp_path: Any) -> None:
     found = gathered(tmp_path, control_plane=4, gone=("10.0.0.1",))
     for node in found.control_plane[2:]:
         node.run = lambda command, **_: ProcessResult((), 1, "", "")  # type: ignore[method-assign]
     assert membership.holders(found) == {"10.0.0.1", "10.0.0.2"}
 
 
-def test_a_balancer_that_knows_already_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tell_balancer_reloads_only_after_config_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(membership, "install_files", lambda _, __: ())
     node = StandIn()
     assert not membership.tell_balancer(node, "x")
@@ -172,7 +172,7 @@ def test_a_balancer_that_knows_already_is_left_alone(monkeypatch: pytest.MonkeyP
     assert any("reload-or-restart slipway-balancer" in command for command in node.commands)
 
 
-def test_the_first_control_plane_node_whose_api_answers_leads() -> None:
+def test_answering_returns_first_node_with_responding_api() -> None:
     class Silent(StandIn):
         def run(self, command: str, **_: Any) -> ProcessResult:
             return ProcessResult((), 1, "", "refused")
@@ -187,7 +187,7 @@ def test_the_first_control_plane_node_whose_api_answers_leads() -> None:
         membership.answering([], {nodes[0]: NodeError("10.0.0.1: no answer")})
 
 
-def test_a_password_goes_to_machines_that_have_no_key() -> None:
+def test_with_password_sets_password_only_without_key() -> None:
     from pathlib import Path
 
     keyed = Machine("10.0.0.1", Login(key=Path("/keys/id")))
@@ -199,7 +199,7 @@ def test_a_password_goes_to_machines_that_have_no_key() -> None:
     ("config", "mode"),
     [({"mode": "nftables"}, "nftables"), ({"mode": ""}, "iptables"), ({}, "iptables"), (None, None)],
 )
-def test_the_mode_of_kube_proxy_is_what_the_cluster_keeps(config: dict[str, str] | None, mode: str | None) -> None:
+def test_proxy_mode_returns_mode_of_kube_proxy_config_map(config: dict[str, str] | None, mode: str | None) -> None:
     node = StandIn()
     if config is not None:
         node.answers = {"get configmap kube-proxy": json.dumps({"data": {"config.conf": yaml.safe_dump(config), "kubeconfig.conf": "x"}})}

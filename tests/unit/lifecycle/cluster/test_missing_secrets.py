@@ -42,7 +42,7 @@ def cluster_env(found: Clusterfile) -> dict[str, str]:
     return dict(found.cluster.env)
 
 
-def test_marks_stay_in_what_is_recorded_and_nowhere_else() -> None:
+def test_kept_lost_values_stay_marked_in_whole_and_are_absent_in_usable() -> None:
     found = kept(recorded(), {})
     assert found.lost == {"DbPassword", "NodeToken"}
     assert cluster_env(found.whole)["DbPassword"] == "<redacted abc>"
@@ -52,7 +52,7 @@ def test_marks_stay_in_what_is_recorded_and_nowhere_else() -> None:
     assert found.faults == ()
 
 
-def test_what_is_given_again_is_known_where_it_was() -> None:
+def test_kept_given_values_are_restored_at_their_places() -> None:
     found = kept(recorded(), {"DbPassword": "hunter2", "NodeToken": "t", "New": "1"})
     assert found.lost == frozenset()
     assert cluster_env(found.usable) == {"Greeting": "hello", "DbPassword": "hunter2", "NodeToken": "t", "New": "1"}
@@ -60,20 +60,20 @@ def test_what_is_given_again_is_known_where_it_was() -> None:
     assert found.usable.cluster.hosts[0].env == {"NodeToken": "t"}
 
 
-def test_configs_that_were_not_kept_want_the_clusterfile() -> None:
+def test_kept_redacted_config_requires_clusterfile() -> None:
     (fault,) = kept(recorded(CONFIG % '"<redacted xyz>"'), {}).faults
     assert (fault.where, fault.hint) == ("Config page", "give the Clusterfile: -f")
     assert kept(recorded(CONFIG % '"a: 1"'), {}).faults == ()
 
 
 @pytest.mark.parametrize(("phase", "wanted"), [("pre-init", False), ("upgrade-host", True), ("PreUpgrade", True), ("post-launch", True)])
-def test_hooks_count_only_when_they_would_run(phase: str, wanted: bool) -> None:
+def test_kept_redacted_hook_is_fault_only_for_phases_to_run(phase: str, wanted: bool) -> None:
     found = kept(recorded(HOOK % phase), {})
     assert bool(found.faults) is wanted
     assert found.usable.hooks == ()
 
 
-def test_a_secret_is_asked_for_where_the_image_has_to_do_with_it(tmp_path: Path) -> None:
+def test_mentioned_lost_secret_is_fault_only_if_image_or_command_uses_it(tmp_path: Path) -> None:
     for path, text in {"manifests/db.yaml": "password: {{ DbPassword }}", "bin/tool": "NodeToken", "scripts/x.sh": "$MyDbPassword"}.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text)

@@ -51,7 +51,7 @@ def test_read_a_text_of_another_version_still_returns_addresses() -> None:
 
 
 @pytest.mark.parametrize("text", ["spec: [1]", "spec: {hosts: 1}", "spec: {hosts: [{ips: 1, roles: 2}]}", "[]", ""])
-def test_addresses_of_an_odd_text_are_none(text: str) -> None:
+def test_addresses_of_malformed_clusterfile_are_empty(text: str) -> None:
     assert record.read(stored(Clusterfile=text)).addresses("control-plane") == frozenset()
 
 
@@ -60,7 +60,7 @@ def test_read_a_text_that_is_not_yaml_is_refused() -> None:
         record.read(stored(Clusterfile="{"))
 
 
-def test_read_without_a_record_differs_from_an_api_that_does_not_answer() -> None:
+def test_read_missing_record_and_refused_connection_raise_different_errors() -> None:
     class Failing(StandIn):
         details = ""
 

@@ -56,7 +56,7 @@ SECRET = "Hunter2-of-mine"
         "glpat-Hunter2-of-mine-0123456789",
     ],
 )
-def test_what_looks_like_a_secret_goes(line: str) -> None:
+def test_text_secret_in_any_notation_is_removed(line: str) -> None:
     # A key whose beginning was cut off is known at the beginning of a text only.
     front = "" if line.endswith("END RSA PRIVATE KEY-----") and "BEGIN" not in line else "before\n"
     found = text(f"{front}{line}\nafter")
@@ -65,7 +65,7 @@ def test_what_looks_like_a_secret_goes(line: str) -> None:
     assert found.endswith("after") or "cut off" in line
 
 
-def test_what_stands_around_a_secret_stays() -> None:
+def test_text_words_around_secret_are_kept() -> None:
     assert text('password="a b" user=x') == 'password="***" user=x'
     assert text("password: |\n  a\n\n  b\nuser: x") == "password: |\n***user: x"
     assert text('{"password":"a\\"b","user":"x"}') == '{"password":"***","user":"x"}'
@@ -74,7 +74,7 @@ def test_what_stands_around_a_secret_stays() -> None:
     assert text("--password hunter2 --verbose") == "--password *** --verbose"
 
 
-def test_a_secret_that_is_known_goes_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_and_resource_replace_hidden_value_in_any_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_hidden", {})
     log.hide("correct horse/7", "abc", None)
     assert text("it said correct horse/7, abc") == "it said ***, abc"
@@ -82,7 +82,7 @@ def test_a_secret_that_is_known_goes_everywhere(monkeypatch: pytest.MonkeyPatch)
     assert resource({"spec": {"note": ["the correct horse/7"]}}) == {"spec": {"note": ["the ***"]}}
 
 
-def test_lines_that_are_shown_hold_no_secret_that_is_known(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_hidden_value_is_replaced_at_all_levels(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(log, "_hidden", {})
     log.hide("correct-horse")
     log.setup(verbose=True)
@@ -99,7 +99,7 @@ def test_lines_that_are_shown_hold_no_secret_that_is_known(monkeypatch: pytest.M
     assert all(f"{letter} ***" in shown for letter in "abcd")
 
 
-def test_tokens_go_wherever_they_stand() -> None:
+def test_text_bootstrap_and_jwt_tokens_are_removed_without_key() -> None:
     assert text("kubeadm join --x abcdef.0123456789abcdef") == "kubeadm join --x ***"
     assert "eyJhbGci" not in text("it said eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJrdWJlIn0.c2lnbmF0dXJl!")
 
@@ -120,11 +120,11 @@ def test_tokens_go_wherever_they_stand() -> None:
         'MountVolume.SetUp failed for volume "x" : secret "web-tls" not found',
     ],
 )
-def test_what_is_none_stays(line: str) -> None:
+def test_text_line_without_secret_is_unchanged(line: str) -> None:
     assert text(line) == line
 
 
-def test_objects_lose_values_and_keep_names() -> None:
+def test_resource_pod_loses_secret_values_and_keeps_names() -> None:
     pod = {
         "kind": "Pod",
         "metadata": {
@@ -155,7 +155,7 @@ def test_objects_lose_values_and_keep_names() -> None:
     assert found["metadata"] == {"name": "db", "annotations": {"note": "fine"}}
 
 
-def test_a_secret_keeps_its_name_only() -> None:
+def test_resource_secret_keeps_only_name_and_namespace() -> None:
     found = resource(
         {"items": [{"kind": "Secret", "metadata": {"name": "s", "namespace": "n", "annotations": {"a": SECRET}}, "data": {"a": SECRET}}]}
     )

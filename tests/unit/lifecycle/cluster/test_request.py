@@ -40,7 +40,7 @@ def spec(**keys: Any) -> Clusterfile:
     return read(f"apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {{name: shop}}\nspec:\n  image: shop:1\n{lines}")
 
 
-def test_the_command_line_fills_what_a_file_leaves_open_and_wins_over_what_it_says() -> None:
+def test_effective_command_line_overrides_clusterfile() -> None:
     found = request.effective(read(), ClusterDocument("other", "shop:2", env={"Port": "90", "New": "1"}, commands=("true",))).cluster
     assert found is not None
     assert (found.image, found.name, found.commands) == ("shop:2", "other", ("true",))
@@ -51,7 +51,7 @@ def test_the_command_line_fills_what_a_file_leaves_open_and_wins_over_what_it_sa
     assert (kept.image, kept.name) == ("shop:1", "shop")
 
 
-def test_a_profile_of_the_command_line_counts_before_that_of_the_file() -> None:
+def test_effective_profile_is_taken_from_clusterfile_or_command_line() -> None:
     for written, option, result in ((None, None, None), ("cis", None, "cis"), (None, "cis", "cis")):
         file = read()
         assert file.cluster is not None
@@ -61,7 +61,7 @@ def test_a_profile_of_the_command_line_counts_before_that_of_the_file() -> None:
         assert found.profile == result
 
 
-def test_machines_of_the_command_line_replace_those_of_the_file_and_keep_what_it_says_of_them() -> None:
+def test_effective_command_line_workers_replace_hosts_and_keep_their_settings() -> None:
     found = request.effective(read(), ClusterDocument("", "", (Host(("10.0.0.4", "10.0.0.5"), ("worker",)),))).cluster
     assert found is not None
     assert (found.control_plane, found.workers) == (("10.0.0.1",), ("10.0.0.4", "10.0.0.5"))
@@ -72,7 +72,7 @@ def test_machines_of_the_command_line_replace_those_of_the_file_and_keep_what_it
     assert (fresh.labels, fresh.roles, fresh.ssh.user) == ({}, ("worker",), "ops")
 
 
-def test_machines_that_are_alike_stand_together() -> None:
+def test_effective_equal_hosts_are_grouped() -> None:
     hosts = tuple(
         Host((address,), (role,)) for address, role in (("10.0.0.1", "control-plane"), ("10.0.0.2", "worker"), ("10.0.0.3", "worker"))
     )
@@ -84,12 +84,12 @@ def test_machines_that_are_alike_stand_together() -> None:
     ]
 
 
-def test_without_an_image_nothing_can_run() -> None:
+def test_effective_without_image_is_refused() -> None:
     with pytest.raises(UsageError, match="no image is named"):
         request.effective(None, ClusterDocument("", "", (Host(("10.0.0.1",), ("control-plane",)),)))
 
 
-def test_every_machine_has_its_own_way_in() -> None:
+def test_machines_have_login_of_their_host_unless_command_line_overrides_it() -> None:
     control_plane, workers = request.machines(request.effective(read()))
     assert (control_plane[0].login.user, control_plane[0].login.port, control_plane[0].login.key) == ("root", 22, Path("/keys/id"))
     assert (workers[0].login.user, workers[0].login.port, workers[0].login.password) == ("ops", 2222, "letmein")
@@ -98,7 +98,7 @@ def test_every_machine_has_its_own_way_in() -> None:
         assert (machine.login.user, machine.login.key, machine.login.password) == ("admin", Path("/other"), "asked")
 
 
-def test_passwords_come_from_files_and_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_password_is_read_from_file_or_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "secret").write_text("of a file\n")
     monkeypatch.setenv("SHOP_PASSWORD", "of the environment")
     hosts = "[{ips: [10.0.0.1], roles: [master], ssh: {%s}}]"
@@ -110,7 +110,7 @@ def test_passwords_come_from_files_and_the_environment(tmp_path: Path, monkeypat
         request.machines(request.effective(spec(hosts=hosts % "passwdEnv: SHOP_PASSWORD")))
 
 
-def test_of_machines_logins_of_machines_stay_what_they_are() -> None:
+def test_of_machines_keeps_logins_and_redacted_text_hides_their_secrets() -> None:
     jump = JumpHost("bastion.example.com", "ops", 2200, Path("/keys/jump"))
     control_plane = (Machine("10.0.0.1", Login("ops", 2222, Path("/keys/id"), "letmein", "phrase", jump)), Machine("10.0.0.3"))
     workers = (Machine("10.0.0.2", Login("root", 22)),)
@@ -120,7 +120,7 @@ def test_of_machines_logins_of_machines_stay_what_they_are() -> None:
     assert "phrase" not in redacted(found)
 
 
-def test_a_machine_in_between_is_part_of_the_way() -> None:
+def test_machines_jump_host_is_part_of_login() -> None:
     found = spec(hosts="[{ips: [10.0.0.1], roles: [master]}]", ssh='{jump: "ops@bastion.example.com:2200"}')
     control_plane, _ = request.machines(request.effective(found))
     assert control_plane[0].login.jump == JumpHost("bastion.example.com", "ops", 2200)
@@ -134,18 +134,18 @@ def test_a_machine_in_between_is_part_of_the_way() -> None:
         ({"provider": "CONTAINER", "hosts": "[{count: 1, roles: [master]}]"}, "hosts"),
     ],
 )
-def test_what_cannot_be_had_is_refused_with_its_place_and_not_passed_over(keys: dict[str, str], where: str) -> None:
+def test_effective_unsupported_setting_is_refused_with_place_and_hint(keys: dict[str, str], where: str) -> None:
     with pytest.raises(InputError) as caught:
         request.effective(spec(**keys))
     assert [fault.where for fault in caught.value.faults] == [f"Clusterfile .spec.{where}"]
     assert all(fault.hint for fault in caught.value.faults)
 
 
-def test_what_sealer_writes_by_itself_is_accepted() -> None:
+def test_effective_default_settings_of_sealer_are_accepted() -> None:
     request.effective(spec(dataRoot="/var/lib/sealer/data", registry="{localRegistry: {domain: sea.hub, port: 5000, ha: true}}"))
 
 
-def test_settings_of_the_local_registry_are_accepted() -> None:
+def test_effective_local_registry_settings_are_accepted() -> None:
     text = "{localRegistry: {domain: hub.site, port: 5001, ha: false, insecure: true, cert: {subjectAltName: {ips: [10.0.0.9]}}}}"
     request.effective(spec(registry=text))
 
@@ -157,7 +157,7 @@ ARGUED = Info(
 )
 
 
-def test_values_for_arg_of_the_launch_commands_are_written_into_them() -> None:
+def test_launch_cmd_args_are_substituted_into_launch_commands() -> None:
     found = request.launch(request.effective(spec(cmd_args="[Version=2, Word=a b; rm -rf /]")), ARGUED)
     assert found == ("helm install web web-2.tgz", "echo a 'b;' rm -rf /")
     assert request.launch(request.effective(spec(cmd_args="{Version: 2}")), ARGUED) == ("helm install web web-2.tgz", "echo a")
@@ -173,7 +173,7 @@ def test_values_for_arg_of_the_launch_commands_are_written_into_them() -> None:
         ({"cmd_args": "{Version: x}", "appNames": "['']"}, ARGUED, "cmd_args", "leave one of both out"),
     ],
 )
-def test_values_for_arg_that_nothing_names_are_faults(keys: dict[str, str], info: Info, where: str, hint: str) -> None:
+def test_launch_unknown_or_conflicting_cmd_args_are_refused(keys: dict[str, str], info: Info, where: str, hint: str) -> None:
     with pytest.raises(InputError) as caught:
         request.launch(request.effective(spec(**keys)), info)
     (fault,) = caught.value.faults
@@ -182,7 +182,7 @@ def test_values_for_arg_that_nothing_names_are_faults(keys: dict[str, str], info
     assert fault.hint.startswith(hint)
 
 
-def test_secret_value_for_arg_that_was_not_kept_is_a_fault() -> None:
+def test_launch_redacted_cmd_arg_is_refused() -> None:
     found = request.effective(spec(cmd_args="{Password: geheim1}"))
     kept = parse(redacted(found), "Clusterfile", stored=True)
     info = Info(launch=("x 1",), launch_template=("x $Password",), launch_arguments={"Password": "1"})
@@ -192,7 +192,7 @@ def test_secret_value_for_arg_that_was_not_kept_is_a_fault() -> None:
     assert "geheim" not in str(caught.value)
 
 
-def test_config_whose_file_is_new_says_so_with_the_most_similar_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edit_config_for_new_file_warns_once_with_similar_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "---\napiVersion: sealer.io/v1\nkind: Config\nmetadata: {name: mysql}\nspec: {path: etc/mysql-valus.yaml, data: 'a: 1'}\n"
     change = request.edit(read(CLUSTER + text))
     assert change is not None
@@ -205,7 +205,7 @@ def test_config_whose_file_is_new_says_so_with_the_most_similar_name(tmp_path: P
     assert "did you mean etc/mysql-config.yaml?" in said
 
 
-def test_all_stands_for_every_application() -> None:
+def test_launch_all_selects_all_applications() -> None:
     apps = (ImageApp("web", "kube", commands=("start web",)), ImageApp("db", "kube", commands=("start db",)))
     info = Info(launch=("start web",), apps=apps)
     assert request.launch(request.effective(spec(appNames="[ALL]")), info) == ("start web", "start db")
@@ -221,7 +221,7 @@ def test_all_stands_for_every_application() -> None:
     assert request.launch(request.effective(spec(appNames="[ALL]")), own) == ("start ALL",)
 
 
-def test_the_environment_is_of_all_of_a_machine_and_of_an_application() -> None:
+def test_env_host_env_and_app_env_return_values_of_their_scope() -> None:
     application = """---
 apiVersion: sealer.io/v2
 kind: Application
@@ -235,7 +235,7 @@ spec:
     assert request.app_env(found) == {"mysql": {"Port": "3306", "Size": "2"}}
 
 
-def test_config_documents_write_into_the_tree_and_leave_hard_links_alone(tmp_path: Path) -> None:
+def test_edit_config_writes_tree_and_leaves_hard_linked_source_unchanged(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a: 1\nb: 2\n")
     root = tmp_path / "rootfs"
     (root / "etc").mkdir(parents=True)
@@ -262,7 +262,7 @@ spec: {path: charts/mysql/values.yaml, data: "c: 4"}
     assert request.edit(read()) is None
 
 
-def test_a_config_does_not_follow_a_link_out_of_the_rootfs(tmp_path: Path) -> None:
+def test_edit_config_through_symlink_out_of_rootfs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "rootfs").mkdir()
     (tmp_path / "rootfs/etc").symlink_to(tmp_path / "outside")
@@ -287,7 +287,7 @@ def application(text: str) -> Clusterfile:
     return read(f"{CLUSTER}---\napiVersion: sealer.io/v2\nkind: Application\nmetadata: {{name: apps}}\nspec: {text}\n")
 
 
-def test_what_is_launched_is_the_images_choice_unless_the_clusterfile_says_something() -> None:
+def test_launch_clusterfile_choice_overrides_image_default() -> None:
     assert request.launch(read(), APPS) is None
     assert request.launch(spec(cmd='["one", "two"]'), APPS) == ("one", "two")
     assert request.launch(spec(appNames="[web, mysql]"), APPS) == ("kubectl apply -f w", "export Size=1 && helm install mysql x")
@@ -295,31 +295,31 @@ def test_what_is_launched_is_the_images_choice_unless_the_clusterfile_says_somet
     assert request.launch(application("{launchApps: [web]}"), APPS) == ("kubectl apply -f w",)
 
 
-def test_one_application_may_be_launched_otherwise_where_the_image_launches_it() -> None:
+def test_launch_app_config_replaces_app_command_in_place() -> None:
     found = request.launch(application("{configs: [{name: mysql, env: [Size=5], launch: {cmds: [sh start.sh]}}]}"), APPS)
     assert found == ("kubectl apply -f base", "export Size=5 && cd application/apps/mysql && sh start.sh", "kubectl apply -f w")
 
 
-def test_application_that_the_image_lacks_is_reported_with_the_nearest_name() -> None:
+def test_launch_unknown_application_is_refused_with_similar_name() -> None:
     with pytest.raises(InputError, match="did you mean mysql"):
         request.launch(spec(appNames="[mysq]"), APPS)
     with pytest.raises(InputError, match="no such application"):
         request.launch(application("{configs: [{name: other, env: [A=b]}]}"), APPS)
 
 
-def test_a_registry_of_the_command_line_takes_the_place_of_the_files() -> None:
+def test_effective_external_registry_of_command_line_overrides_clusterfile() -> None:
     external = "{externalRegistry: {domain: harbor.one, username: u, password: p}}"
     found = request.effective(spec(registry=external), ClusterDocument("", "", external_registry=ExternalRegistry("harbor.two"))).cluster
     assert found is not None
     assert found.external_registry == ExternalRegistry("harbor.two")
 
 
-def test_a_file_that_is_not_there_is_no_traceback(tmp_path: Path) -> None:
+def test_read_missing_clusterfile_raises_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         request.read(str(tmp_path / "Clusterfile"))
 
 
-def test_names_in_the_clusterfile_itself_are_replaced(tmp_path: Path) -> None:
+def test_read_substitutes_placeholders_of_clusterfile(tmp_path: Path) -> None:
     (tmp_path / "Clusterfile").write_text(CLUSTER.replace("image: shop:1", "image: 'shop:{{ Version }}'"))
     found = request.read(str(tmp_path / "Clusterfile"), {"Version": "7"})
     assert found.cluster is not None

@@ -13,7 +13,7 @@ from harness.lifecycle.cluster.sans import check_names, configure_names, with_na
 from tests.unit.lifecycle.standin import StandIn
 
 
-def test_names_are_checked_all_at_once() -> None:
+def test_check_names_returns_normalized_names_or_reports_all_faults() -> None:
     assert check_names(["API.example.com", "api.example.com", "10.0.0.1", "fd00::1", "*.apps.lab", "localhost"]) == (
         "api.example.com", "10.0.0.1", "fd00::1", "*.apps.lab", "localhost",
     )  # fmt: skip
@@ -22,7 +22,7 @@ def test_names_are_checked_all_at_once() -> None:
     assert len(wrong.value.faults) == 8
 
 
-def test_names_are_united_into_every_form_of_kubeadms_configuration() -> None:
+def test_with_names_merges_sans_into_kubeadm_configuration() -> None:
     text = "kind: InitConfiguration\n---\nkind: ClusterConfiguration\napiServer:\n  certSANs: [a, b]\nclusterName: lab\n---\nkind: X\n"
     found = list(yaml.safe_load_all(with_names(text, ["b", "c"])))
     assert [one["kind"] for one in found] == ["InitConfiguration", "ClusterConfiguration", "X"]
@@ -31,7 +31,7 @@ def test_names_are_united_into_every_form_of_kubeadms_configuration() -> None:
     assert with_names(with_names(text, ["c"]), ["c"]) == with_names(text, ["c"])
 
 
-def test_the_configuration_in_the_cluster_is_replaced_and_not_forced() -> None:
+def test_configure_names_replaces_config_map_without_force() -> None:
     node = StandIn("10.0.0.1", "one")
     config: dict[str, Any] = {"metadata": {"resourceVersion": "5"}, "data": {"ClusterConfiguration": "kind: ClusterConfiguration\n"}}
     node.answers = {"get configmap kubeadm-config": json.dumps(config)}

@@ -23,11 +23,11 @@ def answered(*, code: int = 0, addresses: Sequence[str] = ("10.96.0.1",)) -> byt
     return len(message).to_bytes(2, "big") + message
 
 
-def test_an_answer_of_the_cluster_dns_gives_its_addresses() -> None:
+def test_addresses_of_dns_answer_are_returned_in_order() -> None:
     assert dns.addresses(answered(addresses=("10.96.0.1", "10.96.0.9"))) == ("10.96.0.1", "10.96.0.9")
 
 
-def test_a_question_to_the_cluster_dns_is_as_rfc_1035_has_it() -> None:
+def test_query_is_encoded_as_in_rfc_1035() -> None:
     header, question = "517001000001000000000000", "0161026263" + "00" + "00010001"
     assert dns.query("a.bc").hex() == dns.query("a.bc.").hex() == f"{len(header + question) // 2:04x}" + header + question
 
@@ -44,7 +44,7 @@ def test_a_question_to_the_cluster_dns_is_as_rfc_1035_has_it() -> None:
         (answered().replace(b"\xc0\x0c", b"\xc0\xff"), "not valid"),
     ],
 )
-def test_an_answer_that_is_none_says_why(answer: bytes, reason: str) -> None:
+def test_addresses_of_invalid_answer_raise_value_error_with_reason(answer: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         dns.addresses(answer)
 
@@ -76,6 +76,6 @@ class Shell:
         (Shell("", 127), None),
     ],
 )
-def test_dns_is_asked_from_a_node(shell: Shell, says: str | None) -> None:
+def test_problem_reports_wrong_failed_or_missing_dns_answer(shell: Shell, says: str | None) -> None:
     problem = dns.problem(shell, "10.96.0.10", NAME, expected="10.96.0.1")
     assert problem is None if says is None else says in str(problem)

@@ -30,7 +30,7 @@ def names(pods: Sequence[Resource]) -> list[str]:
     return [one["metadata"]["name"] for one in pods]
 
 
-def test_pods_are_sorted_by_what_becomes_of_them() -> None:
+def test_sort_pods_gives_evictable_unowned_and_local_data_pods() -> None:
     pods = [
         pod("web"),
         pod("proxy", "DaemonSet"),
@@ -95,18 +95,18 @@ def drained(api: Api, **options: Any) -> int:
     return drain.drain(api, "one", clock=lambda: now, sleep=sleep, **options)
 
 
-def test_a_drain_ends_when_only_what_belongs_to_the_node_is_left() -> None:
+def test_drain_ends_when_only_daemonset_pods_are_left() -> None:
     api = Api([pod("web"), pod("proxy", "DaemonSet")])
     assert drained(api) == 1
     assert api.said == ["cordon one"]
     assert names(api.pods("one")) == ["proxy"]
 
 
-def test_an_eviction_that_is_refused_is_asked_for_again() -> None:
+def test_drain_refused_eviction_is_retried() -> None:
     assert drained(Api([pod("web")], {"web": 3})) == 1
 
 
-def test_what_blocks_is_named_with_its_budget_and_the_node_stays_cordoned() -> None:
+def test_drain_timeout_names_blocking_pods_with_budget_and_keeps_cordon() -> None:
     api = Api([pod("web"), pod("slow")], {"web": 10000})
     api.stuck = {"slow"}
     with pytest.raises(CheckError, match="one still runs 2 pods after 30 s; it stays cordoned") as caught:
@@ -117,13 +117,13 @@ def test_what_blocks_is_named_with_its_budget_and_the_node_stays_cordoned() -> N
     assert "kubectl uncordon one" in str(caught.value.hint)
 
 
-def test_force_ends_what_does_not_go() -> None:
+def test_drain_force_deletes_pods_with_refused_eviction() -> None:
     api = Api([pod("web"), pod("alone", None)], {"web": 10000})
     assert drained(api, timeout=30, force=True) == 2
     assert api.said == ["cordon one", "delete web"]
 
 
-def test_pod_that_nothing_starts_again_is_reported_before_anything_is_changed() -> None:
+def test_drain_pod_without_controller_is_refused_before_cordon() -> None:
     api = Api([pod("web"), pod("alone", None)])
     with pytest.raises(CheckError, match="no controller would start again elsewhere: web/alone") as caught:
         drained(api)
@@ -131,7 +131,7 @@ def test_pod_that_nothing_starts_again_is_reported_before_anything_is_changed() 
     assert api.said == []
 
 
-def test_data_that_is_lost_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_drain_pod_with_data_in_empty_dir_is_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     drained(Api([pod("cache", volumes=[{"name": "a", "emptyDir": {}}])]))
     assert "web/cache has data in an emptyDir" in capsys.readouterr().err
@@ -156,7 +156,7 @@ LOST = NodeError("10.0.0.7: the connection was lost", hint="check the machine an
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_machine_that_dies_while_it_is_drained_is_named_long_before_the_time_is_over(force: bool) -> None:
+def test_drain_lost_machine_raises_node_error_before_timeout(force: bool) -> None:
     api = Api([pod("slow"), pod("web")], {"web": 10000})
     api.stuck = {"slow"}
     machine = Machine(2, LOST)
@@ -170,19 +170,19 @@ def test_a_machine_that_dies_while_it_is_drained_is_named_long_before_the_time_i
     assert api.said == ["cordon one"]
 
 
-def test_a_machine_that_is_only_slow_is_waited_for() -> None:
+def test_drain_slow_machine_is_waited_for() -> None:
     machine = Machine(0, CommandError("one: true: no end after 60 s"))
     assert drained(Api([pod("web")], {"web": 20}), machine=machine, timeout=100) == 1
     assert len(machine.commands) == 4
 
 
-def test_a_drain_that_is_quick_asks_the_machine_nothing() -> None:
+def test_drain_quick_does_not_ping_machine() -> None:
     machine = Machine(0, LOST)
     assert drained(Api([pod("web")], {"web": 3}), machine=machine) == 1
     assert machine.commands == []
 
 
-def test_a_dead_node_is_not_waited_for() -> None:
+def test_let_go_deletes_all_pods_without_eviction() -> None:
     api = Api([pod("web"), pod("proxy", "DaemonSet")], {"web": 10000})
     assert drain.let_go(api, "one") == 1
     assert api.said == ["delete web proxy"]
@@ -200,14 +200,14 @@ class Refusing(StandIn):
         return ProcessResult((), 0, self.said, "")
 
 
-def test_evictions_go_through_the_api() -> None:
+def test_api_evict_posts_eviction_and_returns_refused_pods() -> None:
     node = Refusing('1 Error from server (TooManyRequests): Cannot evict pod.\n0 Error from server (NotFound): pods "web" not found\n')
     assert drain.Api(node).evict([pod("web"), pod("db")]) == {"web/db": "Cannot evict pod"}
     assert "/api/v1/namespaces/web/pods/web/eviction" in node.commands[-1]
     assert '"policy/v1"' in node.commands[-1]
 
 
-def test_nodes_are_known_by_their_addresses() -> None:
+def test_names_map_first_internal_address_to_node_name() -> None:
     node = {
         "kind": "Node",
         "metadata": {"name": "one"},
@@ -237,7 +237,7 @@ def stay(pods: list[dict[str, Any]], leaving: set[str], several: set[str] | None
     return names(drain.last_ones(asked, pods, leaving, set() if several is None else several))
 
 
-def test_of_pods_that_are_all_on_nodes_that_are_drained_one_stays() -> None:
+def test_last_ones_keeps_one_replica_when_all_its_nodes_are_drained() -> None:
     here = [replica("a", "one"), replica("b", "one")]
     assert stay(here, {"one"}) == ["a"]
     assert stay([*here, replica("c", "two")], {"one"}) == []
@@ -246,7 +246,7 @@ def test_of_pods_that_are_all_on_nodes_that_are_drained_one_stays() -> None:
     assert stay([replica("a", "one"), replica("b", "two")], {"one", "two"}) == ["a"]
 
 
-def test_it_goes_when_another_one_is_ready() -> None:
+def test_last_ones_releases_pod_when_other_replica_is_ready() -> None:
     several: set[str] = set()
     assert stay([replica("a", "one"), replica("b", "one")], {"one"}, several) == ["a"]
     # The other one has gone, and the next one is not there yet.
@@ -255,7 +255,7 @@ def test_it_goes_when_another_one_is_ready() -> None:
     assert stay([replica("a", "one"), replica("c", "two")], {"one"}, several) == []
 
 
-def test_one_that_was_always_single_or_is_of_no_use_goes_at_once() -> None:
+def test_last_ones_releases_single_or_unready_pods_at_once() -> None:
     assert stay([replica("a", "one")], {"one"}) == []
     assert stay([replica("a", "one", ready=False), replica("b", "one", ready=False)], {"one"}) == []
     assert stay([replica("a", "one"), replica("b", "one", going=True)], {"one"}) == ["a"]

@@ -76,7 +76,7 @@ def admitted(members: Members, *, broken: bool = False) -> list[tuple[str, bool]
     return started
 
 
-def test_a_new_member_follows_before_it_votes() -> None:
+def test_admit_new_member_is_learner_before_promotion() -> None:
     members = Members(member(1), lag=3)
     started = admitted(members)
     assert started == [("control-plane-1=https://10.0.0.1:2380,control-plane-2=https://10.0.0.2:2380", True)]
@@ -84,7 +84,7 @@ def test_a_new_member_follows_before_it_votes() -> None:
 
 
 @pytest.mark.parametrize(("refusals", "taken"), [(3, True), (1000, False)])
-def test_next_member_waits_until_etcd_accepts_another(refusals: int, taken: bool) -> None:
+def test_admit_refused_member_add_is_retried_until_timeout(refusals: int, taken: bool) -> None:
     class Busy(Members):
         left = refusals
 
@@ -104,7 +104,7 @@ def test_next_member_waits_until_etcd_accepts_another(refusals: int, taken: bool
         assert len(members.members()) == 1
 
 
-def test_no_member_is_added_while_another_is_not_healthy() -> None:
+def test_admit_with_unhealthy_member_is_refused() -> None:
     members = Members(member(1), member(3), sick={3: "context deadline exceeded"})
     with pytest.raises(CheckError, match="control-plane-3 context deadline exceeded") as caught:
         admitted(members)
@@ -112,7 +112,7 @@ def test_no_member_is_added_while_another_is_not_healthy() -> None:
     assert members.said == []
 
 
-def test_a_member_that_could_not_be_started_is_taken_out_again() -> None:
+def test_admit_failed_start_removes_added_member() -> None:
     members = Members(member(1))
     with pytest.raises(CommandError, match="the disk is full"):
         admitted(members, broken=True)
@@ -120,40 +120,40 @@ def test_a_member_that_could_not_be_started_is_taken_out_again() -> None:
     assert members.members() == (member(1),)
 
 
-def test_a_member_that_does_not_catch_up_is_taken_out_again() -> None:
+def test_admit_learner_that_does_not_catch_up_is_removed() -> None:
     members = Members(member(1), lag=1000)
     with pytest.raises(CheckError, match="etcd of control-plane-2 has not caught up"):
         admitted(members)
     assert members.said == ["add control-plane-2", "remove 91"]
 
 
-def test_a_follower_that_was_left_unstarted_is_replaced() -> None:
+def test_admit_unstarted_learner_is_replaced() -> None:
     members = Members(member(1), member(2, learner=True, name=""))
     started = admitted(members)
     assert members.said == ["remove 2", "add control-plane-2", "promote 92"]
     assert [anew for _, anew in started] == [True]
 
 
-def test_a_follower_that_runs_keeps_its_data_and_gets_its_vote() -> None:
+def test_admit_running_learner_keeps_data_and_is_promoted() -> None:
     members = Members(member(1), member(2, learner=True))
     assert [anew for _, anew in admitted(members)] == [False]
     assert members.said == ["promote 2"]
 
 
-def test_a_member_that_votes_already_is_only_started() -> None:
+def test_admit_voting_member_is_only_started() -> None:
     members = Members(member(1), member(2))
     assert [anew for _, anew in admitted(members)] == [False]
     assert members.said == []
 
 
-def test_a_member_that_votes_is_not_taken_out_because_its_start_failed() -> None:
+def test_admit_failed_start_keeps_voting_member() -> None:
     members = Members(member(1), member(2))
     with pytest.raises(CommandError):
         admitted(members, broken=True)
     assert members.said == []
 
 
-def test_the_dead_leave_before_the_living() -> None:
+def test_order_dead_members_leave_before_living() -> None:
     three = [member(1), member(2), member(3)]
     assert [one.id for one in order(three, {1}, [2, 1])] == [1, 2]
 
@@ -163,7 +163,7 @@ def test_the_dead_leave_before_the_living() -> None:
     [({1}, [2]), ({1}, [3]), (set(), [1, 2, 3]), ({1, 2}, [1]), ({1, 2}, [3])],
     ids=["a living one while one is dead", "another one", "all", "a dead one without quorum", "the last one"],
 )
-def test_etcd_never_loses_its_quorum(sick: set[int], leaving: list[int]) -> None:
+def test_order_that_breaks_quorum_is_refused(sick: set[int], leaving: list[int]) -> None:
     with pytest.raises(CheckError, match="etcd"):
         order([member(1), member(2), member(3)], sick, leaving)
 
@@ -171,12 +171,12 @@ def test_etcd_never_loses_its_quorum(sick: set[int], leaving: list[int]) -> None
 @pytest.mark.parametrize(
     ("count", "sick", "leaving"), [(3, set(), [1]), (3, {1}, [1]), (3, set(), [1, 2]), (5, {1, 2}, [1, 2]), (2, set(), [1])]
 )
-def test_what_etcd_can_do_without_may_go(count: int, sick: set[int], leaving: list[int]) -> None:
+def test_order_that_keeps_quorum_is_accepted(count: int, sick: set[int], leaving: list[int]) -> None:
     members = [member(number + 1) for number in range(count)]
     assert {one.id for one in order(members, sick, leaving)} == set(leaving)
 
 
-def test_a_follower_may_always_go_while_the_voters_have_their_quorum() -> None:
+def test_order_learner_may_leave_while_voters_have_quorum() -> None:
     assert [one.id for one in order([member(1), member(2, learner=True)], set(), [2])] == [2]
 
 
@@ -204,7 +204,7 @@ LIST = {
 }
 
 
-def test_members_are_read_from_the_first_control_plane_node_where_etcd_runs() -> None:
+def test_members_are_read_from_first_node_with_running_etcd() -> None:
     dead, alive = Answering(runs=False), Answering()
     alive.exits = {"member list": (0, json.dumps(LIST))}
     found = Etcd([dead, alive]).members()
@@ -213,7 +213,7 @@ def test_members_are_read_from_the_first_control_plane_node_where_etcd_runs() ->
         Etcd([dead]).members()
 
 
-def test_health_is_asked_of_those_that_vote() -> None:
+def test_sick_asks_voters_only_and_reports_missing_answers() -> None:
     node = Answering()
     answer = [{"endpoint": "https://10.0.0.1:2379", "health": False, "error": "context deadline\nexceeded"}]
     node.exits = {"endpoint health": (1, json.dumps(answer))}
@@ -223,7 +223,7 @@ def test_health_is_asked_of_those_that_vote() -> None:
     assert client.sick([member(1), member(3)])[3] == "does not answer"
 
 
-def test_removing_one_that_is_out_already_is_fine() -> None:
+def test_remove_absent_member_passes_and_other_refusal_raises() -> None:
     node = Answering()
     node.exits = {"member remove": (1, "Error: etcdserver: Member not found")}
     Etcd([node]).remove(member(255))
@@ -233,14 +233,14 @@ def test_removing_one_that_is_out_already_is_fine() -> None:
         Etcd([node]).remove(member(255))
 
 
-def test_a_leader_that_cannot_be_asked_holds_up_nothing() -> None:
+def test_hand_over_without_endpoint_status_moves_no_leader() -> None:
     node = Answering()
     node.exits = {"member list": (0, json.dumps(LIST)), "endpoint status": (1, "timed out")}
     Etcd([node]).hand_over([member(1)])
     assert not any("move-leader" in command for command in node.commands)
 
 
-def test_a_leader_hands_over_before_it_leaves() -> None:
+def test_hand_over_moves_leader_to_staying_member() -> None:
     node = Answering()
     two = {
         "members": [
@@ -253,7 +253,7 @@ def test_a_leader_hands_over_before_it_leaves() -> None:
     assert f"move-leader {1746793094343317772:x} --endpoints=https://10.0.0.7:2379" in node.commands[-1]
 
 
-def test_an_address_that_etcd_tells_is_no_shell_text_on_a_control_plane_node() -> None:
+def test_hand_over_quotes_endpoint_given_by_etcd() -> None:
     class Answering(StandIn):
         def run(self, command: str, **_: Any) -> ProcessResult:
             self.commands.append(command)
@@ -270,7 +270,7 @@ def test_an_address_that_etcd_tells_is_no_shell_text_on_a_control_plane_node() -
 
 
 @pytest.mark.parametrize("entry", [{}, {"ID": "²"}, {"ID": None}, 5, {"ID": 1, "peerURLs": 5}])
-def test_list_of_members_that_cannot_be_read_is_reported(entry: Any) -> None:
+def test_members_unreadable_list_raises_command_error(entry: Any) -> None:
     node = StandIn("10.0.0.1")
     node.answers = {"member list": json.dumps({"members": [entry]})}
     with pytest.raises(CommandError, match="cannot be read"):

@@ -27,7 +27,7 @@ NODE = {
         ([], ()),
     ],
 )
-def test_machines_are_known_by_addresses_of_one_family(addresses: list[str], known: tuple[str, ...]) -> None:
+def test_internal_addresses_are_of_first_family_only(addresses: list[str], known: tuple[str, ...]) -> None:
     entries = [{"type": "Hostname", "address": "w1"}, *({"type": "InternalIP", "address": address} for address in addresses)]
     assert objects.internal_addresses({"status": {"addresses": entries}}) == known
 
@@ -36,7 +36,7 @@ def listed(*items: Any) -> str:
     return json.dumps({"kind": "List", "items": list(items)})
 
 
-def test_objects_are_as_they_were_printed() -> None:
+def test_objects_are_returned_as_printed() -> None:
     assert objects.objects(listed(NODE), where="m1") == [NODE]
     assert objects.objects('{"items": null}', where="m1") == []
     assert objects.an_object(json.dumps(NODE), where="m1") == NODE
@@ -59,7 +59,7 @@ def test_objects_are_as_they_were_printed() -> None:
         '{"a": 1e999}',
     ],
 )
-def test_invalid_list_of_objects_is_reported_with_the_machine(text: str) -> None:
+def test_objects_invalid_list_raises_node_error_with_machine(text: str) -> None:
     with pytest.raises(NodeError, match="the API of m1 gave an answer that is not understood") as told:
         objects.objects(text, where="m1")
     assert told.value.hint
@@ -84,19 +84,19 @@ def test_invalid_list_of_objects_is_reported_with_the_machine(text: str) -> None
         {"status": {"readyReplicas": "many"}},
     ],
 )
-def test_field_of_another_type_is_reported(change: dict[str, Any]) -> None:
+def test_objects_field_of_wrong_type_raises_given_error(change: dict[str, Any]) -> None:
     with pytest.raises(CommandError, match="m1"):
         objects.objects(listed({**NODE, **change}), where="m1", error=CommandError)
 
 
-def test_field_that_is_not_there_is_reported_when_it_is_asked_for() -> None:
+def test_objects_missing_field_raises_node_error_when_read() -> None:
     (found,) = objects.objects(listed({"kind": "Node"}), where="m1")
     assert found.get("spec") is None
     with pytest.raises(NodeError, match=r"the API of m1 .*: it has no metadata"):
         readiness.title(found)
 
 
-def test_data_of_a_config_map_may_have_keys_that_differ_in_case_and_is_text() -> None:
+def test_config_map_data_keeps_case_of_keys_and_must_be_text() -> None:
     data = {"Config": "a", "config": "b", "name": "c", "items": "d"}
     assert objects.config_map(json.dumps({"data": data}), where="m1")["data"] == data
     assert objects.config_map("{}", where="m1")["data"] == {}
@@ -109,25 +109,25 @@ def test_data_of_a_config_map_may_have_keys_that_differ_in_case_and_is_text() ->
 
 
 @pytest.mark.parametrize("text", ["[]", "5", "networking: 5", "apiServer: [a]", "{1: 2}", "a: &a [*a]"])
-def test_configuration_that_is_none_is_reported(text: str) -> None:
+def test_configuration_invalid_text_raises_node_error(text: str) -> None:
     found = objects.config_map(json.dumps({"data": {"ClusterConfiguration": text}}), where="m1")
     with pytest.raises(NodeError):
         objects.configuration(found, "m1")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"gitVersion": 5}', '{"serverVersion": []}', '{"serverVersion": {}}'])
-def test_version_that_is_none_is_reported(text: str) -> None:
+def test_version_unreadable_answer_raises_node_error(text: str) -> None:
     with pytest.raises(NodeError, match="m1"):
         objects.version(text, where="m1")
 
 
-def test_versions_of_both_questions_are_read() -> None:
+def test_version_is_read_from_both_answer_forms() -> None:
     assert objects.version('{"gitVersion": "v1.2.3"}', where="m1") == "v1.2.3"
     assert objects.version('{"serverVersion": {"gitVersion": "v1.2.3"}}', where="m1") == "v1.2.3"
 
 
 @pytest.mark.parametrize("said", [{"items": [5]}, {"items": [{"metadata": {"name": []}}]}])
-def test_checks_read_through_it(said: dict[str, Any]) -> None:
+def test_readiness_get_invalid_objects_raise_error_of_api(said: dict[str, Any]) -> None:
     class Kubectl:
         where = "m1"
 
@@ -138,7 +138,7 @@ def test_checks_read_through_it(said: dict[str, Any]) -> None:
         readiness.get(Kubectl(), "pods")
 
 
-def test_objects_that_own_each_other_have_no_maker() -> None:
+def test_maker_of_cyclic_owners_is_object_itself() -> None:
     def owned(name: str, by: str) -> dict[str, Any]:
         return {"kind": "Pod", "metadata": {"name": name, "uid": name, "ownerReferences": [{"uid": by, "controller": True}]}}
 

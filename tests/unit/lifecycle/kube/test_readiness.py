@@ -17,7 +17,7 @@ def only(problems: Sequence[readiness.Problem]) -> readiness.Problem:
     return problems[0]
 
 
-def test_a_cluster_whose_objects_are_as_they_ask_has_no_problems() -> None:
+def test_not_ready_complete_objects_are_no_problems() -> None:
     complete = {"conditions": [{"type": "Complete", "status": "True"}]}
     items = [
         node(),
@@ -65,32 +65,32 @@ def test_a_cluster_whose_objects_are_as_they_ask_has_no_problems() -> None:
         (made("ReplicaSet", "alone", spec={"replicas": 1}, status={"observedGeneration": 1}), "0 of 1 ready"),
     ],
 )
-def test_what_is_short_of_what_it_asks_for_says_by_how_much(item: dict[str, Any], says: str) -> None:
+def test_not_ready_incomplete_object_reports_shortfall(item: dict[str, Any], says: str) -> None:
     problem = only(readiness.not_ready([item]))
     assert says in problem.reason
     assert problem.object == readiness.title(item)
 
 
-def test_a_paused_deployment_and_a_cordoned_node_are_wishes_not_faults() -> None:
+def test_not_ready_ignores_paused_deployment_and_cordoned_node() -> None:
     paused = made("Deployment", "nginx", spec={"replicas": 2, "paused": True})
     cordoned = node()
     cordoned["spec"]["unschedulable"] = True
     assert readiness.not_ready([paused, cordoned]) == ()
 
 
-def test_a_failed_job_is_final_and_gives_the_reason() -> None:
+def test_not_ready_failed_job_is_final_with_reason() -> None:
     failed = {"conditions": [{"type": "Failed", "status": "True", "message": "Job has reached the specified backoff limit"}]}
     problem = only(readiness.not_ready([made("Job", "migrate", status=failed)]))
     assert problem.final
     assert "backoff limit" in problem.reason
 
 
-def test_a_running_job_of_a_cronjob_does_not_keep_a_cluster_from_being_ready() -> None:
+def test_not_ready_ignores_running_job_of_cronjob() -> None:
     owner = {"ownerReferences": [{"kind": "CronJob", "name": "nightly", "controller": True}]}
     assert readiness.not_ready([made("Job", "nightly-1", metadata=owner)]) == ()
 
 
-def test_an_image_that_cannot_be_pulled_names_image_and_registry_message() -> None:
+def test_not_ready_image_pull_failure_names_image_and_registry_message() -> None:
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "nginx:1.25": not found'}}
     problem = only(readiness.not_ready([pod(phase="Pending", state=waiting)]))
     assert problem.cause == "ImagePullBackOff"
@@ -99,12 +99,12 @@ def test_an_image_that_cannot_be_pulled_names_image_and_registry_message() -> No
     assert not problem.final
 
 
-def test_an_impossible_image_name_is_final() -> None:
+def test_not_ready_invalid_image_name_is_final() -> None:
     waiting = {"waiting": {"reason": "InvalidImageName", "message": "couldn't parse image reference"}}
     assert only(readiness.not_ready([pod(phase="Pending", state=waiting)])).final
 
 
-def test_a_crashing_container_shows_how_it_ended_and_its_last_lines() -> None:
+def test_not_ready_crashing_container_shows_exit_and_last_log_lines() -> None:
     crashing = pod(
         state={"waiting": {"reason": "CrashLoopBackOff"}},
         lastState={"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
@@ -117,7 +117,7 @@ def test_a_crashing_container_shows_how_it_ended_and_its_last_lines() -> None:
     assert len(problem.log) == 20
 
 
-def test_a_pod_that_fits_nowhere_says_what_is_missing() -> None:
+def test_not_ready_unschedulable_pod_shows_reason() -> None:
     lost = made(
         "Pod",
         "big",
@@ -133,7 +133,7 @@ def test_a_pod_that_fits_nowhere_says_what_is_missing() -> None:
     assert "Insufficient memory" in problem.reason
 
 
-def test_a_failing_probe_known_only_from_events_joins_the_reason() -> None:
+def test_not_ready_probe_failure_from_own_event_is_in_reason() -> None:
     event = {
         "type": "Warning",
         "reason": "Unhealthy",
@@ -146,7 +146,7 @@ def test_a_failing_probe_known_only_from_events_joins_the_reason() -> None:
     assert "another pod" not in str(problem)
 
 
-def test_a_container_that_waits_for_a_volume_shows_the_event() -> None:
+def test_not_ready_container_waiting_for_volume_shows_event() -> None:
     event = {
         "type": "Warning",
         "reason": "FailedMount",
@@ -157,7 +157,7 @@ def test_a_container_that_waits_for_a_volume_shows_the_event() -> None:
     assert problem.events == ('FailedMount: configmap "settings" not found',)
 
 
-def test_an_init_container_that_fails_is_named_and_one_that_is_done_is_not() -> None:
+def test_not_ready_failed_init_container_is_named() -> None:
     waiting = pod(phase="Pending", state={"waiting": {"reason": "PodInitializing"}})
     waiting["status"]["initContainerStatuses"] = [
         {"name": "first", "state": {"terminated": {"exitCode": 0}}},
@@ -170,11 +170,11 @@ def test_an_init_container_that_fails_is_named_and_one_that_is_done_is_not() -> 
 @pytest.mark.parametrize(
     "leftover", [pod("old", "Failed"), made("Pod", "gone", metadata={"deletionTimestamp": "now"}, status={"phase": "Running"})]
 )
-def test_a_pod_that_its_owner_replaced_or_that_is_leaving_is_no_problem(leftover: dict[str, Any]) -> None:
+def test_not_ready_ignores_replaced_and_terminating_pods(leftover: dict[str, Any]) -> None:
     assert readiness.not_ready([leftover]) == ()
 
 
-def test_a_failed_pod_that_stands_alone_is_final() -> None:
+def test_not_ready_failed_unowned_pod_is_final() -> None:
     problem = only(readiness.not_ready([pod("once", "Failed", owned=False, state={"terminated": {"exitCode": 3}})]))
     assert problem.final
     assert "exit code 3" in problem.reason
@@ -184,7 +184,7 @@ def claim(**spec: Any) -> dict[str, Any]:
     return made("PersistentVolumeClaim", "data", spec=spec, status={"phase": "Pending"})
 
 
-def test_a_claim_that_waits_for_its_first_consumer_is_a_problem_only_when_it_has_one() -> None:
+def test_not_ready_late_binding_claim_is_problem_only_with_consumer() -> None:
     late = made("StorageClass", "local", namespace=None)
     late["volumeBindingMode"] = "WaitForFirstConsumer"
     assert readiness.not_ready([claim(storageClassName="local"), late]) == ()
@@ -193,16 +193,16 @@ def test_a_claim_that_waits_for_its_first_consumer_is_a_problem_only_when_it_has
     assert "storage class local" in only(readiness.not_ready([claim(storageClassName="local"), late, consumer])).reason
 
 
-def test_a_claim_without_a_class_says_that_none_is_the_default() -> None:
+def test_not_ready_claim_without_class_names_missing_default() -> None:
     assert "no storage class is the default" in only(readiness.not_ready([claim()])).reason
 
 
-def test_causes_come_before_the_workloads_that_wait_for_them() -> None:
+def test_not_ready_lists_causes_before_workloads() -> None:
     found = readiness.not_ready([deployment(), pod(state={"running": {}}), claim(), node("False")])
     assert [problem.object.split()[0] for problem in found] == ["Node", "PersistentVolumeClaim", "Pod", "Deployment"]
 
 
-def test_ailing_names_the_owner_that_a_user_made() -> None:
+def test_ailing_names_top_level_owners() -> None:
     failed = made("Job", "nightly-1", status={"conditions": [{"type": "Failed", "status": "True", "message": "no"}]})
     failed["metadata"]["ownerReferences"] = [{"kind": "CronJob", "name": "nightly", "controller": True}]
     system = made("DaemonSet", "network", namespace="kube-system", status={"desiredNumberScheduled": 2})
@@ -211,7 +211,7 @@ def test_ailing_names_the_owner_that_a_user_made() -> None:
     assert readiness.ailing([deployment(updatedReplicas=2, availableReplicas=2), node()]) == frozenset()
 
 
-def test_static_pods_need_only_run_when_their_probes_do_not_count() -> None:
+def test_not_ready_running_static_pod_passes_when_probes_do_not_count() -> None:
     running = static_pod(state={"running": {}})
     assert readiness.not_ready([running])
     assert readiness.not_ready([running], static=False) == ()
@@ -222,7 +222,7 @@ def test_static_pods_need_only_run_when_their_probes_do_not_count() -> None:
     "said",
     ["", "no", "[]", "5", '{"items": 5}', '{"items": [5]}', '{"items": [{"metadata": {"name": 5}}]}', "[" * 100000],
 )
-def test_answer_that_is_no_list_of_objects_is_reported(said: str) -> None:
+def test_get_answer_without_object_list_raises_command_error(said: str) -> None:
     class Saying:
         def run(self, *_: str) -> str:
             return said

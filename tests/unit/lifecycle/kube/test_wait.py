@@ -43,20 +43,20 @@ GOOD = [deployment(updatedReplicas=2, availableReplicas=2)]
 BAD = [deployment()]
 
 
-def test_settling_waits_for_readiness_and_then_for_quiet() -> None:
+def test_settle_waits_for_readiness_then_quiet_time() -> None:
     cluster = Cluster(BAD, BAD, GOOD)
     assert cluster.settle(quiet=3) == GOOD
     assert cluster.now == 5
 
 
-def test_an_object_that_appears_late_starts_the_quiet_time_again() -> None:
+def test_settle_late_object_restarts_quiet_time() -> None:
     more = [*GOOD, pod(ready=True)]
     cluster = Cluster(GOOD, GOOD, more)
     assert cluster.settle(quiet=3) == more
     assert cluster.now == 5
 
 
-def test_where_workloads_took_long_the_quiet_time_is_longer() -> None:
+def test_settle_quiet_time_grows_with_time_to_readiness() -> None:
     more = [*GOOD, pod(ready=True)]
     cluster = Cluster(*[BAD] * 40, *[GOOD] * 6, more)
     assert cluster.settle(quiet=3) == GOOD
@@ -66,7 +66,7 @@ def test_where_workloads_took_long_the_quiet_time_is_longer() -> None:
     assert cluster.now == 46 + 12
 
 
-def test_a_container_that_restarts_between_two_looks_starts_the_quiet_time_again() -> None:
+def test_settle_container_restart_restarts_quiet_time() -> None:
     cluster = Cluster([pod(ready=True)], [pod(ready=True)], [pod(ready=True, restartCount=1)])
     cluster.settle(quiet=2)
     assert cluster.now == 4
@@ -77,7 +77,7 @@ def in_system(one: dict[str, Any]) -> dict[str, Any]:
     return one
 
 
-def test_nudge_pods_that_wait_for_a_kubelet_are_annotated_together() -> None:
+def test_nudge_annotates_pods_that_wait_for_kubelet_together() -> None:
     running: dict[str, Any] = {"state": {"running": {}}, "started": True}
     early = {"waiting": {"reason": "CreateContainerConfigError", "message": "services have not yet been read at least once"}}
     pods = [
@@ -102,7 +102,7 @@ def test_nudge_pods_that_wait_for_a_kubelet_are_annotated_together() -> None:
     assert [list(argv[:5]) for argv in said] == [["annotate", "pod", "early", "unproven", "--namespace=kube-system"]]
 
 
-def test_nothing_is_woken_any_more_once_kubelets_have_looked_by_themselves() -> None:
+def test_settle_heal_is_called_only_in_first_15_seconds() -> None:
     cluster = Cluster([pod(ready=False)])
     healed: list[float] = []
     with pytest.raises(CheckError):
@@ -110,17 +110,17 @@ def test_nothing_is_woken_any_more_once_kubelets_have_looked_by_themselves() -> 
     assert healed == list(range(16))
 
 
-def test_an_api_that_does_not_answer_yet_is_waited_for() -> None:
+def test_settle_api_error_is_retried() -> None:
     cluster = Cluster(CommandError("connection refused"), GOOD)
     assert cluster.settle(quiet=1) == GOOD
 
 
-def test_an_api_that_never_answers_is_an_error_that_says_so() -> None:
+def test_settle_api_without_answer_until_timeout_raises_check_error() -> None:
     with pytest.raises(CheckError, match="does not answer: connection refused"):
         Cluster(CommandError("connection refused")).settle(timeout=10)
 
 
-def test_giving_up_names_every_problem() -> None:
+def test_settle_timeout_names_all_problems() -> None:
     cluster = Cluster([deployment(), node("False", "no network")])
     with pytest.raises(CheckError, match="2 objects are not ready after 30 s") as caught:
         cluster.settle(timeout=30)
@@ -128,7 +128,7 @@ def test_giving_up_names_every_problem() -> None:
     assert "0 of 2" in str(caught.value.details)
 
 
-def test_what_does_not_heal_ends_the_wait_at_once() -> None:
+def test_settle_final_failure_ends_wait_at_once() -> None:
     failed = made("Job", "migrate", status={"conditions": [{"type": "Failed", "status": "True", "message": "no"}]})
     cluster = Cluster([failed, *BAD])
     with pytest.raises(CheckError, match="will not become so"):
@@ -136,7 +136,7 @@ def test_what_does_not_heal_ends_the_wait_at_once() -> None:
     assert cluster.now == 0
 
 
-def test_nothing_but_crashing_containers_ends_the_wait_early_with_their_logs() -> None:
+def test_settle_only_crashing_containers_end_wait_early_with_logs() -> None:
     def logs(argv: Sequence[str]) -> str:
         if "--previous" not in argv:
             raise CommandError("container is waiting to start")
@@ -149,7 +149,7 @@ def test_nothing_but_crashing_containers_ends_the_wait_early_with_their_logs() -
     assert "log: cannot reach the database" in str(caught.value.details)
 
 
-def test_a_log_that_has_been_cleared_away_is_not_shown_in_place_of_the_one_that_is_there() -> None:
+def test_settle_unavailable_previous_log_shows_current_log() -> None:
     def logs(argv: Sequence[str]) -> str:
         return "unable to retrieve container logs for containerd://5af3" if "--previous" in argv else "my last words\n"
 
@@ -160,25 +160,25 @@ def test_a_log_that_has_been_cleared_away_is_not_shown_in_place_of_the_one_that_
     assert "unable to retrieve" not in str(caught.value.details)
 
 
-def test_a_node_whose_disk_is_full_is_not_waited_for_to_the_end() -> None:
+def test_settle_node_with_disk_pressure_ends_wait_early() -> None:
     cluster = Cluster([node("True", DiskPressure="True")])
     with pytest.raises(CheckError, match="DiskPressure"):
         cluster.settle(timeout=600, stuck=60)
     assert cluster.now == 60
 
 
-def test_a_workload_that_makes_progress_is_not_taken_for_stuck() -> None:
+def test_settle_container_being_created_is_not_stuck() -> None:
     slow = pod(phase="Pending", state={"waiting": {"reason": "ContainerCreating"}})
     cluster = Cluster(*[[slow]] * 200, GOOD)
     assert cluster.settle(timeout=600, stuck=60, quiet=1) == GOOD
 
 
-def test_only_the_namespaces_asked_for_are_waited_for() -> None:
+def test_settle_waits_only_for_given_namespaces() -> None:
     other = made("Deployment", "broken", namespace="other", spec={"replicas": 1}, status={"observedGeneration": 1})
     assert Cluster([*GOOD, other]).settle(namespaces=["web"], quiet=0) == GOOD
 
 
-def test_what_ailed_before_is_not_waited_for_under_whatever_name_it_comes_back() -> None:
+def test_settle_ignores_previously_ailing_owner_under_new_pod_name() -> None:
     ill = readiness.ailing([*BAD, replicas(), pod()])
     crashing = [pod("nginx-7", restartCount=count, state={"waiting": {"reason": "CrashLoopBackOff"}}) for count in range(9)]
     states = [[*BAD, replicas(), one, pod("other", owned=False, ready=True)] for one in crashing]
@@ -187,7 +187,7 @@ def test_what_ailed_before_is_not_waited_for_under_whatever_name_it_comes_back()
         Cluster(*states).settle(quiet=3)
 
 
-def test_nodes_that_are_expected_are_waited_for_by_name() -> None:
+def test_settle_waits_for_expected_nodes_by_name() -> None:
     cluster = Cluster([], [node("False")], [node()])
     assert cluster.settle(quiet=0, nodes=["one"])
     assert cluster.now == 2
@@ -195,5 +195,5 @@ def test_nodes_that_are_expected_are_waited_for_by_name() -> None:
         Cluster([node()]).settle(nodes=["one", "two"], timeout=5)
 
 
-def test_a_static_pod_that_runs_is_settled_before_its_probes_have_passed() -> None:
+def test_settle_running_static_pod_is_settled_before_probes_pass() -> None:
     assert Cluster([static_pod(state={"running": {}})]).settle(quiet=0)

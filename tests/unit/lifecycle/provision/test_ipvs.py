@@ -35,38 +35,38 @@ def answers(**by_number: IpvsSupport) -> dict[str, IpvsSupport]:
 
 
 @pytest.mark.parametrize("asked", ["auto", "ipvs"])
-def test_kernels_lead_where_all_that_need_it_can(asked: str) -> None:
+def test_choose_all_balanced_kernels_capable_uses_ipvs(asked: str) -> None:
     assert ipvs.choose(wish(asked), answers()) == Choice(VIP, frozenset({"10.0.0.7", "10.0.0.8"}))
 
 
-def test_kernel_that_no_step_needs_need_not_lead() -> None:
+def test_choose_ignores_incapable_kernel_of_unbalanced_node() -> None:
     assert ipvs.choose(wish("ipvs"), answers(_1=UNABLE)).virtual_ip == VIP
 
 
-def test_haproxy_is_for_all_when_one_kernel_cannot() -> None:
+def test_choose_one_incapable_kernel_uses_haproxy_for_all() -> None:
     assert ipvs.choose(wish(), answers(_8=UNABLE)) == Choice()
     assert ipvs.choose(wish("haproxy"), answers()) == Choice()
 
 
-def test_without_workers_the_control_plane_nodes_tell_what_later_ones_may_be() -> None:
+def test_choose_without_balanced_nodes_follows_control_plane_kernels() -> None:
     assert ipvs.choose(wish(balanced=()), answers()) == Choice(VIP)
     assert ipvs.choose(wish(balanced=()), answers(_1=UNABLE)) == Choice()
 
 
-def test_a_kernel_that_cannot_is_named_when_it_is_asked_to() -> None:
+def test_choose_ipvs_with_incapable_kernels_is_refused_and_names_all() -> None:
     with pytest.raises(CheckError, match="nothing has been changed") as caught:
         ipvs.choose(wish("ipvs"), answers(_7=UNABLE, _8=IpvsSupport(lacks="it may not load ip_vs")))
     assert "10.0.0.7: its kernel has no ip_vs" in caught.value.message
     assert "10.0.0.8: it may not load ip_vs" in caught.value.message
 
 
-def test_image_without_the_programs_is_distinguished_from_a_kernel_that_cannot() -> None:
+def test_choose_image_without_ipvsadm_uses_haproxy_or_is_refused() -> None:
     assert ipvs.choose(wish(brings=lambda: False), answers()) == Choice()
     with pytest.raises(CheckError, match="the image has no bin/ipvsadm"):
         ipvs.choose(wish("ipvs", brings=lambda: False), answers())
 
 
-def test_image_is_not_read_without_need() -> None:
+def test_choose_haproxy_does_not_read_image() -> None:
     def brings() -> bool:
         raise AssertionError
 
@@ -95,7 +95,7 @@ def test_image_is_not_read_without_need() -> None:
         ({"IPvsVIPv4": "fd00::1"}, NETWORK, {}, "fd00::1 is of version 6"),
     ],
 )
-def test_an_address_that_is_taken_is_refused_or_done_without(
+def test_choose_unusable_virtual_address_is_refused_or_uses_haproxy(
     env: dict[str, str], network: ClusterNetwork, found: dict[str, IpvsSupport], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warnings: list[str] = []
@@ -110,11 +110,11 @@ def test_an_address_that_is_taken_is_refused_or_done_without(
     assert said in warnings[0]
 
 
-def test_another_address_can_be_chosen() -> None:
+def test_choose_takes_virtual_address_from_env() -> None:
     assert ipvs.choose(wish(env={"IPvsVIPv4": "172.31.255.2"}), answers()).virtual_ip == "172.31.255.2"
 
 
-def test_machines_of_version_six_have_an_address_of_it() -> None:
+def test_choose_ipv6_nodes_get_ipv6_virtual_address() -> None:
     found = ipvs.choose(wish(balanced=("fd00::7",), network=ClusterNetwork("fd01::/64", "fd02::/112")), {"fd00::1": ABLE, "fd00::7": ABLE})
     assert found.of("fd00::7") == "1248:4003:10bb:6a01:83b9:6360:c66d:2"
     assert found.of("fd00::1") is None
@@ -127,7 +127,7 @@ LED = IpvsSupport(virtual_ip=VIP, balancer="ipvs")
 HAPROXY = IpvsSupport(balancer="haproxy")
 
 
-def test_same_run_again_changes_no_machine() -> None:
+def test_choose_repeated_or_interrupted_run_keeps_choice() -> None:
     ours = {"10.0.0.1", "10.0.0.7", "10.0.0.8"}
     there = answers(_1=HOLDER, _7=LED, _8=LED)
     assert ipvs.choose(wish(), there, ours) == Choice(VIP, frozenset({"10.0.0.7", "10.0.0.8"}))
@@ -135,18 +135,18 @@ def test_same_run_again_changes_no_machine() -> None:
     assert ipvs.choose(wish(), answers(_1=HOLDER, _7=LED), ours) == Choice(VIP, frozenset({"10.0.0.7", "10.0.0.8"}))
 
 
-def test_a_cluster_that_began_with_haproxy_keeps_it() -> None:
+def test_choose_cluster_begun_with_haproxy_keeps_haproxy() -> None:
     ours = {"10.0.0.1", "10.0.0.7"}
     assert ipvs.choose(wish(), answers(_7=HAPROXY), ours) == Choice()
     with pytest.raises(CheckError, match="this cluster was begun with haproxy"):
         ipvs.choose(wish("ipvs"), answers(_7=HAPROXY), ours)
 
 
-def test_what_another_cluster_had_does_not_count() -> None:
+def test_choose_ignores_balancer_of_another_cluster() -> None:
     assert ipvs.choose(wish(), answers(_7=HAPROXY)).virtual_ip == VIP
 
 
-def test_who_joins_is_led_as_the_cluster_is_and_as_it_can_be() -> None:
+def test_joining_node_follows_cluster_balancer_and_own_kernel() -> None:
     joining = wish(balanced=("10.0.0.7", "10.0.0.8"))
     there = {"10.0.0.1": HOLDER, "10.0.0.7": LED}
     assert ipvs.joining(joining, {**there, "10.0.0.8": ABLE}).led == {"10.0.0.7", "10.0.0.8"}
@@ -157,14 +157,14 @@ def test_who_joins_is_led_as_the_cluster_is_and_as_it_can_be() -> None:
         ipvs.joining(dataclasses.replace(joining, load_balancing="ipvs"), {**there, "10.0.0.8": UNABLE})
 
 
-def test_who_joins_a_cluster_without_a_virtual_address_is_led_by_haproxy() -> None:
+def test_joining_cluster_without_virtual_address_uses_haproxy() -> None:
     there = {"10.0.0.1": ABLE, "10.0.0.7": HAPROXY, "10.0.0.8": ABLE}
     assert ipvs.joining(wish(), there) == Choice()
     with pytest.raises(CheckError, match="have no virtual address"):
         ipvs.joining(wish("ipvs"), there)
 
 
-def test_a_worker_is_no_obstacle_for_a_control_plane_node_that_joins() -> None:
+def test_joining_control_plane_node_with_incapable_kernel_is_accepted() -> None:
     assert ipvs.joining(wish("ipvs", balanced=("10.0.0.7",)), {"10.0.0.1": HOLDER, "10.0.0.7": LED, "10.0.0.2": UNABLE}).led == {"10.0.0.7"}
 
 
@@ -187,17 +187,17 @@ LOADABLE = "loadable ip_vs\nloadable ip_vs_rr\n"
         (f"{LOADABLE}capabilities 00000000a80425fb\n", "it may not load ip_vs and ip_vs_rr (no CAP_SYS_MODULE)"),
     ],
 )
-def test_what_a_kernel_lacks(text: str, lacks: str | None) -> None:
+def test_ipvs_support_parse_names_missing_kernel_modules(text: str, lacks: str | None) -> None:
     assert IpvsSupport.parse(text).lacks == lacks
 
 
-def test_what_is_there_is_reported() -> None:
+def test_ask_returns_balancer_virtual_address_and_networks() -> None:
     node = StandIn("10.0.0.7")
     node.answers = {"modprobe": f"{LOADED}balancer ipvs\nvirtual {VIP}\nnetwork 10.0.0.7/24\nnetwork fd00::7/64\n"}
     assert ipvs.ask([node]) == {"10.0.0.7": IpvsSupport(None, "ipvs", VIP, ("10.0.0.7/24", "fd00::7/64"))}
 
 
-def test_nothing_is_changed_by_asking() -> None:
+def test_ask_runs_modprobe_only_as_dry_run() -> None:
     node = StandIn()
     ipvs.ask([node])
     (command,) = node.commands
@@ -217,7 +217,7 @@ WORKER = member(9, "worker", virtual_ip=VIP)
 CLUSTER = RuntimeCluster("lab", Facts("v1.36.3"), NETWORK, (*CONTROL_PLANE, WORKER), virtual_ip=VIP)
 
 
-def test_keeper_gets_all_control_plane_nodes_and_those_with_images() -> None:
+def test_balancer_config_of_keeper_lists_api_servers_and_image_holders() -> None:
     lines = node_files.balancer_config(CLUSTER, WORKER).splitlines()
     assert lines[:2] == [f"virtual {VIP}", "source 10.0.0.9"]
     ports = {line.split()[2]: line.split()[3:] for line in lines[2:]}
@@ -227,20 +227,20 @@ def test_keeper_gets_all_control_plane_nodes_and_those_with_images() -> None:
     assert set(ports["5000"][1:]) == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
 
 
-def test_members_do_not_all_begin_with_the_same_control_plane_node() -> None:
+def test_config_spreads_first_control_plane_node_over_members() -> None:
     control_plane = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     firsts = {ipvs.config(VIP, f"10.0.0.{number}", control_plane, []).split("/readyz ")[1].split()[0] for number in range(11, 20)}
     assert firsts == set(control_plane)
 
 
-def test_a_control_plane_node_without_images_is_led_to_them_only() -> None:
+def test_member_config_of_control_plane_node_without_images_has_registry_only() -> None:
     fourth = dataclasses.replace(CONTROL_PLANE[3], virtual_ip=VIP)
     text = ipvs.member_config(CLUSTER, fourth)
     assert "balance registry 5000" in text
     assert "balance api" not in text
 
 
-def test_a_led_member_gets_the_keeper_in_haproxys_place() -> None:
+def test_node_files_of_led_worker_contain_keeper_instead_of_haproxy() -> None:
     files = node_files.files(CLUSTER, WORKER)
     assert ipvs.is_config(files[ipvs.CONFIG].data.decode())
     assert files[ipvs.KEEPER].data.startswith(b"#!/bin/sh\n")
@@ -249,19 +249,19 @@ def test_a_led_member_gets_the_keeper_in_haproxys_place() -> None:
     assert node_files.hosts_lines(WORKER) == (f"{VIP} apiserver.cluster.local # slipway",)
 
 
-def test_every_member_knows_the_virtual_address_of_its_cluster() -> None:
+def test_node_files_contain_virtual_address_mark_only_if_cluster_has_one() -> None:
     assert node_files.files(CLUSTER, CONTROL_PLANE[0])[ipvs.MARK].data == f"{VIP}\n".encode()
     assert node_files.hosts_lines(CONTROL_PLANE[0]) == ("10.0.0.1 apiserver.cluster.local # slipway",)
     assert ipvs.MARK not in node_files.files(dataclasses.replace(CLUSTER, virtual_ip=None), CONTROL_PLANE[0])
 
 
-def test_another_member_of_the_same_cluster_may_be_led_by_haproxy() -> None:
+def test_node_files_of_member_without_virtual_address_contain_haproxy() -> None:
     files = node_files.files(CLUSTER, dataclasses.replace(WORKER, virtual_ip=None))
     assert "/var/lib/slipway/balancer.cfg" in files
     assert ipvs.CONFIG not in files
 
 
-def test_a_balancer_is_started_as_what_it_is() -> None:
+def test_start_balancer_waits_for_ready_file_only_with_ipvs() -> None:
     led, other = StandIn(), StandIn()
     node_files.start_balancer(led, ipvs.member_config(CLUSTER, WORKER))
     node_files.start_balancer(other, node_files.balancing([("m", "10.0.0.1")], []))
@@ -273,18 +273,18 @@ def test_a_balancer_is_started_as_what_it_is() -> None:
 # ---- how it is --------------------------------------------------------------------------------------------------------
 
 
-def test_a_led_member_tells_whom_its_kernel_leads_to() -> None:
+def test_status_of_led_member_lists_servers_of_kernel() -> None:
     node = StandIn("10.0.0.9", "nine")
     node.answers = {"is-active slipway-balancer": "active active\nkind ipvs\nserver 10.0.0.1:6443\nserver 10.0.0.2:6443\n"}
     servers = ["10.0.0.1:6443", "10.0.0.2:6443"]
     assert ipvs.status(node) == {"node": "nine", "address": "10.0.0.9", "kind": "ipvs", "active": True, "servers": servers}
 
 
-def test_who_needs_no_balancer_tells_of_none() -> None:
+def test_status_of_node_without_balancer_is_empty() -> None:
     assert ipvs.status(StandIn()) == {}
 
 
-def test_the_others_learn_of_control_plane_nodes_in_their_own_words(tmp_path: Any) -> None:
+def test_balancers_use_ipvs_or_haproxy_format_of_each_node(tmp_path: Any) -> None:
     found = gathered(tmp_path, workers=2)
     led: Any = found.workers[0]
     led.answers = {"modprobe": f"{LOADED}balancer ipvs\nvirtual {VIP}\n"}
@@ -294,7 +294,7 @@ def test_the_others_learn_of_control_plane_nodes_in_their_own_words(tmp_path: An
     assert "frontend api" in texts[found.workers[1].address]
 
 
-def test_keeper_with_a_new_file_is_signalled_to_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tell_balancer_changed_keeper_config_runs_start_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
     placed: list[Any] = []
 
     def place(_: Any, files: Any) -> tuple[str, ...]:

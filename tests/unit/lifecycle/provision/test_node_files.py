@@ -42,7 +42,7 @@ def servers(lines: list[str]) -> list[str]:
     return [line.split()[2] for line in lines if line.startswith("server ") and " check" in line]
 
 
-def test_forwarding_is_required_of_the_families_that_are_asked_for() -> None:
+def test_apply_requires_forwarding_only_for_ip_families_of_cluster() -> None:
     single = cluster(*CONTROL_PLANE)
     dual = dataclasses.replace(single, network=ClusterNetwork.parse("100.64.0.0/10,fd00:10:64::/48", "10.96.0.0/22,fd00:10:96::/112"))
     assert "ipv4.ip_forward cannot" in node_files.apply(single)
@@ -50,7 +50,7 @@ def test_forwarding_is_required_of_the_families_that_are_asked_for() -> None:
     assert "net.ipv6.conf.all.forwarding cannot be set to 1" in node_files.apply(dual)
 
 
-def test_a_worker_reaches_api_and_registry_of_every_control_plane_node_that_lives() -> None:
+def test_balancer_config_of_worker_lists_api_and_registry_of_control_plane() -> None:
     found = sections(node_files.balancer_config(cluster(*CONTROL_PLANE, WORKER), WORKER))
     assert set(found) == {"global", "defaults", "frontend api", "backend api", "backend api-unsure", "listen registry"}
     for part, port in (("backend api", 6443), ("backend api-unsure", 6443), ("listen registry", 5000)):
@@ -59,7 +59,7 @@ def test_a_worker_reaches_api_and_registry_of_every_control_plane_node_that_live
     assert "bind 127.0.0.1:5000" in found["listen registry"]
 
 
-def test_an_api_server_that_ends_gets_no_new_connections_and_one_that_does_not_know_its_rules_yet_is_not_ready() -> None:
+def test_balancer_config_health_checks_exclude_ending_and_unready_api_servers() -> None:
     found = sections(node_files.balancer_config(cluster(*CONTROL_PLANE, WORKER), WORKER))
     leaving = 'http-check expect error-status L7OKC ! string "[-]shutdown failed"'
     expected = [line for line in found["backend api"] if line.startswith("http-check expect")]
@@ -74,13 +74,13 @@ def test_an_api_server_that_ends_gets_no_new_connections_and_one_that_does_not_k
     assert leaving not in sections(node_files.balancer_config(cluster(CONTROL_PLANE[0], WORKER), WORKER))["backend api"]
 
 
-def test_a_control_plane_node_with_images_asks_itself() -> None:
+def test_hosts_lines_of_control_plane_node_with_images_name_itself() -> None:
     assert not node_files.needs_balancer(CONTROL_PLANE[0])
     assert node_files.hosts_lines(CONTROL_PLANE[0]) == ("10.0.0.1 apiserver.cluster.local # slipway",)
     assert node_files.hosts_lines(WORKER) == ("127.0.0.1 apiserver.cluster.local # slipway",)
 
 
-def test_the_names_of_the_cluster_are_known_again_whenever_a_machine_boots() -> None:
+def test_containerd_service_restores_hosts_lines_before_start() -> None:
     service = node_files.CONTAINERD_SERVICE.splitlines()
     before = service.index("ExecStartPre=-/bin/sh /var/lib/slipway/hosts.sh")
     assert before < next(index for index, line in enumerate(service) if line.startswith("ExecStart="))
@@ -90,13 +90,13 @@ def test_the_names_of_the_cluster_are_known_again_whenever_a_machine_boots() -> 
     assert "cat > /var/lib/slipway/hosts" in node.commands[0]
 
 
-def test_a_control_plane_node_without_images_asks_the_others_for_them_only() -> None:
+def test_balancer_config_of_control_plane_node_without_images_has_registry_only() -> None:
     fourth = member(4)
     assert node_files.needs_balancer(fourth)
     assert set(sections(node_files.balancer_config(cluster(*CONTROL_PLANE, fourth), fourth))) == {"global", "defaults", "listen registry"}
 
 
-def test_an_address_of_version_six_is_written_as_one() -> None:
+def test_balancer_config_ipv6_server_is_bracketed() -> None:
     six = Member(StandIn("fd00::1"), "m", "fd00::1", "control-plane", registry=True)
     assert "server m [fd00::1]:6443" in node_files.balancer_config(cluster(six, WORKER), WORKER)
 
@@ -104,7 +104,7 @@ def test_an_address_of_version_six_is_written_as_one() -> None:
 @pytest.mark.parametrize(
     ("facts", "systemd", "restrict"), [({}, False, False), ({"systemd_cgroups": True, "restrict_oom": True}, True, True)]
 )
-def test_containerd_suits_its_machine(facts: dict[str, Any], systemd: bool, restrict: bool) -> None:
+def test_containerd_config_follows_facts_of_node(facts: dict[str, Any], systemd: bool, restrict: bool) -> None:
     found = tomllib.loads(node_files.containerd_config("registry.k8s.io/pause:3.10.2", member(1, **facts)))
     images, runtime = (found["plugins"][f"io.containerd.cri.v1.{name}"] for name in ("images", "runtime"))
     assert found["version"] == 3
@@ -117,32 +117,32 @@ def test_containerd_suits_its_machine(facts: dict[str, Any], systemd: bool, rest
     assert runtime["cni"] == {"bin_dirs": ["/opt/cni/bin"], "conf_dir": "/etc/cni/net.d"}
 
 
-def test_an_image_that_names_no_pause_image_leaves_it_to_containerd() -> None:
+def test_containerd_config_without_pause_image_pins_no_image() -> None:
     assert "pinned_images" not in node_files.containerd_config(None, member(1))
 
 
-def test_the_pod_network_of_the_image_is_known_before_a_kubelet_looks_for_it() -> None:
+def test_files_with_pod_network_contain_its_cni_conflist() -> None:
     text = '{"name": "cbr0"}'
     files = node_files.files(cluster(*CONTROL_PLANE), CONTROL_PLANE[0], networks={"10-flannel.conflist": text})
     assert files["/etc/cni/net.d/10-flannel.conflist"].data == text.encode()
     assert not any(path.startswith("/etc/cni/") for path in node_files.files(cluster(*CONTROL_PLANE), CONTROL_PLANE[0]))
 
 
-def test_only_who_needs_a_balancer_gets_one() -> None:
+def test_files_contain_balancer_unit_only_if_node_needs_it() -> None:
     whole = cluster(*CONTROL_PLANE, WORKER)
     unit = "/etc/systemd/system/slipway-balancer.service"
     assert unit in node_files.files(whole, WORKER)
     assert unit not in node_files.files(whole, CONTROL_PLANE[0])
 
 
-def test_cni_plugins_are_where_every_network_looks_for_them() -> None:
+def test_files_link_cni_plugins_into_opt_cni_bin() -> None:
     names = ("bridge", "flannel-bridge", "portmap")
     files = node_files.files(cluster(*CONTROL_PLANE), CONTROL_PLANE[0], plugins=names)
     for name in names:
         assert files[f"/opt/cni/bin/{name}"].link == f"/var/lib/slipway/rootfs/bin/cni/{name}"
 
 
-def test_a_profile_sets_the_kernel_as_its_kubelets_want_to_find_it_and_what_was_there_comes_back() -> None:
+def test_files_with_cis_profile_set_sysctls_and_note_state_saves_former_values() -> None:
     plain = cluster(*CONTROL_PLANE)
     hardened = dataclasses.replace(plain, profile=profiles.of("cis", 36))
     settings, conflist = "/etc/sysctl.d/90-slipway.conf", "/etc/cni/net.d/10-flannel.conflist"
@@ -160,6 +160,6 @@ def test_a_profile_sets_the_kernel_as_its_kubelets_want_to_find_it_and_what_was_
     assert "kernel.panic" not in node_files.note_state({})
 
 
-def test_only_root_looks_into_the_state_of_a_machine() -> None:
+def test_note_state_ends_with_root_only_mode_of_state_folder() -> None:
     # The last change of the mode counts, however the folder came to be.
     assert node_files.note_state({}).rstrip().endswith("chmod 700 $STATE")

@@ -65,7 +65,7 @@ def digits(blob: Blob) -> str:
 ROOT = "docker/registry/v2"
 
 
-def test_an_image_keeps_the_domain_of_its_name(images: Images) -> None:
+def test_layout_of_image_keeps_domain_of_its_name(images: Images) -> None:
     manifest, config, layer = images.manifest("a")
     found = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1.25", manifest),), (manifest, config, layer)))
     repository = f"{ROOT}/repositories/docker.io/library/nginx"
@@ -80,7 +80,7 @@ def test_an_image_keeps_the_domain_of_its_name(images: Images) -> None:
     assert found.size == manifest.size + config.size + layer.size
 
 
-def test_equal_paths_of_two_registries_do_not_meet(images: Images) -> None:
+def test_layout_of_equal_paths_of_two_registries_stays_separate(images: Images) -> None:
     one, two = images.manifest("one"), images.manifest("two")
     pair = (named("docker.io/library/web:1", one[0]), named("ghcr.io/library/web:1", two[0]))
     found = registry.layout(images.store, ImageSet(pair, (*one, *two)))
@@ -88,7 +88,7 @@ def test_equal_paths_of_two_registries_do_not_meet(images: Images) -> None:
     assert found.links[f"{ROOT}/repositories/ghcr.io/library/web/_manifests/tags/1/current/link"] == two[0].digest
 
 
-def test_an_index_of_which_one_platform_was_kept_is_whole_and_leads_to_that(images: Images) -> None:
+def test_layout_of_index_with_one_kept_platform_links_only_that_manifest(images: Images) -> None:
     kept, other = images.manifest("amd64"), "sha256:" + hashlib.sha256(b"arm64").hexdigest()
     index = images.index(kept[0].digest, other)
     found = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1", index),), (index, *kept)))
@@ -97,14 +97,14 @@ def test_an_index_of_which_one_platform_was_kept_is_whole_and_leads_to_that(imag
     assert other not in found.links.values()
 
 
-def test_an_image_named_by_digest_alone_has_no_tag(images: Images) -> None:
+def test_layout_of_image_named_by_digest_has_no_tag(images: Images) -> None:
     manifest, *rest = images.manifest("a", DOCKER_MANIFEST)
     found = registry.layout(images.store, ImageSet((named(f"docker.io/library/nginx@{manifest.digest}", manifest),), (manifest, *rest)))
     assert not any("/tags/" in path for path in found.links)
     assert any("/revisions/" in path for path in found.links)
 
 
-def test_the_blobs_are_brought_by_digest_and_named_when_they_are_there(images: Images) -> None:
+def test_parcel_contains_blobs_and_name_sends_links(images: Images) -> None:
     manifest, config, layer = images.manifest("a")
     wanted = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1", manifest),), (manifest, config, layer)))
     parcel = registry.parcel(images.store, wanted)
@@ -116,7 +116,7 @@ def test_the_blobs_are_brought_by_digest_and_named_when_they_are_there(images: I
     assert node.tars[0][1].keys() == wanted.links.keys()
 
 
-def test_other_blobs_are_another_parcel(images: Images) -> None:
+def test_layout_name_depends_only_on_blobs(images: Images) -> None:
     one, two = images.manifest("one"), images.manifest("two")
     both = registry.layout(images.store, ImageSet((named("docker.io/x:1", one[0]), named("docker.io/x:2", two[0])), (*one, *two)))
     alone = registry.layout(images.store, ImageSet((named("docker.io/x:1", one[0]),), one))
@@ -124,7 +124,7 @@ def test_other_blobs_are_another_parcel(images: Images) -> None:
     assert alone.name == renamed.name != both.name
 
 
-def test_a_blob_that_is_damaged_in_the_store_is_not_sent(images: Images) -> None:
+def test_parcel_with_damaged_blob_raises_store_error(images: Images) -> None:
     manifest, config, layer = images.manifest("a")
     wanted = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1", manifest),), (manifest, config, layer)))
     images.store.path(layer.digest).chmod(0o644)
@@ -133,7 +133,7 @@ def test_a_blob_that_is_damaged_in_the_store_is_not_sent(images: Images) -> None
         registry.parcel(images.store, wanted)
 
 
-def test_every_registry_is_found_on_the_node_itself_and_never_elsewhere() -> None:
+def test_client_files_point_all_registries_to_loopback() -> None:
     files = registry.client_files(["docker.io", "registry.example.com:8443"])
     assert set(files) == {f"/etc/containerd/certs.d/{name}/hosts.toml" for name in ("docker.io", "registry.example.com:8443", "_default")}
     for name in ("docker.io", "registry.example.com:8443"):
@@ -147,13 +147,13 @@ def test_every_registry_is_found_on_the_node_itself_and_never_elsewhere() -> Non
     assert default["server"] == "https://127.0.0.1:5000"
 
 
-def test_the_domains_of_a_set_are_those_of_its_names(images: Images) -> None:
+def test_domains_returns_distinct_domains_of_image_names(images: Images) -> None:
     manifest, *rest = images.manifest("a")
     pair = tuple(named(name, manifest) for name in ("docker.io/library/nginx:1", "docker.io/library/redis:1", "ghcr.io/x/y:1"))
     assert registry.domains(ImageSet(pair, (manifest, *rest))) == ("docker.io", "ghcr.io")
 
 
-def test_images_are_found_where_rules_of_the_kernel_lead_to_them() -> None:
+def test_client_files_with_virtual_address_point_to_it() -> None:
     files = registry.client_files(["docker.io"], "10.103.97.2")
     hosts = tomllib.loads(files["/etc/containerd/certs.d/docker.io/hosts.toml"].data.decode())
     assert hosts["server"] == "https://10.103.97.2:5000/v2/docker.io"
@@ -167,7 +167,7 @@ SECRET = "0123456789abcdef" * 4
 LOGIN = Credential("slipway", SECRET)
 
 
-def test_a_registry_with_a_login_knows_it_by_a_cheap_hash_that_only_root_reads() -> None:
+def test_settings_with_login_store_cheap_bcrypt_in_root_only_htpasswd() -> None:
     files = registry.settings(LOGIN)
     section = yaml.safe_load(files["/var/lib/slipway/registry.yaml"].data)["auth"]
     assert section == {"htpasswd": {"realm": "slipway", "path": registry.HTPASSWD}}
@@ -179,13 +179,13 @@ def test_a_registry_with_a_login_knows_it_by_a_cheap_hash_that_only_root_reads()
     assert not bcrypt.checkpw(SECRET[:-1].encode() + b"0", hashed.encode())
 
 
-def test_the_same_login_gives_the_same_file_and_another_one_has_another_salt() -> None:
+def test_htpasswd_of_same_login_is_stable_and_of_other_login_has_other_salt() -> None:
     assert registry.htpasswd(LOGIN) == registry.htpasswd(LOGIN)
     salts = {registry.htpasswd(Credential("slipway", f"{number:064x}"))[len("slipway:$2b$04$") :][:22] for number in range(8)}
     assert len(salts) == 8
 
 
-def test_registry_of_an_earlier_slipway_needs_no_login_and_is_distinguished() -> None:
+def test_settings_without_login_have_no_auth_section() -> None:
     (text,) = (file.data.decode() for file in registry.settings(None).values())
     assert "auth" not in yaml.safe_load(text)
     assert not any(line.startswith("auth:") for line in text.splitlines())
@@ -194,7 +194,7 @@ def test_registry_of_an_earlier_slipway_needs_no_login_and_is_distinguished() ->
 
 
 @pytest.mark.parametrize("name", ["docker.io", "_default"])
-def test_every_member_signs_in_wherever_it_looks_for_images_and_only_root_reads_how(name: str) -> None:
+def test_client_files_with_login_send_authorization_and_are_root_only(name: str) -> None:
     file = registry.client_files(["docker.io"], None, LOGIN)[f"/etc/containerd/certs.d/{name}/hosts.toml"]
     assert file.mode == 0o600
     hosts = tomllib.loads(file.data.decode())
@@ -206,7 +206,7 @@ def test_every_member_signs_in_wherever_it_looks_for_images_and_only_root_reads_
     assert registry.client_files(["docker.io"])[f"/etc/containerd/certs.d/{name}/hosts.toml"].mode == 0o644
 
 
-def test_a_registry_has_its_login_before_it_is_started_and_keeps_it_with_a_new_certificate() -> None:
+def test_start_places_login_first_and_new_certificate_leaves_it_unchanged() -> None:
     node = StandIn()
     sent: list[bytes] = []
     run = node.run
@@ -232,7 +232,7 @@ def contents(data: bytes) -> dict[str, int]:
         return {final_path(member): member.mode for member in tar}
 
 
-def test_a_login_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_secret_is_hidden_in_repr_and_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_hidden", {})
     found = registry.login(SECRET)
     assert found == LOGIN
@@ -248,7 +248,7 @@ ODD = [
 ]
 
 
-def test_a_node_that_lists_other_files_than_hosts_toml_does_not_choose_what_others_get(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hosts_paths_ignores_unexpected_paths_of_node_with_warning(capsys: pytest.CaptureFixture[str]) -> None:
     good = [f"/etc/containerd/certs.d/{name}/hosts.toml" for name in ("_default", "docker.io", "hub.example.org:5000", "[fd00::1]:5000")]
     node = StandIn()
     node.answers = {"ls /etc/containerd": "\n".join([*ODD, *good, "/etc/containerd/certs.d/\x1b[2J/hosts.toml"])}
@@ -276,12 +276,12 @@ def local(text: str) -> Clusterfile:
         ),
     ],
 )  # fmt: skip
-def test_settings_of_sealer_for_the_registry_have_their_meaning(text: str, alias: str | None, most: int, sans: tuple[str, ...]) -> None:
+def test_local_registry_settings_determine_alias_most_and_sans(text: str, alias: str | None, most: int, sans: tuple[str, ...]) -> None:
     found = local(text)
     assert (registry.alias(found), registry.most(found), registry.sans(found)) == (alias, most, sans)
 
 
-def test_one_more_name_of_the_registry_stands_for_all_registries() -> None:
+def test_client_files_with_alias_list_all_registries() -> None:
     files = registry.client_files(["registry.k8s.io", "docker.io", "ghcr.io"], None, LOGIN, "sea.hub:5000")
     file = files["/etc/containerd/certs.d/sea.hub:5000/hosts.toml"]
     hosts = tomllib.loads(file.data.decode())

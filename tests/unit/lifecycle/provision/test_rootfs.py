@@ -41,7 +41,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store(tmp_path / "store")
 
 
-def test_layers_are_merged_once_for_all_that_have_the_same(store: Store, tmp_path: Path) -> None:
+def test_tree_of_same_layers_is_merged_once(store: Store, tmp_path: Path) -> None:
     found = image(store, {"etc/a": "one"}, {"etc/a": "two", "bin/x": "#!"}, root=tmp_path)
     tree = rootfs.tree(store, found)
     assert (tree / "etc/a").read_text() == "two"
@@ -50,7 +50,7 @@ def test_layers_are_merged_once_for_all_that_have_the_same(store: Store, tmp_pat
     assert [path.name for path in tree.parent.iterdir()] == [tree.name]
 
 
-def test_a_file_is_read_out_of_the_uppermost_layer_that_has_it(store: Store, tmp_path: Path) -> None:
+def test_read_file_returns_content_of_uppermost_layer(store: Store, tmp_path: Path) -> None:
     found = image(store, {"etc/slipway.yaml": "old", "etc/b": "b"}, {"etc/slipway.yaml": "new"}, {"etc/c": "c"}, root=tmp_path)
     assert rootfs.read_file(store, found, "etc/slipway.yaml") == b"new"
     assert rootfs.read_file(store, found, "etc/b") == b"b"
@@ -66,7 +66,7 @@ def test_a_file_is_read_out_of_the_uppermost_layer_that_has_it(store: Store, tmp
         LayerEntry("etc", "opaque"),
     ],
 )
-def test_a_file_that_a_layer_removes_is_not_read_out_of_those_below(store: Store, tmp_path: Path, removal: LayerEntry) -> None:
+def test_read_file_removed_by_upper_layer_returns_none(store: Store, tmp_path: Path, removal: LayerEntry) -> None:
     found = image(store, {"etc/addons/network.yaml": "old", "b": "b"}, root=tmp_path)
     made = write_layer([removal, LayerEntry("etc/other", "file", source=b"o")], store)
     found = dataclasses.replace(found, layers=(*found.layers, made.descriptor), diff_ids=(*found.diff_ids, made.diff_id))
@@ -78,7 +78,7 @@ def test_a_file_that_a_layer_removes_is_not_read_out_of_those_below(store: Store
     assert rootfs.read_file(store, found, "etc/addons/network.yaml") == b"new"
 
 
-def test_only_files_that_rendering_changes_are_sent_beside_the_tree(store: Store, tmp_path: Path) -> None:
+def test_rendered_returns_only_changed_files_and_keeps_tree(store: Store, tmp_path: Path) -> None:
     tree = rootfs.tree(
         store,
         image(store, {"manifests/a.yaml": "port: {{ Port }}", "manifests/b.yaml": "x: 1", "etc/c.tmpl": "{{ .HostIP }}"}, root=tmp_path),
@@ -88,14 +88,14 @@ def test_only_files_that_rendering_changes_are_sent_beside_the_tree(store: Store
     assert (tree / "manifests/a.yaml").read_text() == "port: {{ Port }}"
 
 
-def test_rendered_files_can_be_read_by_their_owner_only(store: Store, tmp_path: Path) -> None:
+def test_rendered_files_have_owner_only_mode(store: Store, tmp_path: Path) -> None:
     tree = rootfs.tree(store, image(store, {"etc/a": "{{ Word }}", "etc/b.tmpl": "{{ .Word }}"}, root=tmp_path))
     files = rootfs.rendered(tree, {"Word": "hunter2"})
     assert {path: oct(file.mode) for path, file in files.items()} == {"etc/a": "0o600", "etc/b": "0o600"}
     assert oct(rootfs.owner_only(0o100755)) == "0o700"
 
 
-def test_what_is_edited_is_sent_too_and_rendered(store: Store, tmp_path: Path) -> None:
+def test_rendered_edited_file_is_included_and_tree_is_kept(store: Store, tmp_path: Path) -> None:
     tree = rootfs.tree(store, image(store, {"etc/mysql.yaml": "a: b"}, root=tmp_path))
 
     def edit(root: Path) -> list[str]:
@@ -106,13 +106,13 @@ def test_what_is_edited_is_sent_too_and_rendered(store: Store, tmp_path: Path) -
     assert (tree / "etc/mysql.yaml").read_text() == "a: b"
 
 
-def test_a_name_without_a_value_names_file_and_line(store: Store, tmp_path: Path) -> None:
+def test_rendered_missing_value_is_reported_with_file_and_line(store: Store, tmp_path: Path) -> None:
     tree = rootfs.tree(store, image(store, {"manifests/a.yaml": "a: 1\nport: {{ Port }}"}, root=tmp_path))
     with pytest.raises(InputError, match=r"manifests/a\.yaml:2"):
         rootfs.rendered(tree, {})
 
 
-def test_the_tree_arrives_whole_with_its_modes_in_place_of_the_old_one(store: Store, tmp_path: Path) -> None:
+def test_send_replaces_old_tree_after_complete_transfer(store: Store, tmp_path: Path) -> None:
     tree = rootfs.tree(store, image(store, {"bin/kubectl": "program", "etc/a": "a"}, root=tmp_path))
     (tree / "bin/k").symlink_to("kubectl")
     node = StandIn()
@@ -125,7 +125,7 @@ def test_the_tree_arrives_whole_with_its_modes_in_place_of_the_old_one(store: St
     assert command.index('tar -C "$FOLDER.new"') < command.index('mv "$FOLDER.new" "$FOLDER"')
 
 
-def test_node_gets_every_path_and_the_digest_of_every_file(store: Store, tmp_path: Path) -> None:
+def test_parcel_lists_all_paths_digests_and_modes(store: Store, tmp_path: Path) -> None:
     found = image(store, {"bin/kubectl": "program", "etc/a": "a"}, {"etc/a": "b"}, root=tmp_path)
     (rootfs.tree(store, found) / "bin/k").symlink_to("kubectl")
     parcel = rootfs.parcel(store, found)
@@ -140,7 +140,7 @@ def test_node_gets_every_path_and_the_digest_of_every_file(store: Store, tmp_pat
         assert {member.name: member.linkname for member in tar} == {"bin": "", "bin/k": "kubectl", "etc": ""}
 
 
-def test_layers_go_as_they_are_in_the_store_from_the_first_that_a_node_has_not(store: Store, tmp_path: Path) -> None:
+def test_parcel_packed_sends_layers_from_first_missing_one_on(store: Store, tmp_path: Path) -> None:
     found = image(store, {"etc/a": "a"}, {"etc/b": "b"}, {"etc/c": "c"}, root=tmp_path)
     first, second, third = (layer.digest for layer in found.layers)
     packed = rootfs.parcel(store, found).packed
@@ -159,25 +159,25 @@ def test_layers_go_as_they_are_in_the_store_from_the_first_that_a_node_has_not(s
     assert packed([first, second, third]) is None
 
 
-def test_layers_that_a_node_cannot_unpack_are_not_sent(store: Store, tmp_path: Path) -> None:
+def test_packed_zstd_layer_returns_none(store: Store, tmp_path: Path) -> None:
     found = image(store, {"etc/a": "a"}, root=tmp_path)
     zstd = dataclasses.replace(found.layers[0], media_type=OCI_LAYER_ZSTD)
     assert rootfs._packed(store, [zstd], ()) is None
 
 
-def test_a_name_that_no_list_can_hold_makes_the_tree_go_whole(store: Store, tmp_path: Path) -> None:
+def test_parcel_with_backslash_in_path_is_not_listed(store: Store, tmp_path: Path) -> None:
     assert not rootfs.parcel(store, image(store, {"etc/a\\b": "a"}, root=tmp_path)).listed
     assert rootfs.parcel(store, image(store, {"etc/a b": "a"}, root=tmp_path / "other")).listed
 
 
-def test_a_file_name_need_not_be_utf8(store: Store, tmp_path: Path) -> None:
+def test_parcel_with_non_utf8_path_is_not_listed_and_keeps_its_bytes(store: Store, tmp_path: Path) -> None:
     """A layer has any bytes as a name; the whole tree is sent to nodes then."""
     parcel = rootfs.parcel(store, image(store, {"etc/\udcff": "a"}, root=tmp_path))
     assert not parcel.listed
     assert b"./etc/\xff\n" in parcel.beside["modes"]
 
 
-def test_the_fingerprint_follows_contents_and_modes(store: Store) -> None:
+def test_fingerprint_changes_with_content_and_mode(store: Store) -> None:
     from harness.nodes.files import NodeFile
 
     assert rootfs.fingerprint({"a": NodeFile(b"x")}) == rootfs.fingerprint({"a": NodeFile(b"x")})
@@ -205,7 +205,7 @@ class Receiving(StandIn):
         return ProcessResult((), 0, self.listed if command.startswith("cat /") else "", "")
 
 
-def test_what_is_not_rendered_any_more_is_as_the_image_has_it_again(store: Store, tmp_path: Path) -> None:
+def test_send_rendered_restores_image_files_no_longer_rendered(store: Store, tmp_path: Path) -> None:
     tree = rootfs.tree(store, image(store, {"etc/a": "of the image", "etc/b": "b"}, root=tmp_path))
     node = Receiving()
     rootfs.send_rendered(node, {"etc/a": NodeFile(b"rendered"), "etc/new": NodeFile(b"made")}, tree)
@@ -219,7 +219,7 @@ def test_what_is_not_rendered_any_more_is_as_the_image_has_it_again(store: Store
     assert node.listed == ""
 
 
-def test_nothing_rendered_is_nothing_sent(store: Store, tmp_path: Path) -> None:
+def test_send_rendered_without_files_sends_nothing(store: Store, tmp_path: Path) -> None:
     node = Receiving()
     rootfs.send_rendered(node, {}, rootfs.tree(store, image(store, {"etc/a": "a"}, root=tmp_path)))
     assert node.received == []
@@ -228,7 +228,7 @@ def test_nothing_rendered_is_nothing_sent(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["{outside}", "/{outside}", "../outside/key", "etc/../../outside/key", "out/key", "etc/key", "etc/loop", ""]
 )
-def test_machine_that_lists_other_paths_is_sent_no_local_file(store: Store, tmp_path: Path, path: str) -> None:
+def test_send_rendered_unsafe_path_listed_by_node_sends_no_local_file(store: Store, tmp_path: Path, path: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "key").write_text("PRIVATE")
@@ -247,7 +247,7 @@ def test_machine_that_lists_other_paths_is_sent_no_local_file(store: Store, tmp_
     assert not any("rm -f" in command and (".." in command or "//" in command) for command in node.commands)
 
 
-def test_a_link_of_the_image_comes_back_as_a_link(store: Store, tmp_path: Path) -> None:
+def test_original_of_symlink_is_link_and_path_below_it_is_none(store: Store, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "etc").symlink_to("/root")

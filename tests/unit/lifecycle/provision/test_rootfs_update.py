@@ -51,7 +51,7 @@ end
 """
 
 
-def test_a_node_tells_files_with_modes_and_links() -> None:
+def test_ask_returns_files_modes_and_links() -> None:
     node = StandIn()
     node.answers = {f"cd {ROOTFS}": RUNNING}
     found = rootfs_update.ask(node)
@@ -60,14 +60,14 @@ def test_a_node_tells_files_with_modes_and_links() -> None:
     assert found["manifests/web.yaml"].mode == 0o600
 
 
-def test_an_answer_that_was_cut_short_is_none() -> None:
+def test_ask_truncated_answer_raises_command_error() -> None:
     node = StandIn()
     node.answers = {f"cd {ROOTFS}": RUNNING.removesuffix("end\n")}
     with pytest.raises(CommandError, match="could not be read"):
         rootfs_update.ask(node)
 
 
-def test_only_what_differs_is_missing(tree: Path) -> None:
+def test_compare_reports_only_differing_files(tree: Path) -> None:
     target = rootfs_update.wanted(tree, {"manifests/web.yaml": NodeFile.text("hello", 0o600)})
     delta = rootfs_update.compare(target, rootfs_update.parse(RUNNING.splitlines()), {})
     assert delta.missing == ("bin/kubelet",)
@@ -75,13 +75,13 @@ def test_only_what_differs_is_missing(tree: Path) -> None:
     assert delta.bytes == len("new kubelet")
 
 
-def test_a_rendered_value_that_is_another_one_changes_its_file_alone(tree: Path) -> None:
+def test_compare_changed_rendered_value_changes_only_its_file(tree: Path) -> None:
     target = rootfs_update.wanted(tree, {"manifests/web.yaml": NodeFile.text("goodbye", 0o600)})
     running = {**target, "manifests/web.yaml": Entry(digest("hello"), 0o600)}
     assert rootfs_update.compare(target, running, {}).changed == {"manifests/web.yaml"}
 
 
-def test_on_the_way_back_nothing_is_missing(tree: Path) -> None:
+def test_compare_with_former_tree_on_node_misses_no_file(tree: Path) -> None:
     target = rootfs_update.wanted(tree, {})
     running = {**target, "bin/kubelet": Entry(digest("a newer kubelet"), 0o755)}
     delta = rootfs_update.compare(target, running, target)
@@ -89,7 +89,7 @@ def test_on_the_way_back_nothing_is_missing(tree: Path) -> None:
     assert delta.changed == {"bin/kubelet"}
 
 
-def test_a_node_that_has_lost_its_tree_lacks_all_of_it(tree: Path) -> None:
+def test_compare_with_empty_node_misses_all_files(tree: Path) -> None:
     target = rootfs_update.wanted(tree, {})
     assert set(rootfs_update.compare(target, {}, {}).missing) == set(target)
 
@@ -105,14 +105,14 @@ def staged(delta: rootfs_update.Delta) -> tuple[StandIn, list[str]]:
     return node, brought
 
 
-def test_a_node_that_has_all_of_it_is_brought_nothing(tree: Path) -> None:
+def test_stage_on_complete_node_transfers_nothing(tree: Path) -> None:
     target = rootfs_update.wanted(tree, {})
     node, brought = staged(rootfs_update.compare(target, target, {}))
     assert brought == []
     assert node.commands[-1] == f"echo abc > {rootfs_update._CURRENT}"
 
 
-def test_what_is_brought_goes_beside_what_runs_and_is_named_last(tree: Path) -> None:
+def test_stage_writes_beside_running_rootfs_and_marks_it_last(tree: Path) -> None:
     node, brought = staged(rootfs_update.compare(rootfs_update.wanted(tree, {}), {"old.txt": Entry("1", 0o644)}, {}))
     assert len(brought) == 1
     assert f"tar -C {rootfs_update.NEXT} -xopf -" in node.commands
@@ -121,7 +121,7 @@ def test_what_is_brought_goes_beside_what_runs_and_is_named_last(tree: Path) -> 
     assert not any(f"tar -C {ROOTFS} " in said for said in node.commands)
 
 
-def test_a_parcel_goes_beside_what_runs_and_takes_first_what_is_likely_right(store: Store) -> None:
+def test_parcel_targets_next_tree_and_orders_sources_by_direction(store: Store) -> None:
     build(store)
     (image,) = cloudimage.read(store, "web").platforms
     there, back = (rootfs_update.parcel(store, image, back=way) for way in (False, True))

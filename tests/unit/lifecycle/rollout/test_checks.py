@@ -42,7 +42,7 @@ __all__ = ["store"]  # a fixture
         ("3.5.26-0", "3.7.0-0", "from etcd 3.5.26 to 3.7.0 is more than one minor version"),
     ],
 )
-def test_etcd_goes_upwards_as_its_own_rule_has_it(store: Store, tmp_path: Path, runs: str, wanted: str, why: str) -> None:
+def test_require_etcd_version_step_follows_upgrade_rules(store: Store, tmp_path: Path, runs: str, wanted: str, why: str) -> None:
     made = work(store, tmp_path)
     vars(made.resolved)["images"] = etcd_images(wanted)
     # It is the oldest that counts: control-plane nodes that were updated before a change was cut off have the new one already.
@@ -61,7 +61,7 @@ def bare(node: str) -> dict[str, Any]:
     return {"kind": "Pod", "metadata": {"name": "alone", "namespace": "web"}, "spec": {"nodeName": node}, "status": {"phase": "Running"}}
 
 
-def test_a_cluster_that_is_not_well_is_not_begun_with(store: Store, tmp_path: Path) -> None:
+def test_require_calm_unready_node_is_refused(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path)
     made.found.first.answers[" get events "] = "{}"  # type: ignore[attr-defined]
     with pytest.raises(CheckError, match="the cluster is not healthy: Node host-4"):
@@ -70,7 +70,7 @@ def test_a_cluster_that_is_not_well_is_not_begun_with(store: Store, tmp_path: Pa
     checks._require_calm(made, [kubernetes_node("host-1"), outside])
 
 
-def test_pods_that_would_be_lost_are_reported_before_the_first_batch(store: Store, tmp_path: Path) -> None:
+def test_require_owners_bare_pod_on_drained_node_is_refused(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, 1, 2)
     nodes: list[Resource] = [
         kubernetes_node("host-1", taints=[{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]),
@@ -86,7 +86,7 @@ def test_pods_that_would_be_lost_are_reported_before_the_first_batch(store: Stor
     checks._require_owners(made, [*nodes[:2], bare("host-2")])
 
 
-def test_applications_that_do_not_admit_the_version_are_reported(store: Store, tmp_path: Path) -> None:
+def test_check_step_application_rejecting_kubernetes_version_is_refused(store: Store, tmp_path: Path) -> None:
     shop = records.Installed("shop", "shop:1", "sha256:9", kube_version="<1.36.4")
     with pytest.raises(CheckError, match=r"shop .*v1\.36\.4"):
         plan(work(store, tmp_path, apps=(shop,)))["check"].action()
@@ -101,7 +101,9 @@ def test_applications_that_do_not_admit_the_version_are_reported(store: Store, t
         ("", "kube-router", False),
     ],
 )
-def test_an_image_with_another_pod_network_is_refused(store: Store, tmp_path: Path, runs: str, brings: str, *, refused: bool) -> None:
+def test_require_network_image_with_other_pod_network_is_refused(
+    store: Store, tmp_path: Path, runs: str, brings: str, *, refused: bool
+) -> None:
     made = work(store, tmp_path)
     build(store, files={"etc/slipway.yaml": FACTS, NETWORK_MANIFEST: addon(brings)})
     made.context = changed(made.context, image=cloudimage.read(store, "web"))
@@ -111,7 +113,7 @@ def test_an_image_with_another_pod_network_is_refused(store: Store, tmp_path: Pa
         checks._require_network(made)
 
 
-def test_an_image_whose_network_is_an_application_is_refused_where_the_network_is_an_addon(store: Store, tmp_path: Path) -> None:
+def test_require_network_app_network_replacing_addon_network_is_refused(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path)
     app = ImageApp("calico", "kube", labels={"app.alpha.sealer.io/cni": "calico"})
     image(store, apps=(app,), cluster_apps=("calico",))
@@ -122,7 +124,7 @@ def test_an_image_whose_network_is_an_application_is_refused_where_the_network_i
 
 
 @pytest.mark.parametrize(("has", "refused"), [({"nft_queue": False}, True), ({"nft_queue": True}, False), ({}, False)])
-def test_enforcer_that_a_kernel_cannot_serve_is_reported_before_anything_is_changed(
+def test_require_enforcement_kernel_without_nft_queue_is_refused(
     store: Store, tmp_path: Path, has: dict[str, bool], *, refused: bool
 ) -> None:
     made = work(store, tmp_path, 1, 1)
@@ -136,9 +138,7 @@ def test_enforcer_that_a_kernel_cannot_serve_is_reported_before_anything_is_chan
         checks._require_enforcement(made)
 
 
-def test_control_plane_nodes_whose_change_was_cut_off_come_up_before_anything_is_judged(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_step_of_resumed_change_resumes_static_pods_first(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resumed: list[str] = []
     monkeypatch.setattr(static_pods, "resume", lambda node: resumed.append(node.address))
     monkeypatch.setattr(records, "unfit", lambda *_: ["stop here"])
@@ -149,7 +149,7 @@ def test_control_plane_nodes_whose_change_was_cut_off_come_up_before_anything_is
         assert sorted(resumed) == expected
 
 
-def test_node_that_is_full_is_reported_before_anything_is_changed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_step_reports_all_nodes_with_full_disk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = work(store, tmp_path, 1, 1)
     made.resolved._files.update({node.address: {} for node in made.spec.nodes})
     monkeypatch.setattr(rootfs_update, "ask", lambda *_: {})

@@ -22,7 +22,7 @@ from tests.unit.lifecycle.test_upgrade import work
 __all__ = ["store"]  # a fixture
 
 
-def test_a_registry_that_has_not_the_settings_of_today_is_started_anew_whatever_was_staged(
+def test_with_registry_outdated_settings_add_and_note_registry_restart(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = work(store, tmp_path, 1, 1)
@@ -40,9 +40,7 @@ def test_a_registry_that_has_not_the_settings_of_today_is_started_anew_whatever_
     assert noted == [(node, "registry")]
 
 
-def test_a_control_plane_node_whose_control_plane_does_not_come_up_has_the_former_one_again(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_taken_back_reports_former_control_plane_or_hints_at_backup(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = work(store, tmp_path)
     node = made.spec.control_plane[0]
     monkeypatch.setattr(static_pods, "put_back", lambda _, **__: None)
@@ -106,9 +104,7 @@ class Happened:
         return (lambda *_: self.order.append(name)) if name == "start_kubelet" else (lambda *_: None)
 
 
-def test_an_api_server_is_away_before_its_etcd_is_and_until_that_has_come_back(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_control_plane_update_takes_api_server_away_before_etcd(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = work(store, tmp_path)
     happened = Happened(made, monkeypatch)
     node_update._control_plane(made, made.spec.control_plane[0])
@@ -123,7 +119,9 @@ def test_an_api_server_is_away_before_its_etcd_is_and_until_that_has_come_back(
     assert happened.order == ["leave", "etcd alone", "kube-apiserver", "put_back"]
 
 
-def test_the_only_api_server_is_never_taken_away(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_plane_update_of_single_node_never_takes_api_server_away(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.36.3"})
     happened = Happened(made, monkeypatch)
     node_update._control_plane(made, made.spec.control_plane[0])
@@ -131,9 +129,7 @@ def test_the_only_api_server_is_never_taken_away(store: Store, tmp_path: Path, m
     assert happened.order[0] == "etcd"
 
 
-def test_the_parts_of_a_control_plane_node_end_in_good_order_before_a_kubelet_of_another_version_starts_them_again(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_start_kubelet_of_other_version_halts_static_pods_first(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = work(store, tmp_path, versions={"10.0.0.1": "v1.36.3", "10.0.0.2": "v1.36.4", "10.0.0.4": "v1.36.3"})
     happened = Happened(made, monkeypatch)
     node_update._start_kubelet(made, made.spec.control_plane[0])
@@ -144,7 +140,7 @@ def test_the_parts_of_a_control_plane_node_end_in_good_order_before_a_kubelet_of
         assert happened.order == ["start_kubelet", "_wait_ready"]
 
 
-def test_a_turn_of_a_control_plane_node_ends_when_controllers_and_scheduler_are_at_work_again(store: Store, tmp_path: Path) -> None:
+def test_await_leaders_script_releases_only_leases_of_its_node(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path)
     node: Any = made.spec.control_plane[1]
     node_update._await_leaders(made, node)

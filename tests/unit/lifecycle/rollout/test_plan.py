@@ -28,23 +28,23 @@ def roles(work: RolloutWork) -> list[tuple[str, int]]:
     return [(role, len(nodes)) for role, nodes in rollout_plan.batches(work)]
 
 
-def test_control_plane_nodes_are_updated_singly_then_workers_in_batches(store: Store, tmp_path: Path) -> None:
+def test_batches_update_control_plane_nodes_singly_before_workers(store: Store, tmp_path: Path) -> None:
     assert roles(work(store, tmp_path, workers=5, batch=2)) == [("control-plane", 1)] * 3 + [("worker", 2), ("worker", 2), ("worker", 1)]
 
 
-def test_the_step_of_a_batch_names_the_role_and_the_nodes(store: Store, tmp_path: Path) -> None:
+def test_plan_turn_titles_name_role_and_nodes(store: Store, tmp_path: Path) -> None:
     titles = [step.title for step in rollout_plan.plan(work(store, tmp_path, 1, 3, batch=2)) if step.id.startswith("turn-")]
     assert titles == ["change control-plane node host-1", "change workers host-2, host-3", "change worker host-4"]
 
 
-def test_to_a_lower_minor_version_the_workers_go_first(store: Store, tmp_path: Path) -> None:
+def test_batches_to_lower_minor_version_update_workers_first(store: Store, tmp_path: Path) -> None:
     down = Move.new(ROLLBACK, Version("web:2", "2", "v1.37.0"), OLD)
     assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=down))] == ["worker", "worker", "control-plane"]
     same_minor = Move.new(ROLLBACK, NEW, OLD)
     assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=same_minor))] == ["control-plane", "worker", "worker"]
 
 
-def test_the_plan_shows_versions_and_batches(store: Store, tmp_path: Path) -> None:
+def test_described_returns_versions_and_turn_of_each_node(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.36.4", "10.0.0.2": "v1.36.3"})
     assert list(rollout_plan.described(made)) == [
         {"node": "host-1", "address": "10.0.0.1", "role": "control-plane", "from": "v1.36.4", "to": "v1.36.4", "turn": 1},
@@ -65,7 +65,7 @@ def leads_to(found: dict[str, planning.Step], name: str, other: str) -> bool:
     return name == other or any(leads_to(found, before, other) for before in found[name].needs)
 
 
-def test_nothing_is_changed_before_all_was_looked_at_and_a_backup_was_kept(store: Store, tmp_path: Path) -> None:
+def test_plan_checks_and_backup_precede_all_changes(store: Store, tmp_path: Path) -> None:
     found = plan(work(store, tmp_path))
     for name in found:
         if name not in ("check", "unpack-rootfs", "make-keys", "compare"):
@@ -76,7 +76,7 @@ def test_nothing_is_changed_before_all_was_looked_at_and_a_backup_was_kept(store
         assert leads_to(found, name, "keep-backup"), name
 
 
-def test_the_first_batch_comes_when_every_node_has_everything_and_each_next_one_when_all_is_well(store: Store, tmp_path: Path) -> None:
+def test_plan_turns_wait_for_images_and_health_of_former_turn(store: Store, tmp_path: Path) -> None:
     found = plan(work(store, tmp_path, 3, 2))
     assert found["turn-1"].after_all == ("fetch-images",)
     assert set(found["fetch-images"].needs) == {"stage", "send-images"}
@@ -94,7 +94,7 @@ def test_the_first_batch_comes_when_every_node_has_everything_and_each_next_one_
     assert list(found)[-3:] == ["wait-for-workloads", "record", "end"]
 
 
-def test_every_change_has_its_own_name_in_the_journal_so_that_one_after_it_repeats_all(store: Store, tmp_path: Path) -> None:
+def test_plan_journal_inputs_differ_between_changes(store: Store, tmp_path: Path) -> None:
     there, back = (plan(work(store, tmp_path / name)) for name in ("a", "b"))
     node = there["turn-1"].nodes[0]
     # When a batch was cut off its node is not well: it is gone on with, and what was well before is not asked again.
@@ -109,7 +109,7 @@ def hook(name: str, *phases: Phase) -> Hook:
     return Hook(name, phases, data="true")
 
 
-def test_hooks_run_at_their_moments(store: Store, tmp_path: Path) -> None:
+def test_plan_runs_hooks_at_their_phases(store: Store, tmp_path: Path) -> None:
     hooks = (
         hook("before", Phase.PRE_UPGRADE), hook("once", Phase.UPGRADE), hook("back", Phase.ROLLBACK), hook("after", Phase.POST_UPGRADE),
         hook("making", Phase.PRE_INIT),
@@ -133,7 +133,7 @@ def addon(name: str) -> str:
     return f"apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: {name}, namespace: kube-system}}\n"
 
 
-def test_addons_of_the_image_before_go_once_those_of_the_image_are_there(store: Store, tmp_path: Path) -> None:
+def test_plan_prune_addons_follows_start_addons(store: Store, tmp_path: Path) -> None:
     found = plan(work(store, tmp_path, 3, 2))
     assert found["prune-addons"].needs == ("start-addons",)
     assert found["prune-addons"].title == "remove addons that the image has not any more"
@@ -144,9 +144,7 @@ def test_addons_of_the_image_before_go_once_those_of_the_image_are_there(store: 
     assert first.inputs(first.nodes[0]) != second.inputs(first.nodes[0])
 
 
-def test_what_the_image_before_had_is_read_from_it_and_its_idle_tables_go_from_every_node(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prune_addons_step_reads_former_image_and_drops_idle_tables(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(store, "before", {"etc/slipway.yaml": FACTS, "etc/addons/old.yaml": addon("{{ Name }}")}, env={"Name": "old"})
     before = dataclasses.replace(OLD, digest=cloudimage.read(store, "before").digest)
     made = work(store, tmp_path, 1, 1, move=Move.new(UPGRADE, before, NEW))
@@ -165,5 +163,5 @@ def test_what_the_image_before_had_is_read_from_it_and_its_idle_tables_go_from_e
     assert all("nft=" in node.commands[-1] and "'inet kube-network-policies'" in node.commands[-1] for node in made.spec.nodes)  # type: ignore[attr-defined]
 
 
-def test_what_an_image_had_that_is_not_here_is_not_known(store: Store, tmp_path: Path) -> None:
+def test_former_addons_of_missing_image_are_empty(store: Store, tmp_path: Path) -> None:
     assert rollout_plan._former_addons(work(store, tmp_path)) == {}

@@ -25,7 +25,7 @@ def parts(made: RolloutWork, node: Any, *changed: str, monkeypatch: pytest.Monke
     return set(staging._parts(made, node, rootfs_update.Delta((), frozenset(changed), 0)))
 
 
-def test_only_what_changes_is_started_anew(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_contains_only_components_of_changed_files(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = work(store, tmp_path, 1, 1)
     control_plane_node, worker = made.spec.nodes
 

@@ -17,7 +17,7 @@ __all__ = ["store"]  # a fixture
 NAMED = 'apiVersion: v1\nkind: Service\nmetadata: {name: "dns-{{ DNSSvcIP }}", namespace: kube-system}\n'
 
 
-def test_the_network_comes_first_and_other_addons_when_a_node_is_ready(store: Store) -> None:
+def test_addons_network_is_applied_first_and_others_before_wait_for_nodes(store: Store) -> None:
     build(
         store,
         files={"etc/slipway.yaml": FACTS, "etc/addons/network.yaml": "cidr: {{ PodCIDR }}", "etc/addons/dns.yaml": NAMED},
@@ -36,7 +36,7 @@ def test_the_network_comes_first_and_other_addons_when_a_node_is_ready(store: St
     assert order.index("finish-cluster") < order.index("start-addons") < order.index("wait-for-nodes")
 
 
-def test_another_profile_or_other_addons_are_another_configuration_and_no_profile_is_the_one_of_before(store: Store) -> None:
+def test_kubernetes_inputs_depend_on_profile_and_on_addons_only_with_profile(store: Store) -> None:
     build(store, "bare")
     build(store, "more", files={"etc/slipway.yaml": FACTS, **ADDONS})
 

@@ -60,7 +60,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "rootfs"
 
 
-def test_addons_and_files_of_the_image(tree: Path) -> None:
+def test_addons_and_content_read_image_files_and_skip_hidden_ones(tree: Path) -> None:
     (tree / "etc/addons/link.yaml").symlink_to("../addons/dns.yaml")
     assert addons(tree) == {"dns.yaml": "kind: Service", "link.yaml": "kind: Service"}
     assert content(tree, "etc/addons/dns.yaml") == "kind: Service"
@@ -69,7 +69,7 @@ def test_addons_and_files_of_the_image(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["/etc/hostname", "../../../secret"])
-def test_files_behind_a_link_out_of_the_rootfs_are_not_read(tree: Path, target: str) -> None:
+def test_content_behind_link_out_of_rootfs_is_refused(tree: Path, target: str) -> None:
     for path in ("etc/kubeadm.yml", "etc/addons/a.yaml"):
         (tree / path).symlink_to(target if target.startswith("/") else target[3:] if path.count("/") == 1 else target)
     with pytest.raises(StoreError, match="leads out of the folder"):
@@ -78,7 +78,7 @@ def test_files_behind_a_link_out_of_the_rootfs_are_not_read(tree: Path, target: 
         addons(tree)
 
 
-def test_a_folder_of_addons_that_is_a_link_out_of_the_rootfs_is_refused(tree: Path, tmp_path: Path) -> None:
+def test_addons_folder_linked_out_of_rootfs_is_refused(tree: Path, tmp_path: Path) -> None:
     (tree / "etc/addons").rename(tmp_path / "addons")
     (tree / "etc/addons").symlink_to(tmp_path / "addons")
     with pytest.raises(StoreError, match="leads out of the folder"):
@@ -86,7 +86,7 @@ def test_a_folder_of_addons_that_is_a_link_out_of_the_rootfs_is_refused(tree: Pa
 
 
 @pytest.mark.parametrize("name", ["absolute", "circle"])
-def test_a_config_takes_the_place_of_a_link_and_reads_nothing_through_it(tree: Path, tmp_path: Path, name: str) -> None:
+def test_config_write_replaces_link_without_following_it(tree: Path, tmp_path: Path, name: str) -> None:
     (tree / "etc" / name).symlink_to(tmp_path / "secret" if name == "absolute" else name)
     assert request._content(tree, f"etc/{name}") is None
     request._write(tree, f"etc/{name}", b"new")
@@ -94,20 +94,20 @@ def test_a_config_takes_the_place_of_a_link_and_reads_nothing_through_it(tree: P
     assert (tmp_path / "secret").read_text() == "secret"
 
 
-def test_a_config_below_a_link_out_of_the_rootfs_is_refused(tree: Path, tmp_path: Path) -> None:
+def test_config_write_below_link_out_of_rootfs_is_refused(tree: Path, tmp_path: Path) -> None:
     (tree / "out").symlink_to(tmp_path)
     with pytest.raises(InputError, match="leads out of the rootfs"):
         request._write(tree, "out/secret", b"new")
     assert (tmp_path / "secret").read_text() == "secret"
 
 
-def test_image_without_kubernetes_is_refused_with_a_hint(store: Store) -> None:
+def test_kubernetes_of_image_without_slipway_yaml_raises_store_error(store: Store) -> None:
     build(store, files={"etc/a": "a"})
     with pytest.raises(StoreError, match=r"no etc/slipway\.yaml"):
         _ = prepared(store).resolved.kubernetes
 
 
-def test_environment_is_the_images_then_slipways_then_the_hosts_and_facts_cannot_be_set(store: Store) -> None:
+def test_environment_prefers_host_over_cluster_over_image_and_keeps_facts(store: Store) -> None:
     build(store, env={"Port": "80", "Size": "1", "Disk": "a"})
     context = prepared(store, env={"Port": "8443", "HostIP": "6.6.6.6"}, host_env={"10.0.0.1": {"Disk": "b"}})
     found = context.resolved.environment(context.spec.first)
@@ -116,14 +116,14 @@ def test_environment_is_the_images_then_slipways_then_the_hosts_and_facts_cannot
     assert (found["DNSSvcIP"], found["KubeSvcIP"]) == ("10.96.0.10", "10.96.0.1")
 
 
-def test_networks_of_the_environment_win_over_those_of_the_image(store: Store) -> None:
+def test_cluster_networks_and_cert_sans_are_taken_from_environment(store: Store) -> None:
     build(store)
     context = prepared(store, env={"PodCIDR": "10.244.0.0/16", "SvcCIDR": "10.97.0.0/16", "CertSANs": "a.example.com, 10.9.9.9"})
     assert (context.resolved.cluster.network.pods, context.resolved.cluster.network.dns) == ("10.244.0.0/16", "10.97.0.10")
     assert context.resolved.cluster.cert_sans == ("a.example.com", "10.9.9.9")
 
 
-def test_networks_of_both_families_give_members_addresses_of_both(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_with_dual_stack_networks_have_addresses_of_both_families(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     build(store)
     networks = {"PodCIDR": "10.244.0.0/16,fd00:10:244::/56", "SvcCIDR": "10.97.0.0/16,fd00:10:97::/112"}
     both: dict[str, MachineFacts] = {}
@@ -143,7 +143,7 @@ def test_networks_of_both_families_give_members_addresses_of_both(store: Store, 
     )
 
 
-def test_who_asks_for_both_families_must_give_networks_of_both(store: Store) -> None:
+def test_dual_stack_without_networks_of_both_families_is_refused(store: Store) -> None:
     build(store)
     with pytest.raises(InputError, match=r"IPv6DualStack: both families are asked for, and PodCIDR 100\.64\.0\.0/10"):
         _ = prepared(store, env={"IPv6DualStack": "true"}).resolved.network
@@ -151,7 +151,7 @@ def test_who_asks_for_both_families_must_give_networks_of_both(store: Store) -> 
     assert prepared(store, env={"IPv6DualStack": "true", **networks}).resolved.network.dual
 
 
-def test_members_take_their_names_from_their_machines(store: Store) -> None:
+def test_members_take_names_and_settings_from_machine_facts(store: Store) -> None:
     build(store)
     machine = MachineFacts(host="worker", arch="amd64", cgroup=2, resolved=True)
     context = known(run.prepare(asked(1, 1), store).spec, {"10.0.0.101": machine})
@@ -171,7 +171,7 @@ def test_members_take_their_names_from_their_machines(store: Store) -> None:
         ("not toml", False),
     ],
 )
-def test_containerd_settings_of_an_image_are_merged_into_tables_of_slipway(store: Store, text: str, accepted: bool) -> None:
+def test_containerd_config_of_image_is_merged_or_refused_by_version(store: Store, text: str, accepted: bool) -> None:
     build(store, files={"etc/slipway.yaml": FACTS, "etc/containerd/config.toml": text})
     if accepted:
         context = prepared(store)
@@ -183,7 +183,7 @@ def test_containerd_settings_of_an_image_are_merged_into_tables_of_slipway(store
             prepared(store)
 
 
-def test_kube_proxys_mode_is_what_the_machines_of_a_new_cluster_can_do(store: Store) -> None:
+def test_proxy_mode_of_new_cluster_is_nftables_on_capable_machines(store: Store) -> None:
     build(store)
     able = MachineFacts(host="host", arch="amd64", kernel="6.1.0", features=frozenset({"nf_tables"}))
     context = known(run.prepare(asked(1, 1), store).spec, dict.fromkeys(("10.0.0.1", "10.0.0.101"), able))
@@ -192,7 +192,7 @@ def test_kube_proxys_mode_is_what_the_machines_of_a_new_cluster_can_do(store: St
     assert wanted.proxy_mode is None
 
 
-def test_the_login_is_derived_from_the_keys_of_the_cluster(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_is_derived_from_cluster_keys_and_hidden_in_logs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     build(store)
     spec = run.prepare(asked(), store).spec
     runtime: Any = SimpleNamespace(secret=lambda purpose: {registry.PURPOSE: "5" * 64}[purpose])
@@ -203,14 +203,14 @@ def test_the_login_is_derived_from_the_keys_of_the_cluster(store: Store, monkeyp
     assert known(dataclasses.replace(spec, requires_login=False), runtime=runtime).resolved.login is None
 
 
-def test_machines_that_do_not_answer_take_no_part_in_handing_on_and_it_ends_with_the_connections(store: Store) -> None:
+def test_exchange_excludes_unreachable_machines_and_closes_with_connections(store: Store) -> None:
     build(store)
     context = changed(prepared(store, 3, 1), unreachable={"10.0.0.2": "host-2"})
     assert [node.address for node in context.exchange._nodes] == ["10.0.0.1", "10.0.0.3", "10.0.0.101"]
     assert context.spec.ssh.at_end[-1] == context.exchange.close
 
 
-def test_context_read_before_the_machines_were_checked_raises(store: Store) -> None:
+def test_context_read_unresolved_or_resolved_twice_raises_runtime_error(store: Store) -> None:
     build(store)
     context = run.prepare(asked(), store)
     with pytest.raises(RuntimeError, match="have not been checked"):

@@ -55,7 +55,7 @@ def plan(found: ClusterContext) -> list[str]:
     return [step.id for step in recipe]
 
 
-def test_each_phase_has_its_place(store: Store) -> None:
+def test_hooks_of_each_phase_run_at_their_place_in_plan(store: Store) -> None:
     text = "".join(
         hook(name, name, **({"on": "all"} if name in ("pre-install", "post-install") else {}))
         for name in ("originally", "pre-install", "pre-init-host", "post-init-host", "post-install", "pre-launch", "post-launch")
@@ -82,7 +82,7 @@ def test_each_phase_has_its_place(store: Store) -> None:
     assert [name for name in order if name in moments] == moments
 
 
-def test_nothing_that_comes_after_a_hook_runs_before_it(store: Store) -> None:
+def test_hooks_are_awaited_by_steps_after_their_phase(store: Store) -> None:
     recipe = {step.id: step for step in run.plan(context(store, hook("a", "originally") + hook("b", "pre-init-host")))}
     assert "hook-originally-1-a" in recipe["send-images"].after_all
     assert "hook-originally-1-a" in recipe["unpack-rootfs"].after_all
@@ -90,21 +90,21 @@ def test_nothing_that_comes_after_a_hook_runs_before_it(store: Store) -> None:
     assert "hook-pre-init-host-1-b" in recipe["set-up-machines"].after_all
 
 
-def test_without_hooks_a_plan_is_as_it_was(store: Store) -> None:
+def test_plan_without_hooks_starts_with_unchanged_cluster_steps(store: Store) -> None:
     found = context(store)
     ids = plan(found)
     assert not any(name.startswith("hook") for name in ids)
     assert ids[: len(run.cluster_steps(found).steps)] == [step.id for step in run.cluster_steps(found).steps]
 
 
-def test_hooks_of_image_and_clusterfile_run_both_in_the_order_of_their_names_and_each_once(store: Store) -> None:
+def test_hooks_of_image_and_clusterfile_run_once_in_name_order(store: Store) -> None:
     image = {"plugins/a.yaml": hook("b", "pre-launch", "echo image"), "plugins/readme.txt": "no hook"}
     same = hook("b", "pre-launch", "echo image")
     order = plan(context(store, hook("a", "pre-launch") + same + hook("c", "pre-launch"), image))
     assert [name for name in order if name.startswith("hook")] == [f"hook-pre-launch-{index}-{name}" for index, name in enumerate("abc", 1)]
 
 
-def test_a_hook_runs_where_it_is_meant_to(store: Store) -> None:
+def test_hook_runs_on_nodes_of_role_address_or_label(store: Store) -> None:
     text = "".join(
         hook(f"h{index}", "pre-launch", on=f"['{on}']")
         for index, on in enumerate(("control-plane", "worker", "storage", "10.0.0.102", "disk=ssd", "all"))
@@ -115,7 +115,7 @@ def test_a_hook_runs_where_it_is_meant_to(store: Store) -> None:
     assert where == [["0.1"], ["101", "102"], ["101", "102"], ["102"], ["0.1", "101", "102"], ["0.1", "101", "102"]]
 
 
-def test_a_hook_that_ran_is_known_by_what_it_does(store: Store) -> None:
+def test_hook_inputs_depend_on_script(store: Store) -> None:
     def inputs(data: str) -> str:
         step = next(step for step in run.plan(context(store, hook("a", "pre-launch", data))) if step.id.startswith("hook"))
         assert step.inputs is not None
@@ -124,7 +124,7 @@ def test_a_hook_that_ran_is_known_by_what_it_does(store: Store) -> None:
     assert inputs("echo 1") == inputs("echo 1") != inputs("echo 2")
 
 
-def test_a_script_starts_in_the_rootfs_where_there_is_one_with_the_environment_out_of_sight(store: Store) -> None:
+def test_shell_hook_starts_in_existing_rootfs_and_hides_environment(store: Store) -> None:
     (found,) = parse_hooks(hook("a", "originally, pre-launch", 'echo "$Word"'), "plugins/a.yaml")
     for phase, there, place in (
         (Phase.ORIGINALLY, True, "/"),
@@ -160,7 +160,7 @@ class Rootless(StandIn):
         super().put(data, path, mode)
 
 
-def test_names_are_given_to_machines_before_anything_goes_by_them(store: Store) -> None:
+def test_host_names_are_set_before_rootfs_is_unpacked(store: Store) -> None:
     text = hook("names", "pre-init", "10.0.0.101 worker-a", type="HOSTNAME")
     found = context(store, text)
     recipe = run.plan(found)
@@ -175,12 +175,12 @@ def test_names_are_given_to_machines_before_anything_goes_by_them(store: Store) 
     assert "before/hostname" in node.commands[0]
 
 
-def test_a_hook_whose_script_was_not_kept_is_refused(store: Store) -> None:
+def test_hook_with_redacted_script_is_refused(store: Store) -> None:
     with pytest.raises(InputError, match="was not kept"):
         plan(context(store, hook("a", "pre-launch", "<redacted abcd>")))
 
 
-def test_fault_of_an_image_hook_is_reported_with_its_file(store: Store) -> None:
+def test_hook_of_image_with_invalid_phase_is_reported_with_file(store: Store) -> None:
     with pytest.raises(InputError, match=r"plugins/a\.yaml"):
         plan(context(store, files={"plugins/a.yaml": hook("a", "pre-lunch")}))
 
@@ -188,7 +188,7 @@ def test_fault_of_an_image_hook_is_reported_with_its_file(store: Store) -> None:
 # ---- labels and taints ------------------------------------------------------------------------------------------------
 
 
-def test_a_taint_of_control_plane_nodes_has_the_name_that_kubernetes_gives_it_now() -> None:
+def test_taint_legacy_control_plane_key_is_translated() -> None:
     taken = labels.taint("one", Taint("node-role.kubernetes.io/master", effect="NoSchedule", remove=True))
     assert "node-role.kubernetes.io/control-plane:NoSchedule-" in taken
     put = labels.taint("one", Taint("node-role.kubernetes.io/master", effect="NoSchedule"))
@@ -196,7 +196,7 @@ def test_a_taint_of_control_plane_nodes_has_the_name_that_kubernetes_gives_it_no
     assert "example.com/master=:NoSchedule" in labels.taint("one", Taint("example.com/master", effect="NoSchedule"))
 
 
-def test_labels_roles_and_taints_are_put_on_nodes_and_those_of_others_stay(store: Store) -> None:
+def test_labels_step_sets_labels_roles_and_taints_of_clusterfile(store: Store) -> None:
     found = context(store)
     (step,) = labels.step(found, "wait-for-nodes")
     node = StandIn()
@@ -208,7 +208,7 @@ def test_labels_roles_and_taints_are_put_on_nodes_and_those_of_others_stay(store
     assert "not found" in script
 
 
-def test_what_the_clusterfile_does_not_say_any_more_is_taken_away(store: Store) -> None:
+def test_labels_step_removes_labels_and_taints_dropped_from_clusterfile(store: Store) -> None:
     found = context(store)
     plain = CLUSTER.replace(", storage", "").replace(", labels: {disk: ssd}", "").replace('"k=v:NoSchedule", ', "")
     wanted = effective(parse(plain, "Clusterfile"))
@@ -219,7 +219,7 @@ def test_what_the_clusterfile_does_not_say_any_more_is_taken_away(store: Store) 
     assert "k:NoSchedule-" in node.commands[0]
 
 
-def test_without_labels_there_is_no_step(store: Store) -> None:
+def test_labels_step_without_labels_is_absent(store: Store) -> None:
     build(store)
     assert labels.step(prepared(store, 1, 1), "wait-for-nodes") == []
 
@@ -235,7 +235,7 @@ def kept(*texts: str) -> StandIn:
     return node
 
 
-def test_hooks_of_the_end_are_read_while_the_cluster_is_there_and_run_on_their_machines() -> None:
+def test_parting_hooks_run_in_their_phase_on_their_machines() -> None:
     node, worker = kept(hook("bye", "pre-clean-host"), hook("gone", "post-clean-host", on="worker")), StandIn("10.0.0.101")
     found = Parting.read([node], [node, worker])
     assert [one.name for one in found.hooks] == ["bye", "gone"]
@@ -249,13 +249,13 @@ def test_hooks_of_the_end_are_read_while_the_cluster_is_there_and_run_on_their_m
     assert any("launch-" in command for command in worker.commands)
 
 
-def test_a_cluster_that_does_not_answer_does_not_hold_up_its_end() -> None:
+def test_parting_read_without_answer_has_no_hooks() -> None:
     silent = StandIn()
     assert Parting.read([silent], [silent]).hooks == ()
     assert Parting.read([], []).hooks == ()
 
 
-def test_a_rootfs_without_hooks_has_none(tmp_path: Path) -> None:
+def test_of_image_without_hooks_is_empty(tmp_path: Path) -> None:
     assert hooks.of_image(tmp_path) == ()
 
 
@@ -270,20 +270,20 @@ PLACES = ["/root/.ssh/authorized_keys", "~/.ssh/authorized_keys", "../../x", "a/
 
 
 @pytest.mark.parametrize("output", PLACES)
-def test_a_hook_of_an_image_names_no_path_of_this_machine(store: Store, output: str) -> None:
+def test_hook_of_image_with_local_path_is_refused(store: Store, output: str) -> None:
     with pytest.raises(InputError, match=r"(?s)plugins/a\.yaml:\d.*hook save names .* -f"):
         plan(context(store, files={"plugins/a.yaml": snapshot_hook(output)}))
 
 
 @pytest.mark.parametrize("output", PLACES)
-def test_a_hook_that_the_cluster_keeps_names_no_path_of_this_machine(store: Store, output: str) -> None:
+def test_hook_of_stored_clusterfile_with_local_path_is_refused(store: Store, output: str) -> None:
     build(store, files=FILES, launch=("one",))
     kept = parse(CLUSTER + snapshot_hook(output), "the stored Clusterfile", stored=True)
     with pytest.raises(InputError, match=r"the stored Clusterfile:.*hook save names"):
         plan(prepared(store, 1, 2, clusterfile=effective(kept)))
 
 
-def test_a_hook_of_an_image_does_not_become_the_user_s_own_by_being_the_same(store: Store) -> None:
+def test_hook_of_image_with_local_path_is_refused_despite_equal_user_hook(store: Store) -> None:
     with pytest.raises(InputError, match="hook save names"):
         plan(context(store, snapshot_hook("/x/y"), {"plugins/a.yaml": snapshot_hook("/x/y")}))
 
@@ -300,7 +300,7 @@ def snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("snapshot")
 @pytest.mark.parametrize("output", ["", "first.db"])
-def test_what_an_image_has_written_goes_below_the_cluster_s_folder_and_replaces_nothing(store: Store, tmp_path: Path, output: str) -> None:
+def test_etcd_hook_of_image_writes_below_cluster_folder_without_overwriting(store: Store, tmp_path: Path, output: str) -> None:
     found = changed(context(store, files={"plugins/a.yaml": snapshot_hook(output)}), state=ClusterState.of("default", tmp_path / "home"))
     folder = tmp_path / "home/clusters/default/snapshots"
     folder.mkdir(parents=True)
@@ -314,7 +314,7 @@ def test_what_an_image_has_written_goes_below_the_cluster_s_folder_and_replaces_
 
 
 @pytest.mark.usefixtures("snapshot")
-def test_the_user_s_own_clusterfile_may_name_a_path(store: Store, tmp_path: Path) -> None:
+def test_etcd_hook_of_clusterfile_writes_to_given_path(store: Store, tmp_path: Path) -> None:
     found = changed(context(store, snapshot_hook(str(tmp_path / "deep/etcd.db"))), state=ClusterState.of("default", tmp_path / "home"))
     etcd_step(found)
     assert (tmp_path / "deep/etcd.db").read_bytes() == b"etcd"
@@ -322,7 +322,7 @@ def test_the_user_s_own_clusterfile_may_name_a_path(store: Store, tmp_path: Path
 
 @pytest.mark.parametrize("link", ["plugins/a.yaml", "plugins"])
 @pytest.mark.parametrize("absolute", [True, False])
-def test_a_hook_behind_a_link_out_of_the_rootfs_is_refused(tmp_path: Path, link: str, absolute: bool) -> None:
+def test_hook_behind_link_out_of_rootfs_is_refused(tmp_path: Path, link: str, absolute: bool) -> None:
     tree, secret = tmp_path / "rootfs", tmp_path / "secret"
     secret.write_text("secret")
     (tree / link).parent.mkdir(parents=True)

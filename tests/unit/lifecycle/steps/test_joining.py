@@ -32,7 +32,9 @@ def rendered(made: JoinWork) -> Any:
     return made.resolved.files(made.fresh[0])
 
 
-def test_files_are_rendered_with_what_the_cluster_was_made_with(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joining_files_are_rendered_with_recorded_values_and_kept_secrets(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there = {"manifests/db.yaml": NodeFile(b"password: hunter2"), "etc/addons/dns.yaml": NodeFile(b"kind: Service")}
     monkeypatch.setattr(JoiningCluster, "files_of_first", there)
     files = rendered(work(store, tmp_path, control_plane=("10.0.0.9",), files=FILES))
@@ -41,20 +43,20 @@ def test_files_are_rendered_with_what_the_cluster_was_made_with(store: Store, tm
     assert files["manifests/db.yaml"].data == b"password: hunter2"
 
 
-def test_a_secret_that_is_given_again_is_used(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joining_given_secret_is_rendered(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JoiningCluster, "files_of_first", {})
     files = rendered(work(store, tmp_path, control_plane=("10.0.0.9",), files=FILES, env={"DbPassword": "hunter3"}))
     assert files["manifests/db.yaml"].data == b"kind: Secret\npassword: hunter3\n"
 
 
-def test_secret_without_a_value_is_asked_for(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joining_secret_without_value_raises_check_error(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JoiningCluster, "files_of_first", {})
     with pytest.raises(CheckError, match=r"manifests/db\.yaml: made with values that the cluster did not keep") as caught:
         rendered(work(store, tmp_path, control_plane=("10.0.0.9",), files=FILES))
     assert "-e NAME=VALUE" in str(caught.value.hint)
 
 
-def test_a_worker_gets_what_is_launched_only_for_a_hook_that_reads_it(
+def test_joining_worker_gets_launched_manifest_only_for_hook_that_reads_it(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(JoiningCluster, "files_of_first", {})
@@ -67,15 +69,13 @@ def test_a_worker_gets_what_is_launched_only_for_a_hook_that_reads_it(
     assert {path for path in found if path.startswith("manifests/")} == {"manifests/page.yaml"}
 
 
-def test_name_that_is_not_defined_is_reported(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joining_undefined_template_name_raises_input_error(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JoiningCluster, "files_of_first", {})
     with pytest.raises(InputError):
         rendered(work(store, tmp_path, workers=("10.0.0.9",), files={**FILES, "manifests/x.yaml": "a: {{ Nowhere }}"}))
 
 
-def test_files_of_a_control_plane_node_keep_the_mode_that_they_have_in_the_image(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_joining_files_of_control_plane_node_keep_mode_of_image(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = work(store, tmp_path, workers=("10.0.0.9",), files=FILES)
     (made.resolved.tree(made.spec.first) / "manifests/db.yaml").chmod(0o600)
     monkeypatch.setattr(rootfs, "rendered_before", lambda _: ["manifests/db.yaml", "manifests/gone.yaml"])

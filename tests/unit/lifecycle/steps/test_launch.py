@@ -17,7 +17,7 @@ from tests.unit.lifecycle.test_run import KEYS, build, prepared, store
 __all__ = ["store"]  # a fixture
 
 
-def test_a_launch_command_sees_its_environment_and_no_list_of_processes_does() -> None:
+def test_run_in_rootfs_passes_environment_in_script_not_in_commands() -> None:
     node = StandIn()
     sent: list[bytes] = []
     node.put = lambda data, path, mode=0o644: sent.append(data)  # type: ignore[method-assign]
@@ -30,7 +30,7 @@ def test_a_launch_command_sees_its_environment_and_no_list_of_processes_does() -
     assert any(command.startswith("rm -f /var/lib/slipway/launch-") for command in node.commands)
 
 
-def test_a_launch_command_that_fails_is_shown_with_its_output_and_its_script_is_removed() -> None:
+def test_run_in_rootfs_failure_shows_output_and_removes_script() -> None:
     node = StandIn()
     node.broken = {"bash"}
     with pytest.raises(CommandError, match="launch command failed: helm install x") as caught:
@@ -39,7 +39,7 @@ def test_a_launch_command_that_fails_is_shown_with_its_output_and_its_script_is_
     assert any(command.startswith("rm -f") for command in node.commands)
 
 
-def test_a_command_that_was_launched_is_known_by_image_command_and_environment(store: Store) -> None:
+def test_launch_inputs_depend_on_command_and_environment(store: Store) -> None:
     build(store, launch=("one",))
 
     def inputs(**changes: Any) -> str:

@@ -21,7 +21,7 @@ from tests.unit.lifecycle.test_run import FACTS, asked, build, changed, prepared
 __all__ = ["store"]  # a fixture
 
 
-def test_the_network_of_the_image_is_configured_before_a_kubelet_looks_unless_an_application_is_the_network(store: Store) -> None:
+def test_machine_files_include_cni_configuration_unless_application_is_network(store: Store) -> None:
     files = {"etc/slipway.yaml": FACTS, "etc/cni/10-flannel.conflist": '{"name": "cbr0"}'}
     build(store, files=files)
     context = prepared(store)
@@ -42,13 +42,13 @@ NETWORKS: dict[str, Mapping[str, str]] = {
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_pod_network_may_come_with_an_image_in_several_ways(store: Store, network: str) -> None:
+def test_prepare_image_with_pod_network_of_any_kind_is_accepted(store: Store, network: str) -> None:
     build(store, files={"etc/slipway.yaml": FACTS, **NETWORKS[network]}, network=False)
     assert run.prepare(asked(), store)
 
 
 @pytest.mark.parametrize("files", [{}, {"etc/cni/README": "none"}, {"etc/addons/storage.yaml": "kind: Deployment"}])
-def test_an_image_without_a_pod_network_is_refused_at_once(store: Store, files: Mapping[str, str]) -> None:
+def test_prepare_image_without_pod_network_is_refused(store: Store, files: Mapping[str, str]) -> None:
     build(store, files={"etc/slipway.yaml": FACTS, **files}, network=False)
     with pytest.raises(StoreError, match="web brings no pod network: its nodes would never be Ready") as caught:
         run.prepare(asked(), store)
@@ -63,12 +63,12 @@ def test_an_image_without_a_pod_network_is_refused_at_once(store: Store, files: 
         ({}, False),
     ],
 )
-def test_machines_are_asked_for_vxlan_where_the_network_is_the_bases(store: Store, files: Mapping[str, str], *, vxlan: bool) -> None:
+def test_wanted_of_machines_requires_vxlan_only_with_flannel(store: Store, files: Mapping[str, str], *, vxlan: bool) -> None:
     build(store, files={"etc/slipway.yaml": FACTS, **files})
     assert preparation.wanted_of_machines(prepared(store).resolved, []).vxlan is vxlan
 
 
-def test_machines_are_asked_for_what_the_image_enforces_policies_by(store: Store) -> None:
+def test_wanted_of_machines_includes_policy_enforcers_of_image(store: Store) -> None:
     build(store)
     context = prepared(store)
     assert preparation.wanted_of_machines(context.resolved, []).enforcers == ()
@@ -79,7 +79,7 @@ def test_machines_are_asked_for_what_the_image_enforces_policies_by(store: Store
     assert [one.name for one in wanted.enforcers] == ["kube-network-policies"]
 
 
-def test_plugins_and_configurations_of_the_image_are_where_a_kubelet_looks_for_them(store: Store) -> None:
+def test_machine_files_place_cni_plugins_and_configurations_of_image(store: Store) -> None:
     files = {"bin/cni/bridge": "", "bin/cni/mine": "", "bin/cni/.part": "", "etc/cni/10-mine.conf": "{}", "etc/cni/notes.txt": ""}
     build(store, files={"etc/slipway.yaml": FACTS, **files}, network=False)
     context = prepared(store)
@@ -92,7 +92,7 @@ def test_plugins_and_configurations_of_the_image_are_where_a_kubelet_looks_for_t
     assert found["/opt/cni/bin/mine"].link == "/var/lib/slipway/rootfs/bin/cni/mine"
 
 
-def test_what_is_not_as_it_was_in_documents_is_reported(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warn_of_documents_reports_removed_field_and_deprecated_mode(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     old = "apiVersion: kubeadm.k8s.io/v1beta2\nkind: ClusterConfiguration\nuseHyperKubeImage: true\n"
     proxy = "---\napiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\n"
@@ -130,7 +130,7 @@ metadata: {name: c}
 ADDONS = {"etc/addons/network.yaml": NETWORK, "etc/addons/dns.yaml": DNS}
 
 
-def test_a_profile_is_recorded_and_asked_of_machines_and_holds_for_no_addon_of_the_image(store: Store) -> None:
+def test_profile_is_recorded_required_of_machines_and_exempts_addon_namespaces(store: Store) -> None:
     build(store, files={"etc/slipway.yaml": FACTS, **ADDONS})
     context = with_profile(prepared(store), "cis")
     assert yaml.safe_load(redacted(context.spec.clusterfile))["spec"]["profile"] == "cis"
@@ -141,7 +141,7 @@ def test_a_profile_is_recorded_and_asked_of_machines_and_holds_for_no_addon_of_t
     assert not prepared(store).resolved.cluster.profile.name
 
 
-def test_what_the_user_says_otherwise_than_the_profile_counts_and_is_reported(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warn_of_documents_reports_user_setting_that_overrides_profile(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     build(
         store,
         files={
@@ -156,7 +156,7 @@ def test_what_the_user_says_otherwise_than_the_profile_counts_and_is_reported(st
     assert "podPidsLimit" not in capsys.readouterr().err
 
 
-def test_older_kubernetes_that_cannot_do_all_of_a_profile_is_reported(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warn_of_documents_reports_profile_parts_unsupported_by_kubernetes(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     build(store, files={"etc/slipway.yaml": "kubernetes: v1.31.4\n"})
     preparation.warn_of_documents(with_profile(prepared(store), "cis").resolved)
     assert "Kubernetes 1.31 cannot keep requests without a name to some paths" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from tests.unit.lifecycle.test_run import build, machines, prepared, store
 __all__ = ["store"]  # a fixture
 
 
-def test_the_stored_clusterfile_says_what_was_run_and_no_secret(store: Store) -> None:
+def test_stored_clusterfile_describes_run_and_redacts_secrets(store: Store) -> None:
     build(store)
     context = prepared(
         store,
@@ -37,7 +37,7 @@ def test_the_stored_clusterfile_says_what_was_run_and_no_secret(store: Store) ->
         assert secret not in text
 
 
-def test_what_this_machine_remembers_holds_no_password(store: Store) -> None:
+def test_keep_access_stores_no_password_and_private_kubeconfig(store: Store) -> None:
     build(store)
     context = prepared(store, control_plane=machines("10.0.0.1", password="letmein"))
     context.resolved.runtime.kubeconfig = lambda server: b"kind: Config\n"  # type: ignore[method-assign]

@@ -24,7 +24,7 @@ __all__ = ["store"]  # a fixture
 
 
 @pytest.mark.parametrize("control_plane", [True, False])
-def test_images_are_fetched_in_the_order_in_which_a_node_needs_them(control_plane: bool) -> None:
+def test_images_needed_to_be_ready_are_in_start_order(control_plane: bool) -> None:
     shown = {"metrics.yaml": "      image: r/metrics:1\n", NETWORK_ADDON: "    - image: 'x'\n      image: r/network:1\n"}
     names = [
         "r/app:1",
@@ -64,7 +64,7 @@ def led(store: Store, balancing: str = "auto", lacks: str | None = None, **files
     return known(context.spec, balancing=ipvs.choose(registries.balancing_wish(context.resolved), answers), login=LOGIN)
 
 
-def test_where_kernels_lead_to_the_control_plane_nodes_everything_goes_that_way(store: Store) -> None:
+def test_ipvs_virtual_ip_is_used_by_hosts_images_and_registry_certificate(store: Store) -> None:
     context = led(store)
     worker, node = context.spec.workers[0], context.spec.control_plane[0]
     assert context.resolved.hosts_lines(worker) == ("10.103.97.2 apiserver.cluster.local # slipway",)
@@ -79,7 +79,7 @@ def test_where_kernels_lead_to_the_control_plane_nodes_everything_goes_that_way(
     assert asked == [("127.0.0.1", "10.103.97.2", "10.0.0.1", "10.0.0.2", "10.0.0.3")]
 
 
-def test_the_cluster_is_made_the_same_way_as_ever_where_haproxy_leads(store: Store) -> None:
+def test_haproxy_without_ipvs_support_uses_loopback_address(store: Store) -> None:
     context = led(store, lacks="its kernel has no ip_vs")
     assert context.resolved.hosts_lines(context.spec.workers[0]) == ("127.0.0.1 apiserver.cluster.local # slipway",)
     assert context.resolved.cluster.virtual_ip is None
@@ -96,7 +96,7 @@ def login_of(store: Store, *, requires_login: bool = True) -> ClusterContext:
     return context
 
 
-def test_no_registry_asks_for_the_login_before_every_machine_has_it(store: Store) -> None:
+def test_start_registry_waits_for_login_on_all_machines(store: Store) -> None:
     build(store)
     step = registries.start_registry(run.prepare(asked(3, 2), store))
     assert "set-up-machines" in step.after_all
@@ -108,7 +108,7 @@ def test_no_registry_asks_for_the_login_before_every_machine_has_it(store: Store
         assert not {"/var/lib/slipway/registry.yaml", registry.HTPASSWD} & set(files)
 
 
-def test_a_cluster_gets_the_login_when_its_run_is_repeated(store: Store) -> None:
+def test_login_changes_inputs_of_machine_and_registry_steps(store: Store) -> None:
     context, before = login_of(store), login_of(store, requires_login=False)
     for make, node in ((preparation.set_up_machines, context.spec.workers[0]), (registries.start_registry, context.spec.first)):
         steps_of = [make(context), make(before)]
@@ -116,7 +116,7 @@ def test_a_cluster_gets_the_login_when_its_run_is_repeated(store: Store) -> None
         assert new != old
 
 
-def test_the_journal_tells_nothing_of_the_login(store: Store) -> None:
+def test_step_inputs_do_not_reveal_login(store: Store) -> None:
     context = login_of(store)
     for make in (preparation.set_up_machines, registries.start_registry):
         step = make(context)
@@ -132,14 +132,14 @@ def test_the_journal_tells_nothing_of_the_login(store: Store) -> None:
     assert registry_step.inputs(context.spec.first) == with_this
 
 
-def test_an_image_of_before_has_no_programs_for_rules_of_the_kernel(store: Store) -> None:
+def test_balancing_wish_of_image_without_ipvs_programs_brings_none(store: Store) -> None:
     build(store)
     wish = registries.balancing_wish(prepared(store, 1, 1).resolved)
     assert wish.balanced == ("10.0.0.101",)
     assert not wish.brings()
 
 
-def test_a_registry_of_the_site_is_used_as_the_others_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry_files_of_site_are_copied_with_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     site = OfSite(Site.parse("hub.example.org"), ca=b"PEM", credential=Credential("u", "p"))
     there = {path: file.data for path, file in site.files(["docker.io"]).items()}
     monkeypatch.setattr(registries, "read_files", lambda *_: dict(there))
@@ -147,7 +147,7 @@ def test_a_registry_of_the_site_is_used_as_the_others_use_it(monkeypatch: pytest
     assert registries.AsThere.of(StandIn()).files(()) == site.files(["docker.io"])
 
 
-def test_a_member_does_not_choose_which_files_others_get() -> None:
+def test_registry_files_from_member_are_limited_to_hosts_toml() -> None:
     node, good = StandIn(), "/etc/containerd/certs.d/_default/hosts.toml"
     node.answers = {"ls /etc": f"/root/.ssh/authorized_keys\n{good}\n", "base64": f"/root/.ssh/authorized_keys eA==\n{good} eA==\nend\n"}
     assert set(registries.AsThere.of(node).files(())) == {good}

@@ -68,24 +68,26 @@ def refused(verb: Verb, store: Store, kind: type[SlipwayError], said: str, **cha
         ({"CertSANs": "api.example.com, a b"}, InputError, "CertSANs a b: .*host name"),
     ],
 )
-def test_networks_and_names_that_cannot_be(verb: Verb, store: Store, env: dict[str, str], kind: type[SlipwayError], said: str) -> None:
+def test_validation_impossible_networks_and_names_are_refused(
+    verb: Verb, store: Store, env: dict[str, str], kind: type[SlipwayError], said: str
+) -> None:
     build(store)
     refused(verb, store, kind, said, env=env)
 
 
-def test_a_check_that_is_skipped_is_skipped_in_a_plan(store: Store) -> None:
+def test_validation_skipped_check_is_skipped_in_plan(store: Store) -> None:
     build(store)
     assert planned(asked(1, 1, env={"PodCIDR": "10.0.0.0/16"}), store, run.RunOptions(skip_checks=frozenset({"networks"})))
 
 
 @BOTH
-def test_an_address_of_a_machine_that_is_ipv6(verb: Verb, store: Store) -> None:
+def test_validation_ipv6_machine_address_is_refused(verb: Verb, store: Store) -> None:
     build(store)
     refused(verb, store, CheckError, "IPv6-only clusters are not supported", control_plane=machines("fd00::1"))
 
 
 @BOTH
-def test_values_that_templates_name_and_nothing_gives(verb: Verb, store: Store) -> None:
+def test_validation_template_value_without_source_is_refused(verb: Verb, store: Store) -> None:
     build(store, files={**FILES, "manifests/web.yaml.tmpl": "port: {{ .Port }}\n", "etc/addons/x.yaml": "size: {{ Size }}\n"})
     refused(verb, store, InputError, r"(?s)Port.*|.*Size", env={})
     with pytest.raises(InputError) as caught:
@@ -93,7 +95,7 @@ def test_values_that_templates_name_and_nothing_gives(verb: Verb, store: Store) 
     assert {"Size"} <= {word for fault in caught.value.faults for word in str(fault).replace("'", " ").split()}
 
 
-def test_a_value_that_only_one_machine_lacks_is_found(store: Store) -> None:
+def test_validation_value_missing_for_one_machine_is_refused(store: Store) -> None:
     build(store, files={**FILES, "etc/disk.conf": "disk: {{ Disk }}\n"})
     given = {"10.0.0.1": {"Disk": "sda"}}
     with pytest.raises(InputError, match="Disk"):
@@ -101,7 +103,7 @@ def test_a_value_that_only_one_machine_lacks_is_found(store: Store) -> None:
     assert planned(asked(1, 1, host_env={**given, "10.0.0.101": {"Disk": "sdb"}}), store)
 
 
-def test_machines_with_the_same_values_are_rendered_for_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_renders_once_for_machines_with_same_values(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     rendered = rootfs.rendered
 
@@ -123,20 +125,20 @@ def test_machines_with_the_same_values_are_rendered_for_once(store: Store, monke
         ("etc/containerd/config.toml", "not toml", "is not TOML"),
     ],
 )
-def test_files_that_cannot_be_read(verb: Verb, store: Store, path: str, text: str, said: str) -> None:
+def test_validation_unreadable_image_file_is_refused(verb: Verb, store: Store, path: str, text: str, said: str) -> None:
     build(store, files={**FILES, path: text})
     refused(verb, store, InputError, f"{path}: {said}")
 
 
 @BOTH
-def test_a_private_key_that_does_not_exist(verb: Verb, store: Store, tmp_path: Path) -> None:
+def test_validation_missing_private_key_or_invalid_user_is_refused(verb: Verb, store: Store, tmp_path: Path) -> None:
     build(store)
     refused(verb, store, UsageError, "no such private key", control_plane=machines("10.0.0.1", key=tmp_path / "absent"))
     refused(verb, store, UsageError, "neither an address nor a user", workers=machines("10.0.0.7", user="a b"))
 
 
 @BOTH
-def test_a_virtual_address_that_pods_would_have(verb: Verb, store: Store) -> None:
+def test_validation_virtual_address_inside_pod_cidr_is_refused_with_ipvs(verb: Verb, store: Store) -> None:
     build(store)
 
     def wanted(balancing: str) -> Clusterfile:
@@ -168,7 +170,7 @@ spec: {{image: shop, env: [%s]}}
 
 
 @BOTH
-def test_an_application_of_the_clusterfile_lacks_a_value(verb: Verb, store: Store) -> None:
+def test_validation_application_without_template_value_is_refused(verb: Verb, store: Store) -> None:
     build(store)
     application(store, {"manifests/shop.yaml": "port: {{ Port }}\nnetwork: {{ PodCIDR }}\n"})
 
@@ -180,12 +182,12 @@ def test_an_application_of_the_clusterfile_lacks_a_value(verb: Verb, store: Stor
     assert planned(wanted("Port=80"), store)
 
 
-def test_a_cluster_of_ordinary_values_is_accepted(store: Store) -> None:
+def test_validation_ordinary_values_are_accepted(store: Store) -> None:
     build(store)
     assert planned(asked(3, 2, env={"CertSANs": "api.example.com,*.example.com,10.1.2.3"}), store)
 
 
-def test_of_a_cluster_that_is_there_only_machines_that_join_are_judged(store: Store) -> None:
+def test_check_members_judges_joining_machines_only(store: Store) -> None:
     build(store, files={**FILES, "etc/disk.yaml": "disk: {{ Disk }}\n"})
     spec = run.prepare(asked(1, 1, env={"Disk": "sda"}), store).spec
 
@@ -208,7 +210,7 @@ VALUES = (
 
 
 @BOTH
-def test_values_that_the_image_expects_are_asked_for_at_once(verb: Verb, store: Store) -> None:
+def test_validation_all_missing_expected_values_are_reported_at_once(verb: Verb, store: Store) -> None:
     build(store, files={**FILES, "manifests/web.yaml": "a: 1\nb: 2\nport: {{ Port }}\nrealm: '{{ .Realm }}'\n"}, values=VALUES)
     with pytest.raises(InputError) as caught:
         verb(asked(1, 1, env={"Realm": "x"}), store)
@@ -223,7 +225,7 @@ def test_values_that_the_image_expects_are_asked_for_at_once(verb: Verb, store: 
     assert planned(asked(1, 1, env=given), store)
 
 
-def test_a_value_that_the_image_calls_secret_is_neither_shown_nor_recorded(store: Store) -> None:
+def test_validation_secret_value_of_image_is_neither_shown_nor_recorded(store: Store) -> None:
     build(store, values=VALUES)
     given = {"Port": "80", "Realm": "x", "SitePhrase": "open sesame"}
     context = run.prepare(asked(1, 1, env=given), store)
@@ -232,7 +234,7 @@ def test_a_value_that_the_image_calls_secret_is_neither_shown_nor_recorded(store
     assert "Realm" in write.redacted(context.spec.clusterfile)
 
 
-def test_a_config_that_writes_the_file_makes_its_values_needless(store: Store) -> None:
+def test_validation_config_that_writes_file_makes_its_values_optional(store: Store) -> None:
     build(store, files={**FILES, "manifests/web.yaml": "port: {{ Port }}\n"}, values=VALUES[:1])
     config = f"""{CLUSTER % "env: []"}---
 apiVersion: slipway.dev/v1
@@ -243,16 +245,14 @@ spec: {{path: manifests/web.yaml, data: 'port: 1'}}
     assert planned(request.effective(parse(config, "Clusterfile")), store)
 
 
-def test_templates_of_other_programs_in_an_image_are_nothing_to_ask_for(store: Store) -> None:
+def test_validation_manifest_with_foreign_templates_is_not_rendered(store: Store) -> None:
     text = "data:\n  a.yml: |\n    title: {{ .Status }}\n    x: {{ Name }}\n  b: '{{ Other }}'\n"
     build(store, files={**FILES, "manifests/web.yaml": text})
     context = run.prepare(asked(1, 0), store)
     assert "manifests/web.yaml" not in validation._supposed(context.spec).files(context.spec.first)
 
 
-def test_names_of_an_image_without_a_list_of_values_that_stay_as_text_are_one_warning(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_validation_undeclared_names_left_as_text_are_warned_about_once(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     files = {**FILES, "etc/web.conf": "{{ Site }} {{ HostIP }} {{ Given }} {{ Mode }} {{ Zone }}\n"}
     build(store, files=files, env={"Mode": "fast"})
     given = asked(1, 1, env={"Given": "1"})
@@ -274,7 +274,7 @@ spec: {{path: etc/web.conf, data: 'x'}}
 
 
 @BOTH
-def test_an_application_asks_for_the_values_that_its_image_expects(verb: Verb, store: Store) -> None:
+def test_validation_missing_expected_values_of_application_are_reported(verb: Verb, store: Store) -> None:
     build(store)
     application(store, {"manifests/shop.yaml": "port: {{ Port }}\nrealm: {{ Realm }}\n"}, values=VALUES[:2])
     with pytest.raises(InputError) as caught:

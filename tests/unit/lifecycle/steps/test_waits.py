@@ -16,7 +16,7 @@ from tests.unit.lifecycle.test_run import build, changed, prepared, store
 __all__ = ["store"]  # a fixture
 
 
-def test_what_ails_before_a_change_is_kept_until_one_has_come_to_its_end(store: Store) -> None:
+def test_record_unready_workloads_keeps_first_record_until_change_ends(store: Store) -> None:
     build(store)
     node = StandIn()
     context = changed(prepared(store), control_plane=(node,))
@@ -39,7 +39,7 @@ def test_what_ails_before_a_change_is_kept_until_one_has_come_to_its_end(store: 
     assert context.unready_before == []
 
 
-def test_waiting_ends_when_a_machine_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_lost_machine_raises_node_error(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     node = StandIn()

@@ -18,7 +18,7 @@ from harness.oci.store import Store
 from tests.unit.oci.layouts import attach, blob_name, contents, load, packed, put_attachment, put_index, put_manifest, put_referrers
 
 
-def test_an_image_that_is_refused_gets_no_name_and_neither_do_its_companions(tmp_path: Path) -> None:
+def test_load_one_refused_image_names_none_of_archive(tmp_path: Path) -> None:
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     good, bad = put_manifest(here, b"good"), put_manifest(here, b"bad")
     for name, image in (("good:1", good), ("bad:1", bad)):
@@ -49,7 +49,7 @@ SUBJECT = digest_of(b"an image")
 TAG = f"web:{SUBJECT.replace(':', '-')}"
 
 
-def test_a_refused_archive_leaves_the_signatures_that_are_here(tmp_path: Path) -> None:
+def test_load_forged_signature_manifest_is_refused_and_stored_names_stay(tmp_path: Path) -> None:
     """An empty list of manifests in an image of signatures made those of this store disappear."""
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     image = put_manifest(here, b"image")
@@ -70,7 +70,7 @@ def saved(store: Store, tmp_path: Path) -> Path:
     return tmp_path / "web.tar"
 
 
-def test_no_image_comes_in_under_the_name_of_a_signature(tmp_path: Path) -> None:
+def test_load_image_under_signature_tag_is_refused(tmp_path: Path) -> None:
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     image = put_manifest(here, b"image")
     here.tag("web:1", image)
@@ -80,7 +80,7 @@ def test_no_image_comes_in_under_the_name_of_a_signature(tmp_path: Path) -> None
     assert there.names() == {}
 
 
-def test_what_only_looks_like_an_attachment_is_an_image_like_any_other(tmp_path: Path) -> None:
+def test_load_tag_with_unknown_attachment_suffix_is_subject_to_admission(tmp_path: Path) -> None:
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     image = put_manifest(here, b"image")
     here.tag("web:1", image)
@@ -111,7 +111,7 @@ def test_what_only_looks_like_an_attachment_is_an_image_like_any_other(tmp_path:
         ("", {"manifests": {"a": 1}}),
     ],
 )
-def test_attachments_that_are_malformed_are_store_errors(suffix: str, document: dict[str, Any], tmp_path: Path) -> None:
+def test_load_malformed_attachment_raises_store_error_and_keeps_names(suffix: str, document: dict[str, Any], tmp_path: Path) -> None:
     there = Store(tmp_path / "there")
     kind = OCI_MANIFEST if suffix else OCI_INDEX
     data = canonical_json({"schemaVersion": 2, "mediaType": kind, **document})
@@ -124,7 +124,7 @@ def test_attachments_that_are_malformed_are_store_errors(suffix: str, document: 
     assert there.names() == before
 
 
-def test_referrers_of_another_image_do_not_come_in(tmp_path: Path) -> None:
+def test_load_referrers_of_another_image_are_refused(tmp_path: Path) -> None:
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     image, another = put_manifest(here, b"image"), put_manifest(here, b"another")
     here.tag("web:1", image)
@@ -134,7 +134,7 @@ def test_referrers_of_another_image_do_not_come_in(tmp_path: Path) -> None:
     assert there.names() == {}
 
 
-def test_attestations_of_another_image_do_not_come_in(tmp_path: Path) -> None:
+def test_load_attestations_of_another_image_are_refused(tmp_path: Path) -> None:
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     image, another = put_manifest(here, b"image"), put_manifest(here, b"another")
     here.tag("web:1", image)

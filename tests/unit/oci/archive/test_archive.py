@@ -50,7 +50,7 @@ def rewritten(archive: Path, change: dict[str, bytes | None], extra: tuple[tarfi
     return result
 
 
-def test_images_come_back_with_their_names_and_digests(store: Store, other: Store, tmp_path: Path) -> None:
+def test_save_and_load_keep_names_digests_and_blobs(store: Store, other: Store, tmp_path: Path) -> None:
     archive = tmp_path / "both.tar"
     saved = save(store, ["web:1", "ghcr.io/x/db:2"], archive)
     assert (saved.files, saved.size, saved.blobs) == ((archive,), archive.stat().st_size, len(contents(store)))
@@ -60,7 +60,7 @@ def test_images_come_back_with_their_names_and_digests(store: Store, other: Stor
         other.verify(f"sha256:{name}")
 
 
-def test_a_blob_of_two_images_is_in_the_file_once(store: Store, tmp_path: Path) -> None:
+def test_save_blob_shared_by_two_images_is_written_once(store: Store, tmp_path: Path) -> None:
     save(store, ["web:1", "ghcr.io/x/db:2"], tmp_path / "both.tar")
     with tarfile.open(tmp_path / "both.tar") as tar:
         names = tar.getnames()
@@ -69,13 +69,13 @@ def test_a_blob_of_two_images_is_in_the_file_once(store: Store, tmp_path: Path) 
     assert names.count("blobs/sha256/" + digest_of(SHARED)[7:]) == 1
 
 
-def test_only_what_was_asked_for_is_in_it(store: Store, other: Store, tmp_path: Path) -> None:
+def test_save_one_image_omits_other_images(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "web.tar")
     assert list(load(other, tmp_path / "web.tar").names) == ["web:1"]
     assert not other.has(digest_of(b"db"))
 
 
-def test_the_same_images_give_the_same_bytes_in_any_store(store: Store, other: Store, tmp_path: Path) -> None:
+def test_save_same_images_from_two_stores_gives_identical_bytes(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:1", "ghcr.io/x/db:2"], tmp_path / "1.tar")
     load(other, tmp_path / "1.tar")
     os.utime(other.path(digest_of(b"db")), (1, 1))
@@ -83,7 +83,7 @@ def test_the_same_images_give_the_same_bytes_in_any_store(store: Store, other: S
     assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "2.tar").read_bytes()
 
 
-def test_an_image_can_be_saved_by_its_digest(store: Store, other: Store, tmp_path: Path) -> None:
+def test_save_by_digest_keeps_name_and_unnamed_image_is_refused(store: Store, other: Store, tmp_path: Path) -> None:
     image = store.resolve("web:1")
     save(store, [image.digest[7:19]], tmp_path / "web.tar")
     assert load(other, tmp_path / "web.tar").names == {"web:1": image}
@@ -93,7 +93,7 @@ def test_an_image_can_be_saved_by_its_digest(store: Store, other: Store, tmp_pat
 
 
 @pytest.mark.parametrize("compress", ["none", "gzip", "zstd"])
-def test_streams_work_as_files_do_compressed_too(store: Store, other: Store, tmp_path: Path, compress: Compression) -> None:
+def test_save_to_stream_equals_file_in_every_compression(store: Store, other: Store, tmp_path: Path, compress: Compression) -> None:
     stream = io.BytesIO()
     save(store, ["web:1"], stream, compress=compress)
     save(store, ["web:1"], tmp_path / "web.tar", compress=compress)
@@ -104,7 +104,7 @@ def test_streams_work_as_files_do_compressed_too(store: Store, other: Store, tmp
     assert load(other, tmp_path / "web.tar").written == 0
 
 
-def test_what_is_not_whole_is_not_saved(store: Store, tmp_path: Path) -> None:
+def test_save_missing_or_damaged_blob_or_image_raises_and_leaves_no_file(store: Store, tmp_path: Path) -> None:
     store.path(digest_of(SHARED)).unlink()
     with pytest.raises(StoreError, match=digest_of(SHARED)):
         save(store, ["web:1"], tmp_path / "web.tar")
@@ -118,7 +118,7 @@ def test_what_is_not_whole_is_not_saved(store: Store, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_destination_that_refuses_is_named(store: Store, tmp_path: Path) -> None:
+def test_save_unwritable_destination_raises_store_error_with_reason(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"nowhere/web\.tar"):
         save(store, ["web:1"], tmp_path / "nowhere/web.tar")
 
@@ -130,7 +130,7 @@ def test_a_destination_that_refuses_is_named(store: Store, tmp_path: Path) -> No
         save(store, ["web:1"], Full())
 
 
-def test_a_changed_blob_gives_no_name(store: Store, other: Store, tmp_path: Path) -> None:
+def test_load_changed_blob_is_refused_and_sets_no_names(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "web.tar")
     changed = rewritten(tmp_path / "web.tar", {"blobs/sha256/" + digest_of(b"web")[7:]: b"bew"})
     with pytest.raises(StoreError, match=f"that should be {digest_of(b'web')}"):
@@ -140,7 +140,7 @@ def test_a_changed_blob_gives_no_name(store: Store, other: Store, tmp_path: Path
 
 
 @pytest.mark.parametrize("gone", [SHARED, b"web", b"{}"])
-def test_a_missing_blob_gives_no_name_at_all(store: Store, other: Store, tmp_path: Path, gone: bytes) -> None:
+def test_load_missing_blob_is_refused_and_sets_no_names(store: Store, other: Store, tmp_path: Path, gone: bytes) -> None:
     save(store, ["web:1", "ghcr.io/x/db:2"], tmp_path / "both.tar")
     cut = rewritten(tmp_path / "both.tar", {"blobs/sha256/" + digest_of(gone)[7:]: None})
     with pytest.raises(StoreError, match=f"it lacks blob {digest_of(gone)}"):
@@ -149,7 +149,7 @@ def test_a_missing_blob_gives_no_name_at_all(store: Store, other: Store, tmp_pat
 
 
 @pytest.mark.parametrize("compress", ["none", "gzip", "zstd"])
-def test_a_file_that_was_cut_anywhere_gives_no_name(store: Store, other: Store, tmp_path: Path, compress: Compression) -> None:
+def test_load_truncated_archive_is_refused_at_any_length(store: Store, other: Store, tmp_path: Path, compress: Compression) -> None:
     save(store, ["web:1", "ghcr.io/x/db:2"], tmp_path / "both.tar", compress=compress)
     data = (tmp_path / "both.tar").read_bytes()
     chance = random.Random(5)
@@ -160,7 +160,7 @@ def test_a_file_that_was_cut_anywhere_gives_no_name(store: Store, other: Store, 
     assert len(load(other, io.BytesIO(data)).names) == 2
 
 
-def test_a_blob_of_wrong_length_in_the_manifest_gives_no_name(store: Store, other: Store, tmp_path: Path) -> None:
+def test_save_blob_size_differing_from_manifest_raises_store_error(store: Store, other: Store, tmp_path: Path) -> None:
     wrong = {"schemaVersion": 2, "config": Descriptor(OCI_CONFIG, digest_of(b"{}"), 3).to_json(), "layers": []}
     image = Descriptor(OCI_MANIFEST, *store.put(canonical_json(wrong)))
     store.tag("wrong", image)
@@ -183,7 +183,7 @@ def test_a_blob_of_wrong_length_in_the_manifest_gives_no_name(store: Store, othe
     ],
     ids=lambda info: f"{info.name[:20]} {info.type!r}",
 )
-def test_an_entry_that_reaches_out_is_refused(store: Store, other: Store, tmp_path: Path, bad: tarfile.TarInfo) -> None:
+def test_load_unsafe_tar_entry_is_refused_and_named(store: Store, other: Store, tmp_path: Path, bad: tarfile.TarInfo) -> None:
     save(store, ["web:1"], tmp_path / "web.tar")
     with pytest.raises(StoreError, match="the archive is refused") as caught:
         load(other, rewritten(tmp_path / "web.tar", {}, (bad,)))
@@ -191,7 +191,7 @@ def test_an_entry_that_reaches_out_is_refused(store: Store, other: Store, tmp_pa
     assert not other.names()
 
 
-def test_files_of_other_tools_in_the_folder_do_no_harm(store: Store, other: Store, tmp_path: Path) -> None:
+def test_load_ignores_files_of_other_tools(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "web.tar")
     extra = (member("manifest.json", tarfile.REGTYPE), member("./blobs/", tarfile.DIRTYPE))
     assert list(load(other, rewritten(tmp_path / "web.tar", {}, extra)).names) == ["web:1"]
@@ -208,13 +208,15 @@ def test_files_of_other_tools_in_the_folder_do_no_harm(store: Store, other: Stor
         (b'{"manifests": [{"mediaType": "x"}]}', "not a descriptor"),
     ],
 )
-def test_an_index_that_is_none_is_an_error_not_a_crash(store: Store, other: Store, tmp_path: Path, index: bytes | None, why: str) -> None:
+def test_load_missing_or_malformed_index_raises_store_error(
+    store: Store, other: Store, tmp_path: Path, index: bytes | None, why: str
+) -> None:
     save(store, ["web:1"], tmp_path / "web.tar")
     with pytest.raises(StoreError, match=why):
         load(other, rewritten(tmp_path / "web.tar", {"index.json": index}))
 
 
-def test_names_in_the_archive_are_checked(store: Store, other: Store, tmp_path: Path) -> None:
+def test_load_missing_or_invalid_image_name_is_refused(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "web.tar")
     image = store.resolve("web:1").to_json()
     for named, why in (({}, "does not say the name"), ({"org.opencontainers.image.ref.name": "../.."}, "not an image name")):
@@ -224,7 +226,7 @@ def test_names_in_the_archive_are_checked(store: Store, other: Store, tmp_path: 
     assert not other.names()
 
 
-def test_what_is_no_archive_says_so(other: Store, tmp_path: Path) -> None:
+def test_load_file_without_archive_raises_error_with_specific_reason(other: Store, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello" * 1000)
     with pytest.raises(StoreError, match="not a readable OCI archive"):
         load(other, tmp_path / "text")
@@ -249,7 +251,7 @@ def test_what_is_no_archive_says_so(other: Store, tmp_path: Path) -> None:
     ],
     ids=["docker save", "podman save", "the list alone"],
 )
-def test_a_docker_archive_is_called_by_its_name(other: Store, tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_load_docker_archive_is_refused_with_conversion_hint(other: Store, tmp_path: Path, names: tuple[str, ...]) -> None:
     with tarfile.open(tmp_path / "d.tar", "w") as tar:
         for name in names:
             tar.addfile(member(name, tarfile.REGTYPE))
@@ -257,7 +259,7 @@ def test_a_docker_archive_is_called_by_its_name(other: Store, tmp_path: Path, na
         load(other, tmp_path / "d.tar")
 
 
-def test_what_docker_saves_since_version_25_is_an_oci_archive(store: Store, other: Store, tmp_path: Path) -> None:
+def test_load_docker_25_oci_archive_uses_containerd_image_name(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["ghcr.io/x/db:2"], tmp_path / "db.tar")
     annotations = {"io.containerd.image.name": "docker.io/library/db:2", "org.opencontainers.image.ref.name": "2"}
     index = {"schemaVersion": 2, "manifests": [{**store.resolve("ghcr.io/x/db:2").to_json(), "annotations": annotations}]}

@@ -39,7 +39,7 @@ def other(tmp_path: Path) -> Store:
 # Deltas
 
 
-def test_a_delta_has_only_what_is_new_and_says_what_it_needs(store: Store, tmp_path: Path) -> None:
+def test_save_delta_contains_new_blobs_only_and_lists_base(store: Store, tmp_path: Path) -> None:
     saved = save(store, ["web:2"], tmp_path / "delta.tar", since=["web:1"])
     files = members(tmp_path / "delta.tar")
     assert sum(name.startswith("blobs/") for name in files) == saved.blobs == 3
@@ -51,7 +51,7 @@ def test_a_delta_has_only_what_is_new_and_says_what_it_needs(store: Store, tmp_p
     assert base["blobs"] == sorted([digest_of(COMMON), digest_of(b"{}")])
 
 
-def test_with_its_base_a_delta_gives_the_same_digest(store: Store, other: Store, tmp_path: Path) -> None:
+def test_load_delta_after_base_restores_same_digests(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "1.tar")
     save(store, ["web:2"], tmp_path / "delta.tar", since=["web:1"])
     load(other, tmp_path / "1.tar")
@@ -61,7 +61,7 @@ def test_with_its_base_a_delta_gives_the_same_digest(store: Store, other: Store,
 
 
 @pytest.mark.parametrize("gone", [None, COMMON], ids=["nothing of it is here", "one blob is lacking"])
-def test_without_its_base_nothing_is_taken_and_the_base_is_named(store: Store, other: Store, tmp_path: Path, gone: bytes | None) -> None:
+def test_load_delta_without_base_changes_nothing_and_names_base(store: Store, other: Store, tmp_path: Path, gone: bytes | None) -> None:
     save(store, ["web:1"], tmp_path / "1.tar")
     save(store, ["web:2"], tmp_path / "delta.tar", since=["web:1"])
     if gone:
@@ -76,14 +76,14 @@ def test_without_its_base_nothing_is_taken_and_the_base_is_named(store: Store, o
     assert "web:2" not in other.names()
 
 
-def test_a_base_may_be_here_under_another_name_or_none(store: Store, other: Store, tmp_path: Path) -> None:
+def test_load_delta_with_unnamed_base_blobs_succeeds(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:2"], tmp_path / "delta.tar", since=[store.resolve("web:1").digest])
     for data in (COMMON, b"{}"):
         other.put(data)
     assert list(load(other, tmp_path / "delta.tar").names) == ["web:2"]
 
 
-def test_the_base_may_be_an_archive_that_was_sent_before_even_a_delta(store: Store, other: Store, tmp_path: Path) -> None:
+def test_save_delta_since_archive_or_earlier_delta_loads_in_sequence(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "1.tar", compress="zstd")
     save(store, ["web:2"], tmp_path / "2.tar", since=[tmp_path / "1.tar"])
     store.tag("web:3", put_index(store, put_manifest(store, COMMON, NEW, b"third")))
@@ -97,7 +97,7 @@ def test_the_base_may_be_an_archive_that_was_sent_before_even_a_delta(store: Sto
 
 
 @pytest.mark.parametrize("volume_size", [None, 30_000])
-def test_an_archive_as_base_is_not_read_through(store: Store, tmp_path: Path, volume_size: int | None) -> None:
+def test_save_delta_since_archive_skips_content_of_base(store: Store, tmp_path: Path, volume_size: int | None) -> None:
     save(store, ["web:1"], tmp_path / "1.tar", volume_size=volume_size)
     whole = save(store, ["web:2"], tmp_path / "whole.tar", since=["web:1"])
     read = 0
@@ -117,7 +117,7 @@ def test_an_archive_as_base_is_not_read_through(store: Store, tmp_path: Path, vo
     assert read < 20_000
 
 
-def test_a_base_that_was_cut_is_refused(store: Store, tmp_path: Path) -> None:
+def test_save_delta_since_truncated_archive_is_refused(store: Store, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "1.tar")
     data = (tmp_path / "1.tar").read_bytes()
     for length in (len(data) - 1, len(data) - 1500, len(data) // 2, 1000):
@@ -126,7 +126,7 @@ def test_a_base_that_was_cut_is_refused(store: Store, tmp_path: Path) -> None:
             save(store, ["web:2"], tmp_path / "delta.tar", since=[tmp_path / "1.tar"])
 
 
-def test_several_bases_are_each_named_when_missing(store: Store, other: Store, tmp_path: Path) -> None:
+def test_load_delta_without_its_bases_names_each_base(store: Store, other: Store, tmp_path: Path) -> None:
     store.tag("db:1", put_manifest(store, b"db"))
     store.tag("all:1", put_index(store, put_manifest(store, COMMON, b"db", b"mine")))
     save(store, ["all:1"], tmp_path / "delta.tar", since=["web:1", "db:1"])
@@ -136,7 +136,7 @@ def test_several_bases_are_each_named_when_missing(store: Store, other: Store, t
     assert "db:1 (sha256:" in str(caught.value.details)
 
 
-def test_a_base_that_is_not_here_or_no_archive_is_refused(store: Store, tmp_path: Path) -> None:
+def test_save_delta_since_unknown_image_or_invalid_archive_is_refused(store: Store, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("x" * 2000)
     for old, why in (("nosuch", "no such image"), (tmp_path / "text", "not a readable OCI archive"), (tmp_path / "no", "no such file")):
         with pytest.raises((StoreError, UsageError), match=why):
@@ -144,7 +144,7 @@ def test_a_base_that_is_not_here_or_no_archive_is_refused(store: Store, tmp_path
     assert not (tmp_path / "delta.tar").exists()
 
 
-def test_an_image_since_itself_is_a_name_and_nothing_more(store: Store, other: Store, tmp_path: Path) -> None:
+def test_save_delta_since_same_image_has_no_blobs_and_loads_name(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "1.tar")
     load(other, tmp_path / "1.tar")
     store.tag("web:again", store.resolve("web:1"))
@@ -152,7 +152,7 @@ def test_an_image_since_itself_is_a_name_and_nothing_more(store: Store, other: S
     assert load(other, tmp_path / "delta.tar").names == {"web:again": store.resolve("web:1")}
 
 
-def test_signatures_that_are_here_are_not_lost_to_those_that_come(store: Store, other: Store, tmp_path: Path) -> None:
+def test_load_merges_arriving_signatures_and_referrers_with_stored_ones(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "web.tar")
     load(other, tmp_path / "web.tar")
     image = store.resolve("web:1")

@@ -63,7 +63,7 @@ def taken(store: Store, path: Path) -> dict[str, Any]:
         return docker_archive.take_images(store, path, listed)
 
 
-def test_docker_archive_is_an_image_in_the_store(tmp_path: Path, store: Store) -> None:
+def test_take_images_docker_archive_stores_manifest_and_blobs_without_names(tmp_path: Path, store: Store) -> None:
     path = docker(tmp_path / "web.tar", *LAYERS, names=(NAME, "nginx:1"))
     images = taken(store, path)
     assert sorted(images) == ["docker.io/library/nginx:1", NAME]
@@ -75,7 +75,7 @@ def test_docker_archive_is_an_image_in_the_store(tmp_path: Path, store: Store) -
     assert taken(store, path) == images
 
 
-def test_layers_that_are_shared_by_links_or_compressed(tmp_path: Path, store: Store) -> None:
+def test_take_images_linked_and_compressed_layers_keep_order_and_media_type(tmp_path: Path, store: Store) -> None:
     packed = gzip.compress(LAYERS[1])
     entries: list[tuple[str, bytes | str]] = [
         ("a/layer.tar", LAYERS[0]), ("b/layer.tar", "../a/layer.tar"), ("c.tar.gz", packed),
@@ -88,7 +88,7 @@ def test_layers_that_are_shared_by_links_or_compressed(tmp_path: Path, store: St
     assert layers[2]["mediaType"] == OCI_LAYER_GZIP
 
 
-def test_oci_archive_keeps_its_digests(tmp_path: Path, store: Store) -> None:
+def test_take_images_oci_archive_keeps_digests(tmp_path: Path, store: Store) -> None:
     other = Store(tmp_path / "other")
     root = put_manifest(other, LAYERS[0])
     other.tag(NAME, root)
@@ -101,7 +101,7 @@ def test_oci_archive_keeps_its_digests(tmp_path: Path, store: Store) -> None:
 
 
 @pytest.mark.parametrize("content", [{}, {"readme": b"x"}])
-def test_tar_without_images_is_none(tmp_path: Path, content: dict[str, bytes]) -> None:
+def test_listing_tar_without_images_returns_none(tmp_path: Path, content: dict[str, bytes]) -> None:
     assert docker_archive.listing(archive(tmp_path / "x.tar", [*content.items()])) is None
 
 
@@ -118,7 +118,7 @@ def test_tar_without_images_is_none(tmp_path: Path, content: dict[str, bytes]) -
         ([("index.json", b"{}")], "index.json cannot be understood"),
     ],
 )
-def test_hostile_listing_is_refused(tmp_path: Path, entries: list[tuple[str, bytes | str]], reason: str) -> None:
+def test_listing_hostile_archive_is_refused_with_reason(tmp_path: Path, entries: list[tuple[str, bytes | str]], reason: str) -> None:
     with pytest.raises(StoreError, match=reason):
         docker_archive.listing(archive(tmp_path / "x.tar", entries))
 
@@ -135,12 +135,14 @@ def test_hostile_listing_is_refused(tmp_path: Path, entries: list[tuple[str, byt
         ([("a.tar", "a.tar"), ("config.json", config(b"a")), ("manifest.json", saved(["a.tar"]))], "lacks a.tar"),
     ],
 )
-def test_damaged_docker_archive_is_refused(tmp_path: Path, store: Store, entries: list[tuple[str, bytes | str]], reason: str) -> None:
+def test_take_images_damaged_docker_archive_is_refused_with_reason(
+    tmp_path: Path, store: Store, entries: list[tuple[str, bytes | str]], reason: str
+) -> None:
     with pytest.raises(StoreError, match=reason):
         taken(store, archive(tmp_path / "x.tar", entries))
 
 
-def test_file_that_is_not_a_tar_is_refused(tmp_path: Path) -> None:
+def test_listing_file_that_is_not_tar_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_text("(stands for what docker save wrote)")
     with pytest.raises(StoreError):
         docker_archive.listing(tmp_path / "x.tar")

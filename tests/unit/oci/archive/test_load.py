@@ -68,7 +68,7 @@ def listing(*images: Descriptor) -> bytes:
 
 
 @pytest.mark.parametrize("order", [dict, last_first], ids=["index first", "index last"])
-def test_a_blob_may_come_twice_but_not_with_other_bytes(
+def test_load_repeated_blob_is_accepted_unless_bytes_differ(
     files: dict[str, bytes], other: Store, order: Callable[[dict[str, bytes]], dict[str, bytes]]
 ) -> None:
     entries = list(order(files).items())
@@ -82,23 +82,23 @@ def test_a_blob_may_come_twice_but_not_with_other_bytes(
 
 
 @pytest.mark.parametrize("again", [None, listing(Descriptor(OCI_MANIFEST, "sha256:" + "0" * 64, 2))], ids=["the same", "another"])
-def test_two_indexes_are_refused(files: dict[str, bytes], other: Store, again: bytes | None) -> None:
+def test_load_second_index_is_refused(files: dict[str, bytes], other: Store, again: bytes | None) -> None:
     entries = [*files.items(), ("index.json", again or files["index.json"])]
     refused(other, packed(entries), "two index.json")
 
 
-def test_a_blob_that_no_manifest_needs_is_not_kept(files: dict[str, bytes], other: Store) -> None:
+def test_load_unreferenced_blob_is_not_kept(files: dict[str, bytes], other: Store) -> None:
     load(other, packed({**files, blob_name(b"stowaway"): b"stowaway", "blobs/sha512/" + "0" * 128: b"x", "README": b"x"}))
     assert not other.has(digest_of(b"stowaway"))
     assert len(contents(other)) == 5
 
 
-def test_a_blob_of_another_size_than_its_manifest_says_is_refused_before_it_is_read(files: dict[str, bytes], other: Store) -> None:
+def test_load_blob_size_differing_from_manifest_is_refused_and_not_kept(files: dict[str, bytes], other: Store) -> None:
     refused(other, packed({**files, blob_name(LAYER): LAYER + b"more"}), f"{len(LAYER) + 4} bytes, and its manifest says {len(LAYER)}")
     assert not other.has(digest_of(LAYER))
 
 
-def test_all_that_is_missing_is_listed(files: dict[str, bytes], other: Store) -> None:
+def test_load_missing_blobs_are_all_listed(files: dict[str, bytes], other: Store) -> None:
     few = {name: data for name, data in files.items() if name not in (blob_name(LAYER), blob_name(b"web"))}
     with pytest.raises(StoreError, match=r"of web:1 it lacks blob sha256:\w+ and 1 more") as caught:
         load(other, packed(few))
@@ -109,13 +109,13 @@ def test_all_that_is_missing_is_listed(files: dict[str, bytes], other: Store) ->
 
 
 @pytest.mark.parametrize("media_type", ["application/octet-stream", OCI_LAYER_GZIP, OCI_CONFIG, ""])
-def test_a_name_of_something_that_is_no_image_is_refused(store: Store, files: dict[str, bytes], other: Store, media_type: str) -> None:
+def test_load_name_of_non_image_media_type_is_refused(store: Store, files: dict[str, bytes], other: Store, media_type: str) -> None:
     image = store.resolve("web:1")
     index = listing(Descriptor(media_type, image.digest, image.size))
     refused(other, packed({**files, "index.json": index}), "which is not an image")
 
 
-def test_a_manifest_that_calls_itself_something_else_is_refused(store: Store, files: dict[str, bytes], other: Store) -> None:
+def test_load_manifest_type_differing_from_descriptor_is_refused(store: Store, files: dict[str, bytes], other: Store) -> None:
     image = store.resolve("web:1")
     index = listing(Descriptor(OCI_MANIFEST, image.digest, image.size))
     refused(other, packed({**files, "index.json": index}), f"should be {OCI_MANIFEST}, but says that it is {OCI_INDEX}".replace("+", r"\+"))
@@ -133,14 +133,14 @@ def test_a_manifest_that_calls_itself_something_else_is_refused(store: Store, fi
     ],
 )
 @pytest.mark.parametrize("order", [dict, last_first], ids=["index first", "index last"])
-def test_a_manifest_that_is_none_is_an_error_not_a_crash(
+def test_load_malformed_manifest_raises_store_error(
     other: Store, manifest: bytes, why: str, order: Callable[[dict[str, bytes]], dict[str, bytes]]
 ) -> None:
     index = listing(Descriptor(OCI_MANIFEST, digest_of(manifest), len(manifest)))
     refused(other, packed(order({"index.json": index, blob_name(manifest): manifest})), why)
 
 
-def test_one_blob_with_two_sizes_is_refused(store: Store, tmp_path: Path, other: Store) -> None:
+def test_load_blob_declared_with_two_sizes_is_refused(store: Store, tmp_path: Path, other: Store) -> None:
     layers = [{"mediaType": OCI_LAYER_GZIP, "digest": digest_of(b"x"), "size": size} for size in (1, 1 << 40)]
     manifest = canonical_json({"schemaVersion": 2, "layers": layers})
     index = listing(Descriptor(OCI_MANIFEST, digest_of(manifest), len(manifest)))
@@ -150,7 +150,7 @@ def test_one_blob_with_two_sizes_is_refused(store: Store, tmp_path: Path, other:
 # Too much of everything
 
 
-def test_what_does_not_fit_on_the_disk_is_not_even_begun(other: Store) -> None:
+def test_load_blobs_larger_than_free_disk_are_refused(other: Store) -> None:
     layers = [{"mediaType": OCI_LAYER_GZIP, "digest": digest_of(b"x"), "size": 1 << 60}]
     manifest = canonical_json({"schemaVersion": 2, "layers": layers})
     index = listing(Descriptor(OCI_MANIFEST, digest_of(manifest), len(manifest)))
@@ -187,7 +187,7 @@ def compressed(how: Compression, begin: bytes, zeros: int) -> bytes:
     ids=["index", "something else", "a blob", "a long name", "an extended header", "a global header"],
 )
 @pytest.mark.parametrize("how", ["gzip", "zstd"])
-def test_a_bomb_is_refused_and_costs_little(other: Store, how: Compression, begin: bytes, why: str) -> None:
+def test_load_compression_bomb_is_refused_with_little_memory_and_disk(other: Store, how: Compression, begin: bytes, why: str) -> None:
     bomb = compressed(how, begin, 100 << 20)
     assert len(bomb) < 200_000
     tracemalloc.start()
@@ -199,24 +199,24 @@ def test_a_bomb_is_refused_and_costs_little(other: Store, how: Compression, begi
     assert sum(path.stat().st_size for path in other.root.rglob("*")) < 1_000_000
 
 
-def test_a_bomb_behind_the_end_mark_is_left_where_it_is(store: Store, files: dict[str, bytes], other: Store) -> None:
+def test_load_compression_bomb_after_end_mark_is_ignored(store: Store, files: dict[str, bytes], other: Store) -> None:
     bomb = compressed("zstd", packed(files).getvalue(), 100 << 20)
     assert list(load(other, io.BytesIO(bomb)).names) == ["web:1"]
 
 
-def test_what_compresses_very_well_is_no_bomb_when_a_manifest_speaks_of_it(store: Store, other: Store, tmp_path: Path) -> None:
+def test_load_highly_compressible_layer_of_manifest_is_accepted(store: Store, other: Store, tmp_path: Path) -> None:
     store.tag("zeros", put_manifest(store, bytes(100 << 20)))
     save(store, ["zeros"], tmp_path / "zeros.tar", compress="zstd")
     assert (tmp_path / "zeros.tar").stat().st_size < 100_000
     assert list(load(other, tmp_path / "zeros.tar").names) == ["zeros:latest"]
 
 
-def test_a_manifest_over_the_limit_is_refused(other: Store) -> None:
+def test_load_manifest_over_size_limit_is_refused(other: Store) -> None:
     index = listing(Descriptor(OCI_MANIFEST, "sha256:" + "0" * 64, 33 << 20))
     refused(other, packed({"index.json": index}), "its manifest sha256:0+ has 35 MB")
 
 
-def test_an_index_of_2000_blobs(store: Store, other: Store, tmp_path: Path) -> None:
+def test_save_and_load_index_of_2000_blobs_keep_all_blobs(store: Store, other: Store, tmp_path: Path) -> None:
     layers = [number.to_bytes(4, "big") for number in range(1000)]
     parts = [for_platform(put_manifest(store, *layers[start::2]), name) for start, name in enumerate(("amd64", "arm64"))]
     config = Descriptor(OCI_CONFIG, digest_of(b"{}"), 2).to_json()
@@ -232,7 +232,7 @@ def test_an_index_of_2000_blobs(store: Store, other: Store, tmp_path: Path) -> N
     assert other.resolve("big") == image
 
 
-def test_indexes_within_indexes_are_refused_without_a_crash(store: Store, other: Store, tmp_path: Path) -> None:
+def test_save_and_load_1050_nested_indexes_succeed(store: Store, other: Store, tmp_path: Path) -> None:
     image = put_manifest(store, b"deep")
     for _ in range(1050):
         image = put_index(store, image)
@@ -244,7 +244,7 @@ def test_indexes_within_indexes_are_refused_without_a_crash(store: Store, other:
 # What is here already
 
 
-def test_blobs_that_are_here_are_not_written_again(files: dict[str, bytes], store: Store, other: Store) -> None:
+def test_load_stored_blobs_are_not_written_again(files: dict[str, bytes], store: Store, other: Store) -> None:
     other.put(LAYER)
     before = times(other)
     loaded = load(other, packed(files))
@@ -261,7 +261,7 @@ def test_blobs_that_are_here_are_not_written_again(files: dict[str, bytes], stor
     ids=["the last byte", "the first byte", "cut", "empty"],
 )
 @pytest.mark.parametrize("which", ["layer", "manifest"])
-def test_a_damaged_blob_in_the_store_is_mended(
+def test_load_replaces_damaged_blob_in_store(
     files: dict[str, bytes], store: Store, other: Store, damage: Callable[[bytes], bytes], which: str
 ) -> None:
     load(other, packed(files))
@@ -271,13 +271,13 @@ def test_a_damaged_blob_in_the_store_is_mended(
     other.verify(digest)
 
 
-def test_a_good_blob_in_the_store_is_not_lost_to_a_bad_one(files: dict[str, bytes], other: Store) -> None:
+def test_load_damaged_arriving_blob_keeps_stored_blob(files: dict[str, bytes], other: Store) -> None:
     other.put(LAYER)
     refused(other, packed({**files, blob_name(LAYER): b"X" + LAYER[1:]}), f"should be {digest_of(LAYER)}")
     assert other.read(digest_of(LAYER)) == LAYER
 
 
-def test_what_was_loaded_before_a_cut_is_kept_for_the_next_try_until_prune(store: Store, other: Store, tmp_path: Path) -> None:
+def test_load_truncated_archive_keeps_blobs_for_next_load(store: Store, other: Store, tmp_path: Path) -> None:
     big = os.urandom(500_000)
     store.tag("web:2", put_manifest(store, LAYER, big))
     save(store, ["web:2"], tmp_path / "web.tar")
@@ -297,7 +297,7 @@ def test_what_was_loaded_before_a_cut_is_kept_for_the_next_try_until_prune(store
 # Noise
 
 
-def test_any_changed_byte_is_refused_or_does_no_harm(store: Store, other: Store, tmp_path: Path) -> None:
+def test_load_any_flipped_bit_is_refused_or_harmless(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "web.tar")
     data = (tmp_path / "web.tar").read_bytes()
     chance = random.Random(3)
@@ -345,7 +345,7 @@ class Endless(io.RawIOBase):
     ],
     ids=["index", "blob", "extended header", "zeros", "garbage"],
 )
-def test_an_endless_stream_is_not_read_without_end(other: Store, begin: bytes, why: str) -> None:
+def test_load_endless_stream_is_refused_after_bounded_read(other: Store, begin: bytes, why: str) -> None:
     with pytest.raises(StoreError, match=why):
         load(other, io.BufferedReader(Endless(begin, 80 << 20)))
     assert not other.names()
@@ -358,7 +358,7 @@ def entries(data: bytes) -> Iterator[tuple[str, str, bytes]]:
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
-def test_tars_of_other_tools_are_understood(form: int) -> None:
+def test_tar_reader_pax_gnu_and_ustar_archives_are_read(form: int) -> None:
     buffer = io.BytesIO()
     names = ["short", "folder/" + "n" * 90 + "/" + "m" * 60, "ü" if form != tarfile.USTAR_FORMAT else "u"]
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
@@ -374,7 +374,7 @@ def test_tars_of_other_tools_are_understood(form: int) -> None:
     assert [data for _, _, data in found[:2]] == [name.encode() for name in names[:2]]
 
 
-def test_a_file_over_8_gib_has_its_size_read() -> None:
+def test_tar_reader_entry_over_8_gib_has_full_size() -> None:
     for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         info = tarfile.TarInfo("big")
         info.size = 10 << 30

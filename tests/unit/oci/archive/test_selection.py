@@ -35,14 +35,14 @@ def multi(store: Store) -> Store:
     return store
 
 
-def test_one_platform_of_an_image_goes_under_the_digest_of_all(multi: Store, other: Store, tmp_path: Path) -> None:
+def test_save_one_platform_keeps_index_digest_and_omits_others(multi: Store, other: Store, tmp_path: Path) -> None:
     save(multi, ["multi"], tmp_path / "arm.tar", platforms=[Platform.parse("arm64")])
     assert load(other, tmp_path / "arm.tar").names == {"multi:latest": multi.resolve("multi")}
     assert other.has(digest_of(b"arm64"))
     assert not other.has(digest_of(b"amd64"))
 
 
-def test_an_image_that_is_here_for_one_platform_says_how_to_save_it(multi: Store, other: Store, tmp_path: Path) -> None:
+def test_save_partial_image_without_platform_is_refused_with_hint(multi: Store, other: Store, tmp_path: Path) -> None:
     save(multi, ["multi"], tmp_path / "arm.tar", platforms=[Platform.parse("arm64")])
     load(other, tmp_path / "arm.tar")
     with pytest.raises(StoreError, match="multi:latest is not whole") as caught:
@@ -52,7 +52,7 @@ def test_an_image_that_is_here_for_one_platform_says_how_to_save_it(multi: Store
     assert (tmp_path / "again.tar").read_bytes() == (tmp_path / "arm.tar").read_bytes()
 
 
-def test_what_is_missing_of_a_kept_platform_is_still_missed(multi: Store, other: Store, tmp_path: Path) -> None:
+def test_load_missing_blob_of_saved_platform_is_refused(multi: Store, other: Store, tmp_path: Path) -> None:
     save(multi, ["multi"], tmp_path / "arm.tar", platforms=[Platform.parse("arm64")])
     files = members(tmp_path / "arm.tar")
     del files["blobs/sha256/" + digest_of(b"arm64")[7:]]
@@ -60,12 +60,12 @@ def test_what_is_missing_of_a_kept_platform_is_still_missed(multi: Store, other:
         load(other, packed(files))
 
 
-def test_a_platform_that_an_image_does_not_have_is_refused(multi: Store, tmp_path: Path) -> None:
+def test_save_platform_absent_from_image_is_refused(multi: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"not made for linux/s390x.*\n.*linux/amd64, linux/arm64"):
         save(multi, ["multi"], tmp_path / "s.tar", platforms=[Platform.parse("s390x")])
 
 
-def test_what_is_attached_goes_along_also_what_is_attached_to_that(store: Store, other: Store, tmp_path: Path) -> None:
+def test_save_includes_attachments_and_attachments_of_attachments(store: Store, other: Store, tmp_path: Path) -> None:
     image = store.resolve("web:1")
     signature = attach(store, "web", image, ".sig", b"signature")
     sbom = attach(store, "ghcr.io/x/web", image, "", b"sbom")

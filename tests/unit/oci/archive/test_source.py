@@ -40,7 +40,7 @@ def test_opened_file_and_stream_give_the_same_entries(tmp_path: Path) -> None:
             assert {entry.name: b"".join(iter(source.tar.read, b"")) for entry in source.tar} == FILES
 
 
-def test_opened_what_is_not_an_archive_raises_with_its_place(tmp_path: Path) -> None:
+def test_opened_file_that_is_not_archive_raises_error_with_path(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "xz").write_bytes(b"\xfd7zXZ\x00" + bytes(600))
     (tmp_path / "text").write_bytes(b"not a tar " * 100)
@@ -49,7 +49,7 @@ def test_opened_what_is_not_an_archive_raises_with_its_place(tmp_path: Path) -> 
             names(tmp_path / name)
 
 
-def test_read_more_than_manifests_speak_of_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_read_beyond_declared_size_raises_damaged_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compression, "RATIO", 1)
     monkeypatch.setattr(compression, "SLACK", 1 << 20)
     content = bytes(compression.SLACK + (1 << 20))

@@ -50,14 +50,14 @@ def names(folder: Path) -> list[str]:
 NUMBERED = [f"web.tar.{number:03d}" for number in range(1, 6)]
 
 
-def test_volumes_are_plain_pieces_of_the_standard_archive(store: Store, stick: Path, tmp_path: Path) -> None:
+def test_save_volumes_concatenate_to_plain_archive(store: Store, stick: Path, tmp_path: Path) -> None:
     assert names(stick) == [*NUMBERED, "web.tar.sums"]
     assert [(stick / name).stat().st_size for name in NUMBERED[:-1]] == [LIMIT] * 4
     save(store, ["web:1"], tmp_path / "web.tar")
     assert b"".join((stick / name).read_bytes() for name in NUMBERED) == (tmp_path / "web.tar").read_bytes()
 
 
-def test_the_sums_are_what_sha256sum_checks(stick: Path) -> None:
+def test_save_volume_sums_have_sha256sum_format(stick: Path) -> None:
     comment, *lines = (stick / "web.tar.sums").read_text().splitlines()
     assert comment.startswith("# ")
     assert lines == [f"{hashlib.sha256((stick / name).read_bytes()).hexdigest()}  {name}" for name in NUMBERED]
@@ -65,14 +65,18 @@ def test_the_sums_are_what_sha256sum_checks(stick: Path) -> None:
 
 @pytest.mark.parametrize("given", ["web.tar.001", "web.tar"])
 @pytest.mark.parametrize("with_sums", [True, False])
-def test_volumes_are_loaded_by_the_first_or_the_base_name(store: Store, other: Store, stick: Path, given: str, with_sums: bool) -> None:
+def test_load_volumes_by_first_file_or_base_name_restores_images(
+    store: Store, other: Store, stick: Path, given: str, with_sums: bool
+) -> None:
     if not with_sums:
         (stick / "web.tar.sums").unlink()
     assert load(other, stick / given).names == store.names()
 
 
 @pytest.mark.parametrize("compress", ["gzip", "zstd"])
-def test_volumes_may_be_compressed_and_renamed(store: Store, other: Store, stick: Path, tmp_path: Path, compress: Compression) -> None:
+def test_save_and_load_compressed_renamed_volumes_restore_images(
+    store: Store, other: Store, stick: Path, tmp_path: Path, compress: Compression
+) -> None:
     saved = save(store, ["web:1"], stick / "web.tar", volume_size=100_000, compress=compress)
     assert [path.name for path in saved.files] == NUMBERED[:3]
     assert names(stick) == [*NUMBERED[:3], "web.tar.sums"], "volumes of the archive before are gone"
@@ -81,7 +85,7 @@ def test_volumes_may_be_compressed_and_renamed(store: Store, other: Store, stick
     assert load(other, stick / "to[the].customer").names == store.names()
 
 
-def test_what_fits_into_one_volume_is_one(store: Store, other: Store, stick: Path) -> None:
+def test_save_archive_below_volume_size_writes_one_volume(store: Store, other: Store, stick: Path) -> None:
     save(store, ["web:1"], stick / "web.tar", volume_size=1_000_000)
     assert names(stick) == ["web.tar.001", "web.tar.sums"]
     assert load(other, stick / "web.tar").names == store.names()
@@ -140,7 +144,7 @@ def from_elsewhere(stick: Path) -> None:
     ids=["one gone", "first gone", "last gone", "two gone", "cut", "last cut", "bit in 1", "bit in 4", "bit in 5", "swapped", "foreign"],
 )
 @pytest.mark.parametrize("given", ["web.tar.001", "web.tar"])
-def test_the_bad_volume_is_named_and_nothing_is_visible(
+def test_load_faulty_volume_is_named_and_sets_no_names(
     other: Store, stick: Path, change: Callable[[Path], None], why: str, given: str
 ) -> None:
     change(stick)
@@ -160,7 +164,7 @@ def test_the_bad_volume_is_named_and_nothing_is_visible(
     ],
     ids=["one gone", "last gone", "cut", "swapped", "a bit"],
 )
-def test_without_sums_the_place_is_named_and_nothing_is_visible(
+def test_load_faulty_volumes_without_sums_reports_place_and_sets_no_names(
     other: Store, stick: Path, change: Callable[[Path], None], why: str
 ) -> None:
     (stick / "web.tar.sums").unlink()
@@ -170,12 +174,12 @@ def test_without_sums_the_place_is_named_and_nothing_is_visible(
     assert not other.names()
 
 
-def test_a_later_volume_is_not_taken_for_the_first(other: Store, stick: Path) -> None:
+def test_load_later_volume_is_refused_with_first_volume_hint(other: Store, stick: Path) -> None:
     with pytest.raises(UsageError, match=r"volume 2 of web\.tar.*\n.*web\.tar\.001"):
         load(other, stick / "web.tar.002")
 
 
-def test_damaged_sums_are_said_and_can_be_done_without(store: Store, other: Store, stick: Path) -> None:
+def test_load_damaged_sums_are_refused_until_saved_again(store: Store, other: Store, stick: Path) -> None:
     sums = stick / "web.tar.sums"
     for text in ("", "nonsense\n", sums.read_text().replace("web.tar.003", "web.tar.004"), sums.read_text()[:200]):
         sums.write_text(text)
@@ -185,12 +189,12 @@ def test_damaged_sums_are_said_and_can_be_done_without(store: Store, other: Stor
     assert load(other, stick / "web.tar").names == store.names()
 
 
-def test_a_number_in_a_name_makes_no_volume(store: Store, other: Store, tmp_path: Path) -> None:
+def test_load_file_with_numeric_suffix_is_not_taken_for_volume(store: Store, other: Store, tmp_path: Path) -> None:
     save(store, ["web:1"], tmp_path / "release.123")
     assert load(other, tmp_path / "release.123").names == store.names()
 
 
-def test_volumes_stay_as_they_were_when_the_next_save_fails(store: Store, other: Store, stick: Path) -> None:
+def test_save_failure_keeps_previous_volumes(store: Store, other: Store, stick: Path) -> None:
     before = {path: path.read_bytes() for path in stick.iterdir()}
     good = store.path(digest_of(LAYERS[1])).read_bytes()
     store.path(digest_of(LAYERS[1])).write_bytes(good[:-1] + b"X")
@@ -200,20 +204,20 @@ def test_volumes_stay_as_they_were_when_the_next_save_fails(store: Store, other:
 
 
 @pytest.mark.parametrize("compress", ["none", "gzip"])
-def test_too_many_volumes_are_refused(compress: Compression, store: Store, tmp_path: Path) -> None:
+def test_save_more_than_999_volumes_is_refused_and_leaves_no_file(compress: Compression, store: Store, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"more than 999 volumes of 10 B.*\n.*larger --volume-size"):
         save(store, ["web:1"], tmp_path / "web.tar", volume_size=10, compress=compress)
     assert not list(tmp_path.glob("*web.tar*"))
 
 
-def test_too_many_volumes_are_refused_before_one_is_written(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_more_than_999_volumes_is_refused_before_writing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(volumes.VolumeWriter, "write")
     with pytest.raises(UsageError, match="more than 999 volumes"):
         save(store, ["web:1"], tmp_path / "web.tar", volume_size=100)
 
 
 @pytest.mark.parametrize("volume_size", [None, LIMIT])
-def test_a_killed_save_leaves_what_the_next_one_takes_over(store: Store, other: Store, stick: Path, volume_size: int | None) -> None:
+def test_save_overwrites_partial_file_of_killed_save(store: Store, other: Store, stick: Path, volume_size: int | None) -> None:
     for left in (".new.tar.partial", ".new.tar.001.partial"):
         (stick / left).write_bytes(b"left by somebody" * 10_000)
     save(store, ["web:1"], stick / "new.tar", volume_size=volume_size)
@@ -222,7 +226,7 @@ def test_a_killed_save_leaves_what_the_next_one_takes_over(store: Store, other: 
 
 
 @pytest.mark.parametrize("volume_size", [None, LIMIT])
-def test_two_saves_of_one_file_do_not_mix(store: Store, tmp_path: Path, volume_size: int | None) -> None:
+def test_save_to_file_locked_by_another_process_is_refused(store: Store, tmp_path: Path, volume_size: int | None) -> None:
     with (tmp_path / ".web.tar.partial").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(StoreError, match=r"web\.tar is being written by another process"):
@@ -230,7 +234,7 @@ def test_two_saves_of_one_file_do_not_mix(store: Store, tmp_path: Path, volume_s
     save(store, ["web:1"], tmp_path / "web.tar", volume_size=volume_size)
 
 
-def test_a_link_is_not_written_through(store: Store, tmp_path: Path) -> None:
+def test_save_link_in_place_of_partial_file_is_refused_and_target_kept(store: Store, tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"mine")
     (tmp_path / ".web.tar.partial").symlink_to("precious")
     with pytest.raises(StoreError, match=re.escape(str(tmp_path / "web.tar"))):
@@ -238,6 +242,6 @@ def test_a_link_is_not_written_through(store: Store, tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_bytes() == b"mine"
 
 
-def test_a_stream_has_no_volumes(store: Store) -> None:
+def test_save_to_stream_reports_no_files(store: Store) -> None:
     stream = io.BytesIO()
     assert save(store, ["web:1"], stream).files == ()

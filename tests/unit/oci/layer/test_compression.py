@@ -27,14 +27,14 @@ def content(data: bytes, how: Compression = "zstd", size: int = 50_000) -> bytes
 
 
 @pytest.mark.parametrize("how", ["none", "gzip", "zstd"])
-def test_what_is_written_is_read(how: Compression) -> None:
+def test_writer_output_is_detected_and_restored_by_reader(how: Compression) -> None:
     assert compression_of(packed(DATA, how)[:4]) == how
     assert content(packed(DATA, how), how) == DATA
     assert packed(DATA, how) == packed(DATA, how)
 
 
 @pytest.mark.parametrize("how", ["gzip", "zstd"])
-def test_the_number_of_processors_does_not_change_a_byte(how: Compression, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_output_is_independent_of_processor_count(how: Compression, monkeypatch: pytest.MonkeyPatch) -> None:
     found = set()
     for count in (1, 2, 7, 100, None):
         monkeypatch.setattr("os.cpu_count", lambda count=count: count)
@@ -42,7 +42,7 @@ def test_the_number_of_processors_does_not_change_a_byte(how: Compression, monke
     assert len(found) == 1
 
 
-def test_other_tools_understand_the_output() -> None:
+def test_writer_output_is_readable_by_gzip_and_zstandard() -> None:
     assert gzip.decompress(packed(DATA, "gzip")) == DATA
     assert zstandard.ZstdDecompressor().decompressobj().decompress(packed(DATA, "zstd")) == DATA
 
@@ -58,14 +58,14 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
-def test_frames_of_any_kind_are_read_alone_and_behind_each_other(frame: bytes) -> None:
+def test_reader_zstd_frames_are_read_alone_and_concatenated(frame: bytes) -> None:
     once = content(frame)
     assert once in (DATA, b"abc", b"")
     assert content(frame + FRAMES["small"] + frame + bytes(100)) == once + b"abc" + once
 
 
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
-def test_a_cut_is_noticed_at_every_byte(frame: bytes) -> None:
+def test_reader_truncated_zstd_frame_raises_eof_error(frame: bytes) -> None:
     lengths = {1, len(frame) - 1, *random.Random(2).choices(range(1, len(frame)), k=30)} - {13 if frame == FRAMES["skippable"] else 0}
     for length in lengths:
         with pytest.raises(EOFError):
@@ -81,12 +81,12 @@ def test_a_cut_is_noticed_at_every_byte(frame: bytes) -> None:
         FRAMES["with checksum"][:-1] + bytes([FRAMES["with checksum"][-1] ^ 1]),
     ],
 )
-def test_what_is_damaged_raises_what_is_promised(data: bytes) -> None:
+def test_reader_damaged_zstd_stream_raises_declared_errors(data: bytes) -> None:
     with pytest.raises(BROKEN):
         content(data)
 
 
-def test_a_bomb_comes_in_small_pieces() -> None:
+def test_zstd_reader_bomb_is_returned_in_bounded_pieces() -> None:
     bomb = zstandard.ZstdCompressor().compress(bytes(200 << 20))
     assert len(bomb) < 10_000
     file = ZstdReader(io.BytesIO(bomb))
@@ -95,7 +95,7 @@ def test_a_bomb_comes_in_small_pieces() -> None:
     assert max(sizes) <= 128 << 10
 
 
-def test_a_stream_that_wants_too_much_memory_is_refused() -> None:
+def test_reader_zstd_window_over_memory_limit_is_refused() -> None:
     greedy = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=30)).compressobj()
     with pytest.raises(zstandard.ZstdError, match="memory"):
         content(greedy.compress(DATA) + greedy.flush())

@@ -103,14 +103,14 @@ def hardlink(name: str, target: str) -> Member:
 # Writing
 
 
-def test_a_tree_comes_back_as_it_was(store: Store, tree: Path, tmp_path: Path) -> None:
+def test_write_layer_and_unpack_restore_tree(store: Store, tree: Path, tmp_path: Path) -> None:
     written = write_layer(scan(tree), store)
     unpack(store, [written.descriptor], tmp_path / "out")
     assert look(tmp_path / "out") == look(tree)
     assert (tmp_path / "out/bin/linked").samefile(tmp_path / "out/bin/kubelet")
 
 
-def test_the_same_tree_has_the_same_digest_anywhere_at_any_time(store: Store, tree: Path, tmp_path: Path) -> None:
+def test_write_layer_same_tree_in_other_place_and_order_has_same_digest(store: Store, tree: Path, tmp_path: Path) -> None:
     first = write_layer(scan(tree), store)
     copy = tmp_path / "other" / "place"
     unpack(store, [first.descriptor], copy)
@@ -120,7 +120,7 @@ def test_the_same_tree_has_the_same_digest_anywhere_at_any_time(store: Store, tr
     assert write_layer(backwards, Store(tmp_path / "second store")) == first
 
 
-def test_a_layer_says_nothing_of_who_made_it_when(store: Store, tree: Path) -> None:
+def test_write_layer_records_no_time_or_owner_and_sorts_entries(store: Store, tree: Path) -> None:
     written = write_layer(scan(tree), store)
     packed = store.read(written.descriptor.digest)
     plain = gzip.decompress(packed)
@@ -134,7 +134,7 @@ def test_a_layer_says_nothing_of_who_made_it_when(store: Store, tree: Path) -> N
     assert {member.name for member in members if member.pax_headers} == {"etc/long-" + "n" * 200, "etc/ünï cødé"}
 
 
-def test_the_number_of_processors_does_not_change_the_digest(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_layer_digest_is_independent_of_processor_count(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = random.Random(7).randbytes(5 << 19) * 3
     entries = [LayerEntry("data", "file", 0o644, data)]
     written = []
@@ -145,7 +145,7 @@ def test_the_number_of_processors_does_not_change_the_digest(store: Store, tmp_p
     assert digest_of(gzip.decompress(store.read(written[0].descriptor.digest))) == written[0].diff_id
 
 
-def test_a_file_name_that_is_not_utf8_comes_back(store: Store, tmp_path: Path) -> None:
+def test_write_layer_and_unpack_keep_non_utf8_file_name(store: Store, tmp_path: Path) -> None:
     root = tmp_path / "odd"
     root.mkdir()
     (root / os.fsdecode(b"caf\xe9")).write_text("latin 1")
@@ -153,13 +153,13 @@ def test_a_file_name_that_is_not_utf8_comes_back(store: Store, tmp_path: Path) -
     assert os.listdir(os.fsencode(tmp_path / "out")) == [b"caf\xe9"]  # noqa: PTH208 -- bytes are the point
 
 
-def test_no_entries_make_an_empty_layer(store: Store, tmp_path: Path) -> None:
+def test_write_layer_without_entries_unpacks_to_empty_tree(store: Store, tmp_path: Path) -> None:
     written = write_layer([], store)
     unpack(store, [written.descriptor], tmp_path / "out")
     assert look(tmp_path / "out") == {}
 
 
-def test_generated_content_and_prefixes_go_in(store: Store, tree: Path, tmp_path: Path) -> None:
+def test_write_layer_takes_generated_content_and_prefix_and_last_entry_wins(store: Store, tree: Path, tmp_path: Path) -> None:
     entries = [
         LayerEntry("Metadata", "file", 0o644, b"{}"),
         *scan(tree / "etc", "application/etc"),
@@ -172,13 +172,13 @@ def test_generated_content_and_prefixes_go_in(store: Store, tree: Path, tmp_path
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../b", "", "a//b", "a/", ".", "etc/.wh.x", ".wh..wh..opq", ".wh.a/b"])
-def test_a_path_that_is_not_plain_is_not_written(store: Store, path: str) -> None:
+def test_write_layer_path_not_plain_is_refused_without_blob(store: Store, path: str) -> None:
     with pytest.raises(BuildError, match="cannot be in a layer"):
         write_layer([LayerEntry(path, "file", 0o644, b"")], store)
     assert not list((store.root / "blobs/sha256").iterdir())
 
 
-def test_a_file_that_shrinks_while_it_is_read_fails_the_layer(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_layer_file_shrinking_while_read_raises_build_error(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     growing = tmp_path / "log"
     growing.write_bytes(bytes(CHUNK + 1))
     real = os.fstat
@@ -194,12 +194,12 @@ def test_a_file_that_shrinks_while_it_is_read_fails_the_layer(store: Store, tmp_
     assert not list((store.root / "blobs/sha256").iterdir())
 
 
-def test_a_source_that_is_gone_is_named(store: Store, tmp_path: Path) -> None:
+def test_write_layer_missing_source_file_is_named(store: Store, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=f"{tmp_path}/gone cannot be read"):
         write_layer([LayerEntry("x", "file", 0o644, tmp_path / "gone")], store)
 
 
-def test_a_folder_can_be_emptied_and_filled_again_by_one_layer(store: Store, tmp_path: Path) -> None:
+def test_write_layer_opaque_or_whiteout_folder_is_emptied_and_refilled(store: Store, tmp_path: Path) -> None:
     lower = write_layer(
         [LayerEntry("d", "dir"), LayerEntry("d/old", "file", 0o644, b""), LayerEntry("x", "dir"), LayerEntry("x/old", "file", 0o644, b"")],
         store,
@@ -216,12 +216,12 @@ def test_a_folder_can_be_emptied_and_filled_again_by_one_layer(store: Store, tmp
     assert {name: oct(mode) for name, (_, mode, _) in look(tmp_path / "out").items()} == {"d": "0o700", "d/new": "0o644", "x": "0o755"}
 
 
-def test_a_hard_link_needs_its_file_before_it(store: Store) -> None:
+def test_write_layer_hard_link_before_its_file_is_refused(store: Store) -> None:
     with pytest.raises(BuildError, match="hard link to b"):
         write_layer([LayerEntry("a", "hardlink", target="b"), LayerEntry("b", "file", 0o644, b"")], store)
 
 
-def test_a_fifo_is_refused_where_it_is_found(tmp_path: Path) -> None:
+def test_scan_fifo_is_refused_with_path(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     os.mkfifo(tmp_path / "run/pipe")
     with pytest.raises(BuildError, match="run/pipe is a device or a FIFO"):
@@ -267,7 +267,7 @@ def test_a_fifo_is_refused_where_it_is_found(tmp_path: Path) -> None:
     ],
     ids=lambda members: " ".join(f"{name}>{content}" if isinstance(content, str) else name for name, _, content in members),
 )
-def test_a_layer_that_reaches_out_is_refused_and_touches_nothing(store: Store, tmp_path: Path, members: list[Member]) -> None:
+def test_unpack_hostile_entry_is_refused_and_changes_nothing_outside(store: Store, tmp_path: Path, members: list[Member]) -> None:
     jail = tmp_path / "jail"
     jail.mkdir()
     (jail / "secret").write_text("secret")
@@ -280,13 +280,13 @@ def test_a_layer_that_reaches_out_is_refused_and_touches_nothing(store: Store, t
     assert (jail / "secret").stat().st_nlink == 1
 
 
-def test_a_link_of_a_lower_layer_is_no_way_out_either(store: Store, tmp_path: Path) -> None:
+def test_unpack_path_through_outward_link_of_lower_layer_is_refused(store: Store, tmp_path: Path) -> None:
     lower, upper = put_tar(store, symlink("etc", "/etc")), put_tar(store, file("etc/passwd"))
     with pytest.raises(StoreError, match="leaves the rootfs through a link"):
         unpack(store, [lower, upper], tmp_path / "out")
 
 
-def test_a_link_that_points_out_may_be_there_and_be_replaced_but_is_never_followed(store: Store, tmp_path: Path) -> None:
+def test_unpack_outward_link_is_replaced_and_never_followed(store: Store, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("mine")
     lower = put_tar(store, symlink("to-file", str(outside)), symlink("to-dir", str(tmp_path)), symlink("alias", str(outside)))
@@ -304,7 +304,7 @@ def test_a_link_that_points_out_may_be_there_and_be_replaced_but_is_never_follow
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-10], lambda data: data[:40] + b"\0" + data[41:], lambda data: b""], ids=["cut", "changed", "empty"]
 )
-def test_a_damaged_layer_is_not_even_opened(store: Store, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_unpack_damaged_layer_is_refused_before_extraction(store: Store, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     good, bad = put_tar(store, file("good")), put_tar(store, file("bad", b"y" * 1000))
     store.path(bad.digest).write_bytes(damage(store.read(bad.digest)))
     with pytest.raises(StoreError, match="damaged"):
@@ -317,13 +317,13 @@ def test_a_damaged_layer_is_not_even_opened(store: Store, tmp_path: Path, damage
     [b"not gzip", gzip.compress(b"not a tar" * 100, mtime=0), gzip.compress(bytes(10_000), mtime=0)[:-9], b""],
     ids=["not gzip", "not a tar", "cut", "empty"],
 )
-def test_a_layer_that_is_no_tar_is_an_error_not_a_crash(store: Store, tmp_path: Path, data: bytes) -> None:
+def test_unpack_layer_without_readable_tar_raises_store_error(store: Store, tmp_path: Path, data: bytes) -> None:
     bad = Descriptor(OCI_LAYER_GZIP, *store.put(data))
     with pytest.raises(StoreError, match=f"layer {bad.digest} is not a readable tar"):
         unpack(store, [bad], tmp_path / "out")
 
 
-def test_a_layer_of_an_unknown_type_is_named(store: Store, tmp_path: Path) -> None:
+def test_unpack_unknown_media_type_is_named(store: Store, tmp_path: Path) -> None:
     unknown = OCI_LAYER + "+xz"
     with pytest.raises(StoreError, match=re.escape(unknown)):
         unpack(store, [put_tar(store, file("x"), media_type=unknown)], tmp_path / "out")
@@ -373,18 +373,20 @@ def merged(store: Store, destination: Path, *layers: list[Member]) -> dict[str, 
         pytest.param([file("a")], [hardlink("a", "a")], {"a": b"x"}, id="a hard link to itself"),
     ],
 )
-def test_layers_merge(store: Store, tmp_path: Path, lower: list[Member], upper: list[Member], result: dict[str, object]) -> None:
+def test_unpack_two_layers_merges_files_links_and_whiteouts(
+    store: Store, tmp_path: Path, lower: list[Member], upper: list[Member], result: dict[str, object]
+) -> None:
     assert merged(store, tmp_path / "out", lower, upper) == result
 
 
-def test_a_folder_may_be_read_only_and_still_be_filled_by_the_next_layer(store: Store, tmp_path: Path) -> None:
+def test_unpack_read_only_folder_is_filled_by_next_layer(store: Store, tmp_path: Path) -> None:
     lower = write_layer([LayerEntry("d", "dir", 0o555), LayerEntry("d/a", "file", 0o444, b"")], store)
     upper = write_layer([LayerEntry("d/b", "file", 0o6755, b"")], store)
     unpack(store, [lower.descriptor, upper.descriptor], tmp_path / "out")
     assert {name: oct(mode) for name, (_, mode, _) in look(tmp_path / "out").items()} == {"d": "0o555", "d/a": "0o444", "d/b": "0o6755"}
 
 
-def test_a_plain_tar_and_several_gzip_members_are_read(store: Store, tmp_path: Path) -> None:
+def test_unpack_plain_tar_and_multi_member_gzip_are_read(store: Store, tmp_path: Path) -> None:
     plain = put_tar(store, file("a"), media_type=OCI_LAYER)
     data = store.read(put_tar(store, file("b"), media_type=OCI_LAYER).digest)
     pieces = b"".join(gzip.compress(data[start : start + 1000]) for start in range(0, len(data), 1000))
@@ -400,7 +402,7 @@ def zstd_layer(store: Store, *members: Member) -> bytes:
     return bytes(packed)
 
 
-def test_a_zstd_layer_lies_over_a_gzip_one(store: Store, tmp_path: Path) -> None:
+def test_unpack_zstd_layer_over_gzip_layer_merges_both(store: Store, tmp_path: Path) -> None:
     upper = Descriptor(OCI_LAYER_ZSTD, *store.put(zstd_layer(store, file("a", b"2" * 300_000), file(".wh.b"))))
     unpack(store, [put_tar(store, file("a", b"1"), file("b")), upper], tmp_path / "out")
     assert {name: content for name, (_, _, content) in look(tmp_path / "out").items()} == {"a": b"2" * 300_000}
@@ -411,7 +413,7 @@ def test_a_zstd_layer_lies_over_a_gzip_one(store: Store, tmp_path: Path) -> None
     [lambda data: data[:-1], lambda data: data[: len(data) // 2], lambda data: data[:30] + b"\xff" + data[31:], lambda data: b"x" + data],
     ids=["the last byte is missing", "cut", "changed", "not zstd"],
 )
-def test_a_zstd_layer_that_was_made_wrong_is_an_error_not_a_crash(store: Store, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_unpack_malformed_zstd_layer_raises_store_error(store: Store, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     bad = Descriptor(OCI_LAYER_ZSTD, *store.put(damage(zstd_layer(store, file("a", os.urandom(50_000))))))
     with pytest.raises(StoreError, match=f"layer {bad.digest} is not a readable tar"):
         unpack(store, [bad], tmp_path / "out")
@@ -426,7 +428,7 @@ def laid_over(store: Store, before: Path, changes: list[LayerEntry], destination
     return look(destination)
 
 
-def test_nothing_changed_is_no_entry(tree: Path) -> None:
+def test_diff_unchanged_tree_gives_no_entries(tree: Path) -> None:
     before = snapshot(tree)
     for path in tree.rglob("*"):
         os.utime(path, (time.time() + 100, 5), follow_symlinks=False)
@@ -436,7 +438,7 @@ def test_nothing_changed_is_no_entry(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["copy", "snapshot"])
-def test_every_kind_of_change_is_seen(store: Store, tree: Path, tmp_path: Path, way: str) -> None:
+def test_diff_lists_every_kind_of_change(store: Store, tree: Path, tmp_path: Path, way: str) -> None:
     copy = tmp_path / "before"
     shutil.copytree(tree, copy, symlinks=True)
     before = copy if way == "copy" else snapshot(tree)
@@ -469,7 +471,7 @@ def test_every_kind_of_change_is_seen(store: Store, tree: Path, tmp_path: Path, 
     assert laid_over(store, copy, changes, tmp_path / "out") == look(tree)
 
 
-def test_a_removed_folder_is_one_removal(tmp_path: Path) -> None:
+def test_diff_removed_folder_gives_single_whiteout(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/c").write_text("")
     before = snapshot(tmp_path)
@@ -477,7 +479,7 @@ def test_a_removed_folder_is_one_removal(tmp_path: Path) -> None:
     assert list(diff(before, tmp_path)) == [LayerEntry("a", "whiteout")]
 
 
-def test_a_file_that_would_be_a_removal_in_the_layer_is_refused(tmp_path: Path) -> None:
+def test_diff_file_named_like_whiteout_is_refused(tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     (tmp_path / ".wh.passwd").write_text("")
     with pytest.raises(BuildError, match="mean removals"):
@@ -504,7 +506,7 @@ def random_thing(chance: random.Random, path: Path, depth: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_a_diff_laid_over_the_old_tree_gives_the_new_one(store: Store, tmp_path: Path, seed: int) -> None:
+def test_diff_unpacked_over_old_tree_gives_new_tree(store: Store, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()
@@ -667,7 +669,7 @@ LONG = "a" * 256
     [[file(LONG)], [file(f"b/{LONG}/c")], [symlink(LONG, "x")], [symlink("link", LONG), file("link/x")]],
     ids=["file", "folder", "link", "through a link"],
 )
-def test_a_name_that_no_file_system_takes_is_refused(store: Store, tmp_path: Path, members: list[Member]) -> None:
+def test_unpack_file_name_over_255_bytes_is_refused(store: Store, tmp_path: Path, members: list[Member]) -> None:
     with pytest.raises(StoreError, match="too long"):
         unpack(store, [put_tar(store, *members)], tmp_path / "out")
 

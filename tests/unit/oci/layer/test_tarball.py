@@ -41,7 +41,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("compress", COMPRESSIONS)
-def test_extract_every_compression(tmp_path: Path, archive: Path, compress: Callable[[bytes], bytes]) -> None:
+def test_extract_every_compression_restores_files_and_modes(tmp_path: Path, archive: Path, compress: Callable[[bytes], bytes]) -> None:
     archive.write_bytes(compress(packed(("d/file", tarfile.REGTYPE, 0o6777, b"x" * 300_000), ("/d/abs", tarfile.REGTYPE, 0o600, b"1"))))
     assert is_tarball(archive)
     (tmp_path / "out").mkdir()
@@ -51,7 +51,7 @@ def test_extract_every_compression(tmp_path: Path, archive: Path, compress: Call
     assert (tmp_path / "out/d/abs").stat().st_mode & 0o7777 == 0o600
 
 
-def test_extract_xz_of_several_streams(tmp_path: Path, archive: Path) -> None:
+def test_extract_multi_stream_xz_restores_file(tmp_path: Path, archive: Path) -> None:
     tar = packed(("file", tarfile.REGTYPE, 0o644, b"x" * 5000))
     archive.write_bytes(lzma.compress(tar[:1000]) + bytes(8) + lzma.compress(tar[1000:]))
     (tmp_path / "out").mkdir()
@@ -86,13 +86,13 @@ def test_open_tarball_keeps_a_ceiling(archive: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("data", [b"", b"text", gzip.compress(b"text", mtime=0), b"BZh9 no", b"\xfd7zXZ\0 no", b"\xfd7zXZ\0", bytes(100)])
-def test_is_tarball_of_something_else(archive: Path, data: bytes) -> None:
+def test_is_tarball_other_data_returns_false(archive: Path, data: bytes) -> None:
     archive.write_bytes(data)
     assert not is_tarball(archive) or data == b""
 
 
 @pytest.mark.parametrize("compress", COMPRESSIONS)
-def test_is_tarball_of_a_huge_header_takes_no_memory(archive: Path, compress: Callable[[bytes], bytes]) -> None:
+def test_is_tarball_huge_header_returns_false(archive: Path, compress: Callable[[bytes], bytes]) -> None:
     info = tarfile.TarInfo("pax")
     info.type, info.size = tarfile.XHDTYPE, 300 << 20
     archive.write_bytes(compress(info.tobuf()))

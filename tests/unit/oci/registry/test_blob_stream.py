@@ -119,5 +119,7 @@ def test_body_range_partial_response_without_its_range_raises(header: str) -> No
         (206, {"Content-Range": "bytes 4-9/*"}, (4, None)),
     ],
 )
-def test_where_a_body_begins(status: int, headers: dict[str, str], expected: tuple[int, int | None]) -> None:
+def test_body_range_full_or_partial_response_gives_start_and_size(
+    status: int, headers: dict[str, str], expected: tuple[int, int | None]
+) -> None:
     assert body_range(status, headers) == expected

@@ -40,7 +40,7 @@ NOW = datetime.datetime(2024, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
         ('="', []),
     ],
 )
-def test_challenges(header: str, challenges: list[Challenge]) -> None:
+def test_parse_challenges_header_gives_schemes_and_parameters(header: str, challenges: list[Challenge]) -> None:
     assert parse_challenges(header) == challenges
 
 
@@ -60,7 +60,7 @@ def test_challenges(header: str, challenges: list[Challenge]) -> None:
         (b'{"errors":[{"message":1e999}]}', '403 {"errors":[{"message":1e999}]}', ""),
     ],
 )
-def test_the_reason_of_a_refusal(data: bytes, reason: str, code: str) -> None:
+def test_error_reason_gives_escaped_reason_and_code(data: bytes, reason: str, code: str) -> None:
     assert error_reason(403, "Forbidden", data) == (reason, code)
 
 
@@ -87,7 +87,7 @@ def test_retry_after_of_a_registry_is_the_wait(header: str | None, seconds: floa
 
 
 @pytest.mark.parametrize("status", [200, 401, 403, 404])
-def test_registry_that_refuses_answers(status: int) -> None:
+def test_require_answer_passes_for_any_http_status(status: int) -> None:
     there = Registry()
     there.spoil("GET", "/v2/", lambda _: answer(status))
     with client(there, attempts=1) as remote:
@@ -95,7 +95,7 @@ def test_registry_that_refuses_answers(status: int) -> None:
     assert there.lines == ["GET /v2/"]
 
 
-def test_registry_that_is_away_does_not_answer() -> None:
+def test_require_answer_unreachable_registry_raises_remote_error() -> None:
     def away(_: Asked) -> urllib3.BaseHTTPResponse:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
@@ -117,7 +117,7 @@ def test_registry_that_is_away_does_not_answer() -> None:
         "</v2/http://evil.test/v2/x?last=a>; rel=next",
     ],
 )
-def test_the_next_page_is_asked_of_the_registry_itself(link: str) -> None:
+def test_catalog_next_page_is_requested_from_same_registry(link: str) -> None:
     there = Registry()
     urls: list[str] = []
     send = there.send
@@ -135,7 +135,7 @@ def test_the_next_page_is_asked_of_the_registry_itself(link: str) -> None:
     assert all(url.startswith(f"http://{HOST}/v2/") for url in urls)
 
 
-def test_a_next_page_that_is_not_of_the_api_is_refused() -> None:
+def test_catalog_next_page_outside_api_is_refused() -> None:
     there = Registry()
     there.spoil("GET", "_catalog", lambda _: answer(200, b'{"repositories": []}', link="</admin?delete=all>; rel=next"))
     with client(there) as remote, pytest.raises(RemoteError, match="next page that is not one of its API"):
@@ -146,14 +146,14 @@ def test_a_next_page_that_is_not_of_the_api_is_refused() -> None:
 @pytest.mark.parametrize(
     "body", [b'{"repositories": "ab"}', b'{"repositories": [1]}', b"[]", b"{", b'{"repositories": {"a": 1}}', b"[" * 9999]
 )
-def test_a_list_that_is_none_is_a_remote_error(body: bytes) -> None:
+def test_catalog_malformed_list_raises_remote_error(body: bytes) -> None:
     there = Registry()
     there.spoil("GET", "_catalog", lambda _: answer(200, body))
     with client(there) as remote, pytest.raises(RemoteError, match="answers no list of repositories"):
         remote.catalog(HOST)
 
 
-def test_names_in_a_list_do_not_reach_the_terminal_as_they_are() -> None:
+def test_catalog_control_characters_in_names_are_escaped() -> None:
     there = Registry()
     there.spoil("GET", "_catalog", lambda _: answer(200, b'{"repositories": ["a\\u001b[2J"]}'))
     with client(there) as remote:
@@ -176,7 +176,7 @@ def failure(kind: type[Exception], cause: OSError) -> Exception:
         (NameResolutionError, socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), False, "the spelling"),
     ],
 )
-def test_missing_registry_is_distinguished_from_one_that_fails_for_a_moment(
+def test_classify_connection_error_separates_absent_registry_from_temporary_failure(
     kind: type[Exception], cause: OSError, absent: bool, hint: str
 ) -> None:
     trouble = classify(failure(kind, cause), RetryPolicy())
@@ -188,7 +188,7 @@ def refuse(_: object) -> urllib3.BaseHTTPResponse:
     raise failure(NewConnectionError, ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
 
 
-def test_registry_that_refuses_the_connection_is_asked_once() -> None:
+def test_manifest_connection_refused_is_not_retried() -> None:
     there = Registry()
     there.spoil("GET", "", *[refuse] * 9)
     with client(there) as remote, pytest.raises(RemoteError, match="Connection refused") as caught:
@@ -202,7 +202,7 @@ def tags(_: object) -> urllib3.BaseHTTPResponse:
     return answer(200, b'{"tags": ["1"]}')
 
 
-def test_registry_that_has_answered_and_restarts_is_asked_again() -> None:
+def test_tags_connection_refused_after_earlier_answer_is_retried() -> None:
     there = Registry()
     there.spoil("GET", "tags/list", tags, refuse, tags)
     with client(there) as remote:
@@ -222,7 +222,7 @@ def subject_manifest() -> bytes:
     return canonical_json(value)
 
 
-def test_a_registry_that_lists_referrers_is_left_to_it(registry: Registry, remote: Client) -> None:
+def test_put_referrer_registry_with_referrers_api_writes_no_tag(registry: Registry, remote: Client) -> None:
     registry.has_referrers = True
     data = subject_manifest()
     entry = {"mediaType": OCI_MANIFEST, "digest": digest_of(data), "size": len(data), "artifactType": "text/sbom"}
@@ -236,7 +236,7 @@ def test_a_registry_that_lists_referrers_is_left_to_it(registry: Registry, remot
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 501])
-def test_where_no_referrers_are_listed_a_tag_lists_them(registry: Registry, remote: Client, status: int) -> None:
+def test_put_referrer_registry_without_referrers_api_lists_entry_under_tag(registry: Registry, remote: Client, status: int) -> None:
     by_digest = Reference.parse(f"{HOST}/team/web@{SUBJECT.digest}")
     registry.spoil("GET", "/referrers/", *[lambda _: answer(status)] * 20)
     assert remote.referrers(by_digest) == ()
@@ -248,7 +248,7 @@ def test_where_no_referrers_are_listed_a_tag_lists_them(registry: Registry, remo
     assert [found.artifact_type for found in remote.referrers(by_digest, "text/sbom")] == ["text/sbom"]
 
 
-def test_tag_of_referrers_is_in_the_location_that_registries_conf_gives_a_repository(registry: Registry, remote: Client) -> None:
+def test_put_referrer_remapped_repository_writes_tag_in_mapped_location(registry: Registry, remote: Client) -> None:
     """A location that is below its own prefix: to replace it twice is another repository."""
     remote.registries = Registries((RegistryRule(f"{HOST}/team", f"{HOST}/team/here"),), plain=True)
     registry.spoil("GET", "/referrers/", *[lambda _: answer(404)] * 2)
@@ -260,7 +260,7 @@ def test_tag_of_referrers_is_in_the_location_that_registries_conf_gives_a_reposi
     assert {line.split("/v2/")[1].split("/web")[0] for line in registry.lines} == {"team/here"}
 
 
-def test_a_registry_that_is_not_well_is_not_taken_for_one_without_referrers(registry: Registry, remote: Client) -> None:
+def test_referrers_server_error_raises_remote_error(registry: Registry, remote: Client) -> None:
     registry.spoil("GET", "/referrers/", *[lambda _: answer(503)] * 20)
     with pytest.raises(RemoteError, match="503"):
         remote.referrers(Reference.parse(f"{HOST}/team/web@{SUBJECT.digest}"))

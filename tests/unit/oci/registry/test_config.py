@@ -29,19 +29,19 @@ def faults(tmp_path: Path, text: str) -> list[str]:
     return [str(fault).replace(f"{tmp_path}/registries.conf", "FILE") for fault in raised.value.faults]
 
 
-def test_without_rules_every_registry_is_asked_over_https() -> None:
+def test_endpoints_without_rules_use_https() -> None:
     (endpoint,) = config.Registries().endpoints(Reference.parse("quay.io:8443/team/tool:v2"))
     assert endpoint.base_urls == ("https://quay.io:8443",)
     assert (endpoint.repository, endpoint.domain, endpoint.mirror) == ("team/tool", "quay.io:8443", False)
 
 
-def test_docker_io_is_served_by_another_host() -> None:
+def test_endpoints_docker_io_uses_registry_1_host() -> None:
     (endpoint,) = config.Registries().endpoints(Reference.parse("nginx"))
     assert endpoint.base_urls == ("https://registry-1.docker.io",)
     assert (endpoint.repository, endpoint.domain) == ("library/nginx", "docker.io")
 
 
-def test_mirrors_come_first_and_may_speak_plain_http(tmp_path: Path) -> None:
+def test_endpoints_mirrors_precede_location_and_may_use_http(tmp_path: Path) -> None:
     found = rules(
         tmp_path,
         """
@@ -63,7 +63,7 @@ def test_mirrors_come_first_and_may_speak_plain_http(tmp_path: Path) -> None:
     assert [endpoint.mirror for endpoint in (first, second, own)] == [True, True, False]
 
 
-def test_the_longest_prefix_decides(tmp_path: Path) -> None:
+def test_endpoints_longest_prefix_wins(tmp_path: Path) -> None:
     found = rules(
         tmp_path,
         """
@@ -84,7 +84,7 @@ def test_the_longest_prefix_decides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["example.com:5000/x/y:1", "example.community/x/y:1", "example.com/teams/y:1"])
-def test_a_prefix_ends_where_a_name_does(tmp_path: Path, name: str) -> None:
+def test_endpoints_prefix_matches_whole_name_components_only(tmp_path: Path, name: str) -> None:
     found = rules(
         tmp_path, '[[registry]]\nprefix = "example.com/team"\nlocation = "a.test"\n[[registry]]\nprefix = "x.com"\nlocation = "b.test"'
     )
@@ -92,7 +92,7 @@ def test_a_prefix_ends_where_a_name_does(tmp_path: Path, name: str) -> None:
     assert asked(found, "x.com:5000/y:1") == ["x.com:5000/y:1"]
 
 
-def test_wildcards_stand_for_subdomains(tmp_path: Path) -> None:
+def test_endpoints_wildcard_prefix_matches_subdomains_only(tmp_path: Path) -> None:
     found = rules(
         tmp_path,
         """
@@ -124,26 +124,26 @@ def test_wildcards_stand_for_subdomains(tmp_path: Path) -> None:
         ("", True, True),
     ],
 )
-def test_a_mirror_may_serve_only_tags_or_only_digests(tmp_path: Path, setting: str, by_tag: bool, by_digest: bool) -> None:
+def test_endpoints_pull_from_mirror_limits_mirror_to_tags_or_digests(tmp_path: Path, setting: str, by_tag: bool, by_digest: bool) -> None:
     found = rules(tmp_path, f'[[registry]]\nlocation = "a.test"\n[[registry.mirror]]\nlocation = "m.test"\n{setting}')
     assert (len(asked(found, "a.test/x:1")) == 2) is by_tag
     assert (len(asked(found, f"a.test/x@{DIGEST}")) == 2) is by_digest
 
 
-def test_mirror_by_digest_only_holds_for_all_mirrors(tmp_path: Path) -> None:
+def test_endpoints_mirror_by_digest_only_skips_mirror_for_tags(tmp_path: Path) -> None:
     found = rules(tmp_path, '[[registry]]\nlocation = "a.test"\nmirror-by-digest-only = true\n[[registry.mirror]]\nlocation = "m.test"')
     assert asked(found, "a.test/x:1") == ["a.test/x:1"]
     assert asked(found, f"a.test/x@{DIGEST}") == [f"m.test/x@{DIGEST}", f"a.test/x@{DIGEST}"]
 
 
-def test_what_is_blocked_is_refused_with_the_file_that_says_so(tmp_path: Path) -> None:
+def test_endpoints_blocked_prefix_is_refused_with_file(tmp_path: Path) -> None:
     found = rules(tmp_path, '[[registry]]\nprefix = "docker.io/library"\nlocation = "docker.io/library"\nblocked = true')
     with pytest.raises(StoreError, match=r"docker\.io/library/nginx:latest is blocked by .*registries\.conf"):
         found.endpoints(Reference.parse("nginx"))
     assert asked(found, "team/nginx") == ["docker.io/team/nginx:latest"]
 
 
-def test_every_fault_is_reported_at_once_with_its_place(tmp_path: Path) -> None:
+def test_load_reports_all_faults_with_places(tmp_path: Path) -> None:
     text = """
     short-name-mod = "enforcing"
     [[registry]]
@@ -194,12 +194,12 @@ def test_every_fault_is_reported_at_once_with_its_place(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_fault(tmp_path: Path, text: str, fault: str) -> None:
+def test_load_single_fault_is_reported_with_place(tmp_path: Path, text: str, fault: str) -> None:
     (found,) = faults(tmp_path, text)
     assert found.partition("\n")[0] == fault
 
 
-def test_search_registries_are_ignored_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parse_search_registries_are_ignored_with_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found: list[config.Registry] = []
     with pytest.MonkeyPatch.context() as patch:
         told: list[str] = []
@@ -210,7 +210,7 @@ def test_search_registries_are_ignored_with_a_warning(tmp_path: Path, capsys: py
     assert "unqualified-search-registries is ignored" in told[0]
 
 
-def test_a_named_file_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_missing_named_file_raises_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"none\.conf: cannot be read"):
         config.load(tmp_path / "none.conf")
     monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(tmp_path / "named.conf"))
@@ -218,7 +218,7 @@ def test_a_named_file_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         config.load()
 
 
-def test_the_users_file_and_its_drop_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_drop_in_overrides_table_of_user_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLIPWAY_REGISTRIES_CONF", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     folder = tmp_path / "containers"
@@ -232,7 +232,7 @@ def test_the_users_file_and_its_drop_ins(tmp_path: Path, monkeypatch: pytest.Mon
     assert asked(found, "b.test/x:1") == ["b1.test/x:1"]
 
 
-def test_certificates_of_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificates_of_host_are_read_from_certs_d(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     (tmp_path / "registries.conf").write_text("")
     folder = tmp_path / "containers/certs.d/inner.test:5000"

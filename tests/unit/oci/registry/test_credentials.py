@@ -24,23 +24,23 @@ def configured(folder: Path, value: object) -> CredentialStore:
 
 
 @pytest.mark.parametrize("key", ["inner.test:5000", "https://inner.test:5000", "http://inner.test:5000/v2/"])
-def test_a_password_of_the_file(tmp_path: Path, key: str) -> None:
+def test_find_auth_entry_in_any_key_spelling_gives_login(tmp_path: Path, key: str) -> None:
     found = configured(tmp_path, {"auths": {key: {"auth": encoded("alice:open:sesame")}}}).find("inner.test:5000")
     assert found == Credential("alice", "open:sesame")
     assert found
     assert found.basic == "Basic " + encoded("alice:open:sesame")
 
 
-def test_another_port_is_another_registry(tmp_path: Path) -> None:
+def test_find_other_port_gives_no_login(tmp_path: Path) -> None:
     assert configured(tmp_path, {"auths": {"inner.test:5000": {"auth": encoded("a:b")}}}).find("inner.test") is None
 
 
 @pytest.mark.parametrize("domain", ["docker.io", "index.docker.io", "registry-1.docker.io"])
-def test_docker_hub_has_an_old_name(tmp_path: Path, domain: str) -> None:
+def test_find_docker_hub_uses_legacy_index_key(tmp_path: Path, domain: str) -> None:
     assert configured(tmp_path, {"auths": {"https://index.docker.io/v1/": {"auth": encoded("a:b")}}}).find(domain) == Credential("a", "b")
 
 
-def test_tokens_in_place_of_a_password(tmp_path: Path) -> None:
+def test_find_token_entries_give_identity_or_registry_token(tmp_path: Path) -> None:
     entries = {"i.test": {"auth": encoded("<token>:"), "identitytoken": "ID"}, "r.test": {"registrytoken": "RT"}, "empty.test": {}}
     found = configured(tmp_path, {"auths": entries})
     identity, registry = found.find("i.test"), found.find("r.test")
@@ -51,23 +51,23 @@ def test_tokens_in_place_of_a_password(tmp_path: Path) -> None:
     assert found.find("empty.test") is None
 
 
-def test_secrets_are_not_in_the_repr() -> None:
+def test_credential_repr_hides_secrets() -> None:
     assert "SECRET" not in repr(Credential("alice", "SECRET", "SECRET", "SECRET"))
 
 
-def test_no_file_means_no_credentials(tmp_path: Path) -> None:
+def test_find_without_file_returns_none(tmp_path: Path) -> None:
     assert CredentialStore(tmp_path / "none").find("inner.test") is None
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"auths": []}', '{"auths": {"inner.test": {"auth": "%%%"}}}'])
-def test_a_broken_file_is_named_without_its_secrets(tmp_path: Path, text: str) -> None:
+def test_find_malformed_file_is_named_without_secrets(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError, match=r"config\.json") as raised:
         CredentialStore(tmp_path).find("inner.test")
     assert "%%%" not in str(raised.value)
 
 
-def test_login_is_kept_for_its_owner_alone_and_the_rest_of_the_file_stays(tmp_path: Path) -> None:
+def test_store_and_erase_keep_other_entries_and_private_file_mode(tmp_path: Path) -> None:
     credentials = configured(tmp_path, {"psFormat": "x", "auths": {"other.test": {"auth": encoded("a:b")}}})
     assert credentials.store("docker.io", "alice", "pw") == str(tmp_path / "config.json")
     assert credentials.find("docker.io") == Credential("alice", "pw")
@@ -93,7 +93,7 @@ class Helper:
         return self.answer
 
 
-def test_a_helper_is_asked_for_its_registry_and_the_default_one_for_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_uses_registry_helper_and_default_helper_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helper = Helper(0, json.dumps({"Username": "alice", "Secret": "pw"}))
     monkeypatch.setattr(process, "run", helper.run)
     credentials = configured(tmp_path, {"credsStore": "desktop", "credHelpers": {"ecr.test": "ecr"}})
@@ -105,12 +105,12 @@ def test_a_helper_is_asked_for_its_registry_and_the_default_one_for_the_others(t
     ]
 
 
-def test_a_helper_gives_an_identity_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_helper_token_answer_gives_identity_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "run", Helper(0, json.dumps({"Username": "<token>", "Secret": "ID"})).run)
     assert configured(tmp_path, {"credsStore": "x"}).find("a.test") == Credential(identity_token="ID")
 
 
-def test_what_a_helper_does_not_know_the_file_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_login_unknown_to_helper_falls_back_to_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "run", Helper(1, "credentials not found in native keychain\n").run)
     credentials = configured(tmp_path, {"credsStore": "x", "auths": {"a.test": {"auth": encoded("a:b")}, "b.test": {}}})
     assert credentials.find("a.test") == Credential("a", "b")
@@ -118,7 +118,9 @@ def test_what_a_helper_does_not_know_the_file_may(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(("returncode", "stdout"), [(1, "the vault is sealed"), (0, "SECRET in no JSON")])
-def test_a_helper_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, returncode: int, stdout: str) -> None:
+def test_find_failing_helper_is_named_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, returncode: int, stdout: str
+) -> None:
     monkeypatch.setattr(process, "run", Helper(returncode, stdout).run)
     with pytest.raises(StoreError, match="docker-credential-x") as raised:
         configured(tmp_path, {"credsStore": "x"}).find("a.test")
@@ -126,7 +128,7 @@ def test_a_helper_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "SECRET" not in str(raised.value)
 
 
-def test_a_login_goes_to_the_helper_on_its_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_with_helper_passes_login_on_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helper = Helper(0, "")
     monkeypatch.setattr(process, "run", helper.run)
     assert configured(tmp_path, {"credsStore": "x"}).store("a.test", "alice", "pw") == "docker-credential-x"
@@ -135,7 +137,7 @@ def test_a_login_goes_to_the_helper_on_its_standard_input(tmp_path: Path, monkey
     assert json.loads(str(text)) == {"ServerURL": "a.test", "Username": "alice", "Secret": "pw"}
 
 
-def test_longest_path_that_a_repository_lies_in_wins(tmp_path: Path) -> None:
+def test_find_longest_matching_repository_path_wins(tmp_path: Path) -> None:
     keys = (
         "r.test",
         "r.test/team",
@@ -160,26 +162,26 @@ def test_longest_path_that_a_repository_lies_in_wins(tmp_path: Path) -> None:
     assert hub == ["docker.io/library", "https"]
 
 
-def test_login_for_a_path_is_not_one_for_the_registry(tmp_path: Path) -> None:
+def test_find_path_login_is_not_used_for_registry(tmp_path: Path) -> None:
     found = configured(tmp_path, {"auths": {"r.test/team": {"auth": encoded("a:b")}}})
     assert found.find("r.test") is None
     assert found.find("r.test", "other/web") is None
     assert not found.erase("r.test")
 
 
-def test_login_for_a_path_wins_over_a_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_path_login_wins_over_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "run", Helper(0, json.dumps({"Username": "helper", "Secret": "pw"})).run)
     found = configured(tmp_path, {"credsStore": "x", "auths": {"r.test/team": {"auth": encoded("a:b")}}})
     assert found.find("r.test", "team/web") == Credential("a", "b")
     assert found.find("r.test", "web") == Credential("helper", "pw")
 
 
-def test_name_and_password_in_place_of_auth(tmp_path: Path) -> None:
+def test_find_username_and_password_fields_give_login(tmp_path: Path) -> None:
     found = configured(tmp_path, {"auths": {"r.test": {"username": "alice", "password": "pw"}}}).find("r.test")
     assert found == Credential("alice", "pw")
 
 
-def test_files_of_podman_are_read_after_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_podman_files_are_read_after_docker_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(path: Path, **logins: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"auths": {f"{host}.test": {"auth": encoded(login)} for host, login in logins.items()}}))
@@ -201,7 +203,7 @@ def test_files_of_podman_are_read_after_docker(tmp_path: Path, monkeypatch: pyte
     assert json.loads((tmp_path / "named.json").read_text())["auths"].keys() == {"a.test", "c.test"}
 
 
-def test_broken_file_of_podman_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_malformed_podman_file_is_named_with_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
     (tmp_path / "auth.json").write_text("[" * 100_000)

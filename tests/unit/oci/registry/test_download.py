@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def test_a_blob_is_fetched_once_however_many_follow_it(store: Store) -> None:
+def test_blob_with_several_followers_is_fetched_once(store: Store) -> None:
     image = made("a", size=5 << 20)
     source = Memory(a=image)
     source.go = threading.Semaphore(0)
@@ -46,7 +46,7 @@ def test_a_blob_is_fetched_once_however_many_follow_it(store: Store) -> None:
     assert fetcher.blob(named("test.io/a:1"), digest).available(0) == 5 << 20  # from the store now
 
 
-def test_bytes_are_given_away_while_they_arrive_but_not_the_last_before_the_digest_is_right(store: Store) -> None:
+def test_blob_first_bytes_are_available_before_wrong_digest_raises(store: Store) -> None:
     image = made("a", size=3 << 20)
     source = Memory(a=image)
     source.go = threading.Semaphore(0)
@@ -64,7 +64,7 @@ def test_bytes_are_given_away_while_they_arrive_but_not_the_last_before_the_dige
 
 
 @pytest.mark.parametrize("extra", [b"more", b"m" * (2 << 20)], ids=["a little", "a lot"])
-def test_a_blob_longer_than_it_says_is_refused(store: Store, extra: bytes) -> None:
+def test_blob_longer_than_declared_is_refused(store: Store, extra: bytes) -> None:
     image = made("a", size=1 << 20)
     source = Memory(a=image)
     source.tamper = lambda data: data + extra

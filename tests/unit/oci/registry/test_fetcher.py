@@ -40,7 +40,7 @@ class Failing:
         return False
 
 
-def test_a_manifest_is_asked_once_and_a_tag_keeps_its_meaning(store: Store) -> None:
+def test_manifest_is_requested_once_and_tag_stays_pinned(store: Store) -> None:
     source = Memory(a=made("a"))
     fetcher = Fetcher([source], store)
     first = fetcher.manifest(named("test.io/a:1"))
@@ -51,7 +51,7 @@ def test_a_manifest_is_asked_once_and_a_tag_keeps_its_meaning(store: Store) -> N
     assert store.read(first.digest) == first.data
 
 
-def test_a_client_that_does_not_take_the_type_is_asked_for_anew(store: Store) -> None:
+def test_manifest_of_type_not_accepted_is_requested_again(store: Store) -> None:
     source = Memory(a=indexed(amd64=made("a")))
     fetcher = Fetcher([source], store)
     fetcher.manifest(named("test.io/a:1"))
@@ -59,7 +59,7 @@ def test_a_client_that_does_not_take_the_type_is_asked_for_anew(store: Store) ->
     assert source.asked == ["test.io/a:1", "test.io/a:1"]
 
 
-def test_sources_are_asked_in_order(store: Store, tmp_path: Path) -> None:
+def test_manifest_sources_are_asked_in_order(store: Store, tmp_path: Path) -> None:
     base, image = Store(tmp_path / "base"), made("a")
     for data in image.values():
         base.put(data)
@@ -70,7 +70,7 @@ def test_sources_are_asked_in_order(store: Store, tmp_path: Path) -> None:
     assert remote.asked == ["test.io/b:1"]
 
 
-def test_a_source_that_fails_does_not_hide_the_next(store: Store) -> None:
+def test_manifest_failing_source_falls_back_to_next_and_reports_reasons(store: Store) -> None:
     failing = Failing(RemoteError("test.io: 503 in repair", status=503))
     assert Fetcher([failing, Memory(a=made("a"))], store).manifest(named("test.io/a:1"))
     with pytest.raises(RemoteError, match="503 in repair") as raised:
@@ -84,7 +84,7 @@ def test_a_source_that_fails_does_not_hide_the_next(store: Store) -> None:
     assert raised.value.status == 404
 
 
-def test_a_failed_transfer_can_be_tried_again(store: Store) -> None:
+def test_blob_failed_transfer_can_be_retried(store: Store) -> None:
     image = made("a")
     source = Memory(a=image)
     source.tamper = lambda data: b"?" * len(data)
@@ -96,7 +96,7 @@ def test_a_failed_transfer_can_be_tried_again(store: Store) -> None:
     assert store.read(layer_of(image)) == image[layer_of(image)]
 
 
-def test_closing_ends_what_is_under_way(store: Store) -> None:
+def test_close_cancels_transfers_and_removes_temporary_files(store: Store) -> None:
     image = made("a", size=3 << 20)
     source = Memory(a=image)
     source.go = threading.Semaphore(0)

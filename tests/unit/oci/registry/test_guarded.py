@@ -31,13 +31,13 @@ def addressed(monkeypatch: pytest.MonkeyPatch, **known: str) -> None:
         *("evil.test", "mapped.test", "alibaba.test", "link.test"),
     ],
 )
-def test_registries_without_a_setting_are_public(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
+def test_unsafe_address_loopback_metadata_or_odd_port_gives_reason(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
     addressed(monkeypatch, evil_test="127.0.0.1", mapped_test="::ffff:127.0.0.1", alibaba_test="100.100.100.200", link_test="fe80::1%eth0")
     assert unsafe_address(domain) is not None
 
 
 @pytest.mark.parametrize("domain", ["docker.io", "quay.io:443", "inner.example.com", "unknown.test"])
-def test_other_registries_may_be_asked(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
+def test_unsafe_address_ordinary_or_private_registry_gives_none(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
     # A registry of the site may well have a private address.
     addressed(monkeypatch, docker_io="1.2.3.4", quay_io="2.3.4.5", inner_example_com="10.0.0.7")
     assert unsafe_address(domain) is None
@@ -65,7 +65,7 @@ def guarded(permits: Permits, failure: RemoteError | None = None) -> tuple[Guard
     return GuardedSource(cast("Client", user), cast("Client", nobody), permits, lambda *_: None), user, nobody
 
 
-def test_logins_are_for_what_is_declared_or_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guarded_source_uses_login_for_declared_or_allowed_repositories_only(monkeypatch: pytest.MonkeyPatch) -> None:
     addressed(monkeypatch)
     permits = Permits(["r.test/team/*", "s.test/whole"])
     permits.declare(["web:1", "r.test:5000/own:2", "Not A Name"])
@@ -79,7 +79,7 @@ def test_logins_are_for_what_is_declared_or_allowed(monkeypatch: pytest.MonkeyPa
     assert nobody.asked == [name for name in others for _ in range(2)]
 
 
-def test_an_address_within_is_asked_for_what_is_declared_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guarded_source_unsafe_address_is_asked_for_declared_repository_only(monkeypatch: pytest.MonkeyPatch) -> None:
     addressed(monkeypatch)
     permits = Permits()
     permits.declare(["127.0.0.1:5000/web:1"])
@@ -92,7 +92,7 @@ def test_an_address_within_is_asked_for_what_is_declared_only(monkeypatch: pytes
     assert (user.asked, nobody.asked) == (["127.0.0.1:5000/web:1"], [])
 
 
-def test_a_refusal_says_that_no_login_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guarded_source_unauthorized_error_says_login_was_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     addressed(monkeypatch)
     source, _, _ = guarded(Permits(), RemoteError("401 UNAUTHORIZED", status=401, code="UNAUTHORIZED"))
     with pytest.raises(RemoteError, match="no login is used for it") as refused:

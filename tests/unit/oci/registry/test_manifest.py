@@ -30,7 +30,7 @@ INDEX = {"schemaVersion": 2, "manifests": [DESCRIPTOR]}
         ({**INDEX, "mediaType": DOCKER_INDEX}, "", DOCKER_INDEX),
     ],
 )
-def test_the_type_of_a_manifest(value: object, header: str, media_type: str) -> None:
+def test_check_manifest_gives_media_type_of_document_or_header(value: object, header: str, media_type: str) -> None:
     assert check_manifest(json.dumps(value).encode(), header) == media_type
 
 
@@ -49,7 +49,7 @@ def test_the_type_of_a_manifest(value: object, header: str, media_type: str) -> 
         (json.dumps({**INDEX, "manifests": ["x"]}).encode(), OCI_INDEX, "neither"),
     ],
 )
-def test_what_is_no_manifest(data: bytes, header: str, reason: str) -> None:
+def test_check_manifest_invalid_document_raises_value_error(data: bytes, header: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         check_manifest(data, header)
 

@@ -18,7 +18,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def test_a_layout_gives_digests_only_of_what_it_names(store: Store) -> None:
+def test_layout_source_serves_only_digests_reachable_from_its_names(store: Store) -> None:
     image, child = made("a"), made("arm", architecture="arm64")
     index = indexed(amd64=image, arm64=child)
     stray = made("stray")

@@ -53,26 +53,26 @@ def put(remote: Client, mounts: Sequence[str] = ()) -> Sent:
     return sent
 
 
-def test_what_is_there_is_not_sent(registry: Registry, remote: Client) -> None:
+def test_put_blob_already_present_is_not_sent(registry: Registry, remote: Client) -> None:
     registry.blobs[HERE] = DATA
     assert put(remote) == Sent("present")
     assert registry.lines == [f"HEAD /v2/team/web/blobs/{BLOB.digest}"]
 
 
-def test_one_of_another_length_is_not_the_blob(registry: Registry, remote: Client) -> None:
+def test_put_blob_present_with_other_length_is_uploaded(registry: Registry, remote: Client) -> None:
     registry.blobs[HERE] = DATA[:-1]
     assert put(remote).how == "uploaded"
     assert registry.blobs[HERE] == DATA
 
 
-def test_a_small_blob_takes_three_questions(registry: Registry, remote: Client) -> None:
+def test_put_blob_small_blob_takes_three_requests(registry: Registry, remote: Client) -> None:
     assert put(remote) == Sent("uploaded", BLOB.size)
     assert [asked.method for asked in registry.asked] == ["HEAD", "POST", "PUT"]
     assert registry.blobs[HERE] == DATA
 
 
 @pytest.mark.usefixtures("large")
-def test_a_large_one_takes_four(registry: Registry, remote: Client) -> None:
+def test_put_blob_large_blob_takes_four_requests(registry: Registry, remote: Client) -> None:
     assert put(remote) == Sent("uploaded", BLOB.size)
     assert [asked.method for asked in registry.asked] == ["HEAD", "POST", "PATCH", "PUT"]
     assert registry.asked[2].headers["Content-Range"] == f"0-{BLOB.size - 1}"
@@ -80,27 +80,29 @@ def test_a_large_one_takes_four(registry: Registry, remote: Client) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 100_000])
-def test_place_may_be_given_without_its_host(registry: Registry, remote: Client, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_put_blob_relative_upload_location_is_followed(
+    registry: Registry, remote: Client, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(upload, "SMALL", size)
     registry.relative = True
     put(remote)
     assert registry.blobs[HERE] == DATA
 
 
-def test_an_upload_without_a_place_is_an_error(registry: Registry, remote: Client) -> None:
+def test_put_blob_upload_without_location_raises_remote_error(registry: Registry, remote: Client) -> None:
     registry.spoil("POST", "uploads", lambda _: answer(202))
     with pytest.raises(RemoteError, match="begins an upload without saying where"):
         put(remote)
 
 
-def test_a_mount_sends_nothing(registry: Registry, remote: Client) -> None:
+def test_put_blob_mountable_blob_is_mounted_without_upload(registry: Registry, remote: Client) -> None:
     registry.blobs["team/base", BLOB.digest] = DATA
     assert put(remote, ["team/base"]) == Sent("mounted")
     assert registry.blobs[HERE] == DATA
     assert not registry.uploads
 
 
-def test_a_mount_that_is_refused_has_begun_an_upload_which_is_used(registry: Registry, remote: Client) -> None:
+def test_put_blob_refused_mount_continues_begun_upload(registry: Registry, remote: Client) -> None:
     assert put(remote, ["team/other"]).how == "uploaded"
     assert registry.count("POST") == 1
     assert not registry.uploads
@@ -108,7 +110,7 @@ def test_a_mount_that_is_refused_has_begun_an_upload_which_is_used(registry: Reg
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 405])
-def test_repository_that_may_not_be_read_does_not_stop_a_push(registry: Registry, remote: Client, status: int) -> None:
+def test_put_blob_unreadable_mount_source_falls_back_to_upload(registry: Registry, remote: Client, status: int) -> None:
     registry.spoil("POST", "mount=", lambda _: answer(status))
     assert put(remote, ["secret/base"]).how == "uploaded"
     assert [asked.path for asked in registry.asked if asked.method == "POST"][-1] == "/v2/team/web/blobs/uploads/"
@@ -116,7 +118,7 @@ def test_repository_that_may_not_be_read_does_not_stop_a_push(registry: Registry
 
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("after", [2, 5_000, 9_999])
-def test_a_large_blob_goes_on_where_the_registry_has_got_to(registry: Registry, remote: Client, after: int) -> None:
+def test_put_blob_broken_upload_resumes_at_offset_of_registry(registry: Registry, remote: Client, after: int) -> None:
     registry.spoil("PATCH", "uploads", registry.breaks(after))
     sent = put(remote)
     assert registry.blobs[HERE] == DATA
@@ -128,7 +130,7 @@ def test_a_large_blob_goes_on_where_the_registry_has_got_to(registry: Registry, 
 
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("after", [0, 1])
-def test_a_range_that_says_both_one_byte_and_none_is_not_gone_on_with(registry: Registry, remote: Client, after: int) -> None:
+def test_put_blob_ambiguous_range_restarts_upload(registry: Registry, remote: Client, after: int) -> None:
     registry.spoil("PATCH", "uploads", registry.breaks(after))
     put(remote)
     assert registry.blobs[HERE] == DATA
@@ -136,7 +138,7 @@ def test_a_range_that_says_both_one_byte_and_none_is_not_gone_on_with(registry: 
 
 
 @pytest.mark.usefixtures("large")
-def test_a_line_that_breaks_often_but_gets_on_is_borne_with(registry: Registry, remote: Client) -> None:
+def test_put_blob_frequent_breaks_with_progress_complete_one_upload(registry: Registry, remote: Client) -> None:
     registry.spoil("PATCH", "uploads", *[registry.breaks(700)] * 12)
     put(remote)
     assert registry.blobs[HERE] == DATA
@@ -144,7 +146,7 @@ def test_a_line_that_breaks_often_but_gets_on_is_borne_with(registry: Registry, 
 
 
 @pytest.mark.usefixtures("large")
-def test_a_line_that_does_not_get_on_ends_it(registry: Registry, remote: Client) -> None:
+def test_put_blob_breaks_without_progress_raise_remote_error(registry: Registry, remote: Client) -> None:
     registry.spoil("PATCH", "uploads", *[registry.breaks(0)] * 100)
     with pytest.raises(RemoteError, match="the connection broke: reset by peer"):
         put(remote)
@@ -153,7 +155,7 @@ def test_a_line_that_does_not_get_on_ends_it(registry: Registry, remote: Client)
 
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-def test_an_upload_that_the_registry_forgot_is_begun_anew(registry: Registry, remote: Client, method: str) -> None:
+def test_put_blob_upload_forgotten_by_registry_is_restarted(registry: Registry, remote: Client, method: str) -> None:
     registry.spoil(method, "uploads/", registry.forgets)
     put(remote)
     assert registry.blobs[HERE] == DATA
@@ -161,7 +163,7 @@ def test_an_upload_that_the_registry_forgot_is_begun_anew(registry: Registry, re
 
 
 @pytest.mark.usefixtures("large")
-def test_an_upload_that_broke_and_was_forgotten_is_begun_anew(registry: Registry, remote: Client) -> None:
+def test_put_blob_broken_and_forgotten_upload_is_restarted(registry: Registry, remote: Client) -> None:
     registry.spoil("PATCH", "uploads/", registry.breaks(5_000))
     registry.spoil("GET", "uploads/", registry.forgets)
     put(remote)
@@ -169,21 +171,23 @@ def test_an_upload_that_broke_and_was_forgotten_is_begun_anew(registry: Registry
     assert registry.count("POST") == 2
 
 
-def test_a_registry_that_forgets_every_upload_ends_it(registry: Registry, remote: Client) -> None:
+def test_put_blob_every_upload_forgotten_raises_remote_error(registry: Registry, remote: Client) -> None:
     registry.spoil("PUT", "uploads/", *[registry.forgets] * 100)
     with pytest.raises(RemoteError, match="404 BLOB_UPLOAD_UNKNOWN never heard of it"):
         put(remote)
 
 
 @pytest.mark.parametrize("size", [1000, 100_000])
-def test_a_lost_answer_sends_nothing_again(registry: Registry, remote: Client, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_put_blob_lost_final_response_sends_blob_once(
+    registry: Registry, remote: Client, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(upload, "SMALL", size)
     registry.spoil("PUT", "uploads/", registry.answer_lost)
     assert put(remote) == Sent("uploaded", BLOB.size)
     assert registry.count("POST") == 1
 
 
-def test_bytes_that_the_registry_finds_wrong_are_not_sent_again(registry: Registry, remote: Client) -> None:
+def test_put_blob_digest_rejected_by_registry_is_not_retried(registry: Registry, remote: Client) -> None:
     with pytest.raises(RemoteError, match="400 DIGEST_INVALID other bytes"):
         remote.put_blob(TARGET, BLOB, lambda: io.BytesIO(bytes(BLOB.size)))
     assert registry.count("PUT") == 1
@@ -191,14 +195,14 @@ def test_bytes_that_the_registry_finds_wrong_are_not_sent_again(registry: Regist
 
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PATCH", "PUT"])
-def test_client_waits_as_long_as_retry_after_says(registry: Registry, remote: Client, method: str) -> None:
+def test_put_blob_waits_as_long_as_retry_after(registry: Registry, remote: Client, method: str) -> None:
     registry.spoil(method, "blobs", lambda _: answer(429, retry_after="7"))
     put(remote)
     assert registry.blobs[HERE] == DATA
     assert max(waited(remote)) == 7
 
 
-def test_wait_longer_than_the_time_left_ends_at_once(registry: Registry, remote: Client) -> None:
+def test_put_blob_retry_after_beyond_time_left_raises_at_once(registry: Registry, remote: Client) -> None:
     registry.spoil("POST", "blobs", lambda _: answer(503, retry_after="3600"))
     with pytest.raises(RemoteError, match="come back in 3600 s"):
         put(remote)
@@ -206,7 +210,7 @@ def test_wait_longer_than_the_time_left_ends_at_once(registry: Registry, remote:
     assert list(waited(remote)) == []
 
 
-def test_waits_grow_and_are_spread_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_policy_pause_grows_exponentially_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     patience = RetryPolicy(backoff=0.5, jitter=0.25)
     for chance, factor in ((0.0, 1.0), (1.0, 1.25)):
         monkeypatch.setattr(random, "random", lambda chance=chance: chance)
@@ -215,7 +219,7 @@ def test_waits_grow_and_are_spread_by_chance(monkeypatch: pytest.MonkeyPatch) ->
         assert patience.pause(9, 30) == 256 * factor
 
 
-def test_sender_that_is_stopped_sends_no_more(registry: Registry, remote: Client) -> None:
+def test_put_blob_closed_client_stops_sending(registry: Registry, remote: Client) -> None:
     taken: list[int] = []
 
     def stop(asked: Asked) -> urllib3.BaseHTTPResponse:
@@ -230,7 +234,7 @@ def test_sender_that_is_stopped_sends_no_more(registry: Registry, remote: Client
     assert taken == [4000]
 
 
-def test_a_blob_is_closed_when_the_push_is_cancelled_before_it_is_sent(remote: Client) -> None:
+def test_put_blob_cancelled_before_sending_closes_source(remote: Client) -> None:
     opened: list[io.BytesIO] = []
 
     def source() -> io.BytesIO:

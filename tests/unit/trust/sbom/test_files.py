@@ -25,7 +25,7 @@ def file(path: str, content: bytes = b"x") -> LayerEntry:
     return LayerEntry(path, "file", 0o644, content)
 
 
-def test_files_have_their_sum_and_size(store: Store) -> None:
+def test_files_have_sha256_and_size(store: Store) -> None:
     data = b"a" * (3 * CHUNK + 7)
     layer = write_layer(
         [file("big", data), LayerEntry("dir", "dir"), LayerEntry("link", "symlink", target="big"), file("empty", b"")], store
@@ -36,13 +36,13 @@ def test_files_have_their_sum_and_size(store: Store) -> None:
     assert found["empty"].sha256 == hashlib.sha256(b"").hexdigest()
 
 
-def test_a_hard_link_is_the_file_it_links_to(store: Store) -> None:
+def test_files_hard_link_equals_its_target(store: Store) -> None:
     layer = write_layer([file("a", b"content"), LayerEntry("b", "hardlink", target="a")], store)
     found = Inventory(store).files([layer.descriptor])
     assert found["a"] == found["b"]
 
 
-def test_upper_layers_replace_and_remove(store: Store) -> None:
+def test_files_upper_layers_replace_and_remove_lower_entries(store: Store) -> None:
     lower = [LayerEntry("d", "dir"), file("d/a"), file("d/b"), file("e"), LayerEntry("d/sub", "dir"), file("d/sub/x")]
     assert paths(store, lower, [file("e", b"new")]) == ["d/a", "d/b", "d/sub/x", "e"]
     assert paths(store, lower, [LayerEntry("d/a", "whiteout")]) == ["d/b", "d/sub/x", "e"]
@@ -54,13 +54,13 @@ def test_upper_layers_replace_and_remove(store: Store) -> None:
     assert paths(store, lower, [LayerEntry("d", "whiteout")], [file("d/a")]) == ["d/a", "e"]
 
 
-def test_the_sum_of_a_replaced_file_is_that_of_the_new_one(store: Store) -> None:
+def test_files_replaced_file_has_sha256_of_upper_layer(store: Store) -> None:
     layers = [write_layer([file("a", text)], store).descriptor for text in (b"old", b"new")]
     assert Inventory(store).files(layers)["a"].sha256 == hashlib.sha256(b"new").hexdigest()
     assert Inventory(store).files(layers[::-1])["a"].sha256 == hashlib.sha256(b"old").hexdigest()
 
 
-def test_a_layer_that_is_none_is_an_error(store: Store) -> None:
+def test_files_unreadable_or_unknown_layer_raises_store_error(store: Store) -> None:
     digest, size = store.put(b"not a layer")
     with pytest.raises(StoreError, match="not a readable tar"):
         Inventory(store).files([Descriptor(OCI_LAYER_GZIP, digest, size)])
@@ -94,7 +94,7 @@ Version: 2:9.0.1378-2
 OS = b'PRETTY_NAME="Debian GNU/Linux 12"\nID=debian\nVERSION_ID="12"\n'
 
 
-def test_debian_packages_are_those_that_are_installed() -> None:
+def test_packages_debian_status_lists_installed_packages_only() -> None:
     found = packages.packages({packages.DPKG: STATUS, "etc/os-release": OS})
     assert [(one.name, one.version) for one in found] == [("libc6", "2.36-9+deb12u4"), ("vim", "2:9.0.1378-2")]
     assert [one.purl for one in found] == [
@@ -103,13 +103,13 @@ def test_debian_packages_are_those_that_are_installed() -> None:
     ]
 
 
-def test_packages_that_were_put_together_without_dpkg_are_found() -> None:
+def test_packages_distroless_status_d_is_read() -> None:
     found = packages.packages({"var/lib/dpkg/status.d/tzdata": b"Package: tzdata\nVersion: 2024a-0\nArchitecture: all\n"})
     assert [one.purl for one in found] == ["pkg:deb/debian/tzdata@2024a-0?arch=all"]
     assert not packages.is_record("var/lib/dpkg/status.d/tzdata.md5sums")
 
 
-def test_alpine_packages_are_found() -> None:
+def test_packages_alpine_database_gives_purls_and_licenses() -> None:
     records = {
         "lib/apk/db/installed": b"C:Q1x=\nP:musl\nV:1.2.4-r2\nA:x86_64\nL:MIT\no:musl\n\n"
         b"P:libssl3\nV:3.1.4-r5\nA:x86_64\nL:Apache-2.0\no:openssl\n",
@@ -121,7 +121,7 @@ def test_alpine_packages_are_found() -> None:
     ]
 
 
-def test_the_distribution_is_what_the_tree_says() -> None:
+def test_system_is_read_from_os_release_and_empty_without_it() -> None:
     assert packages.system({"usr/lib/os-release": b"ID='ubuntu'\nVERSION_ID=24.04\n"}) == System("ubuntu", "24.04")
     assert packages.system({}) == System()
     assert packages.packages({}) == ()
@@ -149,7 +149,7 @@ EXPECTED = GoBuild("go1.22.3", (("example.com/app", "(devel)"), ("golang.org/x/n
 
 
 @pytest.mark.parametrize("chunk", [7, 4096, 1 << 20])
-def test_modules_are_found_wherever_they_stand_in_the_program(chunk: int) -> None:
+def test_finder_go_modules_are_found_across_any_chunk_size(chunk: int) -> None:
     strangers = b"\xff Go buildinf:" + b"\0" * 40
     data = b"\x7fELF" + b"\0" * 9999 + strangers + b"\1" * 5000 + go_program(MODULES) + b"\2" * 5000
     finder = go_binary.Finder()
@@ -158,24 +158,24 @@ def test_modules_are_found_wherever_they_stand_in_the_program(chunk: int) -> Non
     assert finder.end() == EXPECTED
 
 
-def test_a_program_of_go_that_was_built_without_modules_says_its_go() -> None:
+def test_parse_go_program_without_modules_gives_go_version() -> None:
     assert go_binary.parse(go_program("", b"go1.19.8 X:boringcrypto")) == GoBuild("go1.19.8")
 
 
 @pytest.mark.parametrize(
     "data", [b"", go_program(MODULES, flags=0), go_program(MODULES, b"perl"), b"\xff Go buildinf:\x08\x02" + bytes(16) + b"\xff" * 20]
 )
-def test_what_is_no_build_information_is_none(data: bytes) -> None:
+def test_parse_data_without_build_information_returns_none(data: bytes) -> None:
     assert go_binary.parse(data) is None
 
 
-def test_build_information_that_is_cut_gives_no_modules() -> None:
+def test_parse_truncated_build_information_gives_no_modules() -> None:
     whole = go_program(MODULES)
     assert go_binary.parse(whole[:-10]) == GoBuild("go1.22.3")
     assert go_binary.parse(whole[:34]) is None
 
 
-def test_only_programs_are_searched(store: Store) -> None:
+def test_files_searches_go_modules_in_elf_programs_only(store: Store) -> None:
     layer = write_layer([file("bin/app", b"\x7fELF" + go_program(MODULES)), file("app.txt", go_program(MODULES))], store)
     found = Inventory(store).files([layer.descriptor])
     assert (found["bin/app"].go, found["app.txt"].go) == (EXPECTED, None)
@@ -184,7 +184,7 @@ def test_only_programs_are_searched(store: Store) -> None:
 # Package URLs
 
 
-def test_purls_are_encoded() -> None:
+def test_purl_special_characters_are_encoded() -> None:
     assert (
         purl("golang", "github.com/a b", "c+d", "v1@2/3", {"x": "", "b": "1&2"}) == "pkg:golang/github.com/a%20b/c%2Bd@v1%402%2F3?b=1%262"
     )

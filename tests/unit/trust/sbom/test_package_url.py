@@ -19,17 +19,17 @@ from harness.trust.sbom.package_url import image_purl, purl
         ("golang", "a b", "c@d?e#f", "1@2/3", {"arch": "a&b=c d%"}),
     ],
 )
-def test_a_purl_is_read_as_it_was_written(kind: str, namespace: str, name: str, version: str, qualifiers: dict[str, str]) -> None:
+def test_purl_is_parsed_back_by_packageurl_library(kind: str, namespace: str, name: str, version: str, qualifiers: dict[str, str]) -> None:
     found = PackageURL.from_string(purl(kind, namespace, name, version, qualifiers))
     assert (found.type, found.namespace or "", found.name, found.version, found.qualifiers) == (kind, namespace, name, version, qualifiers)
 
 
-def test_the_purl_of_an_image_names_its_repository() -> None:
+def test_image_purl_names_repository_and_tag() -> None:
     found = PackageURL.from_string(image_purl("registry.test:5000/apps/web:1", f"sha256:{'0' * 64}"))
     assert (found.type, found.name, found.version) == ("oci", "web", f"sha256:{'0' * 64}")
     assert found.qualifiers == {"repository_url": "registry.test:5000/apps/web", "tag": "1"}
 
 
 @pytest.mark.parametrize("name", ["", " ", "/", "//", "\0", "\ufffd"])
-def test_a_name_that_an_image_made_up_is_no_error(name: str) -> None:
+def test_purl_blank_or_invalid_name_raises_no_error(name: str) -> None:
     assert purl("golang", name, name, name, {"arch": name}).startswith("pkg:golang/")

@@ -68,7 +68,7 @@ def part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return next(one for one in document["components"] if one["name"] == name)
 
 
-def test_the_bill_lists_files_packages_modules_and_images(store: Store, full: CloudImage) -> None:
+def test_make_sbom_lists_files_packages_modules_and_images(store: Store, full: CloudImage) -> None:
     bill = sbom.make(store, full, WEB)
     assert (bill["bomFormat"], bill["specVersion"], bill["version"]) == ("CycloneDX", "1.6", 1)
     assert bill["metadata"]["component"]["version"] == full.digest
@@ -95,7 +95,7 @@ def test_the_bill_lists_files_packages_modules_and_images(store: Store, full: Cl
     ]
 
 
-def test_the_bill_is_as_the_schema_of_cyclonedx_wants_it(store: Store, full: CloudImage) -> None:
+def test_make_sbom_conforms_to_cyclonedx_schema(store: Store, full: CloudImage) -> None:
     partial = write(store, platform_image(store, AMD64), platform_image(store, ARM64))
     store.path(store.json(partial.digest)["manifests"][2]["digest"]).unlink()
     for image in (full, cloudimage.read(store, partial.digest)):
@@ -105,7 +105,7 @@ def test_the_bill_is_as_the_schema_of_cyclonedx_wants_it(store: Store, full: Clo
         assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(odd) is not None
 
 
-def test_the_same_image_has_the_same_bill(store: Store, full: CloudImage) -> None:
+def test_make_sbom_same_image_gives_same_bytes(store: Store, full: CloudImage) -> None:
     first = canonical_json(sbom.make(store, full, WEB))
     assert canonical_json(sbom.make(Store(store.root), cloudimage.read(store, "web"), WEB)) == first
     assert b"timestamp" not in first
@@ -114,7 +114,7 @@ def test_the_same_image_has_the_same_bill(store: Store, full: CloudImage) -> Non
     assert re.fullmatch(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", another["serialNumber"])
 
 
-def test_every_part_has_a_reference_of_its_own(store: Store) -> None:
+def test_make_sbom_components_have_unique_references(store: Store) -> None:
     sets = [embedded(store, "slipway.dev/app:1", [LayerEntry("a", "file", 0o644, str(one).encode())], one) for one in (AMD64, ARM64)]
     both = [platform_image(store, one, images=images) for one, images in zip((AMD64, ARM64), sets, strict=True)]
     bill = sbom.make(store, write(store, *both), WEB)
@@ -127,7 +127,7 @@ def test_every_part_has_a_reference_of_its_own(store: Store) -> None:
     assert all(one["aggregate"] == "complete" for one in bill["compositions"])
 
 
-def test_what_cannot_be_looked_into_is_said(store: Store) -> None:
+def test_make_sbom_unreadable_images_are_marked_incomplete(store: Store) -> None:
     strange = embedded(store, "a.io/strange:1", [LayerEntry("a", "file")], media_type="application/x-encrypted")
     rpm = embedded(store, "a.io/rpm:1", [LayerEntry("var/lib/rpm/rpmdb.sqlite", "file", 0o644, b"db")])
     foreign = embedded(store, "a.io/foreign:1", [LayerEntry("b", "file")], ARM64)
@@ -152,7 +152,7 @@ def dataclass_with_manifest(images: ImageSet, digest: str, size: int) -> ImageSe
     return ImageSet((EmbeddedImage(one.name, digest, OCI_MANIFEST, size),), (*images.blobs, Blob(digest, OCI_MANIFEST, size)))
 
 
-def test_a_bill_of_a_part_says_that_it_is_one(store: Store) -> None:
+def test_make_sbom_of_partial_image_is_marked_incomplete(store: Store) -> None:
     image = write(store, platform_image(store, AMD64), platform_image(store, ARM64))
     store.path(store.json(image.digest)["manifests"][2]["digest"]).unlink()
     bill = sbom.make(store, cloudimage.read(store, "web"), WEB)
@@ -160,7 +160,7 @@ def test_a_bill_of_a_part_says_that_it_is_one(store: Store) -> None:
     assert [one["name"] for one in bill["components"]].count("rootfs") == 1
 
 
-def test_a_damaged_layer_of_the_rootfs_is_no_bill(store: Store, full: CloudImage) -> None:
+def test_make_sbom_damaged_rootfs_layer_raises_store_error(store: Store, full: CloudImage) -> None:
     flip(store, full.platforms[0].layers[0].digest, 30)
     with pytest.raises(StoreError):
         sbom.make(store, full, WEB)

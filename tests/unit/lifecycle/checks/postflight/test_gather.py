@@ -45,7 +45,7 @@ sync 0.002 1.2e+03
 """  # noqa: W291 -- as it is printed
 
 
-def test_the_answer_of_a_machine_is_read() -> None:
+def test_parse_machine_answer_gives_units_images_servers_and_syncs() -> None:
     found = gather.parse(SAID)
     assert found.units == {"kubelet": Unit("active", 3, 10.5), "containerd": Unit("failed (failed)")}
     assert found.images == {"docker.io/library/nginx:1": "ok", "registry.k8s.io/coredns/coredns:v1.14.2": "ctr: not found"}
@@ -55,7 +55,7 @@ def test_the_answer_of_a_machine_is_read() -> None:
     assert gather.parse("sh: not found\n") == NodeAnswer()
 
 
-def test_probes_of_a_node_and_of_its_pod_are_distinguished() -> None:
+def test_pods_probe_output_of_node_and_pod_is_distinguished() -> None:
     said = (
         "reach 10.96.0.1 443 ok\nreach 10.0.0.2 31234 refused\ndns \npod reach 100.64.1.2 9 refused\npod reach 100.64.2.2 9 silent\n"
         "pod reach 10.96.0.1 443 silent\n"
@@ -72,7 +72,7 @@ def test_probes_of_a_node_and_of_its_pod_are_distinguished() -> None:
 @pytest.mark.parametrize(
     ("v4", "v6", "how"), [("refused", "refused", "ok"), ("refused", "silent", "silent"), ("silent", "refused", "silent")]
 )
-def test_a_pod_with_two_addresses_is_reached_when_both_are(v4: str, v6: str, how: str) -> None:
+def test_of_pod_dual_stack_pod_is_reached_only_by_both_addresses(v4: str, v6: str, how: str) -> None:
     said = f"pod reach 100.64.1.2 9 {v4}\npod reach fd00:64::2 9 {v6}\n"
     assert pods.of_pod(said, {"100.64.1.2": "one", "fd00:64::2": "one"}, NETWORK).pods == {"one": how}
 
@@ -80,7 +80,7 @@ def test_a_pod_with_two_addresses_is_reached_when_both_are(v4: str, v6: str, how
 # ---- gathering --------------------------------------------------------------------------------------------------------
 
 
-def test_pods_of_slipway_are_removed_after_a_failure(tmp_path: Path) -> None:
+def test_gather_check_pods_are_deleted_after_success_and_interrupt(tmp_path: Path) -> None:
     access = cluster(tmp_path, [node("one", "10.0.0.1", role="control-plane"), deployment("web", 1)])
     control_plane_node: Any = access.control_plane[0]
     config = {"data": {"ClusterConfiguration": "networking: {podSubnet: 100.64.0.0/10, serviceSubnet: 10.96.0.0/22}"}}
@@ -120,7 +120,7 @@ def test_pods_of_slipway_are_removed_after_a_failure(tmp_path: Path) -> None:
     assert "exit code 1" in str(found.pods["one"].trouble)
 
 
-def test_etcd_that_cannot_be_asked_is_unknown() -> None:
+def test_etcd_health_is_read_from_answer_and_unknown_without_one() -> None:
     assert gather._etcd([StandIn()]) == {"etcd_trouble": "etcdctl member list: its answer cannot be read: nothing"}
     asked = StandIn()
     members = {"members": [{"ID": 7, "name": "one", "peerURLs": ["p"], "clientURLs": ["https://10.0.0.1:2379"]}]}
@@ -138,6 +138,6 @@ def test_etcd_that_cannot_be_asked_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("odd", ["", "²", "-1", "1e999", "nan", "9" * 5000, "a b c", "\x1b[2J", "=", "NRestarts=²"])
-def test_what_a_machine_prints_about_its_part_may_be_anything(odd: str) -> None:
+def test_parse_odd_machine_answer_does_not_raise(odd: str) -> None:
     block = f"unit Id=kubelet.service\nunit LoadState=loaded\nunit NRestarts={odd}\nunit ActiveEnterTimestampMonotonic={odd}\nunit \n"
     gather.parse(f"up {odd}\n{block}sync {odd} {odd}\nsync {odd}\nimage {odd}\nserver {odd}\napi {odd}\n{odd}\n")

@@ -77,7 +77,7 @@ def wrong(found: Health) -> list[Finding]:
     return [one for one in evaluate(found) if one.result in (Result.FAILED, Result.WARNING)]
 
 
-def test_a_cluster_that_works_passes_every_check_and_nothing_is_unknown() -> None:
+def test_evaluate_healthy_cluster_passes_all_checks() -> None:
     found = evaluate(well())
     assert {one.check for one in found} == CHECKS.keys()
     assert [str(one) for one in found if one.result is not Result.OK] == []
@@ -140,7 +140,7 @@ FULL = (EtcdHealth("one", None, 2_100_000_000, leads=True),)
         ("pod-start", "one", well(pods={"one": PodAnswer(trouble="image cannot be pulled")}), "image cannot be pulled"),
     ],
 )
-def test_what_does_not_work_is_the_one_fault_and_has_a_remedy(check: str, where: str, found: Health, says: str) -> None:
+def test_evaluate_fault_is_only_failure_and_has_remedy(check: str, where: str, found: Health, says: str) -> None:
     faults = [one for one in evaluate(found) if one.result is Result.FAILED]
     assert [(one.check, one.where) for one in faults] == [(check, where)], faults
     assert says in faults[0].message
@@ -169,41 +169,41 @@ HALF_WAY = Move.new("upgrade", Version("web:1", "sha256:1", "v1.36.3"), Version(
         ("registry", answer(1, public=True), "serves images to every client that reaches it: it requires no login"),
     ],
 )
-def test_what_may_hurt_is_the_one_warning(check: str, found: Health, says: str) -> None:
+def test_evaluate_risk_is_only_warning_and_has_remedy(check: str, found: Health, says: str) -> None:
     found_wrong = wrong(found)
     assert [(one.check, one.result) for one in found_wrong] == [(check, Result.WARNING)], found_wrong
     assert says in found_wrong[0].message
     assert found_wrong[0].remedy
 
 
-def test_a_service_that_was_started_again_long_ago_is_forgiven() -> None:
+def test_services_restarted_long_ago_pass() -> None:
     assert wrong(answer(units={"kubelet": Unit("active", 9, 86400)})) == []
 
 
-def test_a_registry_of_the_site_is_nobodys_here() -> None:
+def test_registry_of_site_is_not_expected_on_machines() -> None:
     found = dataclasses.replace(answer(1, holds=False), own_registry=False)
     assert wrong(found) == []
 
 
-def test_what_could_not_be_found_out_is_unknown_and_no_fault() -> None:
+def test_evaluate_missing_facts_are_unknown_and_not_faults() -> None:
     empty = well(answers={"10.0.0.1": NodeAnswer(holds=True), "10.0.0.2": NodeAnswer()}, etcd=None, pods=None, certificates={}, machines={})
     assert wrong(empty) == []
     unknown = {one.check for one in evaluate(empty) if one.result is Result.UNKNOWN}
     assert {"etcd-members", "etcd-alarms", "pod-start", "pod-dns", "node-dns", "api-way", "registry", "services"} <= unknown
 
 
-def test_an_api_that_is_silent_hides_nothing_else() -> None:
+def test_evaluate_silent_api_is_only_failure() -> None:
     silent = well(silent="connection refused", items=(), version=None, pods=None)
     assert [one.check for one in evaluate(silent) if one.result is Result.FAILED] == ["api"]
 
 
-def test_machines_that_do_not_answer_are_reported_first() -> None:
+def test_access_unreachable_machine_is_only_failure_with_remedy() -> None:
     gone = well(unreachable={"10.0.0.2": "10.0.0.2: no answer within 10 s"})
     (found,) = [one for one in evaluate(gone) if one.result is Result.FAILED]
     assert (found.check, str(found)) == ("access", "10.0.0.2: no answer within 10 s (start it again, or: slipway remove lab 10.0.0.2)")
 
 
-def test_etcds_own_counts_give_its_slowest_hundredth() -> None:
+def test_percentile_of_etcd_sync_counts_gives_slowest_hundredth() -> None:
     assert control_plane.percentile(SYNCS, 0.99) == 0.002
     assert control_plane.percentile({}, 0.99) is None
 
@@ -216,17 +216,17 @@ def agent(image: str) -> dict[str, Any]:
     return {"kind": "DaemonSet", "metadata": {"name": "agent", "namespace": "kube-system"}, "spec": spec}
 
 
-def test_network_policies_that_nothing_enforces_are_said() -> None:
+def test_network_policies_without_enforcer_are_warned_about() -> None:
     (found,) = wrong(well(items=(*well().items, POLICY, POLICY, agent("docker.io/flannel/flannel:v0.28.10"))))
     assert (found.check, found.result) == ("network-policies", Result.WARNING)
     assert "nothing enforces shop/deny and 1 more" in str(found)
 
 
-def test_network_policies_that_a_pod_network_enforces_are_well() -> None:
+def test_network_policies_with_enforcing_pod_network_pass() -> None:
     assert wrong(well(items=(*well().items, POLICY, agent("quay.io/cilium/cilium:v1.19.0")))) == []
 
 
-def test_network_policies_are_not_well_where_the_kernel_cannot_do_what_enforces_them() -> None:
+def test_network_policies_with_incapable_kernel_fail() -> None:
     found = well(items=(*well().items, POLICY, agent("registry.k8s.io/networking/kube-network-policies:v0.8.0")))
     assert wrong(found) == []
     address = next(iter(found.machines))
@@ -237,12 +237,12 @@ def test_network_policies_are_not_well_where_the_kernel_cannot_do_what_enforces_
 
 
 @pytest.mark.parametrize(("image", "says"), [("docker.io/flannel/flannel:v1", "nothing would"), ("docker.io/calico/node:v3", "they would")])
-def test_whether_policies_would_be_enforced_is_reported_before_there_are_any(image: str, says: str) -> None:
+def test_network_policies_enforcement_is_reported_without_policies(image: str, says: str) -> None:
     (told,) = (one for one in evaluate(well(items=(*well().items, agent(image)))) if one.check == "network-policies")
     assert (told.result, says in told.message) == (Result.OK, True)
 
 
-def test_post_with_an_unknown_check_to_skip_is_refused(tmp_path: Path) -> None:
+def test_post_unknown_check_to_skip_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--skip etcd-sise: no such check"):
         postflight.post("lab", skip=["etcd-sise"], home=tmp_path)
 

@@ -17,7 +17,7 @@ from tests.unit.lifecycle.checks.machines import (
 )
 
 
-def test_control_plane_nodes_must_reach_all_kubelets_and_all_nodes_the_control_plane_nodes() -> None:
+def test_ways_control_plane_reaches_kubelets_and_worker_reaches_api() -> None:
     node, other, worker = target(), target("10.0.0.2"), target("10.0.0.3", "worker")
     everybody = (node, other, worker)
     assert set(ways(node, everybody, WANTED_HERE)) == {
@@ -32,7 +32,7 @@ def test_control_plane_nodes_must_reach_all_kubelets_and_all_nodes_the_control_p
     assert ways(worker, (taken, worker), dataclasses.replace(without, ours=frozenset({"10.0.0.1"}))) == (("10.0.0.1", 6443),)
 
 
-def test_machine_of_the_same_cluster_is_accepted_with_all_it_holds() -> None:
+def test_evaluate_machine_of_same_cluster_has_no_findings_for_own_parts() -> None:
     held: dict[str, Any] = {
         "ports": frozenset({6443, 31000}),
         "left": ("/etc/kubernetes/admin.conf",),
@@ -48,14 +48,14 @@ def test_machine_of_the_same_cluster_is_accepted_with_all_it_holds() -> None:
     assert bad(*targets, wanted=dataclasses.replace(WANTED_HERE, ours=mine)) == []
 
 
-def test_another_cluster_of_the_same_name_is_refused() -> None:
+def test_own_machines_exclude_cluster_of_same_name_with_other_identity() -> None:
     targets = [target(cluster="lab 01"), target("10.0.0.2", "worker", cluster="lab 02")]
     assert ours(targets, "lab") == {"10.0.0.1"}
     assert ours([target(), target("10.0.0.2", "worker", cluster="lab 02")], "lab") == frozenset()
     assert ours([target(cluster="other 01")], "lab") == frozenset()
 
 
-def test_of_members_only_what_goes_together_with_the_new_ones_is_judged() -> None:
+def test_evaluate_members_are_judged_only_together_with_new_machines() -> None:
     wanted = dataclasses.replace(WANTED_HERE, ours=frozenset({"10.0.0.1"}))
     members = [target(cluster="lab 01", memory=1), target("10.0.0.2", cluster=None)]
     found = evaluate([target("10.0.0.9", "worker", host="host-1")], wanted, members)
@@ -66,7 +66,7 @@ def test_of_members_only_what_goes_together_with_the_new_ones_is_judged() -> Non
     assert same_names([target("10.0.0.9", host="gone")], {"gone": "10.0.0.9"}) == ()
 
 
-def test_ports_of_a_role_are_those_of_its_parts() -> None:
+def test_ports_of_role_are_those_of_its_components() -> None:
     node, worker = core.ports_of(target(), WANTED_HERE), core.ports_of(target("10.0.0.2", "worker"), WANTED_HERE)
     assert node[2379] == "etcd"
     assert 2379 not in worker
@@ -80,7 +80,7 @@ def test_machine_of_another_kubernetes_is_occupied() -> None:
     assert core.occupied(target(left=("/etc/kubernetes/admin.conf",)))
 
 
-def test_members_without_the_cluster_are_strangers_and_say_what_they_have() -> None:
+def test_strangers_members_without_mark_are_reported_with_what_they_hold() -> None:
     texts = [each.message for each in core.strangers([target(), target("10.0.0.2", cluster="other 1")], WANTED_HERE)]
     assert texts == [
         "is not a machine of the cluster lab: it holds nothing of it",

@@ -29,12 +29,12 @@ def odd_answers() -> list[str]:
     return found
 
 
-def test_an_answer_that_is_none_is_an_error_of_that_node() -> None:
+def test_gather_unreadable_facts_raise_node_error_with_address() -> None:
     with pytest.raises(NodeError, match=r"10\.0\.0\.1: its facts cannot be read"):
         gather.gather([StandIn()])
 
 
-def test_warnings_alone_do_not_stop(capsys: pytest.CaptureFixture[str]) -> None:
+def test_require_warnings_only_are_shown_merged_and_do_not_stop(capsys: pytest.CaptureFixture[str]) -> None:
     found = evaluate([target(cpus=1), target("10.0.0.2", cpus=1)], WANTED_HERE)
     assert gather.require(found) == f"{len(CHECKS) - 1} checks on 2 machines"
     said = capsys.readouterr().err
@@ -54,7 +54,7 @@ def test_skipped_check_stops_no_run_and_is_shown() -> None:
         gather.skipping(["cluster"])
 
 
-def test_odd_answer_of_a_machine_is_understood_or_reported() -> None:
+def test_ask_odd_machine_output_is_parsed_or_raises_node_error() -> None:
     understood = 0
     for text in odd_answers():
         node = StandIn("10.0.0.1")

@@ -42,7 +42,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("check", "changes", "says"), FAULTS)
-def test_machine_fault_is_the_only_one_and_has_a_remedy(check: str, changes: dict[str, Any], says: str) -> None:
+def test_machine_fault_is_only_failure_and_has_remedy(check: str, changes: dict[str, Any], says: str) -> None:
     only([finding for finding in bad(target(**changes)) if finding.result is Result.FAILED], check, Result.FAILED, says)
 
 
@@ -66,7 +66,7 @@ WARNINGS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("check", "changes", "says"), WARNINGS)
-def test_machine_warning_is_the_only_one_and_has_a_remedy(check: str, changes: dict[str, Any], says: str) -> None:
+def test_machine_warning_is_only_finding_and_has_remedy(check: str, changes: dict[str, Any], says: str) -> None:
     only(bad(target(**changes)), check, Result.WARNING, says)
 
 
@@ -106,16 +106,16 @@ def test_machine_without_facts_is_unknown(check: str, changes: dict[str, Any]) -
         ("disk-space", place("/var/lib/containerd", total=20 * GIB, free=2 * GIB), {"evicts_later": True}, Result.WARNING),
     ],
 )
-def test_machine_depends_on_the_requirements(check: str, changes: dict[str, Any], wanted: dict[str, Any], result: Result) -> None:
+def test_machine_result_depends_on_requirements(check: str, changes: dict[str, Any], wanted: dict[str, Any], result: Result) -> None:
     assert told(target(**changes), wanted=dataclasses.replace(WANTED_HERE, **wanted))[check, "10.0.0.1"].result is result
 
 
-def test_kubelet_with_eviction_thresholds_of_the_user_is_not_second_guessed() -> None:
+def test_disk_space_with_eviction_thresholds_of_user_passes() -> None:
     crowded = place("/var/lib/containerd", total=20 * GIB, free=2 * GIB)
     assert told(target(**crowded))["disk-space", "10.0.0.1"].result is Result.FAILED
     assert told(target(**crowded, evicts_otherwise=True))["disk-space", "10.0.0.1"].result is Result.OK
 
 
-def test_machine_checks_have_a_case_each() -> None:
+def test_machine_checks_have_one_case_each() -> None:
     checks = {name for name, rule in {**core.RULES, **core.JOINT_RULES}.items() if rule.__module__ == machine.__name__}
     assert checks - {check for check, _, _ in (*FAULTS, *WARNINGS)} == set()

@@ -37,7 +37,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("check", "changes", "says"), FAULTS)
-def test_network_fault_is_the_only_one_and_has_a_remedy(check: str, changes: dict[str, Any], says: str) -> None:
+def test_network_fault_is_only_failure_and_has_remedy(check: str, changes: dict[str, Any], says: str) -> None:
     only([finding for finding in bad(target(**changes)) if finding.result is Result.FAILED], check, Result.FAILED, says)
 
 
@@ -57,7 +57,7 @@ WARNINGS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("check", "changes", "says"), WARNINGS)
-def test_network_warning_is_the_only_one_and_has_a_remedy(check: str, changes: dict[str, Any], says: str) -> None:
+def test_network_warning_is_only_finding_and_has_remedy(check: str, changes: dict[str, Any], says: str) -> None:
     only(bad(target(**changes)), check, Result.WARNING, says)
 
 
@@ -85,7 +85,7 @@ def test_network_without_facts_is_unknown(check: str, changes: dict[str, Any]) -
     assert told(target(**changes))[check, "10.0.0.1"].result is Result.UNKNOWN
 
 
-def test_a_machine_with_both_families_is_fit_for_both() -> None:
+def test_ipv6_dual_stack_machine_passes_and_single_stack_needs_no_ipv6() -> None:
     assert bad(both(), wanted=DUAL) == []
     assert told(both(), wanted=DUAL)["ipv6", "10.0.0.1"].message == "fd00:1::1"
     # Who asks for one family needs no other.
@@ -109,23 +109,21 @@ def test_a_machine_with_both_families_is_fit_for_both() -> None:
         ({"advertised": frozenset({"fd00:1::1"})}, Result.WARNING, "has fd00:1::1 from router advertisements"),
     ],
 )
-def test_what_a_machine_lacks_for_ipv6_is_reported_where_both_families_are_asked_for(
-    changes: dict[str, Any], result: Result, says: str
-) -> None:
+def test_ipv6_missing_requirement_is_reported_for_dual_stack(changes: dict[str, Any], result: Result, says: str) -> None:
     (found,) = bad(both(**changes), wanted=DUAL)
     assert (found.check, found.result) == ("ipv6", result)
     assert says in found.message
     assert found.remedy
 
 
-def test_all_that_a_machine_lacks_for_ipv6_is_reported_at_once() -> None:
+def test_ipv6_all_missing_requirements_are_reported_at_once() -> None:
     lacking = both(addresses=("10.0.0.1",), readonly=("/proc/sys/net/ipv6/conf/all/forwarding",), without6=True)
     (found,) = bad(lacking, wanted=DUAL)
     assert found.message.count(";") == 2
 
 
 @pytest.mark.parametrize("wanted", [WANTED_HERE, DUAL])
-def test_a_machine_that_is_known_by_an_ipv6_address_is_refused(wanted: Wanted) -> None:
+def test_ipv6_machine_addressed_by_ipv6_is_refused(wanted: Wanted) -> None:
     found = told(target("fd00:1::1"), wanted=wanted)["ipv6", "fd00:1::1"]
     assert found.result is Result.FAILED
     assert "IPv6-only clusters are not supported" in found.message
@@ -144,13 +142,15 @@ def test_a_machine_that_is_known_by_an_ipv6_address_is_refused(wanted: Wanted) -
         ("default-route", {"routes": ROUTES[:3]}, Result.WARNING, "no route leads to the addresses of IPv6 of Services"),
     ],
 )
-def test_networks_of_ipv6_are_looked_at_as_those_of_ipv4(check: str, changes: dict[str, Any], result: Result, says: str) -> None:
+def test_networks_ipv6_overlap_and_missing_default_route_are_reported(
+    check: str, changes: dict[str, Any], result: Result, says: str
+) -> None:
     (found,) = bad(both(**changes), wanted=DUAL)
     assert (found.check, found.result) == (check, result)
     assert says in found.message
 
 
-def test_packets_of_pods_that_are_lost_by_one_family_are_reported_with_it() -> None:
+def test_pod_packets_lost_by_one_family_are_reported_with_family() -> None:
     one = both(probe=ProbeResult(syncs=(0.001,) * 20, packets={"10.0.0.2": True, "fd00:1::2": False}))
     found = told(one, other_of_both(ProbeResult(packets={"10.0.0.1": True, "fd00:1::1": True})), wanted=DUAL)
     assert found["pod-packets", "10.0.0.1"].result is Result.OK
@@ -158,7 +158,7 @@ def test_packets_of_pods_that_are_lost_by_one_family_are_reported_with_it() -> N
     assert lost.message == "UDP 8472 from 10.0.0.1 by IPv6 does not come back: pods would not reach each other"
 
 
-def test_machines_that_share_an_identity_are_all_reported() -> None:
+def test_identity_shared_by_machines_is_reported_for_each() -> None:
     mac = (Link("eth0", "02:00:00:00:00:99", 1500),)
     same: dict[str, Any] = {"host": "same", "machine_id": "1", "links": mac}
     found = bad(target(**same), target("10.0.0.2", "worker", **same), target("10.0.0.3", "worker"))
@@ -173,7 +173,7 @@ def test_machines_that_share_an_identity_are_all_reported() -> None:
     assert [one.check for one in bad(target(uuid="4c"), target("10.0.0.2", uuid="4c"))] == ["machine-id"] * 2
 
 
-def test_clocks_that_differ_are_a_warning_that_names_the_one_that_is_off() -> None:
+def test_clock_skew_warns_about_deviating_machine() -> None:
     (found,) = bad(target(), target("10.0.0.2", ahead=25.0))
     assert (found.where, found.message) == ("10.0.0.2", "its clock is 25 s ahead of that of 10.0.0.1")
     (found,) = bad(target(ahead=3.0), target("10.0.0.2", ahead=3.1), target("10.0.0.3", ahead=-4.0))
@@ -183,7 +183,7 @@ def test_clocks_that_differ_are_a_warning_that_names_the_one_that_is_off() -> No
     assert all(one.result is Result.WARNING for one in bad(target(ahead=-9999.0), wanted=ours_alone))
 
 
-def test_way_that_is_closed_is_reported_at_the_machine_that_is_not_reached() -> None:
+def test_reach_closed_port_is_reported_at_unreachable_machine() -> None:
     dropped = ProbeResult({("10.0.0.2", 10250): "silent", ("10.0.0.2", 6443): "refused"}, frozenset({6443}), (0.001,))
     other = ProbeResult({("10.0.0.1", 6443): "ok"}, frozenset({10250, 6443}), (0.001,), {"10.0.0.1": False})
     found = {(one.check, one.where): one for one in bad(target(probe=dropped), target("10.0.0.2", probe=other))}
@@ -196,19 +196,19 @@ def test_way_that_is_closed_is_reported_at_the_machine_that_is_not_reached() -> 
     assert bad(target(probe=refused), target("10.0.0.2", probe=quiet)) == []
 
 
-def test_packets_of_one_size_are_wanted() -> None:
+def test_mtu_that_differs_between_machines_is_reported() -> None:
     small = (Link("eth0", "02:00:00:00:00:02", 1450),)
     (found,) = bad(target(), target("10.0.0.2", links=small))
     assert (found.check, found.where) == ("mtu", "10.0.0.2")
 
 
-def test_a_machine_inside_the_pod_network_is_a_fault() -> None:
+def test_networks_machine_address_inside_pod_cidr_is_reported() -> None:
     found = [one for one in bad(target("100.64.3.4")) if one.check == "networks"]
     assert "lies in PodCIDR 100.64.0.0/10" in found[0].message
     assert "-e PodCIDR=" in found[0].remedy
 
 
-def test_network_checks_have_a_case_each() -> None:
+def test_network_checks_have_one_case_each() -> None:
     checks = {name for name, rule in {**core.RULES, **core.JOINT_RULES}.items() if rule.__module__ == network.__name__}
     # These have tests of their own.
     assert checks - {check for check, _, _ in (*FAULTS, *WARNINGS)} == {"ipv6", "mac", "machine-id", "pod-packets", "reach"}

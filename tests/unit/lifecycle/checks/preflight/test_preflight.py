@@ -12,7 +12,7 @@ from tests.unit.lifecycle.checks.machines import (
 )
 
 
-def test_machines_that_are_fit_are_let_through_by_every_check() -> None:
+def test_preflight_fit_machines_pass_all_checks() -> None:
     found = told(target(), target("10.0.0.2", "worker"))
     assert {check for check, _ in found} == CHECKS.keys() - {"member"}
     assert {finding.message for finding in found.values() if finding.result not in (Result.OK, Result.UNKNOWN)} == set()
@@ -21,7 +21,7 @@ def test_machines_that_are_fit_are_let_through_by_every_check() -> None:
     assert len(CHECKS) >= 40
 
 
-def test_every_check_says_what_it_is_for() -> None:
+def test_preflight_checks_have_valid_id_and_reason() -> None:
     for name, check in {**CHECKS}.items():
         assert check.id == name
         assert name == name.lower().replace(" ", "-")

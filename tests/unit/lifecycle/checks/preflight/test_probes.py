@@ -20,7 +20,7 @@ from tests.unit.lifecycle.checks.machines import (
 from tests.unit.lifecycle.standin import StandIn
 
 
-def test_what_was_tried_is_read_and_what_is_no_answer_is_left_out() -> None:
+def test_parse_and_listening_ignore_invalid_lines_of_probe_output() -> None:
     found = probes.parse("reach 10.0.0.2 6443 ok\nreach 10.0.0.2 x ok\npacket 10.0.0.2 no\nsync 0.0004\nsync much\nbash: no\n")
     assert found == ProbeResult({("10.0.0.2", 6443): "ok"}, frozenset(), (0.0004,), {"10.0.0.2": False})
     listener = probes.listening("perl: warning\nlistening 812 6443 2379 udp\n")
@@ -28,7 +28,7 @@ def test_what_was_tried_is_read_and_what_is_no_answer_is_left_out() -> None:
     assert probes.listening("") is None
 
 
-def test_something_listens_only_while_it_is_tried_also_when_a_machine_is_lost() -> None:
+def test_probed_listeners_are_stopped_after_success_and_lost_connection() -> None:
     first, second = StandIn("10.0.0.1"), StandIn("10.0.0.2")
     for node in (first, second):
         node.answers = {"IO::Socket": "listening 812 6443 10250 udp\n", "reach()": "reach 10.0.0.2 10250 ok\n"}
@@ -52,13 +52,13 @@ def test_something_listens_only_while_it_is_tried_also_when_a_machine_is_lost() 
     assert "kill 812" in first.commands[-1]
 
 
-def test_a_cluster_that_is_there_is_not_tried_again() -> None:
+def test_probed_existing_cluster_runs_no_command() -> None:
     node = StandIn()
     probes.probed({node.address: node}, [target()], dataclasses.replace(WANTED_HERE, ours=frozenset({"10.0.0.1"})))
     assert node.commands == []
 
 
-def test_packets_of_pods_are_tried_by_both_families() -> None:
+def test_probed_dual_stack_pod_packets_are_tried_by_both_families() -> None:
     nodes = {address: StandIn(address) for address in ("10.0.0.1", "10.0.0.2")}
     for address, node in nodes.items():
         node.answers = {f"slipway-listens fd00:1::{address[-1]} 8472": "listening 813 udp\n", "IO::Socket": "listening 812 6443 udp\n"}
@@ -68,7 +68,7 @@ def test_packets_of_pods_are_tried_by_both_families() -> None:
     assert commands[-1].startswith("kill 812 813 ")
 
 
-def test_what_a_trial_prints_may_be_anything() -> None:
+def test_parse_and_listening_odd_words_are_ignored() -> None:
     for odd in ODD:
         for line in (
             f"listening {odd}",

@@ -48,7 +48,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("check", "changes", "says"), FAULTS)
-def test_system_fault_is_the_only_one_and_has_a_remedy(check: str, changes: dict[str, Any], says: str) -> None:
+def test_system_fault_is_only_failure_and_has_remedy(check: str, changes: dict[str, Any], says: str) -> None:
     only([finding for finding in bad(target(**changes)) if finding.result is Result.FAILED], check, Result.FAILED, says)
 
 
@@ -71,7 +71,7 @@ WARNINGS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("check", "changes", "says"), WARNINGS)
-def test_system_warning_is_the_only_one_and_has_a_remedy(check: str, changes: dict[str, Any], says: str) -> None:
+def test_system_warning_is_only_finding_and_has_remedy(check: str, changes: dict[str, Any], says: str) -> None:
     only(bad(target(**changes)), check, Result.WARNING, says)
 
 
@@ -118,11 +118,11 @@ def test_system_without_facts_is_unknown(check: str, changes: dict[str, Any]) ->
         ("cni", {"networks": ("05-own.conflist",)}, {"vxlan": False}, Result.WARNING),
     ],
 )
-def test_system_depends_on_the_requirements(check: str, changes: dict[str, Any], wanted: dict[str, Any], result: Result) -> None:
+def test_system_result_depends_on_requirements(check: str, changes: dict[str, Any], wanted: dict[str, Any], result: Result) -> None:
     assert told(target(**changes), wanted=dataclasses.replace(WANTED_HERE, **wanted))[check, "10.0.0.1"].result is result
 
 
-def test_settings_of_the_kernel_that_only_a_profile_wants_are_asked_for_with_one() -> None:
+def test_sysctl_of_profile_is_required_only_with_profile() -> None:
     fixed = target(readonly=("/proc/sys/kernel/panic",))
     assert bad(fixed) == []
     (found,) = bad(fixed, wanted=dataclasses.replace(WANTED_HERE, sysctls=profiles.sysctls("cis")))
@@ -132,7 +132,7 @@ def test_settings_of_the_kernel_that_only_a_profile_wants_are_asked_for_with_one
     assert "kernel/panic=10" in SCRIPT
 
 
-def test_system_checks_have_a_case_each() -> None:
+def test_system_checks_have_one_case_each() -> None:
     checks = {name for name, rule in {**core.RULES, **core.JOINT_RULES}.items() if rule.__module__ == system.__name__}
     # These have tests of their own.
     assert checks - {check for check, _, _ in (*FAULTS, *WARNINGS)} == {"network-policies"}

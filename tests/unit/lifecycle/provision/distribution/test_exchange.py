@@ -166,7 +166,7 @@ def sent(brought: Iterable[Delivery]) -> int:
     return sum(1 for one in brought if one.sent)
 
 
-def test_one_machine_is_sent_everything_and_the_others_have_it_from_each_other(world: World) -> None:
+def test_bring_to_all_nodes_sends_to_one_and_others_copy_from_peers(world: World) -> None:
     brought = world.bring()
     assert world.whole
     assert sent(brought.values()) == 1
@@ -174,7 +174,7 @@ def test_one_machine_is_sent_everything_and_the_others_have_it_from_each_other(w
     assert world.made == 1
 
 
-def test_no_machine_serves_many_at_the_same_time_and_many_serve(tmp_path: Path) -> None:
+def test_bring_to_many_nodes_limits_load_per_peer_and_uses_several_peers(tmp_path: Path) -> None:
     world = World(tmp_path, 40)
     brought = world.bring()
     assert world.whole
@@ -184,7 +184,7 @@ def test_no_machine_serves_many_at_the_same_time_and_many_serve(tmp_path: Path) 
     assert len({peer for one in brought.values() for peer in one.peers}) > 1
 
 
-def test_members_are_sent_nothing_that_they_have(world: World) -> None:
+def test_bring_parcel_held_by_existing_node_is_only_copied(world: World) -> None:
     world[2].has = dict(FILES)
     brought = world.bring(5, 6)
     assert sent(brought.values()) == 0
@@ -192,13 +192,13 @@ def test_members_are_sent_nothing_that_they_have(world: World) -> None:
     assert world[5].has == world[6].has == FILES
 
 
-def test_a_machine_that_has_it_all_since_earlier_is_given_nothing_and_serves(world: World) -> None:
+def test_bring_node_with_whole_parcel_receives_nothing_and_serves(world: World) -> None:
     world[1].has = dict(FILES)
     assert world.bring(1)["10.0.0.1"] == Delivery()
     assert world.bring(2)["10.0.0.2"].peers == ("10.0.0.1",)
 
 
-def test_of_machines_that_are_free_each_serves_in_turn(world: World) -> None:
+def test_bring_idle_peers_serve_in_turn(world: World) -> None:
     for number in (1, 2, 3):
         world[number].has = dict(FILES)
         world.bring(number)
@@ -206,7 +206,7 @@ def test_of_machines_that_are_free_each_serves_in_turn(world: World) -> None:
     assert len(set(servers)) == 3
 
 
-def test_a_byte_that_is_other_at_a_peer_is_refused_and_comes_from_elsewhere(world: World) -> None:
+def test_bring_corrupt_file_of_peer_is_rejected_and_sent_by_slipway(world: World) -> None:
     world[1].has = dict(FILES)
     world[1].gives = {"bin/kubectl": b"c" * 29999 + b"x"}
     brought = world.bring(2)["10.0.0.2"]
@@ -216,7 +216,7 @@ def test_a_byte_that_is_other_at_a_peer_is_refused_and_comes_from_elsewhere(worl
     assert len(FILES["bin/kubectl"]) <= brought.sent < SIZE
 
 
-def test_another_peer_is_asked_before_it_is_sent_from_here(world: World) -> None:
+def test_bring_tries_second_peer_before_sending(world: World) -> None:
     world[1].has, world[2].has = dict(FILES), dict(FILES)
     world[1].gives = {"bin/kubectl": b"other"}
     world[3].reaches = {"10.0.0.1", "10.0.0.2"}
@@ -226,7 +226,7 @@ def test_another_peer_is_asked_before_it_is_sent_from_here(world: World) -> None
         assert world[number].has == FILES
 
 
-def test_machine_that_reaches_no_other_gets_all_from_slipway_and_serves_others(world: World) -> None:
+def test_bring_isolated_node_is_sent_all_and_others_still_copy(world: World) -> None:
     world[3].reaches = set()
     brought = world.bring()
     assert world.whole
@@ -235,7 +235,7 @@ def test_machine_that_reaches_no_other_gets_all_from_slipway_and_serves_others(w
     assert sent(brought.values()) <= 2
 
 
-def test_where_no_machine_reaches_another_few_try_and_it_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bring_mutually_unreachable_nodes_stops_trying_peers_and_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     world = World(tmp_path, 20)
     for machine in world.machines.values():
@@ -247,13 +247,13 @@ def test_where_no_machine_reaches_another_few_try_and_it_is_reported(tmp_path: P
     assert not any("# share_fetch.sh\n" in command for number in range(6, 21) for command in world[number].commands)
 
 
-def test_all_machines_are_sent_it_when_none_can_serve(world: World) -> None:
+def test_bring_without_serving_nodes_sends_to_all(world: World) -> None:
     world.serving = False
     assert sent(world.bring().values()) == 6
     assert world.whole
 
 
-def test_when_the_first_one_is_lost_another_is_sent_it_and_the_rest_do_not_notice(world: World) -> None:
+def test_bring_after_loss_of_first_node_sends_to_another_and_rest_copy(world: World) -> None:
     world[1].broken = "send"
     with pytest.raises(NodeError, match=r"10\.0\.0\.1: the connection was lost"):
         world.bring(1)
@@ -262,14 +262,14 @@ def test_when_the_first_one_is_lost_another_is_sent_it_and_the_rest_do_not_notic
     assert all(world[number].has == FILES for number in (2, 3, 4, 5, 6))
 
 
-def test_all_at_once_with_one_that_is_lost_ends_with_its_error_alone(world: World) -> None:
+def test_bring_one_lost_node_raises_only_its_error_and_serves_rest(world: World) -> None:
     world[4].broken = "begin"
     with pytest.raises(SlipwayError, match=r"^10\.0\.0\.4: the connection was lost$"):
         world.bring()
     assert all(world[number].has == FILES for number in (1, 2, 3, 5, 6))
 
 
-def test_a_machine_without_the_programs_is_given_it_whole(world: World) -> None:
+def test_bring_node_without_required_programs_gets_whole_tree(world: World) -> None:
     given: list[str] = []
     world[1].without = "b2sum"
     brought = world.bring(1, whole=lambda node: given.append(node.address))
@@ -277,14 +277,14 @@ def test_a_machine_without_the_programs_is_given_it_whole(world: World) -> None:
     assert brought["10.0.0.1"].sent == SIZE
 
 
-def test_a_tree_whose_names_cannot_be_listed_is_given_whole(world: World) -> None:
+def test_bring_parcel_with_unlistable_names_gives_whole_tree(world: World) -> None:
     given: list[str] = []
     world.bring(1, 2, whole=lambda node: given.append(node.address), listed=False)
     assert sorted(given) == ["10.0.0.1", "10.0.0.2"]
     assert not world[1].commands[1:]
 
 
-def test_machine_without_bash_fetches_nothing_but_serves(world: World) -> None:
+def test_bring_node_without_bash_copies_nothing_but_serves(world: World) -> None:
     world[1].bash = False
     assert world.bring(1)["10.0.0.1"].peers == ()
     assert world.bring(2)["10.0.0.2"].peers == ("10.0.0.1",)
@@ -292,13 +292,13 @@ def test_machine_without_bash_fetches_nothing_but_serves(world: World) -> None:
     assert world.bring(3)["10.0.0.3"].peers == ()
 
 
-def test_what_does_not_arrive_even_from_here_is_an_error(world: World) -> None:
+def test_bring_files_missing_after_send_raises_command_error(world: World) -> None:
     world[1].broken = "nothing arrives"
     with pytest.raises(CommandError, match=r"host-10\.0\.0\.1: 3 of 3 files did not arrive as they should"):
         world.bring(1)
 
 
-def test_full_disk_is_reported_and_blames_no_registry(world: World) -> None:
+def test_bring_full_disk_is_reported_and_peer_stays_usable(world: World) -> None:
     world.bring(1)
     for number in (2, 3, 4):
         world[number].broken = "disk"
@@ -308,7 +308,7 @@ def test_full_disk_is_reported_and_blames_no_registry(world: World) -> None:
     assert world.bring(5)["10.0.0.5"].peers == ("10.0.0.1",)
 
 
-def test_from_here_goes_what_is_less_the_packed_whole_or_what_is_lacking(world: World) -> None:
+def test_bring_sends_smaller_of_packed_layers_and_missing_files(world: World) -> None:
     asked: list[frozenset[str]] = []
 
     def packed(parts: Any) -> Load:
@@ -335,7 +335,7 @@ def test_from_here_goes_what_is_less_the_packed_whole_or_what_is_lacking(world: 
     assert world[2].has == FILES
 
 
-def test_what_packed_layers_lack_follows_as_it_is(world: World) -> None:
+def test_bring_sends_files_that_packed_layers_lack(world: World) -> None:
     def write(stream: Any) -> None:
         with tar_stream(stream) as tar:
             tar.addfile(tarfile.TarInfo("etc"))
@@ -344,7 +344,7 @@ def test_what_packed_layers_lack_follows_as_it_is(world: World) -> None:
     assert world[1].has == FILES
 
 
-def test_serving_ends_everywhere_and_can_begin_again(world: World) -> None:
+def test_close_ends_serving_on_all_nodes_and_next_bring_resumes_it(world: World) -> None:
     world.bring(1, 2)
     world.exchange.close()
     assert not any(machine.serves for machine in world.machines.values())
@@ -352,7 +352,7 @@ def test_serving_ends_everywhere_and_can_begin_again(world: World) -> None:
     assert world.bring(3)["10.0.0.3"].sent == 0
 
 
-def test_a_machine_that_is_gone_when_serving_ends_is_no_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_and_next_bring_ignore_lost_node(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.bring(1)
 
     def lost(*_: object, **__: object) -> ProcessResult:
@@ -364,14 +364,14 @@ def test_a_machine_that_is_gone_when_serving_ends_is_no_error(world: World, monk
     assert world.bring(2)["10.0.0.2"].sent
 
 
-def test_the_key_is_in_no_command_and_each_parcel_has_its_own(world: World) -> None:
+def test_key_is_in_no_command_and_differs_per_parcel_and_exchange(world: World) -> None:
     world.bring()
     key = world.exchange.key("tree-1")
     assert not any(key in command for machine in world.machines.values() for command in machine.commands)
     assert key not in (world.exchange.key("tree-2"), Exchange([]).key("tree-1"))
 
 
-def test_machine_that_listens_without_an_answer_is_not_asked_and_closed_at_the_end(world: World) -> None:
+def test_bring_skips_opened_peer_without_answer_and_close_closes_it(world: World) -> None:
     world.serving = False
     world.bring(1)
     assert world.bring(2)["10.0.0.2"].sent
@@ -379,7 +379,7 @@ def test_machine_that_listens_without_an_answer_is_not_asked_and_closed_at_the_e
     assert distribution.CLOSE in world[1].commands
 
 
-def test_open_share_is_renewed_until_it_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exchange_open_share_is_renewed_until_close(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "RENEW_SECONDS", 0.01)
     renewed = threading.Event()
     run = world[1].run
@@ -397,7 +397,7 @@ def test_open_share_is_renewed_until_it_is_closed(world: World, monkeypatch: pyt
     assert world.exchange._renewing is None
 
 
-def test_who_has_lost_the_cluster_does_not_end_the_serving_of_the_next_command(world: World) -> None:
+def test_close_after_lost_claim_leaves_serving_untouched(world: World) -> None:
     with claim.holding() as held:
         world.bring(1)
         held.lose("another command")
@@ -405,11 +405,11 @@ def test_who_has_lost_the_cluster_does_not_end_the_serving_of_the_next_command(w
     assert distribution.CLOSE not in world[1].commands
 
 
-def test_what_serves_is_limited_to_an_address_and_a_time() -> None:
+def test_share_units_are_limited_to_listen_address_and_open_time() -> None:
     assert "ListenStream=$listen" in (assets.NODE / "share.sh").read_text()
     assert f"OnActiveSec={distribution.OPEN_SECONDS}" in scripts.END_TIMER
     assert exchange.RENEW_SECONDS * 3 < distribution.OPEN_SECONDS <= 900
 
 
-def test_a_machine_that_is_cleaned_serves_no_more() -> None:
+def test_clean_script_contains_close_commands_of_share() -> None:
     assert distribution.CLOSE.rpartition("UNIT=")[2].partition("\n")[2] in CLEAN

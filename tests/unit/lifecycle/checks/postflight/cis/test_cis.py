@@ -143,7 +143,7 @@ def worse(found: Secured, *results: Result) -> dict[str, Finding]:
     return {one.check: one for one in evaluate(found) if one.result in (results or (Result.FAILED, Result.WARNING, Result.UNKNOWN))}
 
 
-def test_every_item_is_judged_under_its_number_and_in_its_order() -> None:
+def test_evaluate_judges_all_items_in_numeric_order() -> None:
     found = evaluate(cluster("cis"))
     assert list(dict.fromkeys(one.check for one in found)) == list(CHECKS)
     modules = dict.fromkeys(rule.__module__ for rule in core.RULES.values())
@@ -153,14 +153,14 @@ def test_every_item_is_judged_under_its_number_and_in_its_order() -> None:
     assert len(numbers) > 90
 
 
-def test_with_the_profile_only_that_remains_what_is_so_by_design() -> None:
+def test_evaluate_with_profile_leaves_only_warnings_by_design() -> None:
     found = worse(cluster("cis"))
     assert set(found) == REMAINS, {number: str(one) for number, one in found.items()}
     assert {one.result for one in found.values()} == {Result.WARNING}
     assert all(one.remedy for one in found.values())
 
 
-def test_without_it_what_kubeadm_leaves_open_is_reported_with_what_mends_it() -> None:
+def test_evaluate_without_profile_reports_kubeadm_defaults_with_remedies() -> None:
     found = worse(cluster())
     assert set(worse(cluster(), Result.FAILED)) == {
         "1.2.5", "1.2.15", "1.2.16", "1.2.17", "1.2.18", "1.2.19", "1.2.30", "1.3.2", "1.4.1", "4.1.1", "4.1.9",
@@ -238,14 +238,14 @@ SECRETS_LATE = {"rules": [{"level": "Request"}, {"level": "Metadata", "resources
         ("4.3.1", dataclasses.replace(cluster("cis"), proxy={"metricsBindAddress": "0.0.0.0:10249"}), "0.0.0.0:10249"),
     ],
 )  # fmt: skip
-def test_one_thing_that_is_wrong_is_reported_under_its_number(number: str, found: Secured, said: str) -> None:
+def test_evaluate_single_deviation_is_reported_under_its_number(number: str, found: Secured, said: str) -> None:
     told = worse(found, Result.FAILED, Result.WARNING)
     assert number in set(told) - REMAINS
     assert said in told[number].message
     assert told[number].remedy
 
 
-def test_who_else_may_do_everything_and_who_enforces_policies_is_named() -> None:
+def test_evaluate_other_cluster_admins_and_policy_enforcer_are_named() -> None:
     found = cluster("cis")
     more = {"kind": "ClusterRoleBinding", "metadata": {"name": "ops"}, "roleRef": {"name": "cluster-admin"}}
     agent = {"kind": "DaemonSet", "metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [{"image": "x/calico-node:1"}]}}}}
@@ -254,7 +254,7 @@ def test_who_else_may_do_everything_and_who_enforces_policies_is_named() -> None
     assert (told["5.3.1"].result, told["5.3.1"].message) == (Result.OK, "enforced by calico")
 
 
-def test_a_cluster_that_others_made_is_judged_by_what_there_is_and_the_rest_is_not_known() -> None:
+def test_evaluate_foreign_cluster_without_facts_is_unknown() -> None:
     bare = Secured("lab", {"10.0.0.1": "control-plane", "10.0.0.2": "worker"}, unreachable={"10.0.0.2": "10.0.0.2: no answer"},
                    machines={"10.0.0.1": MachineState()}, silent="no answer")  # fmt: skip
     found = evaluate(bare)
@@ -285,7 +285,7 @@ spec:
 """
 
 
-def test_a_manifest_says_what_its_part_is_given_and_where_that_lies_on_the_machine() -> None:
+def test_static_pod_manifest_gives_arguments_and_paths_on_machine() -> None:
     found = static_pod(MANIFEST.encode(), "x")
     assert found is not None
     assert found.arguments["service-account-issuer"] == ("a", "b")
@@ -296,11 +296,11 @@ def test_a_manifest_says_what_its_part_is_given_and_where_that_lies_on_the_machi
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "spec: {}", "spec: {containers: []}", "spec: {containers: [5]}", "a: &a [*a]", "spec: 5"])
-def test_what_is_no_manifest_is_not_known(text: str) -> None:
+def test_static_pod_invalid_manifest_is_none(text: str) -> None:
     assert static_pod(text.encode(), "x") is None
 
 
-def test_what_a_machine_prints_is_read_and_what_is_not_understood_left_out() -> None:
+def test_parse_reads_files_and_options_and_ignores_invalid_lines() -> None:
     lines = ["file 600 root:root /etc/a b", "file 7x root:root /b", "file 644 ops:ops", "odd"]
     words = ["kubelet /usr/local/bin/kubelet", "kubelet --config=/x", "kubelet --v=2"]
     files, options = facts.parse("\n".join([*lines, *words]))
@@ -308,7 +308,7 @@ def test_what_a_machine_prints_is_read_and_what_is_not_understood_left_out() -> 
     assert options == {"config": "/x", "v": "2"}
 
 
-def test_no_key_leaves_a_machine_and_only_paths_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_encryption_config_is_not_read_and_option_like_path_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     node = StandIn("10.0.0.1", "one")
     node.answers = {"stat -L": "file 600 root:root /etc/kubernetes/admin.conf\n", "sed -n 's/^ *": "secretbox\n"}
     asked: list[str] = []
@@ -330,7 +330,7 @@ def test_no_key_leaves_a_machine_and_only_paths_are_asked_for(monkeypatch: pytes
     assert command.startswith("sed -n")
 
 
-def test_in_a_cluster_of_others_the_machine_s_own_kubectl_asks() -> None:
+def test_kubectl_of_slipway_absent_falls_back_to_kubectl_of_machine() -> None:
     node = StandIn()
     assert facts._kubectl(NodeKubectl(node)) == NodeKubectl(node)
 
@@ -341,7 +341,7 @@ def test_in_a_cluster_of_others_the_machine_s_own_kubectl_asks() -> None:
     assert facts._kubectl(NodeKubectl(node)).words == "HOME=/tmp KUBECONFIG=/etc/kubernetes/admin.conf kubectl"
 
 
-def test_a_kubelet_is_asked_by_way_of_the_api_and_else_its_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubelet_configuration_is_read_from_api_else_from_file(monkeypatch: pytest.MonkeyPatch) -> None:
     node = StandIn("10.0.0.1", "one")
     node.answers = {"/proxy/configz": json.dumps({"kubeletconfig": {"podPidsLimit": 5}})}
     found = Secured("lab", {"10.0.0.1": "control-plane"}, names={"10.0.0.1": "one"})
@@ -360,7 +360,7 @@ def test_a_kubelet_is_asked_by_way_of_the_api_and_else_its_file_is_read(monkeypa
         ("Unable to connect to the server", None),
     ],
 )
-def test_whether_a_privileged_pod_would_be_taken_is_tried_without_making_one(details: str, told: str | None) -> None:
+def test_privileged_pod_admission_is_tried_by_server_dry_run(details: str, told: str | None) -> None:
     node = StandIn()
 
     def refuse(command: str, **_: Any) -> None:
@@ -374,7 +374,7 @@ def test_whether_a_privileged_pod_would_be_taken_is_tried_without_making_one(det
     assert facts._privileged(NodeKubectl(StandIn())) == ""
 
 
-def test_invalid_cluster_and_items_are_refused_before_a_machine_is_asked(tmp_path: Path) -> None:
+def test_against_cis_unknown_item_or_cluster_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--skip 9\.9\.9: no such check"):
         postflight.against_cis("lab", skip=["9.9.9"], home=tmp_path)
     with pytest.raises(UsageError, match="nothing is known of a cluster lab"):
