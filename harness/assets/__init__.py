@@ -28,12 +28,12 @@ def script(name: str, /, *words: str, **arguments: str | int) -> str:
     other than those that the header names.
     """
     text, wanted = _read(name)
-    given = {key.upper(): shlex.quote(str(value)) for key, value in arguments.items()}
+    values = {key.upper(): shlex.quote(str(value)) for key, value in arguments.items()}
     if words or '"$@"' in wanted:
-        given['"$@"'] = shlex.join(words)
-    if unfit := given.keys() ^ wanted:
+        values['"$@"'] = shlex.join(words)
+    if unfit := values.keys() ^ wanted:
         raise ValueError(f"node/{name}.sh: arguments do not fit: {', '.join(sorted(unfit))}")
-    lines = [f"# {name}.sh", *(f"set -- {value}" if key == '"$@"' else f"{key}={value}" for key, value in given.items())]
+    lines = [f"# {name}.sh", *(f"set -- {value}" if key == '"$@"' else f"{key}={value}" for key, value in values.items())]
     return "".join(f"{line}\n" for line in lines) + text
 
 
@@ -42,8 +42,8 @@ def _read(name: str) -> tuple[str, frozenset[str]]:
     """The text of a script without its header, other scripts included, and the names of its arguments."""
     lines = (NODE / f"{name}.sh").read_text().splitlines(keepends=True)
     end = next(index for index, line in enumerate(lines) if not line.startswith("#"))
-    wanted = {found[1] for line in lines[:end] if (found := _ARGUMENT.match(line))}
+    wanted = {match[1] for line in lines[:end] if (match := _ARGUMENT.match(line))}
     text = "".join(lines[end:]).lstrip("\n")
     for other in _INCLUDE.findall(text):
         wanted |= _read(other)[1]
-    return _INCLUDE.sub(lambda found: _read(found[1])[0], text), frozenset(wanted)
+    return _INCLUDE.sub(lambda match: _read(match[1])[0], text), frozenset(wanted)
