@@ -45,12 +45,12 @@ def base_image(parsed: Kubefile, store: Store, platform: Platform) -> PlatformIm
         raise _absent(parsed, store, error) from error
     try:
         policy.admit(store, parsed.base.image, descriptor.digest)
-        found = _converted(parsed, store, platform) if image is None else image.platform(platform)
+        base = _converted(parsed, store, platform) if image is None else image.platform(platform)
     except StoreError as error:
         raise BuildError(f"{where}: the base image {error.message}", hint=error.hint) from error
-    if found.info.kubernetes and _other_version(parsed.base.image, found.info.kubernetes):
-        log.info(f"{where}: {parsed.base.image} brings Kubernetes {found.info.kubernetes}")
-    return found
+    if base.info.kubernetes and _other_version(parsed.base.image, base.info.kubernetes):
+        log.info(f"{where}: {parsed.base.image} brings Kubernetes {base.info.kubernetes}")
+    return base
 
 
 def _other_version(name: str, kubernetes: str) -> bool:

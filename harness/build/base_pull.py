@@ -54,8 +54,8 @@ def _is_wanted(name: str, when: str, store: Store, client: Client) -> bool:
         return False  # reported with its line when it is looked for
     if when in (ALWAYS, NEVER):
         return when == ALWAYS
-    known = names_registry(name) or client.registries.rule(reference) is not None
-    return known and other_runtime(name) is None and not _is_stored(store, name)
+    has_registry = names_registry(name) or client.registries.rule(reference) is not None
+    return has_registry and other_runtime(name) is None and not _is_stored(store, name)
 
 
 def _is_stored(store: Store, name: str) -> bool:

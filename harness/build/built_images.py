@@ -27,8 +27,8 @@ class BuiltImages(Source):
 
     def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:  # noqa: ARG002 -- built images have one form
         if reference.digest:
-            known = reference.digest in self.used.values()
-            return stored_manifest(self.builder.store, reference.digest, "images/") if known else None
+            is_used = reference.digest in self.used.values()
+            return stored_manifest(self.builder.store, reference.digest, "images/") if is_used else None
         return self.make(reference) if self.builder.builds(reference, self.choice) else None
 
     def make(self, reference: Reference) -> Manifest | None:

@@ -125,7 +125,7 @@ class ClusterRun:
             owners.setdefault(name, set()).update(workloads)
         for name in after.names - before.names:
             owners.setdefault(name, set()).add(exercise.ORIGIN)
-        return RunRecord(after.images, {name: tuple(sorted(found)) for name, found in sorted(owners.items())}, after.names)
+        return RunRecord(after.images, {name: tuple(sorted(origins)) for name, origins in sorted(owners.items())}, after.names)
 
     def _settle(self, box: sandbox.Sandbox, title: str) -> None:
         with log.step(title) as shown:
@@ -194,9 +194,9 @@ def unpacked_base(store: Store, base: ClusterBase) -> Iterator[RootfsRun]:
         tree.mkdir()
         with log.step(f"unpack {base.reference}"):
             layer.unpack(store, list(base.image.layers), tree)
-        known = facts(tree)
-        if known is None:
+        rootfs_facts = facts(tree)
+        if rootfs_facts is None:
             raise BuildError(f"--on {base.reference}: its rootfs says no Kubernetes", hint="build it again")
-        env = environment(known, base.image.info.env)
+        env = environment(rootfs_facts, base.image.info.env)
         render_tree(tree, env, {app.name: {**env, **app.env} for app in base.image.info.apps})
-        yield RootfsRun(tree, known, env, base.image)
+        yield RootfsRun(tree, rootfs_facts, env, base.image)

@@ -295,11 +295,11 @@ class Builder:
 
     def _platform_arguments(self, definition: Definition) -> dict[str, str]:
         """Build arguments that BuildKit sets for a Dockerfile that declares them."""
-        known = {
+        arguments = {
             "TARGETARCH": self.platform.architecture, "TARGETOS": self.platform.os, "TARGETPLATFORM": str(self.platform),
             "TARGETVARIANT": self.platform.variant, "BUILDARCH": Platform.host().architecture, "BUILDPLATFORM": str(Platform.host()),
         }  # fmt: skip
-        return {name: value for name, value in known.items() if value and name in dict(definition.arguments)}
+        return {name: value for name, value in arguments.items() if value and name in dict(definition.arguments)}
 
     @contextlib.contextmanager
     def _dockerfile(self, definition: Definition, context: image_context.Context) -> Iterator[str]:

@@ -52,7 +52,7 @@ class Definition:
     @property
     def name(self) -> str:
         """The name with the Dockerfile's own defaults."""
-        return _VARIABLE.sub(lambda found: dict(self.arguments).get(found[1], ""), self.pattern)
+        return _VARIABLE.sub(lambda match: dict(self.arguments).get(match[1], ""), self.pattern)
 
 
 def definitions(root: Path) -> tuple[Definition, ...]:

@@ -74,7 +74,7 @@ def plan(
         faults += wrong.faults
     if faults:
         raise InputError(dict.fromkeys(faults))
-    known = [app.name for app in applications]
+    app_names = [app.name for app in applications]
     shown = {file.path: file.shown for file in placed}
     return {
         "base": kubefile.base.image,
@@ -88,7 +88,7 @@ def plan(
         "images": images_json(discovery.images),
         "possibleImages": images_json(discovery.possible),
         "values": [value.to_json() for value in values.values],
-        "fromBase": sorted({item.app for item in kubefile.deferred if item.app not in known}),
+        "fromBase": sorted({item.app for item in kubefile.deferred if item.app not in app_names}),
         "warnings": [
             *(str(warning) for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings)),
             *(str(warning) for warning in (*_asked(values, shown), *values.warnings)),
@@ -104,14 +104,14 @@ def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[RootfsFile, ...]:
     finds fault with.
     """
     by_path: dict[str, RootfsFile] = {}
-    made: set[str] = set()
+    folders: set[str] = set()
 
     def is_folder(path: str) -> bool:
-        return build_context.known_folder(path) or path in made or any(name.startswith(f"{path}/") for name in by_path)
+        return build_context.known_folder(path) or path in folders or any(name.startswith(f"{path}/") for name in by_path)
 
     for instruction in kubefile.instructions:
         if isinstance(instruction, Run):
-            made.update(_made_folders(instruction))
+            folders.update(_made_folders(instruction))
         for entry in _placed(instruction, context, is_folder):
             if entry.source.is_file() and not entry.source.is_symlink() and not entry.archive:
                 by_path[entry.path] = RootfsFile(entry.path, entry.source, _shown(context, entry.source))

@@ -67,11 +67,11 @@ class ImageValues:
     """Stand-ins for names that a cluster gives by itself."""
     warnings: tuple[Fault, ...] = ()
 
-    def missing(self, given: Mapping[str, str], *, booting: bool) -> list[Fault]:
+    def missing(self, env: Mapping[str, str], *, booting: bool) -> list[Fault]:
         """Faults of the values that a build was given, and of those that nothing can stand in for when a cluster boots."""
         faults = []
         for value in self.values:
-            text = given.get(value.name)
+            text = env.get(value.name)
             problem = value.type.problem(text) if text is not None else None
             if problem is not None:
                 quoted = "the value that is given" if value.secret else repr(text)
@@ -83,14 +83,14 @@ class ImageValues:
                 faults.append(Fault(value.where[0] if value.where else SCHEMA, message, hint))
         return faults
 
-    def environment(self, given: Mapping[str, str]) -> dict[str, str]:
+    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """Values of the throw-away cluster on top of ENV. Without a cluster, files are rendered with them to find their faults."""
         unknown = {value.name: f"{STAND_IN}{value.name}" for value in self.values if value.required}
-        return {**self.cluster, **unknown, **self.stand_ins, **given}
+        return {**self.cluster, **unknown, **self.stand_ins, **env}
 
-    def used(self, given: Mapping[str, str]) -> dict[str, str]:
+    def used(self, env: Mapping[str, str]) -> dict[str, str]:
         """The stand-ins that are used, by name."""
-        return {name: text for name, text in self.stand_ins.items() if name not in given}
+        return {name: text for name, text in self.stand_ins.items() if name not in env}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -140,8 +140,8 @@ def find(
         raise InputError(faults)
     stand_ins = {}
     for number, value in enumerate(value for value in values if value.required):
-        known = described.get(value.name)
-        text = stand_in(value, finder.place(value.name), number, known.examples if known else ())
+        entry = described.get(value.name)
+        text = stand_in(value, finder.place(value.name), number, entry.examples if entry else ())
         if text is not None:
             stand_ins[value.name] = text
     cluster = {name: _CLUSTER_STAND_INS.get(name, "") for name in sorted(finder.cluster)}
@@ -152,14 +152,14 @@ def _faults(
     values: Iterable[ExpectedValue], env: Mapping[str, str], described: Mapping[str, DescribedValue], shown: str
 ) -> Iterator[Fault]:
     for value in values:
-        name, known = value.name, described.get(value.name)
+        name, entry = value.name, described.get(value.name)
         if name not in env:
             continue
-        if known is not None and known.secret:
+        if entry is not None and entry.secret:
             hint = "leave ENV out: the value is given when the image runs"
-            yield Fault(f"{shown}:{known.line}", f"{name} is writeOnly, and ENV {name} writes it into the image in clear", hint)
+            yield Fault(f"{shown}:{entry.line}", f"{name} is writeOnly, and ENV {name} writes it into the image in clear", hint)
         elif (problem := value.type.problem(env[name])) is not None:
-            where = f"{shown}:{known.line}" if known else shown
+            where = f"{shown}:{entry.line}" if entry else shown
             yield Fault(
                 where, f"ENV {name}={untrusted.shown(env[name])[:80]} {problem}", f"change ENV {name}, or what the schema says of it"
             )
@@ -188,30 +188,30 @@ class _Finder:
 
     def look(self, files: Sequence[TemplateFile]) -> None:
         plain = [(file, placeholders(file.text, file.path, self._env(file))) for file in files if file.plain]
-        for file, found in plain:
-            for placeholder in found:
+        for file, file_placeholders in plain:
+            for placeholder in file_placeholders:
                 if placeholder.expected:
                     self._need(placeholder.name, file)
         self._look_into_templates([file for file in files if not file.plain])
         # A name that one file expects is slipway's in all others.
-        for file, found in plain:
-            self._note(file, found)
+        for file, file_placeholders in plain:
+            self._note(file, file_placeholders)
 
     def place(self, name: str) -> StandInPlace:
         return narrowest(self._places.get(name, ()))
 
     def value(self, name: str) -> ExpectedValue:
-        known, base = self.described.get(name), self.inherited.get(name)
+        entry, base = self.described.get(name), self.inherited.get(name)
         default = self.env.get(name, next((env[name] for env in self.app_env.values() if name in env), None))
-        secret = (known.secret if known else bool(base and base.secret)) or secrets.is_secret_name(name)
+        secret = (entry.secret if entry else bool(base and base.secret)) or secrets.is_secret_name(name)
         return ExpectedValue(
             name=name,
             where=tuple(self._where.get(name, ())[:_MOST_PLACES]),
             default=None if secret else default,
-            required=name in self._needed or (known is not None and known.required and default is None),
+            required=name in self._needed or (entry is not None and entry.required and default is None),
             secret=secret,
-            description=known.description if known else base.description if base else "",
-            type=known.type if known else base.type if base and base.type != ValueType() else self.place(name).type,
+            description=entry.description if entry else base.description if base else "",
+            type=entry.type if entry else base.type if base and base.type != ValueType() else self.place(name).type,
         )
 
     def _env(self, file: TemplateFile) -> Mapping[str, str]:
@@ -234,7 +234,7 @@ class _Finder:
             names = dict.fromkeys(self._given(each.names, file))
             for name in names:
                 self._need(name, file)
-            for name in (*names, *(known for known in (*self.described, *self._env(file)) if known not in names)):
+            for name in (*names, *(other for other in (*self.described, *self._env(file)) if other not in names)):
                 lines = _lines(file.text, name)
                 if lines and name not in _CLUSTER:
                     self.names.add(name)
@@ -261,10 +261,10 @@ class _Finder:
             if placeholder.name in names:
                 self._places.setdefault(placeholder.name, []).append(place_of(placeholder))
 
-    def _note(self, file: TemplateFile, found: Sequence[Placeholder]) -> None:
+    def _note(self, file: TemplateFile, file_placeholders: Sequence[Placeholder]) -> None:
         env = self._env(file)
-        left: dict[str, Placeholder] = {}
-        for placeholder in found:
+        undeclared: dict[str, Placeholder] = {}
+        for placeholder in file_placeholders:
             name = placeholder.name
             if name in _CLUSTER:
                 continue
@@ -275,15 +275,15 @@ class _Finder:
                     self._needed.add(name)
                     self._places.setdefault(name, []).append(place_of(placeholder))
             else:
-                left.setdefault(name, placeholder)
-        self._warn(file, left, {*env, *self.names})
+                undeclared.setdefault(name, placeholder)
+        self._warn(file, undeclared, {*env, *self.names})
 
-    def _warn(self, file: TemplateFile, left: Mapping[str, Placeholder], declared: Iterable[str]) -> None:
+    def _warn(self, file: TemplateFile, undeclared: Mapping[str, Placeholder], declared: Iterable[str]) -> None:
         """Warn of text that stays although it may be meant: a name close to a declared one, a capital outside of YAML, a whole value with a
         dot.
         """
         names = [*declared]
-        for name, placeholder in list(left.items())[:_MOST_LEFT]:
+        for name, placeholder in list(undeclared.items())[:_MOST_LEFT]:
             where = f"{file.shown}:{file.text.count(chr(10), 0, placeholder.start) + 1}"
             written = file.text[placeholder.start : placeholder.end]
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)

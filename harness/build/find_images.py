@@ -99,7 +99,7 @@ def described(subject: str, scan: ScanResult) -> dict[str, Any]:
     }
 
 
-def why(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+def why(result: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The part of a result that is about one image: its whole name, its repository, or a part of its name. Raises UsageError."""
     canonical = repository = name
     with contextlib.suppress(ValueError):
@@ -110,21 +110,23 @@ def why(found: Mapping[str, Any], name: str) -> dict[str, Any]:
         lambda image: name in image,
     )
     for chosen in ways:
-        part = {key: [image for image in found[key] if chosen(image["name"])] for key in ("images", "possibleImages")}
+        part = {key: [image for image in result[key] if chosen(image["name"])] for key in ("images", "possibleImages")}
         if any(part.values()):
-            return {**found, **part, "warnings": []}
-    raise UsageError(f"--why {name}: no file of {found['subject']} names it", hint=f"slipway find-images {found['subject']} lists all")
+            return {**result, **part, "warnings": []}
+    raise UsageError(f"--why {name}: no file of {result['subject']} names it", hint=f"slipway find-images {result['subject']} lists all")
 
 
-def lock(found: Mapping[str, Any], context: Path, store: Store, resolve: Resolve) -> dict[str, str]:
+def lock(result: Mapping[str, Any], context: Path, store: Store, resolve: Resolve) -> dict[str, str]:
     """Digests of the tags of a result, asked from their registries. Raises InputError that lists every tag without one.
 
     Images that the build makes itself, and those in archives of the context, have no tag in a registry to be kept.
     """
     builder = Builder(store, image_roots(context))
-    archived = set(_archived(found))
+    archived = set(_archived(result))
     asked = [
-        image["name"] for image in found["images"] if image["name"] not in archived and builder.find(Reference.parse(image["name"])) is None
+        image["name"]
+        for image in result["images"]
+        if image["name"] not in archived and builder.find(Reference.parse(image["name"])) is None
     ]
     digests, errors = resolve_tags(asked, resolve)
     if errors:
@@ -132,7 +134,7 @@ def lock(found: Mapping[str, Any], context: Path, store: Store, resolve: Resolve
     return digests
 
 
-def _archived(found: Mapping[str, Any]) -> Iterator[str]:
-    for image in found["images"]:
+def _archived(result: Mapping[str, Any]) -> Iterator[str]:
+    for image in result["images"]:
         if "listed" in image["foundBy"] and any(str(where).endswith(ENDINGS) for where in image["where"]):
             yield image["name"]

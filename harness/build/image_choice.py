@@ -63,12 +63,12 @@ class ImageChoice:
 
     def _asked(self, reference: Reference) -> bool:
         with self._lock:
-            known = self._answers.get(reference.domain)
-            if known is None:
-                known = self._answers[reference.domain] = self._probe(reference)
-                if not known:
+            answers = self._answers.get(reference.domain)
+            if answers is None:
+                answers = self._answers[reference.domain] = self._probe(reference)
+                if not answers:
                     log.info(f"{reference.domain} does not answer: images of it that images/ defines are built on this machine (--images)")
-            return known
+            return answers
 
 
 def probe(registries: Registries, login: CredentialSource, *, memory: Path | None = None, clock: Callable[[], float] = time.time) -> Probe:
@@ -100,9 +100,9 @@ def site_answers(url: str) -> bool:
 def _once(place: str, host: str, ask: Callable[[], bool], memory: Path | None = None, clock: Callable[[], float] = time.time) -> bool:
     """Cached answer in ``memory`` for a place, or the result of ``ask``, which is then cached."""
     file = memory or paths.cache() / "registries-asked.json"
-    known = _remembered(file, place, clock())
-    if known is not None:
-        return known
+    cached = _remembered(file, place, clock())
+    if cached is not None:
+        return cached
     with log.step(f"ask {host}") as step:
         answers = ask()
         step.note = "it answers" if answers else "no answer"

@@ -169,10 +169,10 @@ def plan(folder: Path, target: str | None, version: str) -> Context | None:
     head, chosen = needed((folder / "Dockerfile").read_text(), target)
     words = [word for stage in chosen for copy in stage.copies if not _SOURCE.search(copy) for word in copy.split()]
     names = list(dict.fromkeys(word.removeprefix("go/").rstrip("/") for word in words if word.startswith("go/")))
-    known = recipes(folder) if names else ()
+    all_recipes = recipes(folder) if names else ()
     programs: list[tuple[str, str, Recipe]] = []
     for place, _, name in (path.rpartition("/") for path in names if path != _TOOLCHAIN):
-        having = [recipe for recipe in known if name in recipe.programs]
+        having = [recipe for recipe in all_recipes if name in recipe.programs]
         if not having or place not in (_HERE, _VENDORED, _FOR_IMAGE):
             raise BuildError(
                 f"{folder}/Dockerfile copies go/{f'{place}/' if place else ''}{name}, and no tools.go below {folder} imports such a program"

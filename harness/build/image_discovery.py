@@ -179,18 +179,20 @@ class ImageDiscovery:
 
     def _values_of_key(self) -> dict[str, str]:
         """The values that a run would have on top of ENV; those of secrets only as fingerprints."""
-        given = self.part.values.environment(self.options.env)
+        values = self.part.values.environment(self.options.env)
         hidden = {value.name for value in self.info.values if value.secret}
         return {
             name: secrets.fingerprint(text, f"build.{name}") if name in hidden or secrets.is_secret(name, text) else text
-            for name, text in given.items()
+            for name, text in values.items()
         }
 
     def _pulled_elsewhere(self) -> list[PulledImage]:
         """Images that the run on this machine pulled, to resolve for this platform. A manifest without index keeps only its name."""
-        known = {image.name for image in self.embedded.images}
+        embedded_names = {image.name for image in self.embedded.images}
         return [
-            PulledImage(image.name, image.digest if image.media_type in INDEXES and image.name not in known else "", image.media_type, "")
+            PulledImage(
+                image.name, image.digest if image.media_type in INDEXES and image.name not in embedded_names else "", image.media_type, ""
+            )
             for image in (self.seen.images if self.seen else ())
             if "pulled" in image.found_by
         ]
@@ -226,18 +228,18 @@ class ImageDiscovery:
     def _found(self, base: RootfsRun | None) -> DiscoveredImages:
         tree = self.work.tree()
         facts = sandbox_plan.facts(tree)
-        values, given = self.part.values, self.options.env
-        log.hide(*(given[value.name] for value in values.values if value.secret and value.name in given))
-        if wrong := values.missing(given, booting=self.runs):
+        values, overrides = self.part.values, self.options.env
+        log.hide(*(overrides[value.name] for value in values.values if value.secret and value.name in overrides))
+        if wrong := values.missing(overrides, booting=self.runs):
             raise InputError(wrong)
         for warning in values.warnings:
             log.warning(str(warning))
         # The scan has no stand-ins: an image that depends on a value is not declared under a name that is made up.
-        defaults = {**self.info.env, **given}
+        defaults = {**self.info.env, **overrides}
         env = sandbox_plan.environment(facts, defaults) if facts else defaults
         if base is not None:
             env = sandbox_plan.application_environment(base.env, defaults)
-        app_env = {app.name: {**env, **app.env, **given} for app in self.info.apps}
+        app_env = {app.name: {**env, **app.env, **overrides} for app in self.info.apps}
         scan = self._scan(tree, env, app_env)
         stand_ins = values.environment({})
         env = {**stand_ins, **env}
@@ -249,7 +251,7 @@ class ImageDiscovery:
         record = RunRecord(tuple(self._pulled_elsewhere()), self._owners(), frozenset())
         if self.runs:
             self._build_ahead((*declared, *listed))
-            replaced = values.used(given)
+            replaced = values.used(overrides)
             for value in values.values:
                 if value.name in replaced:
                     log.info(f"{value.name}: {replaced[value.name]} stands in for it ({value.places}); -e {value.name}=VALUE gives another")
@@ -262,19 +264,19 @@ class ImageDiscovery:
         collected = collect(record.pulled, declared, listed=listed, store=part.work.store, sources=self.sources, platform=part.platform)
         named = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
         asked = {image.reference for image in record.pulled}
-        known = {image.name for image in self.embedded.images}
+        embedded = {image.name for image in self.embedded.images}
         owned = tuple(self._marked(_requested_by(image, record.owners.get(image.name, ()))) for image in collected.images)
         return DiscoveredImages(
             ImageSet(owned, collected.blobs),
             self.runs,
-            tuple(sorted(asked - named - known)),
-            tuple(sorted(named - asked - record.every - known)) if self.runs else (),
+            tuple(sorted(asked - named - embedded)),
+            tuple(sorted(named - asked - record.every - embedded)) if self.runs else (),
             self.proven,
         )
 
     def _marked(self, image: cloudimage.EmbeddedImage) -> cloudimage.EmbeddedImage:
         """The image with its origin when it was built under the name of another project, here or for the base."""
-        same = next((known for known in (self.base.image.images.images if self.base else ()) if known.name == image.name), None)
+        same = next((other for other in (self.base.image.images.images if self.base else ()) if other.name == image.name), None)
         if same is not None and same.digest == image.digest and same.built:
             return dataclasses.replace(image, built=same.built)
         return self.part.own.marked(image)

@@ -84,9 +84,9 @@ def collect(
             owners = {blob.digest: (image.request, blob) for image in reversed(resolved) for blob in image.blobs}
             missing = [owner for digest, owner in sorted(owners.items()) if not store.has(digest)]
             fetching = {pool.submit(_fetch, fetcher, image.reference, blob): image for image, blob in missing}
-            for done, future in enumerate(concurrent.futures.as_completed(fetching), 1):
+            for count, future in enumerate(concurrent.futures.as_completed(fetching), 1):
                 _outcome(future, fetching[future], faults)
-                step.note = f"{done} of {len(fetching)} blobs"
+                step.note = f"{count} of {len(fetching)} blobs"
             _raise(faults)
             step.note = f"{len(resolved)} images, {len(owners)} blobs, {log.size(sum(blob.size for _, blob in owners.values()))}"
     finally:

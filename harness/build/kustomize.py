@@ -125,15 +125,15 @@ def _warn(gathered: GatheredImages, kustomization: _Kustomization, absent: Seque
         gathered.warnings.append(Fault(where, message, "put kubectl on PATH"))
 
 
-def _find_rendered(gathered: GatheredImages, document: yaml.Node, shown: str, known: Sequence[DeclaredImage]) -> None:
+def _find_rendered(gathered: GatheredImages, document: yaml.Node, shown: str, declared: Sequence[DeclaredImage]) -> None:
     """Images of what kubectl rendered, each at the place in a file that names it, where that is known."""
-    found = GatheredImages()
-    find_images(found, document, shown, lines=False)
-    places = {image.name: image.where for image in reversed(known)}
-    for target, images in ((gathered.images, found.images), (gathered.possible, found.possible)):
+    rendered = GatheredImages()
+    find_images(rendered, document, shown, lines=False)
+    places = {image.name: image.where for image in reversed(declared)}
+    for target, images in ((gathered.images, rendered.images), (gathered.possible, rendered.possible)):
         target += [dataclasses.replace(image, where=places.get(image.name, image.where)) for image in images]
-    gathered.faults += found.faults
-    gathered.warnings += found.warnings
+    gathered.faults += rendered.faults
+    gathered.warnings += rendered.warnings
 
 
 def _rendered(kustomization: _Kustomization, folder: str, kubectl: Path | None, gathered: GatheredImages) -> list[yaml.Node] | None:

@@ -117,13 +117,13 @@ def launch_commands(kubefile: Kubefile, commands: Iterable[str]) -> tuple[Launch
 def read_launch_commands(commands: Sequence[LaunchCommand], files: Mapping[str, RootfsFile], env: Mapping[str, str]) -> LaunchReading:
     """Read launch commands against the files of the rootfs, by path. ``env`` has the known values of variables."""
     reading = LaunchReading()
-    known = _KnownFiles(files)
-    left = _MOST_COMMANDS
+    known_files = _KnownFiles(files)
+    remaining = _MOST_COMMANDS
     for command in commands:
-        reader = _ShellReader(reading, known, dict(env), left)
+        reader = _ShellReader(reading, known_files, dict(env), remaining)
         reader.read(command.text, command.where)
-        left = reader.left
-    if left < 0:
+        remaining = reader.left
+    if remaining < 0:
         message = f"the launch commands have more than {_MOST_COMMANDS} commands with their scripts; the rest was not read"
         reading.warnings.append(Fault(commands[-1].where, message, "list the images in manifests/imageList"))
     return reading
@@ -377,14 +377,14 @@ def _script_lines(file: RootfsFile) -> Iterator[tuple[int, str]]:
         return
     if len(text) > _LARGEST_SCRIPT:
         return
-    begun: list[str] = []
+    parts: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.endswith("\\"):
-            begun.append(line[:-1])
+            parts.append(line[:-1])
             continue
-        if not line.lstrip().startswith("#") or begun:
-            yield number - len(begun), "".join([*begun, line])
-        begun = []
+        if not line.lstrip().startswith("#") or parts:
+            yield number - len(parts), "".join([*parts, line])
+        parts = []
 
 
 def _simple_commands(text: str) -> Iterator[tuple[str, list[str]]]:

@@ -205,9 +205,9 @@ class LayerBuilder:
         if instruction.parents or instruction.exclude:
             described.append([instruction.parents, list(instruction.exclude)])
         identity = self._identity("image", manifest.digest, *described, self._is_folder(instruction.destination))
-        known = self.known(identity, instruction.text)
-        if known:
-            return known
+        step = self.known(identity, instruction.text)
+        if step:
+            return step
         with tempfile.TemporaryDirectory(prefix="image-", dir=scratch.folder()) as work:
             tree = Path(work, "tree")
             layer.unpack(self.store, descriptors(self.store.read(manifest.digest))[1:], tree, links_out=True)
@@ -238,9 +238,9 @@ class LayerBuilder:
         command = list(instruction.command) if isinstance(instruction.command, tuple) else ["/bin/sh", "-c", instruction.command]
         builder = Reference.parse(BUILDER_IMAGE)
         identity = self._identity("run", command, dict(instruction.environment), self.builder.here.made_from(builder))
-        known = self.known(identity, instruction.text)
-        if known:
-            return known
+        step = self.known(identity, instruction.text)
+        if step:
+            return step
         tree = self.tree()
         before = layer.snapshot(tree)
         self._in_container(tree, command, instruction.environment)
@@ -289,13 +289,13 @@ def entry_of(source: Path, path: str, chmod: int | None) -> LayerEntry:
 
 def with_folders(entries: Iterable[LayerEntry]) -> Iterator[LayerEntry]:
     """The entries and the folders above them, so that each layer states the mode of its folders."""
-    known: set[str] = set()
+    paths: set[str] = set()
     listed = list(entries)
-    known.update(entry.path for entry in listed)
+    paths.update(entry.path for entry in listed)
     for entry in listed:
         parent = posixpath.dirname(entry.path)
-        while parent and parent not in known:
-            known.add(parent)
+        while parent and parent not in paths:
+            paths.add(parent)
             yield LayerEntry(parent, "dir", 0o755)
             parent = posixpath.dirname(parent)
         yield entry

@@ -62,17 +62,17 @@ def find_images(gathered: GatheredImages, document: yaml.Node, shown: str, *, li
     """Find the images below a node. Every mapping is looked at once, however many aliases lead to it."""
     seen: set[int] = set()
     waiting = [document]
-    taken: set[int] = set()
+    node_ids: set[int] = set()
     while waiting:
         node = waiting.pop()
         if id(node) in seen:
             continue
         seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
-            taken |= _pod_spec(gathered, node, shown, lines=lines)
-            taken |= find_annotated_images(gathered, node, shown, lines=lines)
+            node_ids |= _pod_spec(gathered, node, shown, lines=lines)
+            node_ids |= find_annotated_images(gathered, node, shown, lines=lines)
         waiting += reversed([value for _, value in pairs_of(node)] or list(items_of(node)))
-    find_possible_images(gathered, document, shown, lines=lines, skip=taken)
+    find_possible_images(gathered, document, shown, lines=lines, skip=node_ids)
 
 
 def _at(shown: str, node: yaml.Node, *, lines: bool) -> str:
@@ -95,13 +95,13 @@ def find_annotated_images(gathered: GatheredImages, node: yaml.Node, shown: str,
 
     Kubernetes does not read them, so what is wrong in one is a warning. Returns the nodes of the annotations.
     """
-    taken: set[int] = set()
+    node_ids: set[int] = set()
     for name in ANNOTATIONS:
         value = value_of(value_of(node, "annotations"), name)
         text = text_of(value)
         if value is None or text is None:
             continue
-        taken.add(id(value))
+        node_ids.add(id(value))
         first = line_of(value) + (1 if isinstance(value, yaml.ScalarNode) and value.style in ("|", ">") else 0)
         hint = "correct it, or remove it: the image is built without its images"
         try:
@@ -114,4 +114,4 @@ def find_annotated_images(gathered: GatheredImages, node: yaml.Node, shown: str,
             if image is not None:
                 where = f"{shown}:{first + line_of(image) - 1}" if lines else shown
                 gathered.add(text_of(image) or "", where, wrong=gathered.warnings)
-    return taken
+    return node_ids

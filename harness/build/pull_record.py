@@ -86,15 +86,15 @@ class PullRecord:
             self._forgive(str(reference), manifest.digest)
 
     def _add(self, name: str, manifest: Manifest, client: str) -> None:
-        known = self._images.get(name)
-        if known is None:
+        image = self._images.get(name)
+        if image is None:
             self._images[name] = PulledImage(name, manifest.digest, manifest.media_type, manifest.source, 1, (client,))
             return
-        clients = tuple(sorted({*known.clients, client}))
+        clients = tuple(sorted({*image.clients, client}))
         # Of a name served in two forms (to a client that knows no indexes) the index stays: it leads to both.
-        better = manifest if manifest.is_index and known.media_type not in INDEXES else known
+        better = manifest if manifest.is_index and image.media_type not in INDEXES else image
         self._images[name] = dataclasses.replace(
-            known, digest=better.digest, media_type=better.media_type, source=better.source, times=known.times + 1, clients=clients
+            image, digest=better.digest, media_type=better.media_type, source=better.source, times=image.times + 1, clients=clients
         )
 
     def failed(self, reference: Reference, part: str, reason: str) -> None:

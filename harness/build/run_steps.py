@@ -46,8 +46,8 @@ def added_hosts(texts: Iterable[str], option: str = "--add-host") -> tuple[str, 
 
 def _halves(text: str) -> tuple[str, str, str]:
     """Name, separator and address; the separator that comes first counts, since an address of IPv6 has colons."""
-    found = re.search("[:=]", text)
-    return (text[: found.start()], found[0], text[found.end() :]) if found else (text, "", "")
+    separator = re.search("[:=]", text)
+    return (text[: separator.start()], separator[0], text[separator.end() :]) if separator else (text, "", "")
 
 
 def _address(text: str) -> str | None:

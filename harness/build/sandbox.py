@@ -257,8 +257,8 @@ def _forgiving(action: Any) -> None:
 
 def sweep(client: docker.Client) -> None:
     """Remove what builds left whose process was killed: their networks and the containers on them."""
-    left = [network for network in client.networks.list(filters={"label": docker.LABEL_BUILD}) if _is_dead(network.attrs["Labels"])]
-    for network in left:
+    networks = [network for network in client.networks.list(filters={"label": docker.LABEL_BUILD}) if _is_dead(network.attrs["Labels"])]
+    for network in networks:
         for container in client.containers.list(all=True, filters={"network": str(network.name)}):
             _forgiving(lambda container=container: container.remove(force=True, v=True))
         _forgiving(network.remove)
@@ -276,18 +276,18 @@ def _is_dead(labels: Mapping[str, str]) -> bool:
 def requesters(kubectl: Sandbox) -> dict[str, tuple[str, ...]]:
     """Workloads that use each image: canonical name -> ``Deployment default/web``, without generated suffixes."""
     items = readiness.get(kubectl, "pods,replicasets,jobs")
-    known = readiness.by_uid(items)
+    by_uid = readiness.by_uid(items)
     workloads: dict[str, set[str]] = {}
     for pod in (item for item in items if item["kind"] == "Pod"):
         spec = pod["spec"]
         for container in (*spec.get("containers", ()), *spec.get("initContainers", ()), *spec.get("ephemeralContainers", ())):
             with contextlib.suppress(ValueError):
-                workloads.setdefault(str(Reference.parse(container["image"])), set()).add(_maker(pod, known))
+                workloads.setdefault(str(Reference.parse(container["image"])), set()).add(_maker(pod, by_uid))
     return {name: tuple(sorted(owners)) for name, owners in sorted(workloads.items())}
 
 
-def _maker(pod: readiness.Resource, known: Mapping[str, readiness.Resource]) -> str:
+def _maker(pod: readiness.Resource, by_uid: Mapping[str, readiness.Resource]) -> str:
     owner = readiness.controller(pod)
     if owner is not None and owner["kind"] == "Node":
         return readiness.title(pod).removesuffix("-" + owner["name"])
-    return readiness.maker(pod, known)
+    return readiness.maker(pod, by_uid)

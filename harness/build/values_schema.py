@@ -95,11 +95,11 @@ class _SchemaReader:
                 )
         return {name: self._property(name, value, name in required) for name, value in properties.items()}
 
-    def _known(self, keys: tuple[str, ...], value: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    def _known(self, keys: tuple[str, ...], value: Mapping[str, Any], supported: tuple[str, ...]) -> None:
         for key in value:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                self.fault((*keys, key), "is not supported", f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}")
+            if key not in supported:
+                near = difflib.get_close_matches(key, supported, n=1)
+                self.fault((*keys, key), "is not supported", f"did you mean {near[0]}?" if near else f"one of {', '.join(supported)}")
 
     def _property(self, name: str, value: Any, required: bool) -> DescribedValue:
         keys = ("properties", name)

@@ -133,7 +133,7 @@ def pairs_of(node: yaml.Node | None) -> Iterator[tuple[yaml.Node, yaml.Node]]:
     """
     if not isinstance(node, yaml.MappingNode):
         return
-    taken = {key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE}
+    names = {key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE}
     for key, value in node.value:
         if key.tag != _MERGE:
             yield key, value
@@ -141,10 +141,10 @@ def pairs_of(node: yaml.Node | None) -> Iterator[tuple[yaml.Node, yaml.Node]]:
         for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
             for inner_key, inner_value in pairs_of(merged):
                 name = inner_key.value if isinstance(inner_key, yaml.ScalarNode) else None
-                if name is None or name not in taken:
+                if name is None or name not in names:
                     yield inner_key, inner_value
                 if name is not None:
-                    taken.add(name)
+                    names.add(name)
 
 
 def value_of(node: yaml.Node | None, name: str) -> yaml.Node | None:
