@@ -90,7 +90,7 @@ def execute(arguments: list[str]) -> int:
 def _executed(arguments: list[str]) -> int:
     _catch_signals()
     try:
-        found = app(arguments, standalone_mode=False, prog_name="slipway")
+        code = app(arguments, standalone_mode=False, prog_name="slipway")
     except VersionWanted:
         say(f"slipway {about.version()}")
         return 0
@@ -99,7 +99,7 @@ def _executed(arguments: list[str]) -> int:
     except _WrongUsage as error:
         return _wrong_usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        found = 130
+        code = 130
     except SlipwayError as error:
         return _explain(error)
     except SystemExit as ended:
@@ -118,9 +118,9 @@ def _executed(arguments: list[str]) -> int:
                 hint="run it again with --verbose and report what it says",
             )
         )
-    if found == 130:
+    if code == 130:
         return _explain(_InterruptedError("interrupted; the same command can be run again"))
-    return int(found or 0)
+    return int(code or 0)
 
 
 def _catch_signals() -> None:

@@ -70,18 +70,18 @@ def apps_list(
 
     as_json = wants_json(output)
     with targets.opened(access.where(), nodes=False) as target:
-        found = records.listed(target.kubectl)
+        installed = records.listed(target.kubectl)
     if as_json:
-        print_json([_described(one) for one in found])
+        print_json([_described(one) for one in installed])
         return
     table(
         ("APP", "IMAGE", "DIGEST", "STATE", "OBJECTS", "SINCE"),
         [
             (one.name, one.image, short(one.digest), one.state, str(sum(item.ours for item in one.objects)), one.since.replace("T", " "))
-            for one in found
+            for one in installed
         ],
     )
-    for one in found:
+    for one in installed:
         if one.state != records.INSTALLED:
             again = f"slipway run {one.image}" if one.state == records.INSTALLING else f"slipway apps remove {one.name}"
             log.warning(f"{one.name} is {one.state}, and that was not finished: {again}")
@@ -133,14 +133,14 @@ def apps_remove(
         if not yes:
             _tell_removal(work, going)
             confirmed(f"Remove all this from {work.target.name}, with its data?")
-    done = uninstall.remove(app_name, where, local_store(), timeout=timeout)
+    removal = uninstall.remove(app_name, where, local_store(), timeout=timeout)
     if as_json:
-        print_json(plain(done))
+        print_json(plain(removal))
         return
-    say(f"removed {done.name} from {done.cluster} in {log.duration(done.seconds)}: {len(done.removed)} objects")
-    for one in done.kept:
+    say(f"removed {removal.name} from {removal.cluster} in {log.duration(removal.seconds)}: {len(removal.removed)} objects")
+    for one in removal.kept:
         say(f"  stays, since it was there before or another application has it: {one}")
-    _tell_unknown(done.unknown)
+    _tell_unknown(removal.unknown)
 
 
 def _show_removal(work: AppRemoval, going: Sequence[str], as_json: bool) -> None:

@@ -160,7 +160,7 @@ def size_in_bytes(text: str, option: str) -> int:
     matched = _SIZE.fullmatch(text.strip())
     if not matched or (matched[3] and not matched[2]):
         raise UsageError(f"{option} {text}: not a size", hint="write 4GB, 700M or 4GiB")
-    found = int(float(matched[1]) * (1024 if matched[3] else 1000) ** " kmgt".index(matched[2].lower() or " "))
-    if found < 1:
+    size = int(float(matched[1]) * (1024 if matched[3] else 1000) ** " kmgt".index(matched[2].lower() or " "))
+    if size < 1:
         raise UsageError(f"{option} {text}: too small")
-    return found
+    return size

@@ -72,20 +72,20 @@ def attest(
     if parts and wanted != documents.NAMES["test-result"]:
         raise UsageError(f"--part with --type {kind}: only results of tests are joined", hint="give --predicate")
     document = _read(predicate, wanted) if predicate else None
-    with find(name, to) as found:
+    with find(name, to) as subject:
         pair = private_key(key) if key else None
-        value = _of_parts(found, parts or (), pair, to) if document is None else _predicate(document, found, str(predicate))
-        statement = _statement(found, wanted, value)
-        attach(found, wanted, statement, None, pair)
+        value = _of_parts(subject, parts or (), pair, to) if document is None else _predicate(document, subject, str(predicate))
+        statement = _statement(subject, wanted, value)
+        attach(subject, wanted, statement, None, pair)
     if as_json:
         signed = pair.public.fingerprint if pair else None
-        print_json({"name": found.reference.familiar, "digest": found.image.digest, "type": wanted, "key": signed})
+        print_json({"name": subject.reference.familiar, "digest": subject.image.digest, "type": wanted, "key": signed})
         return
-    say(f"attached {documents.name_of(wanted)} to {found.reference.familiar}  {found.image.digest}")
+    say(f"attached {documents.name_of(wanted)} to {subject.reference.familiar}  {subject.image.digest}")
     say(f"  signed by {key}" if key else "  not signed")
 
 
-def attach(found: FoundImage, predicate_type: str, document: Mapping[str, Any], media_type: str | None, pair: PrivateKey | None) -> None:
+def attach(subject: FoundImage, predicate_type: str, document: Mapping[str, Any], media_type: str | None, pair: PrivateKey | None) -> None:
     """Attach a document as a referrer, and signed when there is a key. Without ``media_type`` it is a statement already."""
     from harness.oci.model import canonical_json
     from harness.oci.registry import referrers
@@ -93,16 +93,16 @@ def attach(found: FoundImage, predicate_type: str, document: Mapping[str, Any], 
     from harness.trust import attestation
 
     kind = media_type or IN_TOTO
-    referrers.referrer(found.attachments, found.image, kind, canonical_json(document), {referrers.PREDICATE: predicate_type})
+    referrers.referrer(subject.attachments, subject.image, kind, canonical_json(document), {referrers.PREDICATE: predicate_type})
     if pair:
-        statement = document if kind == IN_TOTO else _statement(found, predicate_type, document)
-        attestation.attach(found.attachments, found.image.digest, statement, pair)
+        statement = document if kind == IN_TOTO else _statement(subject, predicate_type, document)
+        attestation.attach(subject.attachments, subject.image.digest, statement, pair)
 
 
-def _statement(found: FoundImage, predicate_type: str, predicate: Mapping[str, Any]) -> dict[str, Any]:
+def _statement(subject: FoundImage, predicate_type: str, predicate: Mapping[str, Any]) -> dict[str, Any]:
     from harness.trust import attestation
 
-    return attestation.statement(found.reference.repository, found.image.digest, predicate_type, predicate)
+    return attestation.statement(subject.reference.repository, subject.image.digest, predicate_type, predicate)
 
 
 def _read(path: Path, predicate_type: str) -> dict[str, Any] | Statement:
@@ -133,24 +133,24 @@ def _read(path: Path, predicate_type: str) -> dict[str, Any] | Statement:
     return document
 
 
-def _predicate(document: dict[str, Any] | Statement, found: FoundImage, path: str) -> dict[str, Any]:
+def _predicate(document: dict[str, Any] | Statement, subject: FoundImage, path: str) -> dict[str, Any]:
     """The predicate. Raises StoreError for a statement about another image."""
     from harness.oci.statement import SubjectError
 
     if isinstance(document, dict):
         return document
     try:
-        document.require(found.image.digest)
+        document.require(subject.image.digest)
     except SubjectError as wrong:
         about = ", ".join(sorted(document.subjects)) or "nothing"
         raise SubjectError(
-            f"{path}: it is about {about}, and {found.reference.familiar} is {found.image.digest}",
+            f"{path}: it is about {about}, and {subject.reference.familiar} is {subject.image.digest}",
             hint="the image has changed since; test this one",
         ) from wrong
     return dict(document.predicate)
 
 
-def _of_parts(found: FoundImage, parts: Sequence[str], pair: PrivateKey | None, to: RegistryOptions) -> dict[str, Any]:
+def _of_parts(subject: FoundImage, parts: Sequence[str], pair: PrivateKey | None, to: RegistryOptions) -> dict[str, Any]:
     """The results of the images that an image was joined of. Raises StoreError with all that are missing."""
     from harness.trust import results
     from harness.trust.attached_documents import documents
@@ -170,10 +170,10 @@ def _of_parts(found: FoundImage, parts: Sequence[str], pair: PrivateKey | None, 
             statements.append((part, statement))
             tested |= {entry.digest for entry in piece.manifests()}
     if not faults:
-        strange = [entry for entry in found.manifests() if entry.digest not in tested]
-        faults += [f"{entry.platform or entry.digest} of {found.reference.familiar} is in none of the parts" for entry in strange]
+        strange = [entry for entry in subject.manifests() if entry.digest not in tested]
+        faults += [f"{entry.platform or entry.digest} of {subject.reference.familiar} is in none of the parts" for entry in strange]
     if faults:
-        raise StoreError(f"{found.reference.familiar} has not been tested: {'; '.join(dict.fromkeys(faults))}")
+        raise StoreError(f"{subject.reference.familiar} has not been tested: {'; '.join(dict.fromkeys(faults))}")
     return results.joined(statements)
 
 

@@ -57,14 +57,14 @@ def backup(
 
     as_json = wants_json(output)
     secret = _password(password_env, password, twice=True)
-    done = saving.backup(file, cluster.name, *access.members(), password=secret)
+    result = saving.backup(file, cluster.name, *access.members(), password=secret)
     if as_json:
-        print_json(plain(done))
+        print_json(plain(result))
         return
-    say(f"{done.file}: {done.keys} keys of etcd at revision {done.revision}, {log.size(done.size)}, checked")
-    if not done.encrypted:
+    say(f"{result.file}: {result.keys} keys of etcd at revision {result.revision}, {log.size(result.size)}, checked")
+    if not result.encrypted:
         say("  it is not encrypted and holds the keys of the cluster: keep it safe, or use --password-env")
-    say(f"  slipway restore --from {done.file}")
+    say(f"  slipway restore --from {result.file}")
 
 
 @app.command()
@@ -105,23 +105,23 @@ def restore(
     members = to_machines(control_plane, login, "--control-plane"), to_machines(workers, login, "--workers")
     if not yes:
         confirmed("What the cluster has seen since the backup will be lost. Go on?")
-    done = restoring.restore(file, *members, login=login, password=secret, image=image, env=pairs(env or [], "--env"), timeout=timeout)
+    result = restoring.restore(file, *members, login=login, password=secret, image=image, env=pairs(env or [], "--env"), timeout=timeout)
     if as_json:
-        print_json(plain(done))
+        print_json(plain(result))
         return
-    where = "in place" if done.in_place else f"onto {len(done.control_plane) + len(done.workers)} other machines"
-    say(f"restored {done.name} {where} as of {done.made}, in {log.duration(done.seconds)}")
-    if done.in_place:
+    where = "in place" if result.in_place else f"onto {len(result.control_plane) + len(result.workers)} other machines"
+    say(f"restored {result.name} {where} as of {result.made}, in {log.duration(result.seconds)}")
+    if result.in_place:
         say("  controllers of your own that watch the API may have to be restarted: they remember what is not any more")
 
 
 def _password(variable: str | None, ask: bool, *, twice: bool) -> str | None:
     if variable is None:
-        found = str(typer.prompt("Password of the backup", hide_input=True, confirmation_prompt=twice)) if ask else None
-        log.hide(found)
-        return found
-    found = os.environ.get(variable)
-    if not found:
+        password = str(typer.prompt("Password of the backup", hide_input=True, confirmation_prompt=twice)) if ask else None
+        log.hide(password)
+        return password
+    password = os.environ.get(variable)
+    if not password:
         raise UsageError(f"--password-env {variable}: it is not set", hint=f"export {variable}=...")
-    log.hide(found)
-    return found
+    log.hide(password)
+    return password

@@ -79,8 +79,8 @@ def _demands(paths: Sequence[Path]) -> Demands:
     from harness.trust.signature import Demand
 
     if paths:
-        given = (Demand([read_public(path) for path in paths]),)
-        return lambda _: given
+        demands = (Demand([read_public(path) for path in paths]),)
+        return lambda _: demands
     gate = policy.gate()
 
     def of_policy(image: Reference) -> Sequence[Demand]:

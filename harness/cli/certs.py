@@ -28,16 +28,16 @@ def certs_list(
     from harness.lifecycle.cluster import certificates
 
     as_json = wants_json(output)
-    found = certificates.listing(cluster.name, *access.members())
-    ordered = sorted(found.certificates, key=lambda one: one.ends)
+    listing = certificates.listing(cluster.name, *access.members())
+    ordered = sorted(listing.certificates, key=lambda one: one.ends)
     if as_json:
-        print_json({"certificates": [one.to_json() for one in ordered], "unreachable": dict(found.unreachable)})
+        print_json({"certificates": [one.to_json() for one in ordered], "unreachable": dict(listing.unreachable)})
     else:
         table(
             ("CERTIFICATE", "NODE", "ISSUER", "ENDS", "LEFT", "STATE"),
             [(one.path, one.node, one.issuer, f"{one.ends:%Y-%m-%d %H:%M}", f"{one.days()} d", one.state()) for one in ordered],
         )
-    for reason in found.unreachable.values():
+    for reason in listing.unreachable.values():
         log.warning(f"{reason}; its certificates are not listed")
     soon = [one for one in ordered if one.state() == "soon"]
     if soon:
@@ -61,13 +61,13 @@ def certs_renew(
     from harness.lifecycle.cluster import certificates
 
     as_json = wants_json(output)
-    done = certificates.renew(cluster.name, *access.members(), days=days)
+    result = certificates.renew(cluster.name, *access.members(), days=days)
     if as_json:
-        print_json(plain(done))
+        print_json(plain(result))
         return
-    say(f"renewed the certificates of {', '.join(done.control_plane)} for {done.days} days")
-    if done.kubelets:
-        say(f"and those of the kubelets of {', '.join(done.kubelets)}")
+    say(f"renewed the certificates of {', '.join(result.control_plane)} for {result.days} days")
+    if result.kubelets:
+        say(f"and those of the kubelets of {', '.join(result.kubelets)}")
     say(f"copies of the administrator's kubeconfig keep their old certificate: slipway kubeconfig {cluster.name}")
 
 
@@ -85,8 +85,8 @@ def certs_add_names(
 
     as_json = wants_json(output)
     name = cluster or "default"
-    done = sans.add_names(names, name, *access.members(), days=days)
-    print_json(plain(done)) if as_json else say(f"the API of {name} answers as {', '.join(done.added)}")
+    result = sans.add_names(names, name, *access.members(), days=days)
+    print_json(plain(result)) if as_json else say(f"the API of {name} answers as {', '.join(result.added)}")
 
 
 @certs_app.command("rotate-secrets", short_help="Encrypt Secrets with a new key.")
@@ -100,9 +100,9 @@ def certs_rotate_secrets(
     from harness.lifecycle import rotation
 
     as_json = wants_json(output)
-    done = rotation.rotate(cluster.name, *access.members())
+    result = rotation.rotate(cluster.name, *access.members())
     if as_json:
-        print_json(plain(done))
+        print_json(plain(result))
         return
-    say(f"{done.secrets} Secrets of {done.name} are encrypted with {done.key}")
+    say(f"{result.secrets} Secrets of {result.name} are encrypted with {result.key}")
     say(f"backups of before hold the old key, and one of now the new one: slipway backup {cluster.name}")

@@ -95,8 +95,8 @@ def check(
         report = (postflight.against_cis if secured else postflight.post)(name or "default", *way, skip=skip_check or ())
         what = f"the cluster {report.name} {'is not as the CIS benchmark wants it' if secured else 'does not work as it should'}"
     if as_json:
-        found = {"name": report.name, **findings.to_json(report.findings, report.checks, report.names)}
-        print_json({**found, "seconds": round(report.seconds, 1)})
+        document = {"name": report.name, **findings.to_json(report.findings, report.checks, report.names)}
+        print_json({**document, "seconds": round(report.seconds, 1)})
     else:
         _show(report, show_all)
     findings.require_healthy(report.findings, what)

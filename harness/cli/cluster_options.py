@@ -67,27 +67,27 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
         external_registry=external_registry(spec.registry, asked.site),
         profile=known_profile(spec.profile),
     )
-    found = request.effective(request.read(asked.file, values) if asked.file else None, flags)
-    cluster = found.cluster
+    clusterfile = request.effective(request.read(asked.file, values) if asked.file else None, flags)
+    cluster = clusterfile.cluster
     assert cluster is not None
     external = cluster.external_registry
     site = _of_site(external) if external else None
     options = RunOptions(ssh.password(), site, timeout=asked.timeout, skip_checks=skipped)
     # What is wrong with passwords is told before an image is fetched.
-    request.machines(found, options.password)
+    request.machines(clusterfile, options.password)
     if options.password is None:
-        request.warn_of_passwords(found)
+        request.warn_of_passwords(clusterfile)
 
     def bring() -> None:
         collector = FaultCollector()
-        for one in dict.fromkeys((cluster.image, *cluster.images, *(other.image or "" for other in found.apps))):
+        for one in dict.fromkeys((cluster.image, *cluster.images, *(other.image or "" for other in clusterfile.apps))):
             with collector.of(one):
                 fetch(one, asked.site)
                 if site is not None:
                     _check_site(site, one, Path(external.ca) if external and external.ca else None)
         collector.finish()
 
-    return found, options, bring
+    return clusterfile, options, bring
 
 
 def known_profile(name: str | None) -> str | None:

@@ -43,13 +43,13 @@ def apply(
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
     clusterfile, options, bring = wanted(asked)
     confirm = _assume_yes if yes else _confirm_removal
-    found = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring, confirm=confirm)
+    result = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring, confirm=confirm)
     if as_json:
-        print_json(_plain(found))
-    elif found.made is not None:
-        tell(found.made)
+        print_json(_plain(result))
+    elif result.made is not None:
+        tell(result.made)
     else:
-        _tell(found)
+        _tell(result)
 
 
 def _assume_yes(_: object) -> None:
@@ -68,28 +68,28 @@ def _say_removed(gone: Mapping[str, Sequence[str]]) -> None:
             say(f"  - {one}")
 
 
-def _plain(found: Applied) -> dict[str, Any]:
-    changes = [{**plain(change), "text": str(change)} for change in found.changes]
-    made = plain(found.made) if found.made is not None else None
-    removed = {name: list(objects) for name, objects in found.removed.items()}
+def _plain(result: Applied) -> dict[str, Any]:
+    changes = [{**plain(change), "text": str(change)} for change in result.changes]
+    creation = plain(result.made) if result.made is not None else None
+    removed = {name: list(objects) for name, objects in result.removed.items()}
     return {
-        "name": found.name, "changes": changes, "steps": list(found.steps), "removed": removed, "done": found.done,
-        "seconds": found.seconds, "made": made,
+        "name": result.name, "changes": changes, "steps": list(result.steps), "removed": removed, "done": result.done,
+        "seconds": result.seconds, "made": creation,
     }  # fmt: skip
 
 
-def _tell(found: Applied) -> None:
-    for change in found.changes:
+def _tell(result: Applied) -> None:
+    for change in result.changes:
         say(change)
-    if found.done:
-        say(f"{found.name} is what the Clusterfile says{f' ({log.duration(found.seconds)})' if found.changes else '; nothing to do'}")
-    elif not found.steps:
-        say(f"{found.name} is what the Clusterfile says; nothing to do")
+    if result.done:
+        say(f"{result.name} is what the Clusterfile says{f' ({log.duration(result.seconds)})' if result.changes else '; nothing to do'}")
+    elif not result.steps:
+        say(f"{result.name} is what the Clusterfile says; nothing to do")
     else:
-        _say_removed(found.removed)
-        if found.changes:
+        _say_removed(result.removed)
+        if result.changes:
             say()
-        steps_table(found.steps)
+        steps_table(result.steps)
 
 
 @app.command()
@@ -183,13 +183,13 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
     with tempfile.TemporaryDirectory(prefix="slipway-take-") as folder:
         with Connections(Path(folder), first) as connections:
             (node,) = connections.connect()
-            taken = takeover.read(node, spec.cluster, way, spec.images[0] if spec.images else None)
-        cluster = taken.clusterfile.cluster
+            existing = takeover.read(node, spec.cluster, way, spec.images[0] if spec.images else None)
+        cluster = existing.clusterfile.cluster
         if adopt and cluster is not None:
             # The control-plane node that answered comes first: it is asked again.
             listed = sorted(cluster.control_plane, key=lambda address: address != first[0].address)
             control_plane, workers = (tuple(Machine(address, login) for address in group) for group in (listed, cluster.workers))
             with Connections(Path(folder), (*control_plane, *workers)) as connections:
-                takeover.adopt(taken, connections, control_plane, workers)
+                takeover.adopt(existing, connections, control_plane, workers)
             log.info(f"slipway status {cluster.name}")
-    return taken.text
+    return existing.text

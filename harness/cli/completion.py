@@ -67,6 +67,6 @@ def profiles(incomplete: str) -> list[str]:
     return _matching(lambda: PROFILES, incomplete)
 
 
-def values(*known: str) -> Callable[[str], list[str]]:
+def values(*choices: str) -> Callable[[str], list[str]]:
     """A completion by one of some values."""
-    return lambda incomplete: _matching(lambda: known, incomplete)
+    return lambda incomplete: _matching(lambda: choices, incomplete)

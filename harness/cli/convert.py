@@ -48,19 +48,19 @@ def convert(
     with store.shared_lease(), scratch.cleaned():
         source = sealerimage.read(store, name)
         target = tag or _default_name(source.name)
-        found = conversion.convert(store, name, registry=registry)
-        for note in found.notes:
+        converted = conversion.convert(store, name, registry=registry)
+        for note in converted.notes:
             log.info(note)
-        if strict and found.problems:
+        if strict and converted.problems:
             raise StoreError(
-                f"{source.name} cannot be converted whole: {_count(found.problems, 'problem')}",
+                f"{source.name} cannot be converted whole: {_count(converted.problems, 'problem')}",
                 hint="without --strict the rest is converted; --registry names a registry for images that have none",
-                details="\n".join(map(str, found.problems)),
+                details="\n".join(map(str, converted.problems)),
             )
-        for problem in found.problems:
+        for problem in converted.problems:
             log.warning(str(problem))
-        made = cloudimage.write(store, found.platforms)
-        store.tag(target, made)
+        descriptor = cloudimage.write(store, converted.platforms)
+        store.tag(target, descriptor)
         image = cloudimage.read(store, target)
     if as_json:
         print_json(
@@ -71,8 +71,8 @@ def convert(
                 "platforms": [
                     {"platform": str(part.platform), "images": [one.to_json() for one in part.images.images]} for part in image.platforms
                 ],
-                "problems": plain(found.problems),
-                "notes": list(found.notes),
+                "problems": plain(converted.problems),
+                "notes": list(converted.notes),
             }
         )
         return
@@ -83,8 +83,8 @@ def convert(
         size = sum(layer.size for layer in part.layers)
         rows.append((str(part.platform), part.info.type, log.size(size), embedded))
     table(("PLATFORM", "TYPE", "ROOTFS", "IMAGES"), rows)
-    if found.problems:
-        say(f"{_count(found.problems, 'thing')} could not be restored: see the warnings")
+    if converted.problems:
+        say(f"{_count(converted.problems, 'thing')} could not be restored: see the warnings")
 
 
 def _default_name(name: str) -> str:

@@ -37,10 +37,10 @@ def delete(
     if not yes:
         say(f"cluster {name} on {', '.join(node.address for node in work.ssh.nodes)}")
         confirmed("Delete it, with all data of its applications?")
-    done = deleting.delete(name, *machines)
+    result = deleting.delete(name, *machines)
     if as_json:
-        print_json(plain(done))
+        print_json(plain(result))
         return
-    say(f"deleted {name}: {len(done.cleaned)} machines cleaned, {len(done.untouched)} untouched, {len(done.unreachable)} not reached")
-    for address, reason in done.unreachable.items():
+    say(f"deleted {name}: {len(result.cleaned)} machines cleaned, {len(result.untouched)} untouched, {len(result.unreachable)} not reached")
+    for address, reason in result.unreachable.items():
         say(f"  {address}: {reason}")

@@ -60,23 +60,23 @@ def diff(
             return opened[0]
 
         sides = [find(store, name, client) for name in (old, new)]
-    found = compare.compare(store, *sides, platform=wanted, content=content)
+    difference = compare.compare(store, *sides, platform=wanted, content=content)
     if as_json:
-        print_json(found.to_json())
+        print_json(difference.to_json())
     else:
-        _show(found)
-    if exit_code and not found.equal:
+        _show(difference)
+    if exit_code and not difference.equal:
         raise typer.Exit(1)
 
 
-def _show(found: Difference) -> None:
+def _show(difference: Difference) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    for word, side in (("old", found.old), ("new", found.new)):
+    for word, side in (("old", difference.old), ("new", difference.new)):
         console.print(_clean(f"{word}  {_where(side)}  {side.image.digest}  {log.size(side.image.size)}"))
-    if found.equal:
+    if difference.equal:
         console.print("they are the same")
         return
-    for part in found.platforms:
+    for part in difference.platforms:
         console.print(_clean(f"platform {part.platform}"), style="bold")
         if part.only:
             console.print(f"  only the {part.only} one {'was pulled with it' if part.absent else 'is made for it'}")
@@ -90,7 +90,7 @@ def _show(found: Difference) -> None:
             console.print("  files were not compared: pull both images to see which changed", style="dim")
         elif not part.changes:
             console.print("  nothing changed", style="dim")
-    sent = found.transfer
+    sent = difference.transfer
     console.print(f"to send  {log.size(sent.bytes)} in {sent.blobs} blobs; {log.size(sent.shared_bytes)} in {sent.shared_blobs} are shared")
 
 

@@ -53,20 +53,20 @@ def find_images(
     kubefile = path / "Kubefile" if path.is_dir() else path
     if lock and not (path.exists() and kubefile.name.endswith("Kubefile") and kubefile.is_file()):
         raise UsageError(f"--lock: {subject} has no Kubefile", hint="slipway find-images FOLDER --lock, with the folder of a Kubefile")
-    found = _found(path, kubefile, subject)
+    result = _found(path, kubefile, subject)
     if lock:
         with connect(to) as client:
-            digests = finding.lock(found, kubefile.parent, local_store(), _resolve(client))
+            digests = finding.lock(result, kubefile.parent, local_store(), _resolve(client))
         image_lock.write(kubefile.parent / image_lock.NAME, digests)
-        found = {**found, "locked": digests}
+        result = {**result, "locked": digests}
     if why is not None:
-        found = finding.why(found, why)
+        result = finding.why(result, why)
     if as_json:
-        print_json(found)
+        print_json(result)
         return
-    _show(found)
+    _show(result)
     if lock:
-        log.info(f"{kubefile.parent / image_lock.NAME}: {len(found['locked'])} tags")
+        log.info(f"{kubefile.parent / image_lock.NAME}: {len(result['locked'])} tags")
 
 
 def _found(path: Path, kubefile: Path, subject: str) -> dict[str, Any]:
@@ -80,10 +80,10 @@ def _found(path: Path, kubefile: Path, subject: str) -> dict[str, Any]:
     return finding.find_in_files(path)
 
 
-def _show(found: Mapping[str, Any]) -> None:
+def _show(result: Mapping[str, Any]) -> None:
     rows = [
         (image["name"], kind or ",".join(image["foundBy"]), where)
-        for images, kind in ((found["images"], ""), (found["possibleImages"], "possible"))
+        for images, kind in ((result["images"], ""), (result["possibleImages"], "possible"))
         for image in images
         for where in image["where"]
     ]
@@ -91,7 +91,7 @@ def _show(found: Mapping[str, Any]) -> None:
         table(("IMAGE", "FOUND", "WHERE"), rows)
     else:
         say("no file names an image")
-    for warning in found["warnings"]:
+    for warning in result["warnings"]:
         log.warning(warning)
 
 

@@ -126,10 +126,10 @@ def _say_info(info: Info) -> None:
 
 def _say_built(images: Sequence[EmbeddedImage]) -> None:
     """Images that have their publisher's name and are not the publisher's."""
-    made = [one for one in images if one.built]
-    if made:
+    built = [one for one in images if one.built]
+    if built:
         say("\nBuilt under these names, since their registries were not asked or did not have them:")
-        table(("IMAGE", "BY", "FROM"), [(one.name, one.built.recipe, _several(one.built.origin)) for one in made if one.built])
+        table(("IMAGE", "BY", "FROM"), [(one.name, one.built.recipe, _several(one.built.origin)) for one in built if one.built])
 
 
 def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
@@ -144,17 +144,17 @@ def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
         print_json(listing.describe(image, inside))
         return
     for one in inside:
-        part, said = one.part, one.part.extension
+        part, extension = one.part, one.part.extension
         say(f"{image.name}  {image.digest}")
-        say(f"made by     sealer {said.sealer or '?'}, {said.schema}" if said else "made by     sealer")
+        say(f"made by     sealer {extension.sealer or '?'}, {extension.schema}" if extension else "made by     sealer")
         say(f"platform    {part.platform}")
-        if said:
-            say(f"type        {said.type}" + (f", Kubernetes {part.kubernetes}" if part.kubernetes else ""))
-            for key, value in said.env.items():
+        if extension:
+            say(f"type        {extension.type}" + (f", Kubernetes {part.kubernetes}" if part.kubernetes else ""))
+            for key, value in extension.env.items():
                 say(f"env         {key}={value}")
-            for application in said.applications:
+            for application in extension.applications:
                 say(f"app         {application.name} ({application.kind or 'mixed'})")
-            for line in (*said.launch_apps, *said.launch_commands):
+            for line in (*extension.launch_apps, *extension.launch_commands):
                 say(f"launch      {line}")
         for key, value in part.labels.items():
             say(f"label       {key}={value}")

@@ -45,18 +45,18 @@ def put(requests: Sequence[Request], where: Where, *, plan: bool, as_json: bool)
         else:
             steps_table(described)
         return
-    done = multi_image.put(requests, where, store)
+    results = multi_image.put(requests, where, store)
     if as_json:
-        print_json(plain(done[0]) if len(done) == 1 else [plain(one) for one in done])
+        print_json(plain(results[0]) if len(results) == 1 else [plain(one) for one in results])
         return
-    for one in done:
+    for one in results:
         tell_installed(one)
 
 
-def tell_installed(done: InstallResult) -> None:
+def tell_installed(result: InstallResult) -> None:
     """Print what was installed in a cluster."""
-    say(f"{done.name} ({done.image}) runs in {done.cluster}: {len(done.objects)} objects, in {log.duration(done.seconds)}")
-    for one in done.dropped:
+    say(f"{result.name} ({result.image}) runs in {result.cluster}: {len(result.objects)} objects, in {log.duration(result.seconds)}")
+    for one in result.dropped:
         say(f"  removed, since this version does not have it any more: {one}")
-    for command in done.unknown:
+    for command in result.unknown:
         say(f"  did more than kubectl and helm, so that removal will not undo it: {command.strip()}")

@@ -32,12 +32,12 @@ def logs(
     as_json = wants_json(output)
     span = bundling.since_of(since) if since else None
     path = file or Path(f"{cluster.name}-logs-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.tar.gz")
-    done = bundling.bundle(path, cluster.name, *access.members(), since=span)
+    result = bundling.bundle(path, cluster.name, *access.members(), since=span)
     if as_json:
-        print_json(plain(done))
+        print_json(plain(result))
         return
-    say(f"{done.file}: {done.files} files, {log.size(done.size)}")
-    for address, reason in done.unreachable.items():
+    say(f"{result.file}: {result.files} files, {log.size(result.size)}")
+    for address, reason in result.unreachable.items():
         say(f"  {address}: {reason}; nothing of it is there")
-    for missing, reason in done.missing.items():
+    for missing, reason in result.missing.items():
         say(f"  {missing}: {reason}")

@@ -80,11 +80,11 @@ def nodes_restart(
     from harness.nodes import each
 
     as_json = wants_json(output)
-    made = _provider(provider)
-    known = {member.name for group in made.list() for member in group.members}
-    if missing := [name for name in names if name not in known]:
+    machine_provider = _provider(provider)
+    existing = {member.name for group in machine_provider.list() for member in group.members}
+    if missing := [name for name in names if name not in existing]:
         raise UsageError(f"there is no node named {', '.join(missing)}", hint="slipway nodes list shows those there are")
-    each(names, made.restart)
+    each(names, machine_provider.restart)
     print_json({"restarted": names}) if as_json else say(f"restarted {', '.join(names)}")
 
 
@@ -97,7 +97,7 @@ def nodes_list(provider: Provider = "container", output: Json = "text") -> None:
         return
     table(
         ("GROUP", "NAME", "ROLE", "ADDRESS"),
-        [(group.name, made.name, made.role, made.address) for group in groups for made in group.members],
+        [(group.name, member.name, member.role, member.address) for group in groups for member in group.members],
     )
 
 
@@ -109,7 +109,7 @@ def _provider(name: str) -> ContainerProvider:
 
 
 def _group_json(group: NodeGroup) -> dict[str, Any]:
-    members = [{"name": made.name, "address": made.address, "role": made.role} for made in group.members]
+    members = [{"name": member.name, "address": member.address, "role": member.role} for member in group.members]
     return {"name": group.name, "provider": group.provider, "user": group.login.user, "key": str(group.login.key), "nodes": members}
 
 
@@ -117,7 +117,7 @@ def _show_group(group: NodeGroup, as_json: bool) -> None:
     if as_json:
         print_json(_group_json(group))
         return
-    table(("NAME", "ROLE", "ADDRESS"), [(made.name, made.role, made.address) for made in group.members])
+    table(("NAME", "ROLE", "ADDRESS"), [(member.name, member.role, member.address) for member in group.members])
     control_plane = ",".join(machine.address for machine in group.control_plane)
     workers = ",".join(machine.address for machine in group.workers)
     say(f"\nkey  {group.login.key}\n")

@@ -57,11 +57,11 @@ def inspect(name: Name, output: Json = "text") -> None:
     from harness.transfer import multi_platform
 
     as_json = wants_json(output)
-    found = multi_platform.inspect(local_store(), name)
+    description = multi_platform.inspect(local_store(), name)
     if as_json:
-        print_json(found)
+        print_json(description)
         return
-    say(f"{found['name'] or name}  {found['digest']}")
+    say(f"{description['name'] or name}  {description['digest']}")
     table(
         ("PLATFORM", "ROOTFS", "IMAGE SET", "KUBERNETES", "IMAGES", "SIZE"),
         [
@@ -73,10 +73,10 @@ def inspect(name: Name, output: Json = "text") -> None:
                 str(one["images"]),
                 log.size(one["size"]),
             )
-            for one in found["platforms"]
+            for one in description["platforms"]
         ],
     )
-    for warning in found["warnings"]:
+    for warning in description["warnings"]:
         log.warning(warning)
 
 
@@ -110,12 +110,12 @@ def fetching(to: RegistryOptions) -> Callable[[Reference], object]:
     return fetch
 
 
-def show_made(made: multi_platform.Assembled | MergedImage, as_json: bool, sources: Sequence[str] = ()) -> None:
+def show_made(image: multi_platform.Assembled | MergedImage, as_json: bool, sources: Sequence[str] = ()) -> None:
     """Print an image that was put together, its sources and its platforms."""
-    for warning in made.warnings:
+    for warning in image.warnings:
         log.warning(warning)
     if as_json:
-        print_json(plain(made))
+        print_json(plain(image))
         return
-    say(f"{made.name}  {made.digest}")
-    say(f"  {'; '.join(', '.join(names) for names in (sources, made.platforms) if names)}")
+    say(f"{image.name}  {image.digest}")
+    say(f"  {'; '.join(', '.join(names) for names in (sources, image.platforms) if names)}")

@@ -83,15 +83,15 @@ def join(
         with joining.prepared(wanted, local_store(), options) as work:
             _show_plan(joining.plan(work), as_json)
         return
-    done = joining.join(wanted, local_store(), options)
+    result = joining.join(wanted, local_store(), options)
     if as_json:
-        print_json(plain(done))
+        print_json(plain(result))
         return
-    for kind, names in (("control-plane node", done.control_plane), ("worker", done.workers)):
+    for kind, names in (("control-plane node", result.control_plane), ("worker", result.workers)):
         if names:
-            say(f"{', '.join(names)} joined {name} as {kind}{'s' if len(names) > 1 else ''} in {log.duration(done.seconds)}")
-    if done.already:
-        say(f"{', '.join(done.already)} belonged to {name} before")
+            say(f"{', '.join(names)} joined {name} as {kind}{'s' if len(names) > 1 else ''} in {log.duration(result.seconds)}")
+    if result.already:
+        say(f"{', '.join(result.already)} belonged to {name} before")
 
 
 @app.command()
@@ -115,9 +115,9 @@ def remove(
     as_json = wants_json(output)
     name, nodes = _name_and_nodes(words, cluster, named=bool(access.via))
     login = access.login()
-    given: dict[str, Any] = {"force": force, "via": to_machines(access.via, login, "--via"), "login": login, "drain_timeout": timeout}
+    arguments: dict[str, Any] = {"force": force, "via": to_machines(access.via, login, "--via"), "login": login, "drain_timeout": timeout}
     if plan or not yes:
-        with removing.prepared(name, nodes, **given) as work:
+        with removing.prepared(name, nodes, **arguments) as work:
             if plan:
                 _show_plan(removing.plan(work), as_json)
                 return
@@ -125,12 +125,12 @@ def remove(
                 role = "control-plane node" if node in work.leaving_control_plane else "worker"
                 say(f"{work.name(node)} {node.address} ({role}{'' if node in work.alive else ', does not answer'})")
         confirmed(f"Take this out of {name}?")
-    done = removing.remove(name, nodes, **given)
+    result = removing.remove(name, nodes, **arguments)
     if as_json:
-        print_json(plain(done))
+        print_json(plain(result))
         return
-    say(f"removed {', '.join(done.removed)} from {name} in {log.duration(done.seconds)}; {len(done.cleaned)} machines cleaned")
-    for address, reason in done.unreachable.items():
+    say(f"removed {', '.join(result.removed)} from {name} in {log.duration(result.seconds)}; {len(result.cleaned)} machines cleaned")
+    for address, reason in result.unreachable.items():
         say(f"  {address} still holds what it held: {reason}")
 
 
@@ -141,10 +141,10 @@ def _name_and_nodes(words: list[str], cluster: str | None, *, named: bool = Fals
     from harness.host import cluster_cache
 
     first, *rest = words
-    known = {state.name for state in cluster_cache.known()}
+    known_names = {state.name for state in cluster_cache.known()}
     if cluster is not None:
         name = cluster
-    elif rest and (first in known or (named and not first[:1].isdigit() and ":" not in first)):
+    elif rest and (first in known_names or (named and not first[:1].isdigit() and ":" not in first)):
         name, words = first, rest
     else:
         name = cluster_cache.DEFAULT_NAME

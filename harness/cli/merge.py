@@ -40,5 +40,5 @@ def merge(
     as_json = wants_json(output)
     values = pairs(env or [], "--env")
     request.check_env(values)
-    made = merging.merge(local_store(), tag, images, env=values, replace=replace, fetch=fetching(to), fresh=pull)
-    show_made(made, as_json, made.sources)
+    merged = merging.merge(local_store(), tag, images, env=values, replace=replace, fetch=fetching(to), fresh=pull)
+    show_made(merged, as_json, merged.sources)

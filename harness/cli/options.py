@@ -138,11 +138,11 @@ def local_images(help: str, metavar: str = "IMAGE...") -> Any:
     return typer.Argument(help=help, metavar=metavar, show_default=False, autocompletion=completion.images, callback=_in_lower_case)
 
 
-def _in_lower_case(given: str | list[str] | None) -> str | list[str] | None:
+def _in_lower_case(value: str | list[str] | None) -> str | list[str] | None:
     """As ``in_lower_case``, of one or several; digests stay as they are."""
-    if isinstance(given, list):
-        return [name if is_digits(name) else in_lower_case(name) for name in given]
-    return given if given is None or is_digits(given) else in_lower_case(given)
+    if isinstance(value, list):
+        return [name if is_digits(name) else in_lower_case(name) for name in value]
+    return value if value is None or is_digits(value) else in_lower_case(value)
 
 
 def seconds(*names: str, help: str) -> Any:
@@ -385,17 +385,17 @@ def addresses(texts: Sequence[str] | None, option: str) -> list[str]:
     from harness.clusterfile import validators
 
     faults: list[Fault] = []
-    found: list[str] = []
+    valid: list[str] = []
     for text in (part.strip() for one in texts or () for part in one.split(",")):
         try:
-            found += validators.addresses(text)
+            valid += validators.addresses(text)
         except validators.FieldError as wrong:
             # sealer takes a number of machines for its providers.
             hint = "slipway takes addresses; `slipway nodes up` boots machines and prints theirs" if text.isdigit() else wrong.hint
             faults.append(Fault(f"{option} {text}", wrong.message.removeprefix(f"{text} is "), hint))
     if faults:
         raise InputError(faults)
-    return found
+    return valid
 
 
 _PLATFORMS = {"linux": ("386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x")}

@@ -75,11 +75,11 @@ def pairs(values: Sequence[str], option: str) -> dict[str, str]:
     ]
     if faults:
         raise InputError(faults)
-    found = {name: value for name, _, value in (value.partition("=") for value in values)}
+    mapping = {name: value for name, _, value in (value.partition("=") for value in values)}
     from harness.clusterfile import secrets
 
-    log.hide(*(value for name, value in found.items() if secrets.is_secret_name(name)))
-    return found
+    log.hide(*(value for name, value in mapping.items() if secrets.is_secret_name(name)))
+    return mapping
 
 
 def local_store() -> Store:
@@ -93,9 +93,9 @@ def short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 
 
-def one_of(value: str, known: Iterable[str], option: str) -> str:
-    if value not in known:
-        raise UsageError(f"{option} {value}: not known", hint=f"one of {', '.join(known)}")
+def one_of(value: str, choices: Iterable[str], option: str) -> str:
+    if value not in choices:
+        raise UsageError(f"{option} {value}: not known", hint=f"one of {', '.join(choices)}")
     return value
 
 

@@ -261,8 +261,8 @@ def _flattened(verb: Callable[..., object]) -> Callable[..., object]:
     parameters = list(_parameters(verb))
 
     @functools.wraps(verb)
-    def call(**given: Any) -> object:
-        return _filled(verb, given)
+    def call(**options: Any) -> object:
+        return _filled(verb, options)
 
     vars(call)["__signature__"] = inspect.Signature(parameters)
     call.__annotations__ = {one.name: one.annotation for one in parameters}
@@ -290,9 +290,9 @@ def _parameters(target: Callable[..., object]) -> Iterator[inspect.Parameter]:
             yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=kind)
 
 
-def _filled(target: Callable[..., object], given: Mapping[str, Any]) -> object:
+def _filled(target: Callable[..., object], options: Mapping[str, Any]) -> object:
     """Call a verb, or make a group, with its options out of ``given``."""
-    return target(**{name: _filled(kind, given) if _is_group(kind) else given[name] for name, kind in _kinds(target).items()})
+    return target(**{name: _filled(kind, options) if _is_group(kind) else options[name] for name, kind in _kinds(target).items()})
 
 
 def _bare(annotation: Any) -> Any:

@@ -45,11 +45,11 @@ def fetch(name: str, to: SiteAccess) -> None:
     from harness.transfer import pull
 
     store = local_store()
-    there = reference(name, "IMAGE")
-    if not names_registry(name) or there.familiar in store.names() or (there.digest and store.has(there.digest)):
+    source = reference(name, "IMAGE")
+    if not names_registry(name) or source.familiar in store.names() or (source.digest and store.has(source.digest)):
         return
     with connect(to) as client:
-        pull.pull(store, there, client)
+        pull.pull(store, source, client)
 
 
 @app.command(short_help="Send a CloudImage to a registry.")
@@ -86,40 +86,40 @@ def push(
         with connect(to, writing=True) as client:
             _expand(name, expand, client, as_json)
         return
-    there = reference(target or name, "TARGET" if target else "NAME")
-    if there.digest:
+    destination = reference(target or name, "TARGET" if target else "NAME")
+    if destination.digest:
         raise UsageError(f"{target or name}: a push goes to a tag, not to a digest", hint="write REGISTRY/REPOSITORY:TAG")
-    if target is None and not name.startswith(there.domain):
-        log.info(f"{name} names no registry: it goes to {there.domain}, as Docker does it")
+    if target is None and not name.startswith(destination.domain):
+        log.info(f"{name} names no registry: it goes to {destination.domain}, as Docker does it")
     if plan:
-        _plan_push(name, there, to, replace=not no_replace, as_json=as_json)
+        _plan_push(name, destination, to, replace=not no_replace, as_json=as_json)
         return
     with connect(to, writing=True) as client:
-        pushed = push.push(local_store(), name, there, client, replace=not no_replace)
+        pushed = push.push(local_store(), name, destination, client, replace=not no_replace)
     traffic = f"sent {log.size(pushed.sent)}: {pushed.uploaded} blobs uploaded, {pushed.mounted} mounted, {pushed.present} there already"
-    _tell(pushed, there.familiar, traffic, as_json)
+    _tell(pushed, destination.familiar, traffic, as_json)
 
 
-def _plan_push(name: str, there: Reference, to: RegistryOptions, *, replace: bool, as_json: bool) -> None:
+def _plan_push(name: str, destination: Reference, to: RegistryOptions, *, replace: bool, as_json: bool) -> None:
     """Show what a push would do to a tag. Raises TakenError as the push would."""
     from harness.transfer import push
 
     digest = local_store().resolve(name).digest
     with connect(to, writing=True) as client:
-        now = push.present(there, digest, client, replace=replace)
+        now = push.present(destination, digest, client, replace=replace)
     if as_json:
-        print_json({"reference": str(there), "digest": digest, "present": now})
+        print_json({"reference": str(destination), "digest": digest, "present": now})
         return
     change = "would be new" if now is None else "exists with these bytes" if now == digest else f"would be replaced: it is {now}"
-    say(f"{there.familiar}  {digest}\n  the tag {change}")
+    say(f"{destination.familiar}  {digest}\n  the tag {change}")
 
 
-def _tell(done: Pushed | PullResult, name: str, traffic: str, as_json: bool) -> None:
+def _tell(result: Pushed | PullResult, name: str, traffic: str, as_json: bool) -> None:
     if as_json:
-        print_json(plain(done))
+        print_json(plain(result))
         return
-    say(f"{name}  {done.digest}\n  {traffic}")
-    for tag in done.attachments:
+    say(f"{name}  {result.digest}\n  {traffic}")
+    for tag in result.attachments:
         say(f"  with {tag}")
 
 
@@ -129,14 +129,14 @@ def _expand(name: str, registry: str, client: Client, as_json: bool) -> None:
     from harness.transfer import mirror
 
     store = local_store()
-    done = mirror.expand(store, cloudimage.read(store, name), Site.parse(registry), client)
+    result = mirror.expand(store, cloudimage.read(store, name), Site.parse(registry), client)
     if as_json:
-        print_json(plain(done))
+        print_json(plain(result))
         return
-    for image in done.images:
+    for image in result.images:
         say(image)
-    say(f"  sent {log.size(done.sent)}: {done.uploaded} blobs uploaded, {done.present} there already")
-    for image in done.partly:
+    say(f"  sent {log.size(result.sent)}: {result.uploaded} blobs uploaded, {result.present} there already")
+    for image in result.partly:
         say(f"  only one platform of {image} is here: its tag works there, the digest of its index does not")
 
 
@@ -159,12 +159,12 @@ def pull(
     from harness.trust import policy
 
     as_json = wants_json(output)
-    there = reference(name, "NAME")
+    source = reference(name, "NAME")
     local = reference(as_name, "--as").familiar if as_name else None
     platforms = [platform_of(text) for text in platform or ()]
     with connect(to) as client:
         admit = policy.gate(allow_older=allow_older).admit_remote
-        pulled = pull.pull(local_store(), there, client, name=local, platforms=platforms, admit=admit)
+        pulled = pull.pull(local_store(), source, client, name=local, platforms=platforms, admit=admit)
     traffic = f"received {log.size(pulled.received)}: {pulled.fetched} blobs fetched, {pulled.present} here already"
     _tell(pulled, pulled.name, traffic, as_json)
 

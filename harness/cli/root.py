@@ -53,12 +53,14 @@ class Verbs(QuickGroup):
     """Lists the verbs by theme."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        known = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name)) and not command.hidden}
+        commands = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name)) and not command.hidden}
         placed = {name for _, names in SECTIONS for name in names}
-        rest = tuple(name for name in known if name not in placed)
-        width = max(len(name) for name in known)
+        rest = tuple(name for name in commands if name not in placed)
+        width = max(len(name) for name in commands)
         for title, names in (*SECTIONS, ("More", rest)):
-            rows = [(name.ljust(width), known[name].get_short_help_str(formatter.width - width - 6)) for name in names if name in known]
+            rows = [
+                (name.ljust(width), commands[name].get_short_help_str(formatter.width - width - 6)) for name in names if name in commands
+            ]
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)

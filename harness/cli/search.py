@@ -56,12 +56,12 @@ def search(
             return
         client = stack.enter_context(connect(to, briefly=True)) if places else None
         sites = _sites(index or (), to)
-        found = searching.search(term, local_store(), places, client, sites)
+        results = searching.search(term, local_store(), places, client, sites)
     if as_json:
-        print_json(found.to_json())
+        print_json(results.to_json())
     else:
-        _show(found)
-    silent = [one for one in found.silent if not one.found]
+        _show(results)
+    silent = [one for one in results.silent if not one.found]
     if silent:
         message, details = errors.summary([f"{one.name}: {one.reason}" for one in silent])
         hint = "`slipway search --tags REGISTRY/REPOSITORY` lists the tags of a repository whose name is known"
@@ -76,8 +76,8 @@ def _sites(places: Sequence[str], to: RegistryOptions) -> dict[str, SiteIndex]:
     return {place: site_index.load(place, registries) for place in places if registries}
 
 
-def _show(found: searching.SearchResults) -> None:
-    if found.hits:
+def _show(results: searching.SearchResults) -> None:
+    if results.hits:
         table(
             ("NAME", "WHERE", "TAGS", "PLATFORM", "KUBERNETES", "SIZE", "DESCRIPTION"),
             [
@@ -90,14 +90,14 @@ def _show(found: searching.SearchResults) -> None:
                     log.size(hit.size) if hit.size is not None else "-",
                     "".join(letter if letter.isprintable() else " " for letter in hit.description),
                 )
-                for hit in found.hits
+                for hit in results.hits
             ],
         )
     else:
         say("nothing was found")
-    if found.more:
-        say(f"{found.more} more repositories match: say more of the name, or --registry HOST/NAMESPACE")
-    for one in found.silent:
+    if results.more:
+        say(f"{results.more} more repositories match: say more of the name, or --registry HOST/NAMESPACE")
+    for one in results.silent:
         if one.found:
             log.info(f"{one.name}: {one.reason}; only the repository of exactly this name was looked for")
 
@@ -108,11 +108,11 @@ def _tags(name: str, client: Client, *, as_json: bool) -> None:
     if not name:
         raise UsageError("--tags needs a repository", hint="write `slipway search --tags REGISTRY/REPOSITORY`")
     repository = reference(name, "TERM")
-    found = searching.tags(repository, client)
-    if not found:
+    tags = searching.tags(repository, client)
+    if not tags:
         raise StoreError(f"{repository.repository}: no such repository in the registry, or it has no tags")
     if as_json:
-        print_json({"repository": repository.repository, "tags": list(found)})
+        print_json({"repository": repository.repository, "tags": list(tags)})
         return
-    for tag in found:
+    for tag in tags:
         say(tag)

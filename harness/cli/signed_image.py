@@ -32,9 +32,11 @@ PASSWORDS = ("SLIPWAY_KEY_PASSWORD", "COSIGN_PASSWORD")
 class FoundImage:
     """An image in the store or in a registry, and where its attachments are. A ``with`` block ends the connection."""
 
-    def __init__(self, store: Store, there: Reference, image: Descriptor, attachments: ReferrerStore, client: Client | None = None) -> None:
+    def __init__(
+        self, store: Store, location: Reference, image: Descriptor, attachments: ReferrerStore, client: Client | None = None
+    ) -> None:
         self.store = store
-        self.reference = there
+        self.reference = location
         self.image = image
         self.attachments = attachments
         self.client = client
@@ -94,12 +96,12 @@ def stored(store: Store, name: str) -> FoundImage:
 
     image = store.resolve(name)
     names = store.names()
-    having = [known for known, descriptor in names.items() if descriptor.digest == image.digest]
+    having = [other for other, descriptor in names.items() if descriptor.digest == image.digest]
     try:
-        given = Reference.parse(name).familiar
+        whole_name = Reference.parse(name).familiar
     except ValueError:
-        given = ""
-    familiar = given if given in names else next((known for known in having if attached_to(known) is None), None)
+        whole_name = ""
+    familiar = whole_name if whole_name in names else next((other for other in having if attached_to(other) is None), None)
     if familiar is None:
         raise StoreError(f"{name} has no name here, so there is no repository for its signatures", hint="give it one with `slipway tag`")
     if not is_cloudimage(store.json(image.digest)):
@@ -108,21 +110,21 @@ def stored(store: Store, name: str) -> FoundImage:
     return FoundImage(store, here, image, LocalReferrers(store, here))
 
 
-def _in_registry(store: Store, there: Reference, to: RegistryOptions) -> FoundImage:
+def _in_registry(store: Store, location: Reference, to: RegistryOptions) -> FoundImage:
     from harness.cloudimage.reader import is_cloudimage
     from harness.oci.model import Descriptor
     from harness.oci.registry.referrers import RemoteReferrers
 
     client: Client = connect(to)
     try:
-        manifest = client.manifest(there)
-        if not is_cloudimage(json_object(manifest.data, what=there.familiar)):
-            raise StoreError(f"{there.familiar} is an image, but not a CloudImage")
+        manifest = client.manifest(location)
+        if not is_cloudimage(json_object(manifest.data, what=location.familiar)):
+            raise StoreError(f"{location.familiar} is an image, but not a CloudImage")
     except BaseException:
         client.close()
         raise
     image = Descriptor(manifest.media_type, manifest.digest, len(manifest.data))
-    return FoundImage(store, there, image, RemoteReferrers(client, there), client)
+    return FoundImage(store, location, image, RemoteReferrers(client, location), client)
 
 
 # Keys and passwords
@@ -152,9 +154,9 @@ def private_key(path: Path) -> PrivateKey:
 
 
 def _password(name: str) -> str:
-    given = given_password()
-    if given is not None:
-        return given
+    password = given_password()
+    if password is not None:
+        return password
     if not sys.stdin.isatty():
         raise UsageError(f"{name} needs its password and there is no terminal to ask for it", hint=f"set {PASSWORDS[0]}")
     return str(typer.prompt(f"Password of {name}", hide_input=True, default="", show_default=False, err=True))

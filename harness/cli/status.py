@@ -16,21 +16,21 @@ def status(*, cluster: NamedCluster, access: NodesAccess, output: Json = "text")
     from harness.lifecycle import status as states
 
     as_json = wants_json(output)
-    found = states.status(cluster.name, *access.members())
-    print_json(found) if as_json else _show_status(found)
+    state = states.status(cluster.name, *access.members())
+    print_json(state) if as_json else _show_status(state)
 
 
-def _show_status(found: Mapping[str, Any]) -> None:
-    health = "healthy" if found["healthy"] else "not healthy"
-    say(f"{found['name']}  {health}, Kubernetes {found['kubernetes'] or 'does not answer'}")
-    if found["image"]:
-        say(f"image  {found['image']}  {short(found['digest'])}")
-    if found["change"]:
-        change = found["change"]
+def _show_status(state: Mapping[str, Any]) -> None:
+    health = "healthy" if state["healthy"] else "not healthy"
+    say(f"{state['name']}  {health}, Kubernetes {state['kubernetes'] or 'does not answer'}")
+    if state["image"]:
+        say(f"image  {state['image']}  {short(state['digest'])}")
+    if state["change"]:
+        change = state["change"]
         say(f"{change['kind']}  to {change['to']}, begun at {change['since']}, has not come to its end")
-    serving = sum(one["active"] for one in found["registry"])
-    counts = [f"{counted['ready']} of {counted['total']} {kind}s" for kind, counted in found["workloads"].items()]
-    say(f"ready  {', '.join(counts) or 'nothing'}; {serving} of {len(found['registry'])} registries{_balancers(found['balancers'])}\n")
+    serving = sum(one["active"] for one in state["registry"])
+    counts = [f"{counted['ready']} of {counted['total']} {kind}s" for kind, counted in state["workloads"].items()]
+    say(f"ready  {', '.join(counts) or 'nothing'}; {serving} of {len(state['registry'])} registries{_balancers(state['balancers'])}\n")
     table(
         ("NODE", "ADDRESS", "ROLES", "READY", "VERSION", "RUNTIME"),
         [
@@ -42,21 +42,21 @@ def _show_status(found: Mapping[str, Any]) -> None:
                 one["version"] or "-",
                 one["runtime"] or "-",
             )
-            for one in found["nodes"]
+            for one in state["nodes"]
         ],
     )
-    for problem in found["notReady"]:
+    for problem in state["notReady"]:
         say(f"\n{problem['object']}: {problem['reason']}")
         for line in (*problem["events"], *problem["log"]):
             say(f"    {line}")
-    for one in found["balancers"]:
+    for one in state["balancers"]:
         if not one["active"]:
             say(f"\n{one['address']}: its balancer to the control-plane nodes does not run: systemctl status slipway-balancer")
-    for one in found["unreachable"]:
+    for one in state["unreachable"]:
         say(f"\n{one['address']}: {one['reason']}")
 
 
-def _balancers(found: Sequence[Mapping[str, Any]]) -> str:
-    active = sum(one["active"] for one in found)
-    kinds = " and ".join(sorted({one["kind"] for one in found}))
-    return f", {active} of {len(found)} balancers ({kinds})" if found else ""
+def _balancers(balancers: Sequence[Mapping[str, Any]]) -> str:
+    active = sum(one["active"] for one in balancers)
+    kinds = " and ".join(sorted({one["kind"] for one in balancers}))
+    return f", {active} of {len(balancers)} balancers ({kinds})" if balancers else ""

@@ -73,17 +73,17 @@ def sign(
     annotations = pairs(annotation or [], "--annotation")
     if signature.TIMESTAMP in annotations:
         raise UsageError(f"--annotation {signature.TIMESTAMP}: a signature says by itself when it was made", hint="leave it out")
-    with find(name, to) as found:
+    with find(name, to) as subject:
         # Asked for when it is known that there is something to sign.
         pair = private_key(key)
-        signature.sign(found.attachments, found.image.digest, pair, annotations, again=again)
+        signature.sign(subject.attachments, subject.image.digest, pair, annotations, again=again)
     if as_json:
         print_json(
-            {"name": found.reference.familiar, "digest": found.image.digest, "key": pair.public.fingerprint, "annotations": annotations}
+            {"name": subject.reference.familiar, "digest": subject.image.digest, "key": pair.public.fingerprint, "annotations": annotations}
         )
         return
-    say(f"signed {found.reference.familiar}  {found.image.digest}")
-    say(f"  by {key}" + (f", in {found.reference.domain}" if found.client else "; `slipway push` takes the signature along"))
+    say(f"signed {subject.reference.familiar}  {subject.image.digest}")
+    say(f"  by {key}" + (f", in {subject.reference.domain}" if subject.client else "; `slipway push` takes the signature along"))
 
 
 @app.command(short_help="Verify the signature and every byte of a CloudImage.")
@@ -124,24 +124,26 @@ def verify(
     wanted = pairs(annotation or [], "--annotation")
     types = [documents.type_of(kind) for kind in kinds or ()]
     attached: tuple[documents.AttachmentEntry, ...] = ()
-    with find(name, to, remote=remote) as found:
-        demands = demands_of(key or [], found.reference)
+    with find(name, to, remote=remote) as subject:
+        demands = demands_of(key or [], subject.reference)
         asked = [dataclasses.replace(demand, annotations={**demand.annotations, **wanted}) for demand in demands]
-        checked = [signature.check(found.attachments, found.image.digest, one, name=found.reference.familiar) for one in asked]
+        checked = [signature.check(subject.attachments, subject.image.digest, one, name=subject.reference.familiar) for one in asked]
         signed = list(dict.fromkeys(one for each in checked for one in each))
         if attested or types:
             keys = list(dict.fromkeys(one for demand in demands for one in demand.keys))
-            attached = documents.check(found.reference.familiar, documents.documents(found.attachments, found.image.digest, keys), types)
-        if found.client:
-            whole = blob_check.check_remote(found.client, found.reference, found.image)
+            attached = documents.check(
+                subject.reference.familiar, documents.documents(subject.attachments, subject.image.digest, keys), types
+            )
+        if subject.client:
+            whole = blob_check.check_remote(subject.client, subject.reference, subject.image)
         else:
-            whole = blob_check.check_stored(found.store, found.reference.familiar, found.image)
+            whole = blob_check.check_stored(subject.store, subject.reference.familiar, subject.image)
     if as_json:
         print_json(
             {
-                "name": found.reference.familiar,
+                "name": subject.reference.familiar,
                 "digest": whole.digest,
-                "remote": found.client is not None,
+                "remote": subject.client is not None,
                 "blobs": whole.blobs,
                 "bytes": whole.bytes,
                 "absent": [str(platform) for platform in whole.absent],
@@ -150,7 +152,7 @@ def verify(
             }
         )
         return
-    say(f"verified {found.reference.familiar}  {whole.digest}" + (", in its registry" if found.client else ""))
+    say(f"verified {subject.reference.familiar}  {whole.digest}" + (", in its registry" if subject.client else ""))
     for one in signed:
         notes = "".join(f", {label}={text}" for label, text in one.claim.annotations.items())
         at = "" if one.claim.signed_at is None else f" at {signature.when(one.claim.signed_at)}"
@@ -195,30 +197,30 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
 
     if key and not attach:
         raise UsageError("--key signs what is attached", hint="add --attach")
-    with stored(local_store(), name) as found, found.store.shared_lease():
+    with stored(local_store(), name) as subject, subject.store.shared_lease():
         pair = private_key(key) if key else None
-        image = cloudimage.read(found.store, found.image.digest)
+        image = cloudimage.read(subject.store, subject.image.digest)
         if attach and image.absent:
             missing = ", ".join(str(platform) for platform in image.absent)
             raise StoreError(
-                f"{found.reference.familiar} is here without {missing}: a document of a part must not be attached", hint="pull it whole"
+                f"{subject.reference.familiar} is here without {missing}: a document of a part must not be attached", hint="pull it whole"
             )
-        document: dict[str, Any] = make(image, found.store, found.reference)
+        document: dict[str, Any] = make(image, subject.store, subject.reference)
         if attach:
-            attestations.attach(found, predicate, document, media_type, pair)
+            attestations.attach(subject, predicate, document, media_type, pair)
     if file and str(file) != "-":
         file.write_text(json.dumps(document, indent=2) + "\n")
         log.info(f"wrote {file}")
     elif attach:
-        say(f"attached to {found.reference.familiar}  {found.image.digest}" + (f"\n  signed by {key}" if key else ""))
+        say(f"attached to {subject.reference.familiar}  {subject.image.digest}" + (f"\n  signed by {key}" if key else ""))
     else:
         print_json(document)
 
 
 def _new_password(prefix: Path) -> str:
-    given = given_password()
-    if given is not None:
-        return given
+    password = given_password()
+    if password is not None:
+        return password
     if not sys.stdin.isatty():
         raise UsageError("a new key needs a password and there is no terminal to ask for it", hint=f"set {PASSWORDS[0]}; empty for none")
     return str(

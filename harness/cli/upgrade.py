@@ -147,18 +147,18 @@ def _go(work: RolloutWork, plan: bool, yes: bool, as_json: bool) -> None:
     if not yes and not nothing:
         _show_batches(work)
         confirmed(f"\nHave {work.found.state.name} run {move.after}?")
-    done = upgrading.carry_out(work)
+    result = upgrading.carry_out(work)
     if as_json:
-        print_json(plain(done))
-    elif done.nothing:
-        say(f"{done.name} runs {done.after} already; nothing to do")
+        print_json(plain(result))
+    elif result.nothing:
+        say(f"{result.name} runs {result.after} already; nothing to do")
     else:
-        say(f"{done.name} runs {done.after} now, instead of {done.before}")
-        say(f"  {done.kind} of {len(done.nodes)} nodes in {log.duration(done.seconds)}; the longest steps:")
+        say(f"{result.name} runs {result.after} now, instead of {result.before}")
+        say(f"  {result.kind} of {len(result.nodes)} nodes in {log.duration(result.seconds)}; the longest steps:")
         for step in sorted((one for one in log.finished if one.seconds), key=lambda one: -(one.seconds or 0))[:5]:
             say(f"    {log.duration(step.seconds or 0):>10}  {step.title}")
-        if done.kind == "upgrade":
-            say(f"  slipway rollback {done.name} brings {done.before} back")
+        if result.kind == "upgrade":
+            say(f"  slipway rollback {result.name} brings {result.before} back")
 
 
 def _show_plan(work: RolloutWork, as_json: bool) -> None:
