@@ -120,9 +120,9 @@ def compare(store: Store, old: Side, new: Side, *, platform: Platform | None = N
     with store.shared_lease():
         parts = tuple(_compare_platform(store, old, new, wanted_platform, content=content) for wanted_platform in wanted)
     chosen = (platform,) if platform else ()
-    there, here = old.blobs(chosen), new.blobs(chosen)
-    missing = [size for digest, size in here.items() if digest not in there]
-    shared = [size for digest, size in here.items() if digest in there]
+    old_blobs, new_blobs = old.blobs(chosen), new.blobs(chosen)
+    missing = [size for digest, size in new_blobs.items() if digest not in old_blobs]
+    shared = [size for digest, size in new_blobs.items() if digest in old_blobs]
     transfer = TransferSize(len(missing), sum(missing), len(shared), sum(shared))
     same = all(old.entries(wanted_platform) == new.entries(wanted_platform) for wanted_platform in wanted)
     return Difference(old, new, parts, transfer, same if platform else old.image.digest == new.image.digest)

@@ -33,19 +33,19 @@ def processors(store: Store, layer: Layer) -> dict[str, str]:
     if record is None:
         record = {"programs": dict(_look(store, layer))}
         store.keep("layer-programs", key, record)
-    found: dict[str, str] = record["programs"]
-    return found
+    programs: dict[str, str] = record["programs"]
+    return programs
 
 
 def misfits(store: Store, layers: Iterable[Layer], platform: Platform) -> tuple[str, ...]:
     """``bin/tool (amd64)`` for each program in ``layers`` that ``platform`` cannot run, sorted."""
-    found = {path: one for layer in layers for path, one in processors(store, layer).items()}
-    return tuple(f"{path} ({one})" for path, one in sorted(found.items()) if one != platform.architecture)
+    programs = {path: one for layer in layers for path, one in processors(store, layer).items()}
+    return tuple(f"{path} ({one})" for path, one in sorted(programs.items()) if one != platform.architecture)
 
 
 def _look(store: Store, layer: Layer) -> Iterator[tuple[str, str]]:
     with open_layer(store, layer.descriptor) as tar:
         for entry in tar:
-            found = processor(tar.head(HEADER)) if entry.kind == "file" else None
-            if found:
-                yield entry.name.removeprefix("./"), found
+            architecture = processor(tar.head(HEADER)) if entry.kind == "file" else None
+            if architecture:
+                yield entry.name.removeprefix("./"), architecture

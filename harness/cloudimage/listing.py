@@ -97,8 +97,8 @@ def others(store: Store) -> tuple[Row, ...]:
         problem = None
         try:
             listed = entries_of(store.json(descriptor.digest), descriptor.digest)
-            found = (entry.platform for entry in listed if entry.platform)
-            platforms = () if attached else tuple(dict.fromkeys(str(platform) for platform in found if platform.os))
+            entry_platforms = (entry.platform for entry in listed if entry.platform)
+            platforms = () if attached else tuple(dict.fromkeys(str(platform) for platform in entry_platforms if platform.os))
         except StoreError as damaged:
             problem = damaged.message
         kind = _ATTACHMENTS.get(name.rpartition(".")[2], "referrers") if attached else "image"

@@ -73,12 +73,12 @@ class EmbeddedImage:
         """Raises KeyError, TypeError or ValueError when it is not the JSON of an embedded image."""
         name = _text(value["name"])
         Reference.parse(name)
-        found = Blob.from_json(value)
+        blob = Blob.from_json(value)
         return cls(
             name=name,
-            digest=found.digest,
-            media_type=found.media_type,
-            size=found.size,
+            digest=blob.digest,
+            media_type=blob.media_type,
+            size=blob.size,
             found_by=text_list(value.get("foundBy")),
             requested_by=text_list(value.get("requestedBy")),
             built=BuiltHere.from_json(value["built"]) if value.get("built") is not None else None,
@@ -142,8 +142,8 @@ class ImageSet:
     def from_json(cls, value: Mapping[str, Any]) -> ImageSet:
         """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an image set, which has all its manifests."""
         images, blobs = each_of(EmbeddedImage.from_json, value.get("images")), each_of(Blob.from_json, value.get("blobs"))
-        known = {blob.digest for blob in blobs}
-        if lacking := [image.name for image in images if image.digest not in known]:
+        digests = {blob.digest for blob in blobs}
+        if lacking := [image.name for image in images if image.digest not in digests]:
             raise ValueError(f"the image set does not carry {lacking[0]}")
         return cls(images, blobs)
 
@@ -272,7 +272,7 @@ class Info:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Info:
         """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an Info."""
-        known = {*cls().to_json(), "convertedFrom", "mergedFrom", "proven", "values", "launchTemplate", "launchArguments"}
+        known_keys = {*cls().to_json(), "convertedFrom", "mergedFrom", "proven", "values", "launchTemplate", "launchArguments"}
         return cls(
             type=_text(value["type"]),
             kubernetes=_text(value["kubernetes"]) if value.get("kubernetes") else None,
@@ -290,7 +290,7 @@ class Info:
             proven=ProvingRun.from_json(value["proven"]) if value.get("proven") else None,
             values=each_of(ExpectedValue.from_json, value.get("values")),
             merged_from=each_of(_pairs, value.get("mergedFrom")),
-            extra={key: text for key, text in value.items() if key not in known},
+            extra={key: text for key, text in value.items() if key not in known_keys},
         )
 
 
@@ -351,9 +351,9 @@ class CloudImage:
             raise StoreError(
                 f"{self.name or self.digest} is stored without its part for {wanted}", hint=f"pull it with --platform {wanted}, or whole"
             )
-        there = ", ".join(str(image.platform) for image in self.platforms)
+        available = ", ".join(str(image.platform) for image in self.platforms)
         raise StoreError(
-            f"{self.name or self.digest} is not made for {wanted}, only for {there}", hint=f"build it with --platform {wanted}"
+            f"{self.name or self.digest} is not made for {wanted}, only for {available}", hint=f"build it with --platform {wanted}"
         )
 
 

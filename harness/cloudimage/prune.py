@@ -87,12 +87,12 @@ def prune(store: Store, *, cache: bool = False, dry_run: bool = False, client: d
         names, kinds, busy = (), (), True
     forgotten = _forgotten(client, dry_run=dry_run) if client is not None else []
     removal = unpacked.remove(_trees(store) | _trees_of_others(store), dry_run=dry_run)
-    left = scratch.abandoned()
+    folders = scratch.abandoned()
     kinds = (
         *((PrunedKind("attachments", len(names)),) if not busy else ()),
         *kinds,
         PrunedKind("trees", removal.count, removal.bytes),
-        PrunedKind("temporary folders", len(left), sum(unpacked.size(path) for path in left)),
+        PrunedKind("temporary folders", len(folders), sum(unpacked.size(path) for path in folders)),
         PrunedKind("engine images", len(forgotten), sum(one.bytes for one in forgotten)),
     )
     if not dry_run:
@@ -116,9 +116,9 @@ def _forgotten(client: docker.Client, *, dry_run: bool) -> list[docker.Idle]:
 
 
 def _unneeded(store: Store, *, cache: bool) -> tuple[tuple[str, ...], Garbage]:
-    known = store.names()
-    _check(store, known)
-    names = strays(store, known)
+    descriptors = store.names()
+    _check(store, descriptors)
+    names = strays(store, descriptors)
     garbage = find(store, unfinished=True, cache=cache, without=names)
     going = {path.name for path in garbage.blobs}
     listings = (store.root / "cache" / LISTING).glob("*.json")
@@ -126,21 +126,21 @@ def _unneeded(store: Store, *, cache: bool) -> tuple[tuple[str, ...], Garbage]:
     return names, dataclasses.replace(garbage, records=tuple(sorted({*garbage.records, *stale})))
 
 
-def strays(store: Store, known: Mapping[str, Descriptor]) -> tuple[str, ...]:
+def strays(store: Store, descriptors: Mapping[str, Descriptor]) -> tuple[str, ...]:
     """The names of attachments (signatures, SBOMs) whose image no other name leads to."""
-    waiting = {name: about for name in known if (about := attached_to(name))}
-    kept = store.reachable(descriptor.digest for name, descriptor in known.items() if name not in waiting)
+    waiting = {name: about for name in descriptors if (about := attached_to(name))}
+    kept = store.reachable(descriptor.digest for name, descriptor in descriptors.items() if name not in waiting)
     # One attached to an attachment that stays, stays.
-    while found := [name for name, about in waiting.items() if about in kept]:
-        kept |= store.reachable(known[name].digest for name in found)
-        for name in found:
+    while staying := [name for name, about in waiting.items() if about in kept]:
+        kept |= store.reachable(descriptors[name].digest for name in staying)
+        for name in staying:
             del waiting[name]
     return tuple(waiting)
 
 
-def _check(store: Store, known: Mapping[str, Descriptor]) -> None:
+def _check(store: Store, descriptors: Mapping[str, Descriptor]) -> None:
     """Every manifest that a name leads to is what its digest says, or not here at all (of a platform that was not pulled)."""
-    for name, descriptor in known.items():
+    for name, descriptor in descriptors.items():
         waiting = [descriptor.digest]
         try:
             while waiting:
@@ -166,7 +166,7 @@ def _measured(garbage: Garbage) -> tuple[PrunedKind, ...]:
 
 def _trees(store: Store) -> set[str]:
     """The identities of the trees of all images that have a name here."""
-    found: set[str] = set()
+    identities: set[str] = set()
     for name in store.names():
         if attached_to(name):
             continue
@@ -174,8 +174,8 @@ def _trees(store: Store) -> set[str]:
             image = cloudimage.read(store, name)
         except StoreError:
             continue
-        found.update(unpacked.identity(part.layers) for part in image.platforms)
-    return found
+        identities.update(unpacked.identity(part.layers) for part in image.platforms)
+    return identities
 
 
 def _trees_of_others(store: Store) -> set[str]:

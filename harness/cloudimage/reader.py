@@ -35,7 +35,7 @@ def read(store: Store, name_or_digest: str) -> CloudImage:
     no CloudImage, was made by a newer slipway, or is not whole.
     """
     index = store.resolve(name_or_digest)
-    named = [name for name, known in store.names().items() if known.digest == index.digest and name == familiar(name_or_digest)]
+    named = [name for name, descriptor in store.names().items() if descriptor.digest == index.digest and name == familiar(name_or_digest)]
     return read_descriptor(store, index, named[0] if named else None)
 
 
@@ -94,16 +94,16 @@ def _fetched(index: Mapping[str, Any], here: Callable[[str], bool]) -> tuple[Map
 def _read_platforms(store: Documents, index: Mapping[str, Any], blobs: dict[str, Descriptor]) -> tuple[PlatformImage, ...]:
     entries = each_of(Descriptor.from_json, index["manifests"])
     sets = {entry.platform: entry for entry in entries if entry.annotations.get(KIND) == IMAGESET}
-    found = []
+    platforms = []
     # An entry of a kind that is not known here is for a newer slipway.
     for entry in (entry for entry in entries if KIND not in entry.annotations):
         if entry.platform is None or entry.platform not in sets:
             raise ValueError(f"no image set for {entry.platform}")
         images = _read_images(store, sets[entry.platform], blobs)
-        found.append(_read_rootfs(store, entry, images, blobs))
-    if not found:
+        platforms.append(_read_rootfs(store, entry, images, blobs))
+    if not platforms:
         raise ValueError("no platform in it")
-    return tuple(found)
+    return tuple(platforms)
 
 
 def _manifest(

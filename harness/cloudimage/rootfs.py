@@ -106,8 +106,8 @@ class _Merged:
                     self._put(place, RootfsEntry(kind, mode, size, digest, target, layer, path))
 
     def _put(self, place: str, file: RootfsEntry) -> None:
-        known = self.files.get(place)
-        if known and known.kind == "dir" and file.kind != "dir":
+        existing = self.files.get(place)
+        if existing and existing.kind == "dir" and file.kind != "dir":
             self._drop(place)
         self.files[place] = file
         self._mark(place)
@@ -137,12 +137,12 @@ class _Merged:
                 del real[-1:]
                 continue
             place = "/".join([*real, part])
-            known = self.files.get(place)
-            if known and known.kind == "symlink" and links < _MOST_LINKS:
+            entry = self.files.get(place)
+            if entry and entry.kind == "symlink" and links < _MOST_LINKS:
                 links += 1
-                waiting.extendleft(reversed(known.target.split("/")))
+                waiting.extendleft(reversed(entry.target.split("/")))
                 continue
-            if known is None and make:
+            if entry is None and make:
                 self._put(place, RootfsEntry("dir", 0o755))
             real.append(part)
         return "/".join(real)

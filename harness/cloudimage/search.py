@@ -115,11 +115,11 @@ def search(
     """
     hits = [*catalogue(bundled(), term), *stored(store, term)]
     hits += [hit for place, index in (sites or {}).items() for hit in indexed(index, place, term)]
-    found = [_registry(place, term, client) for place in places] if client else []
+    results = [_registry(place, term, client) for place in places] if client else []
     return SearchResults(
-        hits=(*hits, *(hit for one in found for hit in one.hits)),
-        silent=tuple(silent for one in found for silent in one.silent),
-        more=sum(one.more for one in found),
+        hits=(*hits, *(hit for one in results for hit in one.hits)),
+        silent=tuple(silent for one in results for silent in one.silent),
+        more=sum(one.more for one in results),
     )
 
 
@@ -205,16 +205,16 @@ def _registry(place: RegistryNamespace, term: str, client: Client) -> SearchResu
             matching = [name for name in repositories(place, client) if _matches(term, name)]
         except RemoteError as refused:
             reason = _reason(refused)
-            found = (
+            result = (
                 _exactly(place, term, client, reason)
                 if refused.status in _REFUSALS
                 else SearchResults((), (FailedRegistry(place.host, reason),))
             )
         else:
-            found = _look(place, matching[:MOST], client)
-            found = dataclasses.replace(found, more=len(matching) - len(matching[:MOST]))
-        shown.note = f"{len(found.hits)} found"
-    return found
+            result = _look(place, matching[:MOST], client)
+            result = dataclasses.replace(result, more=len(matching) - len(matching[:MOST]))
+        shown.note = f"{len(result.hits)} found"
+    return result
 
 
 def repositories(place: RegistryNamespace, client: Client) -> list[str]:
@@ -238,8 +238,8 @@ def _exactly(place: RegistryNamespace, term: str, client: Client, reason: str) -
         return SearchResults((), (FailedRegistry(place.host, reason),))
     if not term or reference.tag != DEFAULT_TAG:
         return SearchResults((), (FailedRegistry(place.host, reason),))
-    found = _look(place, [reference.path], client)
-    return SearchResults(found.hits, (FailedRegistry(place.host, reason, found=bool(found.hits)), *found.silent))
+    result = _look(place, [reference.path], client)
+    return SearchResults(result.hits, (FailedRegistry(place.host, reason, found=bool(result.hits)), *result.silent))
 
 
 def _look(place: RegistryNamespace, repositories: Sequence[str], client: Client) -> SearchResults:
@@ -270,11 +270,11 @@ def _hit(repository: Reference, client: Client) -> SearchResult | None:
     if not names:
         return None
     reference = dataclasses.replace(repository, tag=DEFAULT_TAG if DEFAULT_TAG in names else names[-1])
-    found = client.manifest(reference)
-    index = json_object(found.data, what=f"manifest {found.digest}")
+    root_manifest = client.manifest(reference)
+    index = json_object(root_manifest.data, what=f"manifest {root_manifest.digest}")
     if not reader.is_cloudimage(index):
         return None
-    root = Descriptor(found.media_type, found.digest, len(found.data))
+    root = Descriptor(root_manifest.media_type, root_manifest.digest, len(root_manifest.data))
     sizes = {root.digest: root.size}
     platforms: list[Platform] = []
     infos: list[Info] = []
@@ -291,7 +291,7 @@ def _hit(repository: Reference, client: Client) -> SearchResult | None:
         platforms=tuple(str(platform) for platform in platforms),
         kubernetes=next((info.kubernetes for info in infos if info.kubernetes), None),
         size=sum(sizes.values()),
-        digest=found.digest,
+        digest=root_manifest.digest,
         tags=len(names),
     )
 

@@ -29,12 +29,12 @@ def remove(store: Store, names: Sequence[str]) -> tuple[tuple[str, ...], garbage
     digest has several names, nothing is forgotten (StoreError). While another process uses the store, attachments and blobs stay.
     """
     with store.lock():
-        known = store.names()
-        going = tuple(dict.fromkeys(_name_of(store, known, name) for name in names))
+        descriptors = store.names()
+        going = tuple(dict.fromkeys(_name_of(store, descriptors, name) for name in names))
         for name in going:
             store.untag(name)
     with contextlib.suppress(BusyError), store.exclusive_lease():
-        lost = orphans(store, [known[name].digest for name in going])
+        lost = orphans(store, [descriptors[name].digest for name in going])
         for name in lost:
             store.untag(name)
         going += lost
@@ -43,22 +43,22 @@ def remove(store: Store, names: Sequence[str]) -> tuple[tuple[str, ...], garbage
 
 def orphans(store: Store, digests: Iterable[str]) -> tuple[str, ...]:
     """The names of what is attached to these images or to their parts, as far as no other name leads to them."""
-    known = store.names()
-    kept = store.reachable(descriptor.digest for name, descriptor in known.items() if not attached_to(name))
+    descriptors = store.names()
+    kept = store.reachable(descriptor.digest for name, descriptor in descriptors.items() if not attached_to(name))
     lost: dict[str, None] = {}
     gone = set(digests)
-    while more := [name for name in attachments(known, store.reachable(gone) - kept) if name not in lost]:
+    while more := [name for name in attachments(descriptors, store.reachable(gone) - kept) if name not in lost]:
         # What is attached to an attachment goes with it.
-        gone |= {known[name].digest for name in more}
+        gone |= {descriptors[name].digest for name in more}
         lost.update(dict.fromkeys(more))
     return tuple(lost)
 
 
-def _name_of(store: Store, known: Mapping[str, Descriptor], text: str) -> str:
-    if familiar(text) in known:
+def _name_of(store: Store, descriptors: Mapping[str, Descriptor], text: str) -> str:
+    if familiar(text) in descriptors:
         return familiar(text)
     digest = store.resolve(text).digest
-    having = [name for name, descriptor in known.items() if descriptor.digest == digest]
+    having = [name for name, descriptor in descriptors.items() if descriptor.digest == digest]
     if len(having) == 1:
         return having[0]
     if not having:

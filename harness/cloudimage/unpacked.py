@@ -97,11 +97,11 @@ def _unpack(store: Store, layers: Sequence[Descriptor], place: Path) -> None:
 
 def _hold(place: Path) -> None:
     with _holding:
-        known = _locks.get(place)
-        if known is not None:
-            if os.fstat(known).st_ino == place.stat().st_ino:
+        lock = _locks.get(place)
+        if lock is not None:
+            if os.fstat(lock).st_ino == place.stat().st_ino:
                 return
-            os.close(known)
+            os.close(lock)
         opened = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(opened, fcntl.LOCK_SH)
         _locks[place] = opened
@@ -181,10 +181,10 @@ def _delete(trees: Iterable[Path]) -> None:
 
 def size(tree: Path) -> int:
     """Bytes of the files below a folder, each file with several names once."""
-    found: dict[tuple[int, int], int] = {}
+    sizes: dict[tuple[int, int], int] = {}
     for parent, _, files in os.walk(tree):
         for name in files:
             with contextlib.suppress(FileNotFoundError):
                 state = Path(parent, name).lstat()
-                found[state.st_dev, state.st_ino] = state.st_size
-    return sum(found.values())
+                sizes[state.st_dev, state.st_ino] = state.st_size
+    return sum(sizes.values())

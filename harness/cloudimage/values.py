@@ -187,30 +187,30 @@ def faults(
     Config document writes it whole. ``unknown`` are texts in place of values that were not kept: they are not judged. ``hint`` says how a
     value is given; ``{name}`` in it is the name.
     """
-    found: list[Fault] = []
+    all_faults: list[Fault] = []
     values = tuple(values)
     names = {value.name for value in values}
     for value in values:
         own = _environments_of(value, environments, app_env or {})
-        given = dict.fromkeys(env[value.name] for env in own if value.name in env)
-        for text in given:
+        texts = dict.fromkeys(env[value.name] for env in own if value.name in env)
+        for text in texts:
             problem = None if is_redacted(text) or text in unknown else value.type.problem(text)
             if problem is not None:
                 message = f"{_quoted(value, text)} {problem}{_described(value)}"
-                found.append(Fault(value.name, untrusted.shown(message), hint.format(name=value.name)))
+                all_faults.append(Fault(value.name, untrusted.shown(message), hint.format(name=value.name)))
         if value.required and any(value.name not in env for env in own) and not _is_obsolete(value, replaced):
             message = f"has no value, and {value.places if value.where else 'the image'} needs one"
             near = _near(value.name, own, names)
             slip = f"; {near} is given, which the image does not expect" if near else ""
-            found.append(Fault(value.name, untrusted.shown(f"{message}{_described(value)}"), f"{hint.format(name=value.name)}{slip}"))
-    return found
+            all_faults.append(Fault(value.name, untrusted.shown(f"{message}{_described(value)}"), f"{hint.format(name=value.name)}{slip}"))
+    return all_faults
 
 
 def _near(name: str, environments: Iterable[Mapping[str, str]], expected: Container[str]) -> str:
     """A name that is given, that the image does not expect, and that may be this one with a slip."""
-    given = {other.lower(): other for env in environments for other in env if other not in expected}
-    near = difflib.get_close_matches(name.lower(), given, n=1, cutoff=0.8)
-    return given[near[0]] if near else ""
+    unexpected = {other.lower(): other for env in environments for other in env if other not in expected}
+    near = difflib.get_close_matches(name.lower(), unexpected, n=1, cutoff=0.8)
+    return unexpected[near[0]] if near else ""
 
 
 def _environments_of(

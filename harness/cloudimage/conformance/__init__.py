@@ -83,15 +83,15 @@ def check(store: Store, image: str, name: str | None = None) -> ConformanceRepor
 
     Raises StoreError when the store has no such image or the disk has no room, UsageError when an image has to be chosen.
     """
-    with subject(store, image, name) as found:
-        return examine(found)
+    with subject(store, image, name) as candidate:
+        return examine(candidate)
 
 
-def examine(found: ConformanceSubject) -> ConformanceReport:
+def examine(candidate: ConformanceSubject) -> ConformanceReport:
     """Check an image that is open. Raises StoreError when the disk has no room for its rootfs."""
-    image = found.image
-    with log.step(f"read {shown(found.name)}") as step:
+    image = candidate.image
+    with log.step(f"read {shown(candidate.name)}") as step:
         image.hash_all(pointer.descriptor.digest for pointer in image.pointers() if pointer.descriptor)
         step.note = f"{len(image.manifests)} manifests"
         image.unpack()
-    return ConformanceReport(found.name, found.digest, tuple(evaluate(clause, image) for clause in CLAUSES.values()))
+    return ConformanceReport(candidate.name, candidate.digest, tuple(evaluate(clause, image) for clause in CLAUSES.values()))

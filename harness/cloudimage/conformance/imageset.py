@@ -23,13 +23,13 @@ def _listed(images: ExaminedManifest, key: str) -> list[Any]:
 
 def _readable(make: Callable[[Mapping[str, Any]], _T], values: list[Any]) -> list[_T]:
     """Values of which ``make`` can make something; what is wrong with the others is the matter of CI-SET-1."""
-    made = []
+    readable = []
     for value in values:
         try:
-            made.append(make(value))
+            readable.append(make(value))
         except MALFORMED:
             continue
-    return made
+    return readable
 
 
 def _images(images: ExaminedManifest) -> list[EmbeddedImage]:
@@ -202,20 +202,20 @@ def _types(image: ExaminedImage) -> Checked:
     """Blobs have the media type and size that they have in one of the embedded images."""
     for images in image.sets:
         closure = _Closure(image, images)
-        said: dict[str, set[tuple[str, int]]] = {}
+        facts_by_digest: dict[str, set[tuple[str, int]]] = {}
         for embedded in _images(images):
             try:
                 for blob in closure.follow(embedded):
                     # The top of an image is the matter of CI-SET-3.
                     if blob.digest != embedded.digest:
-                        said.setdefault(blob.digest, set()).add((blob.media_type, blob.size))
+                        facts_by_digest.setdefault(blob.digest, set()).add((blob.media_type, blob.size))
             except SlipwayError:
                 continue
-        for digest, facts in said.items():
-            known = closure.blobs.get(digest)
-            if known is not None:
-                same = (known.media_type, known.size) in facts
-                yield None if same else f"{images.where}: {digest} is {known.media_type!r} among blobs, {_shown(facts)} in its image"
+        for digest, facts in facts_by_digest.items():
+            listed = closure.blobs.get(digest)
+            if listed is not None:
+                same = (listed.media_type, listed.size) in facts
+                yield None if same else f"{images.where}: {digest} is {listed.media_type!r} among blobs, {_shown(facts)} in its image"
 
 
 def _shown(facts: set[tuple[str, int]]) -> str:

@@ -45,9 +45,9 @@ def _ordered(image: ExaminedImage) -> Checked:
 
 def _texts(values: object, key: str) -> list[str] | None:
     """Texts of all objects of a list; None when one of them has none, which is the matter of another clause."""
-    found = [value.get(key) if isinstance(value, Mapping) else None for value in values] if isinstance(values, list) else [None]
-    texts = [text for text in found if isinstance(text, str)]
-    return texts if len(texts) == len(found) else None
+    entries = [value.get(key) if isinstance(value, Mapping) else None for value in values] if isinstance(values, list) else [None]
+    texts = [text for text in entries if isinstance(text, str)]
+    return texts if len(texts) == len(entries) else None
 
 
 def _times(image: ExaminedImage) -> Checked:

@@ -47,9 +47,9 @@ def _history(image: ExaminedImage) -> Checked:
         if not isinstance(history, list) or not all(isinstance(step, Mapping) for step in history):
             yield f"{root.config_document.where}: history is not a list of objects"
             continue
-        made = sum(not step.get("empty_layer") for step in history)
-        good = made == len(root.layers)
-        yield None if good else f"{root.config_document.where}: {made} steps of its history made a layer, it has {len(root.layers)}"
+        count = sum(not step.get("empty_layer") for step in history)
+        good = count == len(root.layers)
+        yield None if good else f"{root.config_document.where}: {count} steps of its history made a layer, it has {len(root.layers)}"
 
 
 def _readable(image: ExaminedImage) -> Checked:

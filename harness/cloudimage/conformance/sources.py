@@ -156,13 +156,13 @@ def _name(where: str, entry: Descriptor, faults: list[str]) -> str:
 
 
 def _choose(roots: Sequence[tuple[str, Descriptor]], name: str | None, image: str) -> tuple[str, Descriptor | None]:
-    images = [(known, root) for known, root in roots if not is_attachment(known)]
+    images = [(image_name, root) for image_name, root in roots if not is_attachment(image_name)]
     if name is not None:
         try:
             wanted = Reference.parse(name).familiar
         except ValueError as wrong:
             raise UsageError(f"--image {name}: {wrong}") from wrong
-        images = [(known, root) for known, root in images if known == wanted]
+        images = [(image_name, root) for image_name, root in images if image_name == wanted]
         if not images:
             raise UsageError(f"--image {name}: {image} has no such image", hint=_listed(roots))
     if len(images) > 1:

@@ -158,8 +158,8 @@ def _own_types(image: ExaminedImage) -> Checked:
 def _typed(config: str, manifests: tuple[ExaminedManifest, ...]) -> Checked:
     for manifest in manifests:
         if manifest.config and manifest.config.descriptor:
-            found = manifest.config.descriptor.media_type
-            yield None if found == config else f"{manifest.config.where}: its media type is {found!r}, not {config}"
+            media_type = manifest.config.descriptor.media_type
+            yield None if media_type == config else f"{manifest.config.where}: its media type is {media_type!r}, not {config}"
 
 
 def _rootfs_config(image: ExaminedImage) -> Checked:
@@ -174,8 +174,8 @@ def _layer_types(manifests: tuple[ExaminedManifest, ...], allowed: tuple[str, ..
     for manifest in manifests:
         for layer in manifest.layers:
             if layer.descriptor:
-                found = layer.descriptor.media_type
-                yield None if found in allowed else f"{layer.where}: its media type is {found!r}, not {' or '.join(allowed)}"
+                media_type = layer.descriptor.media_type
+                yield None if media_type in allowed else f"{layer.where}: its media type is {media_type!r}, not {' or '.join(allowed)}"
 
 
 def _rootfs_layers(image: ExaminedImage) -> Checked:
