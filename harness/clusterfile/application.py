@@ -62,13 +62,13 @@ def _file(mapping: ParsedMapping, report: FaultReport) -> AppFile:
     )
 
 
-def for_all(clusterfile: Clusterfile, known: Sequence[str]) -> Clusterfile:
+def for_all(clusterfile: Clusterfile, app_names: Sequence[str]) -> Clusterfile:
     """The Clusterfile with the applications of an image in place of ``ALL``; their own values win over those for all."""
-    if ALL in known:
+    if ALL in app_names:
         return clusterfile
 
     def names(chosen: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return chosen and tuple(dict.fromkeys(app for name in chosen for app in (known if name == ALL else (name,))))
+        return chosen and tuple(dict.fromkeys(app for name in chosen for app in (app_names if name == ALL else (name,))))
 
     cluster, application = clusterfile.cluster, clusterfile.application
     if cluster is not None:
@@ -77,7 +77,7 @@ def for_all(clusterfile: Clusterfile, known: Sequence[str]) -> Clusterfile:
         shared = next((each.env for each in application.configs if each.name == ALL), {})
         own = {each.name: each for each in application.configs if each.name != ALL}
         if shared:
-            own = {name: own.get(name, AppConfig(name)) for name in dict.fromkeys((*own, *known))}
+            own = {name: own.get(name, AppConfig(name)) for name in dict.fromkeys((*own, *app_names))}
             own = {name: dataclasses.replace(each, env={**shared, **each.env}) for name, each in own.items()}
         application = dataclasses.replace(application, launch=names(application.launch), configs=tuple(own.values()))
     return dataclasses.replace(clusterfile, cluster=cluster, application=application)
@@ -89,8 +89,8 @@ def env_of(env: Mapping[str, Mapping[str, str]], app: str) -> dict[str, str]:
 
 
 def _check_files(application: ApplicationDocument, spec: ParsedMapping, report: FaultReport) -> None:
-    for found, app in zip(spec.get("configs", ()), application.configs, strict=True):
-        for entry, file in zip(found.get("files", ()), app.files, strict=True):
+    for mapping, app in zip(spec.get("configs", ()), application.configs, strict=True):
+        for entry, file in zip(mapping.get("files", ()), app.files, strict=True):
             if file.strategy == "merge" and file.path and config.language(file.path) is None:
                 message = f"{file.path} is a text of which slipway knows no structure: nothing can be merged into it"
                 report.fault(entry.at("strategy"), message, "strategy: overwrite")

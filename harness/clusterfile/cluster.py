@@ -74,9 +74,9 @@ def warn_of_capitals(spec: ParsedMapping, report: FaultReport) -> None:
         return
     node, value = spec.at("image"), spec.get("image")
     written = node.content if isinstance(node.content, tuple) else (node,)
-    for each, taken in zip(written, (value,) if isinstance(value, str) else value, strict=False):
-        if isinstance(each, YamlNode) and isinstance(each.content, str) and each.content != taken:
-            report.warn(each, f"{each.content}: names of images have no capitals; {taken} is taken")
+    for each, lowered in zip(written, (value,) if isinstance(value, str) else value, strict=False):
+        if isinstance(each, YamlNode) and isinstance(each.content, str) and each.content != lowered:
+            report.warn(each, f"{each.content}: names of images have no capitals; {lowered} is taken")
 
 
 def apps(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -247,8 +247,8 @@ def _networks(spec: ParsedMapping, env: Mapping[str, str], report: FaultReport) 
     wrong = [(placed.node, reason) for placed in written.values() if (reason := validators.impossible(placed.value))]
     if wrong and not report.stored:
         report.fault(wrong[0][0], " and ".join(dict.fromkeys(reason for _, reason in wrong)), validators.POSSIBLE)
-    given = [network.get(key) if network else None for key in ("podCIDR", "svcCIDR")]
-    return tuple(placed.value if placed else None for placed in given)  # type: ignore[return-value]
+    networks = [network.get(key) if network else None for key in ("podCIDR", "svcCIDR")]
+    return tuple(placed.value if placed else None for placed in networks)  # type: ignore[return-value]
 
 
 def _network_of_env(env: Mapping[str, str], name: str, spec: ParsedMapping, report: FaultReport) -> LocatedValue | None:
@@ -316,13 +316,13 @@ def network_fault(cluster: ClusterDocument | None, documents: Iterable[tuple[Yam
     """Tell when kubeadm's ClusterConfiguration says another network than the Cluster does."""
     if cluster is None:
         return
-    given = {
+    networks = {
         "podSubnet": cluster.pod_cidr or cluster.env.get("PodCIDR"),
         "serviceSubnet": cluster.svc_cidr or cluster.env.get("SvcCIDR"),
     }
     for node, document in documents:
         networking = document.get("networking")
-        for key, value in given.items():
+        for key, value in networks.items():
             written = networking.get(key) if isinstance(networking, dict) else None
             if value and written and str(written) != value:
                 place = dataclasses.replace(node, path=f".networking.{key}")

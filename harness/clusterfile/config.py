@@ -86,14 +86,14 @@ def new_files(configs: Iterable[Config], present: Iterable[str]) -> tuple[Fault,
 
     ``present`` are the paths of the image's files, relative to the rootfs.
     """
-    known = set(present)
+    paths = set(present)
     new: dict[str, Fault] = {}
     for config in configs:
         path = config.target
-        if path in known or path in new or any(f"{path}{ending}" in known for ending in _TEMPLATES):
+        if path in paths or path in new or any(f"{path}{ending}" in paths for ending in _TEMPLATES):
             continue
-        beside = [name for name in known if posixpath.dirname(name) == posixpath.dirname(path)]
-        near = difflib.get_close_matches(path, beside, n=1) or difflib.get_close_matches(path, known, n=1)
+        beside = [name for name in paths if posixpath.dirname(name) == posixpath.dirname(path)]
+        near = difflib.get_close_matches(path, beside, n=1) or difflib.get_close_matches(path, paths, n=1)
         hint = f"did you mean {near[0]}?" if near else None
         new[path] = Fault(f"{config.where} Config {config.name}".strip(), f"the image has no {path}: the file is new", hint)
     return tuple(new.values())

@@ -18,7 +18,7 @@ def reserved(names: Iterable[str], where: str = "-e") -> tuple[Fault, ...]:
 def environment(
     image_env: Mapping[str, str],
     clusterfile: Clusterfile | None,
-    given: Mapping[str, str],
+    overrides: Mapping[str, str],
     host: Host | None = None,
     *,
     app: str | None = None,
@@ -36,7 +36,7 @@ def environment(
         **_networks(clusterfile),
         **(cluster.env if cluster else {}),
         **_of_application(clusterfile, app),
-        **given,
+        **overrides,
         **(host.env if host else {}),
     }
     names = [*(cluster.cert_sans if cluster else ()), *(word.strip() for word in variables.get("CertSANs", "").split(","))]

@@ -278,8 +278,8 @@ def targets(
     first = next((place.address for place in places if CONTROL_PLANE in place.roles), None)
     selected = []
     for place in places:
-        known = {**place.labels, **(labels or {}).get(place.address, {})}
-        chosen = not hook.on or any(_matches(selector, place, known, first) for selector in hook.on)
+        node_labels = {**place.labels, **(labels or {}).get(place.address, {})}
+        chosen = not hook.on or any(_matches(selector, place, node_labels, first) for selector in hook.on)
         if chosen and (among is None or phase in _ONCE or place.address in among):
             selected.append(place.address)
     return tuple(selected)
@@ -295,5 +295,5 @@ def _matches(selector: Selector, place: HookTarget, labels: Mapping[str, str], f
     roles = {f"node-role.kubernetes.io/{role}": "" for role in place.roles if role != WORKER}
     if CONTROL_PLANE in place.roles:
         roles["node-role.kubernetes.io/master"] = ""  # the former label, which sealer's files name
-    known = {**roles, **labels}
-    return all(known.get(key) == value for key, value in selector.labels)
+    node_labels = {**roles, **labels}
+    return all(node_labels.get(key) == value for key, value in selector.labels)

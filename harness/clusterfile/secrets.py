@@ -187,14 +187,14 @@ _MOST_STRUCTURED = 256 << 10
 
 def hidden(text: str, instead: str) -> str:
     """The text with ``instead`` in place of every secret in it."""
-    parts, done = [], 0
+    parts, position = [], 0
     for begin, end in sorted(_spans(text, ":=")):
-        if end <= done:
+        if end <= position:
             continue
-        if begin >= done:
-            parts += [text[done:begin], instead]
-        done = end
-    return "".join([*parts, text[done:]])
+        if begin >= position:
+            parts += [text[position:begin], instead]
+        position = end
+    return "".join([*parts, text[position:]])
 
 
 def is_secret_option(word: str) -> bool:

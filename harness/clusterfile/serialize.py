@@ -84,21 +84,21 @@ def protect(text: str) -> tuple[str, Callable[[str], str]]:
     """The text with words in place of ``{{ }}``, and what puts them back into a text made of it."""
     kept: list[str] = []
     parts: list[str] = []
-    done = line = 0
-    while (begin := text.find("{{", done)) >= 0:
+    position = line = 0
+    while (begin := text.find("{{", position)) >= 0:
         if line <= begin:
             line = text.find("\n", begin)
             line = len(text) if line < 0 else line
         end = text.find("}}", begin + 2, line)
         if end < 0:
             # Nothing is closed in this line: no later {{ of it need be tried.
-            parts.append(text[done:line])
-            done = line
+            parts.append(text[position:line])
+            position = line
             continue
         kept.append(text[begin : end + 2])
-        parts += [text[done:begin], f"slipwayStandIn{len(kept) - 1}x"]
-        done = end + 2
-    return "".join([*parts, text[done:]]), lambda found: _STAND_IN.sub(lambda match: kept[int(match[1])], found)
+        parts += [text[position:begin], f"slipwayStandIn{len(kept) - 1}x"]
+        position = end + 2
+    return "".join([*parts, text[position:]]), lambda output: _STAND_IN.sub(lambda match: kept[int(match[1])], output)
 
 
 def write_json(value: Any) -> str:

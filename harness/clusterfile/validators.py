@@ -33,16 +33,16 @@ class FieldError(HintedError, ValueError):
     """Fault of a value, with a hint what to write."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
+def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The known name that was probably meant."""
-    names = {name.lower(): name for name in known}
+    names = {name.lower(): name for name in choices}
     near = difflib.get_close_matches(word.lower(), list(names), n=1)
     return names[near[0]] if near else None
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, choices: Iterable[str]) -> str:
     """A hint: the nearest known name, or all of them."""
-    names = list(known)
+    names = list(choices)
     near = nearest(word, names)
     return f"did you mean {near}?" if near else f"known: {', '.join(names)}"
 

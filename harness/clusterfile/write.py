@@ -113,8 +113,8 @@ def redacted(clusterfile: Clusterfile) -> str:
 
 def redacted_env(application: ApplicationDocument) -> dict[str, str]:
     """The environment of an application as it is kept."""
-    known = secrets.literals(Clusterfile("", apps=(application,)))
-    return _Values(redact=True, known=known).env(application.env, env_place(owner_of(application)))
+    literals = secrets.literals(Clusterfile("", apps=(application,)))
+    return _Values(redact=True, known=literals).env(application.env, env_place(owner_of(application)))
 
 
 @dataclasses.dataclass(frozen=True)
