@@ -29,10 +29,10 @@ def install(*names: str) -> None:
 
 def ensure(program: str, package: str) -> str:
     """Path of ``program``, installed from ``package`` when it is missing and this process may. Raises CommandError."""
-    found = shutil.which(program)
-    if found is None and available():
+    path = shutil.which(program)
+    if path is None and available():
         install(package)
-        found = shutil.which(program)
-    if found is None:
+        path = shutil.which(program)
+    if path is None:
         raise CommandError(f"{program} is needed and not installed", hint=f"install the package {package}")
-    return found
+    return path

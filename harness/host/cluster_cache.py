@@ -57,9 +57,9 @@ class ClusterState:
     def read(self) -> dict[str, Any]:
         """Return the cached facts; empty when there are none, or they cannot be read."""
         with contextlib.suppress(OSError, ValueError):
-            found: dict[str, Any] = json.loads((self.folder / "cluster.json").read_text())
-            if isinstance(found, dict):
-                return {FORMER_KEYS.get(key, key): value for key, value in found.items()}
+            facts: dict[str, Any] = json.loads((self.folder / "cluster.json").read_text())
+            if isinstance(facts, dict):
+                return {FORMER_KEYS.get(key, key): value for key, value in facts.items()}
         return {}
 
     def remember(self, facts: Mapping[str, Any]) -> None:
@@ -80,8 +80,8 @@ class ClusterState:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(liveness.locked(self.folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
-            except BlockingIOError as taken:
-                raise UsageError(f"another command is changing the cluster {self.name}", hint="wait for its end") from taken
+            except BlockingIOError as error:
+                raise UsageError(f"another command is changing the cluster {self.name}", hint="wait for its end") from error
             yield
 
     def forget(self) -> None:

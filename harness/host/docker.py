@@ -312,12 +312,12 @@ def idle(client: Client, domain: str, now: float) -> tuple[Idle, ...]:
     What is in a build of another checkout at this moment was used just now.
     """
     busy = {container["ImageID"] for container in client.api.containers(all=True)}
-    found: list[Idle] = []
+    images: list[Idle] = []
     for image in client.api.images(filters={"label": LABEL_KEY}):
         names = [name for name in image.get("RepoTags") or () if _is_ours(name, str(image["Labels"][LABEL_KEY]), domain)]
         if names and image["Id"] not in busy and now - _last_named(client, image) > _IDLE:
-            found += [Idle(name, int(image["Size"]) if name == names[-1] else 0) for name in names]
-    return tuple(sorted(found, key=lambda one: one.name))
+            images += [Idle(name, int(image["Size"]) if name == names[-1] else 0) for name in names]
+    return tuple(sorted(images, key=lambda one: one.name))
 
 
 def _is_ours(name: str, key: str, domain: str) -> bool:

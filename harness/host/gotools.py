@@ -83,14 +83,14 @@ class Recipe:
             module, source = (folder / "go.mod").read_text(), (folder / "tools.go").read_text()
         except OSError as error:
             raise CommandError(f"{error.filename}: {error.strerror}", hint="install slipway again: a part of it is missing") from error
-        go, packages = _GO.search(module), [found["package"] for found in _IMPORT.finditer(source)]
+        go, packages = _GO.search(module), [match["package"] for match in _IMPORT.finditer(source)]
         if go is None or not packages:
             raise CommandError(f"{folder}: go.mod states no Go version, or tools.go imports no package")
-        told = [(found["word"], found["rest"]) for found in _DIRECTIVE.finditer(source)]
+        told = [(match["word"], match["rest"]) for match in _DIRECTIVE.finditer(source)]
         names = {package: name for name, _, package in (rest.partition(" ") for word, rest in told if word == "name")}
-        modules = {found["module"]: found["version"] for found in _REQUIRE.finditer(module)}
-        modules |= {found["module"]: found["version"] for found in _REPLACE.finditer(module) if found["module"] in modules}
-        found = cls(
+        modules = {match["module"]: match["version"] for match in _REQUIRE.finditer(module)}
+        modules |= {match["module"]: match["version"] for match in _REPLACE.finditer(module) if match["module"] in modules}
+        recipe = cls(
             folder,
             {names.get(package, built_name(package)): package for package in packages},
             numbers(go["version"]),
@@ -98,7 +98,7 @@ class Recipe:
             tuple(tag for word, rest in told if word == "tags" for tag in rest.split()),
             experiments=tuple(name for word, rest in told if word == "experiment" for name in rest.split()),
         )
-        return dataclasses.replace(found, stamps=dict(_stamp(rest, found.version) for word, rest in told if word == "set"))
+        return dataclasses.replace(recipe, stamps=dict(_stamp(rest, recipe.version) for word, rest in told if word == "set"))
 
     @property
     def name(self) -> str:
@@ -155,8 +155,8 @@ class Toolchain:
 
 def numbers(version: str) -> tuple[int, ...]:
     """``1.26.8``, ``go1.26rc1 X:nocoverageredesign``, ``v1.36.3`` -> (1, 26, 8), (1, 26), (1, 36, 3); () for a development version."""
-    found = re.match(r"(?:go|v)?(\d+(?:\.\d+)*)", version)
-    return tuple(int(part) for part in found[1].split(".")) if found else ()
+    match = re.match(r"(?:go|v)?(\d+(?:\.\d+)*)", version)
+    return tuple(int(part) for part in match[1].split(".")) if match else ()
 
 
 def compiled(
@@ -246,11 +246,11 @@ def _compile(
         words = ["build", "-v", *tags, "-ldflags", " ".join(linker), "-o", f"{part}/", *recipe.programs.values()]
         _go(recipe, toolchain, architecture, _progress(step, toolchain), words)
         for name, package in recipe.programs.items():
-            made = part / built_name(package)
-            if made.name != name:
-                made = made.rename(part / name)
-            made.chmod(0o755)
-            with made.open("rb") as file:
+            program = part / built_name(package)
+            if program.name != name:
+                program = program.rename(part / name)
+            program.chmod(0o755)
+            with program.open("rb") as file:
                 os.fsync(file.fileno())
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -279,8 +279,8 @@ def _size(folder: Path) -> int:
 
 def _part(target: Path) -> Path:
     """A name of this process's own for what is not whole yet: the compiler of one that was killed may still be writing."""
-    for left in target.parent.glob(f".{target.name}.*.part"):
-        shutil.rmtree(left, ignore_errors=True)
+    for folder in target.parent.glob(f".{target.name}.*.part"):
+        shutil.rmtree(folder, ignore_errors=True)
     return target.with_name(f".{target.name}.{os.getpid()}.part")
 
 
@@ -299,17 +299,17 @@ def _progress(step: log.ProgressStep, toolchain: Toolchain) -> process.Take:
 
 def _go(recipe: Recipe, toolchain: Toolchain, architecture: str, take: process.Take, words: list[str]) -> None:
     """Run ``go`` in the folder of the recipe. Raises CommandError that says why it failed."""
-    said: list[str] = []
+    lines: list[str] = []
 
     def keep(name: str, line: str) -> None:
-        said.append(line)
+        lines.append(line)
         take(name, line)
 
     argv: list[str | Path] = [toolchain.program, *words]
     settings = {**environment(toolchain, architecture), "GOEXPERIMENT": ",".join(recipe.experiments)}
     code = process.stream(argv, keep, env=settings, cwd=recipe.folder)
     if code != 0:
-        told = [line for line in said if not _PACKAGE.fullmatch(line)]
+        told = [line for line in lines if not _PACKAGE.fullmatch(line)]
         raise explained(recipe, CommandError(f"go {words[0]}: exit code {code}", details="\n".join(told)))
 
 
@@ -407,9 +407,9 @@ def find_toolchain(recipe: Recipe) -> Toolchain:
     program = shutil.which("go")
     if program is not None:
         with contextlib.suppress(CommandError, ValueError, KeyError):  # a broken go counts as absent
-            found = _asked(Path(program))
-            if numbers(found.version) >= recipe.go:
-                return found
+            toolchain = _asked(Path(program))
+            if numbers(toolchain.version) >= recipe.go:
+                return toolchain
     return pinned_toolchain(recipe.name)
 
 
@@ -473,5 +473,7 @@ def _asked(program: Path) -> Toolchain:
     inherited = {"GOTOOLCHAIN": "local", "GOFLAGS": ""}
     if program.is_relative_to(paths.cache()):
         inherited["GOROOT"] = str(program.parent.parent)
-    said = json.loads(process.run([program, "env", "-json", "GOVERSION", "GOROOT", *_MACHINE], env=inherited, cwd="/", timeout=300).stdout)
-    return Toolchain(program, str(said["GOVERSION"]), str(said["GOROOT"]), {name: str(said.get(name, "")) for name in _MACHINE})
+    settings = json.loads(
+        process.run([program, "env", "-json", "GOVERSION", "GOROOT", *_MACHINE], env=inherited, cwd="/", timeout=300).stdout
+    )
+    return Toolchain(program, str(settings["GOVERSION"]), str(settings["GOROOT"]), {name: str(settings.get(name, "")) for name in _MACHINE})

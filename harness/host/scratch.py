@@ -27,13 +27,13 @@ def folder() -> Path:
 
 def abandoned() -> tuple[Path, ...]:
     """The folders of processes that were killed, in whatever container they ran."""
-    return tuple(left for left in sorted((paths.cache() / "tmp").glob("*")) if liveness.is_abandoned(left))
+    return tuple(path for path in sorted((paths.cache() / "tmp").glob("*")) if liveness.is_abandoned(path))
 
 
 def sweep() -> None:
     """Remove them."""
-    for left in (paths.cache() / "tmp").glob("*"):
-        liveness.remove_abandoned(left)
+    for path in (paths.cache() / "tmp").glob("*"):
+        liveness.remove_abandoned(path)
 
 
 @contextlib.contextmanager

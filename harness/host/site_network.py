@@ -25,14 +25,14 @@ BUNDLE = _BUNDLES[0]
 
 def proxies() -> dict[str, str]:
     """The proxies that this process was told in its environment. Their passwords are never shown."""
-    found = {name: value for name in PROXIES if (value := os.environ.get(name))}
-    for value in found.values():
+    urls = {name: value for name in PROXIES if (value := os.environ.get(name))}
+    for value in urls.values():
         try:
             password = urllib.parse.urlsplit(value).password
         except ValueError:
             continue
         log.hide(password, urllib.parse.unquote(password) if password else None)
-    return found
+    return urls
 
 
 def authorities() -> Path | None:

@@ -16,25 +16,25 @@ KIND_MINIMUM = (0, 32)
 
 def kind() -> Path:
     """The kind program. Raises CommandError when it is neither on PATH, new enough, nor can be compiled."""
-    found = shutil.which("kind")
-    if found and _new_enough(found):
-        return Path(found)
+    program = shutil.which("kind")
+    if program and _new_enough(program):
+        return Path(program)
     return gotools.compiled(FOLDER / "kind")
 
 
 def _new_enough(program: str) -> bool:
-    said = process.run([program, "--version"], check=False).stdout
-    found = next((gotools.numbers(word.removeprefix("v")) for word in said.split() if word.removeprefix("v")[:1].isdigit()), ())
-    if found < KIND_MINIMUM:
+    output = process.run([program, "--version"], check=False).stdout
+    version = next((gotools.numbers(word.removeprefix("v")) for word in output.split() if word.removeprefix("v")[:1].isdigit()), ())
+    if version < KIND_MINIMUM:
         log.warning(f"{program} is older than {'.'.join(map(str, KIND_MINIMUM))}, and is not used")
-    return found >= KIND_MINIMUM
+    return version >= KIND_MINIMUM
 
 
 def helm() -> Path:
     """The helm program. Raises CommandError when it is not on PATH and cannot be compiled."""
-    found = shutil.which("helm")
+    program = shutil.which("helm")
     # The one that goes into images, so that it is compiled once.
-    return Path(found) if found else pinned_helm(paths.architecture())
+    return Path(program) if program else pinned_helm(paths.architecture())
 
 
 def present_helm() -> Path | None:
