@@ -99,9 +99,9 @@ def with_releases(commands: Iterable[str], files: Collection[str]) -> tuple[tupl
     rootfs: a chart called ``mysql`` may be in ``charts/mysql``, or packed as ``charts/mysql-1.2.3.tgz``.
     """
     listed = tuple(commands)
-    taken = {release for command in listed for release in _named_releases(command)}
+    releases = {release for command in listed for release in _named_releases(command)}
     lone: list[LoneChart] = []
-    return tuple(_with_releases(command, files, taken, lone) for command in listed), tuple(lone)
+    return tuple(_with_releases(command, files, releases, lone) for command in listed), tuple(lone)
 
 
 def _shell_word(word: str) -> str:
@@ -118,7 +118,7 @@ def _named_releases(command: str) -> Iterable[str]:
             yield command[slice(*positions[0])]
 
 
-def _with_releases(command: str, files: Collection[str], taken: set[str], lone: list[LoneChart]) -> str:
+def _with_releases(command: str, files: Collection[str], releases: set[str], lone: list[LoneChart]) -> str:
     text, position = "", 0
     for start in _HELM.finditer(command):
         positions = _operands(command, start.end())
@@ -127,10 +127,10 @@ def _with_releases(command: str, files: Collection[str], taken: set[str], lone: 
         begin, end = positions[0]
         word = command[begin:end]
         chart = _chart(word, files)
-        release = _release(chart, taken)
+        release = _release(chart, releases)
         if release is None:
             continue
-        taken.add(release)
+        releases.add(release)
         lone.append(LoneChart(command, word, release))
         verb = re.compile(r"(install|upgrade)\b").match(command, start.end())
         assert verb is not None
@@ -184,7 +184,7 @@ def _chart(word: str, files: Collection[str]) -> str:
     return next((path for path in sorted(files) if packed.fullmatch(path)), word)
 
 
-def _release(chart: str, taken: Collection[str]) -> str | None:
+def _release(chart: str, releases: Collection[str]) -> str | None:
     """A name for the release of a chart that no other has; None when the chart's name gives none."""
     base = posixpath.basename(posixpath.normpath(chart)).removesuffix(".tgz")
     base = re.sub(r"-v?\d+(\.\d+)+.*$", "", base) if chart.endswith(".tgz") else base
@@ -192,6 +192,6 @@ def _release(chart: str, taken: Collection[str]) -> str | None:
     if not _RELEASE.fullmatch(base):
         return None
     number = 1
-    while (release := base if number == 1 else f"{base}-{number}") in taken:
+    while (release := base if number == 1 else f"{base}-{number}") in releases:
         number += 1
     return release

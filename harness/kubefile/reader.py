@@ -117,16 +117,16 @@ class KubefileReader:
         # As written: a --build-arg may be a token, and the text is shown and kept.
         return Arg(line.number, f"ARG {line.rest}", self.variables.declare(line.rest, line.choices))
 
-    def _flags(self, text: str, known: Sequence[str]) -> tuple[dict[str, str], str]:
+    def _flags(self, text: str, supported: Sequence[str]) -> tuple[dict[str, str], str]:
         """The ``--name=value`` at the beginning, and what follows them."""
         values: dict[str, str] = {}
         while text.startswith("--"):
             word, text = first_word(text)
             name, equals, value = word[2:].partition("=")
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+            if name not in supported:
+                near = difflib.get_close_matches(name, supported, n=1)
                 raise InstructionError(
-                    f"unknown flag --{name}", f"did you mean --{near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
+                    f"unknown flag --{name}", f"did you mean --{near[0]}?" if near else f"known: {', '.join(supported) or 'none'}"
                 )
             if not equals and name not in _SWITCHES:
                 raise InstructionError(f"--{name} needs a value", f"--{name}=VALUE")

@@ -104,8 +104,8 @@ def satisfies(version: str, text: str) -> bool:
 def lowest(text: str) -> str | None:
     """Return the lowest version that a range admits, as ``v1.25.0``; None when it has no lower bound. Raises ValueError."""
     bounds = [_lower_bound(joined) for joined in _alternatives(text)]
-    known = [bound for bound in bounds if bound is not None]
-    return f"v{'.'.join(map(str, min(known)))}" if known and len(known) == len(bounds) else None
+    lower_bounds = [bound for bound in bounds if bound is not None]
+    return f"v{'.'.join(map(str, min(lower_bounds)))}" if lower_bounds and len(lower_bounds) == len(bounds) else None
 
 
 def _lower_bound(joined: list[_Constraint]) -> tuple[int, int, int] | None:

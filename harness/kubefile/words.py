@@ -183,14 +183,14 @@ class _WordReader:
         value = self.values.get(name)
         present = bool(value) if counts_empty else value is not None
         # The part that is not taken is read all the same, but what is undefined in it does not matter.
-        known = len(self.undefined)
+        undefined_before = len(self.undefined)
         self._depth += 1
         if self._depth > _DEEPEST:
             raise ValueError(f"{self.text[:80]}: more than {_DEEPEST} variables within each other")
         alternative = self.read("}")
         self._depth -= 1
         if present == (char != "+"):
-            del self.undefined[known:]
+            del self.undefined[undefined_before:]
         if char == "+":
             return alternative if present else ""
         if present:
@@ -229,7 +229,7 @@ def substitute(command: str, values: Mapping[str, str]) -> str:
     ``values``: what the shell would do to it cannot be done here; and for a command that gets too long.
     """
     parts: list[str] = []
-    position, double, taken = 0, False, 0
+    position, double, size = 0, False, 0
     while position < len(command):
         char = command[position]
         if char == "\\":
@@ -248,8 +248,8 @@ def substitute(command: str, values: Mapping[str, str]) -> str:
         if reference and (reference[1] or reference[2]) in values:
             end = reference.end() if reference[2] else _closing_brace(command, reference.end())
             value = expand(command[position:end], values).text
-            taken += len(value)
-            if taken > LONGEST:
+            size += len(value)
+            if size > LONGEST:
                 raise _too_long(command)
             parts.append(_for_double_quotes(value) if double else " ".join(shlex.quote(word) for word in value.split()))
             position = end
