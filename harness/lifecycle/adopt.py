@@ -66,8 +66,8 @@ def read(node: Node, name: str | None, ssh: SshSettings, image: str | None = Non
         svc_cidr=networking.get("serviceSubnet"),
         cert_sans=tuple(sans),
     )
-    found = Clusterfile("", cluster=cluster)
-    return Taken(found, version, write.write(found))
+    clusterfile = Clusterfile("", cluster=cluster)
+    return Taken(clusterfile, version, write.write(clusterfile))
 
 
 def _configuration(node: Node) -> Mapping[str, Any]:
@@ -93,7 +93,7 @@ def _name(text: str) -> str:
 
 def _hosts(nodes: Iterable[Mapping[str, Any]], ssh: SshSettings) -> tuple[Host, ...]:
     """The nodes by address, control-plane nodes first; those that are alike together."""
-    found: list[Host] = []
+    hosts: list[Host] = []
     for node in nodes:
         metadata, spec = node["metadata"], node.get("spec") or {}
         addresses = objects.internal_addresses(node)
@@ -112,28 +112,28 @@ def _hosts(nodes: Iterable[Mapping[str, Any]], ssh: SshSettings) -> tuple[Host, 
             taints=tuple(taint for taint in taints if "kubernetes.io/" not in taint.key),
         )
         alike = next(
-            (index for index, other in enumerate(found) if dataclasses.replace(other, ips=()) == dataclasses.replace(host, ips=())), None
+            (index for index, other in enumerate(hosts) if dataclasses.replace(other, ips=()) == dataclasses.replace(host, ips=())), None
         )
         if alike is None:
-            found.append(host)
+            hosts.append(host)
         else:
-            found[alike] = dataclasses.replace(found[alike], ips=(*found[alike].ips, addresses[0]))
-    return tuple(sorted(found, key=lambda host: not host.is_control_plane))
+            hosts[alike] = dataclasses.replace(hosts[alike], ips=(*hosts[alike].ips, addresses[0]))
+    return tuple(sorted(hosts, key=lambda host: not host.is_control_plane))
 
 
-def adopt(taken: Taken, connections: Connections, control_plane: tuple[Machine, ...], workers: tuple[Machine, ...]) -> None:
+def adopt(existing: Taken, connections: Connections, control_plane: tuple[Machine, ...], workers: tuple[Machine, ...]) -> None:
     """Keep in the cluster, on its machines and here that it is one of ours. Its workloads are not touched; it has no registry of ours.
 
     Raises NodeError when a machine cannot be reached, CheckError when one belongs to another cluster of ours or the cluster has a record.
     """
-    cluster = taken.clusterfile.cluster
+    cluster = existing.clusterfile.cluster
     assert cluster is not None
     opened = connections.connect()
     first = opened[0]
-    said = first.run(f"sha256sum {PKI}/ca.crt").stdout
-    if not re.match(r"[0-9a-f]{64}\s", said):
+    checksum = first.run(f"sha256sum {PKI}/ca.crt").stdout
+    if not re.match(r"[0-9a-f]{64}\s", checksum):
         raise NodeError(f"{first.name}: the checksum of {PKI}/ca.crt cannot be read")
-    identity = said[:16]
+    identity = checksum[:16]
     foreign = [
         f"{node.address} belongs to a cluster {owner[0]}"
         for node, owner in zip(opened, each(opened, lambda node: node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()), strict=True)
@@ -143,7 +143,7 @@ def adopt(taken: Taken, connections: Connections, control_plane: tuple[Machine, 
         raise CheckError("\n".join(foreign), hint="delete that one first, or give the name that it has: --name")
     script = assets.script("adopt", mark=MARK, owner=f"{cluster.name} {identity}", rootfs=ROOTFS, state=STATE)
     each(opened, lambda node: node.run(script))
-    record.apply(first, ClusterRecord(cluster.image, registry=ELSEWHERE).with_clusterfile(taken.clusterfile), _KUBECTL)
+    record.apply(first, ClusterRecord(cluster.image, registry=ELSEWHERE).with_clusterfile(existing.clusterfile), _KUBECTL)
     _remember(cluster, connections, first, control_plane, workers)
 
 

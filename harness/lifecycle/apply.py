@@ -117,38 +117,38 @@ def apply(
         clusterfile = multi_image.settled(clusterfile, store)
     state = ClusterState.of(wanted.name, home)
     with SshConnections(state.folder, _machines(clusterfile, options, state)) as ssh:
-        there = find(ssh, wanted.name)
-        if there is None:
+        current = find(ssh, wanted.name)
+        if current is None:
             return _make(clusterfile, store, options, plan, fetch, started, home)
-        clusterfile = with_machines(clusterfile, there.stored)
-        changes, of_apps = compare(there, clusterfile, store), compare_apps(there.apps, clusterfile.apps, store)
-        work = with_apps(sort(changes, clusterfile), there.apps, clusterfile.apps, of_apps)
+        clusterfile = with_machines(clusterfile, current.stored)
+        changes, of_apps = compare(current, clusterfile, store), compare_apps(current.apps, clusterfile.apps, store)
+        work = with_apps(sort(changes, clusterfile), current.apps, clusterfile.apps, of_apps)
         if not changes and not of_apps:
             return Applied(wanted.name, (), (), not plan, time.monotonic() - started)
         fetch()
         changes = without_secrets(dict.fromkeys((*changes, *of_apps)), secret_values(clusterfile, store))
-        gone = {app.name: tuple(str(each) for each in app.objects if each.ours) for app in there.apps if app.name in work.apps_gone}
+        gone = {app.name: tuple(str(each) for each in app.objects if each.ours) for app in current.apps if app.name in work.apps_gone}
         if work.only_apps:
             if work.apps:
                 collector = FaultCollector()
-                multi_image.judge(work.apps, seen_from(wanted.name, there.control_plane_node, Platform.host()), store, collector)
+                multi_image.judge(work.apps, seen_from(wanted.name, current.control_plane_node, Platform.host()), store, collector)
                 collector.finish()
             if not plan:
                 if gone:
                     confirm(gone)
-                with lease.held(there.control_plane_node, wanted.name):
-                    _carry_out_apps(work, clusterfile, options, there, store, state, home)
+                with lease.held(current.control_plane_node, wanted.name):
+                    _carry_out_apps(work, clusterfile, options, current, store, state, home)
             return Applied(wanted.name, changes, tuple(_described(work)), not plan, time.monotonic() - started, removed=gone)
-        context = run.prepare(clusterfile, store, options, home=home, previous=there.stored)
+        context = run.prepare(clusterfile, store, options, home=home, previous=current.stored)
         recipe = here(context) if work.here else []
         described = (*_described(work), *describe(recipe))
         if plan:
             return Applied(wanted.name, changes, described, False, time.monotonic() - started, removed=gone)
         if gone:
             confirm(gone)
-        with lease.held(there.control_plane_node, wanted.name):
-            _carry_out(work, clusterfile, options, there, context, recipe)
-            _carry_out_apps(work, clusterfile, options, there, store, state, home)
+        with lease.held(current.control_plane_node, wanted.name):
+            _carry_out(work, clusterfile, options, current, context, recipe)
+            _carry_out_apps(work, clusterfile, options, current, store, state, home)
     return Applied(wanted.name, changes, described, True, time.monotonic() - started, removed=gone)
 
 
@@ -166,8 +166,8 @@ def _make(
     if plan:
         described = tuple(describe(run.plan(run.prepare(clusterfile, store, options, home=home))))
         return Applied(name, (), described, False, time.monotonic() - started)
-    made = run.run(clusterfile, store, options, home=home)
-    return Applied(name, (), (), True, made.seconds, made)
+    result = run.run(clusterfile, store, options, home=home)
+    return Applied(name, (), (), True, result.seconds, result)
 
 
 # ---- what is there ----------------------------------------------------------------------------------------------------
@@ -226,21 +226,21 @@ def _without_lost_password(ssh: SshSettings) -> SshSettings:
     return dataclasses.replace(ssh, password=Password()) if is_redacted(ssh.password.text) else ssh
 
 
-def compare(there: There, wanted: Clusterfile, store: Store) -> tuple[ClusterfileChange, ...]:
+def compare(current: There, wanted: Clusterfile, store: Store) -> tuple[ClusterfileChange, ...]:
     """The differences, that of an image which is another one under the same name included."""
     cluster = wanted.cluster
     if cluster is None:
         return ()
     name = familiar(cluster.image)
     wanted = dataclasses.replace(wanted, cluster=dataclasses.replace(cluster, image=name))
-    stored = there.stored
-    known = store.names().get(name)
-    if stored.cluster is not None and there.digest == (cluster.image if known is None else known.digest):
+    stored = current.stored
+    descriptor = store.names().get(name)
+    if stored.cluster is not None and current.digest == (cluster.image if descriptor is None else descriptor.digest):
         # Another name for the image that the cluster runs.
         wanted = dataclasses.replace(wanted, cluster=dataclasses.replace(cluster, image=stored.cluster.image))
     changes = difference(stored, wanted)
-    if known is not None and known.digest != there.digest and not any(change.subject == "image" for change in changes):
-        digests = (f"{name} {there.digest[7:19]}", f"{name} {known.digest[7:19]}")
+    if descriptor is not None and descriptor.digest != current.digest and not any(change.subject == "image" for change in changes):
+        digests = (f"{name} {current.digest[7:19]}", f"{name} {descriptor.digest[7:19]}")
         changes = (ClusterfileChange("image", "image", ".spec.image", CHANGED, *digests), *changes)
     # Who makes the machines, and how the way to them is balanced by default, is nothing that a cluster could change into.
     return tuple(change for change in changes if change.name != "provider")
@@ -256,18 +256,18 @@ def secret_values(clusterfile: Clusterfile, store: Store) -> frozenset[str]:
     return frozenset(names)
 
 
-def compare_apps(there: Sequence[Installed], wanted: Sequence[ApplicationDocument], store: Store) -> tuple[ClusterfileChange, ...]:
+def compare_apps(installed: Sequence[Installed], wanted: Sequence[ApplicationDocument], store: Store) -> tuple[ClusterfileChange, ...]:
     """Compare the applications of the file with those that came with it before. Applications that were installed by hand are left alone."""
-    before = {one.name: one for one in there if one.by_file and one.application is not None}
+    before = {one.name: one for one in installed if one.by_file and one.application is not None}
     named = tuple(dataclasses.replace(one, image=familiar(one.image or "")) for one in wanted)
     changes = [*difference(Clusterfile("", apps=tuple(_document(one) for one in before.values())), Clusterfile("", apps=named))]
     touched = {change.name for change in changes}
     for one in wanted:
-        known, kept = store.names().get(familiar(one.image or "")), before.get(one.name)
+        descriptor, kept = store.names().get(familiar(one.image or "")), before.get(one.name)
         if kept is None or one.name in touched:
             continue
-        if known is not None and known.digest != kept.digest:
-            digests = (f"{kept.image} {kept.digest[7:19]}", f"{kept.image} {known.digest[7:19]}")
+        if descriptor is not None and descriptor.digest != kept.digest:
+            digests = (f"{kept.image} {kept.digest[7:19]}", f"{kept.image} {descriptor.digest[7:19]}")
             changes.append(ClusterfileChange("app", one.name, f"Application {one.name}.spec.image", CHANGED, *digests))
         elif kept.state != records.INSTALLED:
             changes.append(ClusterfileChange("app", one.name, f"Application {one.name}", CHANGED, kept.state, records.INSTALLED))
@@ -306,20 +306,20 @@ def sort(changes: Iterable[ClusterfileChange], wanted: Clusterfile) -> ApplyWork
 
 
 def with_apps(
-    work: ApplyWork, there: Sequence[Installed], wanted: Sequence[ApplicationDocument], changes: Sequence[ClusterfileChange]
+    work: ApplyWork, installed: Sequence[Installed], wanted: Sequence[ApplicationDocument], changes: Sequence[ClusterfileChange]
 ) -> ApplyWork:
     """The work, with what changes of applications come to. Raises InputError for a name that something else has already."""
-    by_hand = {one.name for one in there if not one.by_file}
-    taken = [one for one in wanted if one.name in by_hand]
-    if taken:
+    by_hand = {one.name for one in installed if not one.by_file}
+    conflicts = [one for one in wanted if one.name in by_hand]
+    if conflicts:
         raise InputError(
             Fault(f"{one.where or 'Application'} {one.name}", "is in the cluster already, and did not come with a Clusterfile", hint)
-            for one in taken
+            for one in conflicts
             for hint in (f"another name, or slipway apps remove {one.name} first",)
         )
     touched, names = {change.name for change in changes}, [one.name for one in wanted]
     put = tuple(one for one in wanted if one.name in touched)
-    return dataclasses.replace(work, apps=put, apps_gone=tuple(one.name for one in there if one.by_file and one.name not in names))
+    return dataclasses.replace(work, apps=put, apps_gone=tuple(one.name for one in installed if one.by_file and one.name not in names))
 
 
 def _impossible(change: ClusterfileChange) -> Fault | None:
@@ -352,35 +352,35 @@ def _is_control_plane(roles: str | None) -> bool:
 
 
 def _described(work: ApplyWork) -> list[dict[str, Any]]:
-    found = []
+    steps = []
     if work.image:
-        found.append({"id": "upgrade", "title": f"upgrade to {work.image}", "nodes": [], "after": []})
+        steps.append({"id": "upgrade", "title": f"upgrade to {work.image}", "nodes": [], "after": []})
     if work.control_plane or work.workers:
-        found.append({"id": "join", "title": "join new machines", "nodes": [*work.control_plane, *work.workers], "after": []})
+        steps.append({"id": "join", "title": "join new machines", "nodes": [*work.control_plane, *work.workers], "after": []})
     if work.leaving:
-        found.append({"id": "remove", "title": "remove machines", "nodes": list(work.leaving), "after": []})
-    found += [{"id": f"app-{name}", "title": f"remove the application {name}", "nodes": [], "after": []} for name in work.apps_gone]
-    found += [{"id": f"app-{one.name}", "title": f"put {one.image} in as {one.name}", "nodes": [], "after": []} for one in work.apps]
-    return found
+        steps.append({"id": "remove", "title": "remove machines", "nodes": list(work.leaving), "after": []})
+    steps += [{"id": f"app-{name}", "title": f"remove the application {name}", "nodes": [], "after": []} for name in work.apps_gone]
+    steps += [{"id": f"app-{one.name}", "title": f"put {one.image} in as {one.name}", "nodes": [], "after": []} for one in work.apps]
+    return steps
 
 
 def _carry_out(
-    work: ApplyWork, clusterfile: Clusterfile, options: run.RunOptions, there: There, context: ClusterContext, recipe: Sequence[Step]
+    work: ApplyWork, clusterfile: Clusterfile, options: run.RunOptions, current: There, context: ClusterContext, recipe: Sequence[Step]
 ) -> None:
     """New machines come before old ones go, so that etcd and the workloads always have a place."""
     name, store, state = context.spec.name, context.spec.store, context.spec.state
 
     def via() -> tuple[Machine, ...]:
         """A control-plane node to begin with; none once this machine knows the cluster, as after an upgrade or a join."""
-        return () if _remembered(state) else (there.control_plane_node.machine,)
+        return () if _remembered(state) else (current.control_plane_node.machine,)
 
     if work.image:
         # With its secrets, and with what the command line has added to it.
         asked = upgrade.RolloutOptions(via=via(), clusterfile=clusterfile, timeout=options.timeout)
         upgrade.upgrade(name, work.image, asked, store=store)
     if work.control_plane or work.workers:
-        given = join.JoinOptions(via(), options.password, options.timeout, options.skip_checks)
-        join.join(_joining(work, clusterfile, there), store, given)
+        join_options = join.JoinOptions(via(), options.password, options.timeout, options.skip_checks)
+        join.join(_joining(work, clusterfile, current), store, join_options)
     if work.leaving:
         remove.remove(name, addresses=work.leaving, via=via())
     if recipe:
@@ -388,9 +388,9 @@ def _carry_out(
             execute(recipe)
 
 
-def _joining(work: ApplyWork, clusterfile: Clusterfile, there: There) -> Clusterfile:
+def _joining(work: ApplyWork, clusterfile: Clusterfile, current: There) -> Clusterfile:
     """The request for ``join``: new machines, and the secrets that the cluster has not kept. Their labels and the like come afterwards."""
-    cluster, stored = clusterfile.cluster, there.stored.cluster
+    cluster, stored = clusterfile.cluster, current.stored.cluster
     assert cluster is not None
     logins = {address: host.ssh for host in cluster.hosts for address in host.ips}
     roles = [*((CONTROL_PLANE, address) for address in work.control_plane), *((WORKER, address) for address in work.workers)]
@@ -406,11 +406,11 @@ def _joining(work: ApplyWork, clusterfile: Clusterfile, there: There) -> Cluster
 
 
 def _carry_out_apps(
-    work: ApplyWork, clusterfile: Clusterfile, options: run.RunOptions, there: There, store: Store, state: ClusterState, home: Path | None
+    work: ApplyWork, clusterfile: Clusterfile, options: run.RunOptions, current: There, store: Store, state: ClusterState, home: Path | None
 ) -> None:
     """Remove applications, then install others. The record follows, so that a command that was killed leaves something to be seen."""
     where = Where(
-        state.name, () if _remembered(state) else (there.control_plane_node.machine,), login=there.control_plane_node.machine.login
+        state.name, () if _remembered(state) else (current.control_plane_node.machine,), login=current.control_plane_node.machine.login
     )
     for name in work.apps_gone:
         uninstall.remove(name, where, store, home=home)
@@ -418,7 +418,7 @@ def _carry_out_apps(
         wanted = Request(document, by_file=True, elsewhere=options.elsewhere, timeout=options.timeout)
         install.install(wanted, where, store, home=home)
     if work.apps_noted and not work.here:
-        membership.set_apps(there.control_plane_node, clusterfile.apps)
+        membership.set_apps(current.control_plane_node, clusterfile.apps)
 
 
 def _remembered(state: ClusterState) -> bool:
@@ -427,13 +427,13 @@ def _remembered(state: ClusterState) -> bool:
 
 def here(context: ClusterContext) -> list[Step]:
     """Render and send again what changed, and launch again what depends on it; nodes and their services stay as they are."""
-    found = hooks.of(context.spec)
+    cluster_hooks = hooks.of(context.spec)
     recipe = Plan()
     recipe.add(preparation.connect(context), _ask(context), preparation.unpack_rootfs(context), preparation.make_keys(context))
     recipe.add(preparation.send_rendered(context), after=("unpack-rootfs", "make-keys"))
     recipe.add(_aliases(context))
     recipe.add(*labels.step(context, recipe.last))
-    run.add_launch(context, found, recipe)
+    run.add_launch(context, cluster_hooks, recipe)
     return recipe.steps
 
 

@@ -48,12 +48,12 @@ def pre(
         with log.step("ask the machines"):
             targets = _ask(reached, {machine.address for machine in control_plane}, faults)
         by_address = {node.address: node for node in reached}
-        found: tuple[Finding, ...] = ()
+        results: tuple[Finding, ...] = ()
         if targets:
             with log.step("try the ways between them"):
-                found = gather.examine(by_address, targets, _wanted(name, spec, targets))
+                results = gather.examine(by_address, targets, _wanted(name, spec, targets))
     names = {node.address: node.name for node in reached}
-    return Report(name, findings.skip((*faults, *found), skipped), CHECKS, names, time.monotonic() - started)
+    return Report(name, findings.skip((*faults, *results), skipped), CHECKS, names, time.monotonic() - started)
 
 
 def _no_access(node: SshNode, error: NodeError) -> Finding:

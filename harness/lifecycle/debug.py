@@ -148,16 +148,18 @@ def beside_pod(
         text = kubectl.run("get", "pod", pod, f"--namespace={namespace}", "--ignore-not-found", "--output=json")
         if not text.strip():
             raise UsageError(f"{namespace}/{pod}: no such pod", hint=f"kubectl get pods --namespace {namespace}")
-        found = objects.an_object(text, where=kubectl.where)
-        aim = find_target(found, target)
-        if not found["spec"].get("nodeName"):
+        resource = objects.an_object(text, where=kubectl.where)
+        aim = find_target(resource, target)
+        if not resource["spec"].get("nodeName"):
             raise UsageError(f"{namespace}/{pod} runs on no node yet", hint=f"kubectl describe pod {pod} --namespace {namespace}")
         name = f"slipway-debug-{secrets.token_hex(4)}"
-        container = DebugContainer(machine, found["spec"]["nodeName"], namespace, pod, name, image or _cluster_image(kubectl), aim["name"])
+        container = DebugContainer(
+            machine, resource["spec"]["nodeName"], namespace, pod, name, image or _cluster_image(kubectl), aim["name"]
+        )
         try:
             with log.step(f"start a debug container beside {aim['name']} of {namespace}/{pod}") as step:
                 step.note = container.image
-                _add(container, found, aim)
+                _add(container, resource, aim)
                 _await_start(container)
             yield container
         finally:
@@ -208,11 +210,11 @@ def find_target(pod: Resource, word: str | None) -> Mapping[str, Any]:
     containers: Sequence[Mapping[str, Any]] = pod["spec"]["containers"]
     annotations = pod["metadata"].get("annotations") or {}
     wanted = word or annotations.get("kubectl.kubernetes.io/default-container") or containers[0]["name"]
-    found = next((one for one in containers if one["name"] == wanted), None)
-    if found is None:
+    container = next((one for one in containers if one["name"] == wanted), None)
+    if container is None:
         listed = ", ".join(one["name"] for one in containers)
         raise UsageError(f"{pod['metadata']['name']} has no container {wanted}", hint=f"it has {listed}")
-    return found
+    return container
 
 
 def _cluster_image(kubectl: NodeKubectl) -> str:

@@ -53,8 +53,8 @@ def prepare(
     home: Path | None = None,
 ) -> _Work:
     """The machines to clean: those given, else those remembered. Raises UsageError when there are none."""
-    found = access.known(name, control_plane, workers, home=home)
-    return _Work(found, SshConnections(found.state.folder, (*found.control_plane, *found.workers)))
+    known_cluster = access.known(name, control_plane, workers, home=home)
+    return _Work(known_cluster, SshConnections(known_cluster.state.folder, (*known_cluster.control_plane, *known_cluster.workers)))
 
 
 def plan(work: _Work) -> list[Step]:
@@ -117,8 +117,8 @@ def _clean(work: _Work) -> Step:
         if node.address in work.unreachable:
             return "some are unreachable"
         owner = belongs(node)
-        there = node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip()
-        if not there or (owner and owner[0] != work.found.state.name):
+        content = node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip()
+        if not content or (owner and owner[0] != work.found.state.name):
             work.untouched.append(node.name)
             return f"{node.name} {'belongs to ' + owner[0] if owner else 'holds nothing of ours'}"
         work.parting.run(Phase.PRE_CLEAN_HOST, node)
@@ -141,9 +141,9 @@ def clean(node: Node) -> None:
     node.run(node_files.CLEAN, timeout=LONG_TIMEOUT)
     restore_files(node)
     node.run(node_files.RESTORE, timeout=LONG_TIMEOUT)
-    left = node.run(f"ls -A {STATE} 2>/dev/null || true").stdout.strip()
-    if left:
-        raise CommandError(f"{node.name}: {STATE} could not be emptied", hint="run the same command again", details=left)
+    remaining = node.run(f"ls -A {STATE} 2>/dev/null || true").stdout.strip()
+    if remaining:
+        raise CommandError(f"{node.name}: {STATE} could not be emptied", hint="run the same command again", details=remaining)
 
 
 def _forget(work: _Work) -> Step:
@@ -162,6 +162,6 @@ def _forget(work: _Work) -> Step:
 def forget(name: str = cluster_cache.DEFAULT_NAME, *, home: Path | None = None) -> bool:
     """Forget a cluster whose machines are gone; False when nothing was known of it."""
     state = cluster_cache.ClusterState.of(name, home)
-    known = state.folder.exists()
+    existed = state.folder.exists()
     state.forget()
-    return known
+    return existed

@@ -49,9 +49,9 @@ class Outcome:
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"name": self.name, "address": self.address, "role": self.role, "exitCode": self.code}
-        found |= {"stdout": "\n".join(self.stdout), "stderr": "\n".join(self.stderr), "seconds": round(self.seconds, 3)}
-        return {**found, "error": self.error}
+        document: dict[str, Any] = {"name": self.name, "address": self.address, "role": self.role, "exitCode": self.code}
+        document |= {"stdout": "\n".join(self.stdout), "stderr": "\n".join(self.stderr), "seconds": round(self.seconds, 3)}
+        return {**document, "error": self.error}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,21 +89,21 @@ def execute(
     """
     if jobs < 1:
         raise UsageError(f"--jobs {jobs}: at least one machine at a time")
-    found = access.known(name, control_plane, workers, home=home)
+    known_cluster = access.known(name, control_plane, workers, home=home)
     # The configuration is of all machines, also when few are asked: other commands on the cluster read it too.
-    ssh = SshConnections(found.state.folder, (*found.control_plane, *found.workers))
+    ssh = SshConnections(known_cluster.state.folder, (*known_cluster.control_plane, *known_cluster.workers))
     ssh.prepare()
-    chosen = select(targets(found, ssh), on, role, lambda: _labelled(ssh, found, role or ""))
+    chosen = select(targets(known_cluster, ssh), on, role, lambda: _labelled(ssh, known_cluster, role or ""))
     if len(chosen) > _MANY:
         ssh.hasten()
     return on_each(chosen, command, jobs, show)
 
 
-def targets(found: Known, ssh: SshConnections) -> tuple[ExecTarget, ...]:
+def targets(known_cluster: Known, ssh: SshConnections) -> tuple[ExecTarget, ...]:
     """All machines with their names, as far as those are remembered here."""
-    facts = found.state.read()
+    facts = known_cluster.state.read()
     names = {entry["address"]: entry.get("name") for kind in ("controlPlane", "workers") for entry in facts.get(kind) or ()}
-    count = len(found.control_plane)
+    count = len(known_cluster.control_plane)
     return tuple(
         ExecTarget(node, str(names.get(node.address) or node.address), CONTROL_PLANE if index < count else WORKER)
         for index, node in enumerate(ssh.nodes)
@@ -116,8 +116,8 @@ def select(
     """The machines that are asked for; ``labelled`` gives the addresses of a role that only the cluster knows."""
     chosen = list(all_targets)
     if on:
-        known = {word for target in chosen for word in (target.name, target.node.address)}
-        absent = [word for word in on if word not in known]
+        words = {word for target in chosen for word in (target.name, target.node.address)}
+        absent = [word for word in on if word not in words]
         if absent:
             listed = ", ".join(target.node.address for target in all_targets[:8])
             raise UsageError(f"{', '.join(absent)}: no machine of this cluster", hint=f"it has {listed}")
@@ -134,10 +134,10 @@ def select(
     return tuple(chosen)
 
 
-def _labelled(ssh: SshConnections, found: Known, role: str) -> frozenset[str]:
+def _labelled(ssh: SshConnections, known_cluster: Known, role: str) -> frozenset[str]:
     """The addresses of the nodes with a role, by their labels and by the Clusterfile that the cluster keeps."""
     failure: SlipwayError | None = None
-    for node in ssh.nodes[: len(found.control_plane)]:
+    for node in ssh.nodes[: len(known_cluster.control_plane)]:
         kubectl = NodeKubectl(node)
         try:
             listed = objects.objects(kubectl.run("get", "nodes", "--output=json"), where=kubectl.where)
@@ -185,13 +185,13 @@ def on_each(chosen: Sequence[ExecTarget], command: str, jobs: int = JOBS, show: 
 def _one(target: ExecTarget, command: str, show: Show | None, stop: threading.Event) -> Outcome:
     kept: dict[str, list[str]] = {"stdout": [], "stderr": []}
 
-    left = process.OUTPUT_LIMIT
+    remaining = process.OUTPUT_LIMIT
 
     def take(stream: str, line: str) -> None:
-        nonlocal left
+        nonlocal remaining
         if show is None:
-            left -= len(line) + 1
-            if left < 0:
+            remaining -= len(line) + 1
+            if remaining < 0:
                 raise NodeError(
                     f"{target.name}: ended, since it printed more than {process.OUTPUT_LIMIT >> 20} MiB",
                     hint="without -o json lines are shown as they come, and not kept",
@@ -207,7 +207,7 @@ def _one(target: ExecTarget, command: str, show: Show | None, stop: threading.Ev
         code = target.node.stream(command, take, stop=stop)
     except NodeError as failure:
         error = failure.message
-    lines = {stream: tuple(said) for stream, said in kept.items()}
+    lines = {stream: tuple(stream_lines) for stream, stream_lines in kept.items()}
     return Outcome(target.name, target.node.address, target.role, code, time.monotonic() - began, lines["stdout"], lines["stderr"], error)
 
 

@@ -134,26 +134,28 @@ def prepared(clusterfile: Clusterfile, store: Store, options: JoinOptions | None
     request.check_env(asked.env)
     with ExitStack() as stack:
         with log.step("read what the cluster keeps about itself"):
-            found = stack.enter_context(membership.gathered(asked.name, named, via=options.via, password=options.password, home=home))
-        work = _work(found, asked, store, options, records.listed(NodeKubectl(found.first)))
+            cluster = stack.enter_context(membership.gathered(asked.name, named, via=options.via, password=options.password, home=home))
+        work = _work(cluster, asked, store, options, records.listed(NodeKubectl(cluster.first)))
         validation.check_members(work.spec, work.fresh)
         yield work
 
 
-def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOptions, apps: Sequence[records.Installed] = ()) -> JoinWork:
+def _work(
+    cluster: Gathered, asked: ClusterDocument, store: Store, options: JoinOptions, apps: Sequence[records.Installed] = ()
+) -> JoinWork:
     """Raises StoreError when images of applications that new registries need are not here."""
-    record, env = found.record, asked.env
+    record, env = cluster.record, asked.env
     image = _image(store, record.image, record.digest)
-    _check_roles(found, asked)
-    new = {node.address: node for node in found.others}
+    _check_roles(cluster, asked)
+    new = {node.address: node for node in cluster.others}
     new_control_plane, new_workers = (
         tuple(new[address] for address in group if address in new) for group in (asked.control_plane, asked.workers)
     )
-    _check_control_plane(found, new_control_plane)
+    _check_control_plane(cluster, new_control_plane)
     addresses = ([node.address for node in new_control_plane], [node.address for node in new_workers])
     kept, lost = without_secrets(membership.with_members(record.clusterfile, *addresses, asked.hosts), env)
-    elsewhere = registries.AsThere.of(found.first) if record.registry == "elsewhere" else None
-    holding = membership.holders(found)
+    elsewhere = registries.AsThere.of(cluster.first) if record.registry == "elsewhere" else None
+    holding = membership.holders(cluster)
     room = max(0, registry.most(kept) - len(holding))
     joining = frozenset(node.address for node in (*new_control_plane, *new_workers))
     registry_hosts = holding | {node.address for node in new_control_plane[:room]}
@@ -161,13 +163,13 @@ def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOp
     spec = ClusterSpec(
         image=image,
         store=store,
-        ssh=found.ssh,
-        state=found.state,
+        ssh=cluster.ssh,
+        state=cluster.state,
         # The one whose API answers leads, also when one before it has lost only its API.
-        control_plane=(found.first, *(node for node in found.control_plane if node is not found.first), *new_control_plane)
-        if found.alive(found.control_plane)[:1] != (found.first,)
-        else (*found.control_plane, *new_control_plane),
-        workers=(*found.workers, *new_workers),
+        control_plane=(cluster.first, *(node for node in cluster.control_plane if node is not cluster.first), *new_control_plane)
+        if cluster.alive(cluster.control_plane)[:1] != (cluster.first,)
+        else (*cluster.control_plane, *new_control_plane),
+        workers=(*cluster.workers, *new_workers),
         clusterfile=kept,
         env={**request.env(kept), **env},
         host_env=request.host_env(kept),
@@ -176,15 +178,15 @@ def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOp
         elsewhere=elsewhere,
         timeout=options.timeout,
         skip_checks=options.skip_checks,
-        unreachable={node.address: found.name(node) for node in found.members if node.address in found.errors},
+        unreachable={node.address: cluster.name(node) for node in cluster.members if node.address in cluster.errors},
         registry_hosts=None if elsewhere else registry_hosts,
-        requires_login=membership.requires_login(found),
-        proxy_mode=membership.proxy_mode(NodeKubectl(found.first)),
+        requires_login=membership.requires_login(cluster),
+        proxy_mode=membership.proxy_mode(NodeKubectl(cluster.first)),
         # New members know where images of applications are, and new registries hold them.
         app_images=records.union(apps, store) if needs_images else ImageSet(),
         app_domains=tuple(sorted({domain for app in apps for domain in app.domains})),
     )
-    return JoinWork(found, ClusterContext(spec, joining), asked, lost)
+    return JoinWork(cluster, ClusterContext(spec, joining), asked, lost)
 
 
 def _image(store: Store, name: str, digest: str) -> CloudImage:
@@ -199,29 +201,29 @@ def _image(store: Store, name: str, digest: str) -> CloudImage:
     return image
 
 
-def _check_roles(found: Gathered, asked: ClusterDocument) -> None:
-    pairs = ((asked.control_plane, found.workers, "a worker"), (asked.workers, found.control_plane, "a control-plane node"))
+def _check_roles(cluster: Gathered, asked: ClusterDocument) -> None:
+    pairs = ((asked.control_plane, cluster.workers, "a worker"), (asked.workers, cluster.control_plane, "a control-plane node"))
     for addresses, others, what in pairs:
         wrong = sorted(set(addresses) & {node.address for node in others})
         if wrong:
             raise UsageError(
-                f"{', '.join(wrong)} is {what} of {found.state.name} already",
-                hint=f"slipway remove {found.state.name} {wrong[0]} first, then join it as what it is to be",
+                f"{', '.join(wrong)} is {what} of {cluster.state.name} already",
+                hint=f"slipway remove {cluster.state.name} {wrong[0]} first, then join it as what it is to be",
             )
 
 
-def _check_control_plane(found: Gathered, new: Sequence[SshNode]) -> None:
+def _check_control_plane(cluster: Gathered, new: Sequence[SshNode]) -> None:
     """etcd must be whole before it grows, and a number of control-plane nodes that survives more than the one before it is odd."""
     if not new:
         return
-    away = [node for node in found.control_plane if node.address in found.errors]
+    away = [node for node in cluster.control_plane if node.address in cluster.errors]
     if away:
-        names = ", ".join(found.name(node) for node in away)
+        names = ", ".join(cluster.name(node) for node in away)
         raise CheckError(
             f"no control-plane node can join while {names} does not answer: etcd would be further from its quorum",
-            hint=f"bring it back, or take it out: slipway remove {found.state.name} {' '.join(node.address for node in away)}",
+            hint=f"bring it back, or take it out: slipway remove {cluster.state.name} {' '.join(node.address for node in away)}",
         )
-    count = len(found.control_plane) + len(new)
+    count = len(cluster.control_plane) + len(new)
     if count % 2 == 0:
         log.warning(f"{count} control-plane nodes survive no more losses than {count - 1} would: an odd number is better")
 
@@ -236,9 +238,9 @@ def plan(work: JoinWork) -> list[Step]:
         recipe = Plan()
         recipe.add(_tell_balancers(work), _record(work))
         return recipe.steps
-    found = hooks.of(work.spec)
-    names = hooks.host_names(found, hooks.NAMING)
-    recipe = Plan(*hook_steps(context, found, names, hooks.BEFORE_JOINING))
+    cluster_hooks = hooks.of(work.spec)
+    names = hooks.host_names(cluster_hooks, hooks.NAMING)
+    recipe = Plan(*hook_steps(context, cluster_hooks, names, hooks.BEFORE_JOINING))
     recipe.add(_connect(work), _check_machines(work, names))
     if holds_images:
         recipe.add(registries.send_images(context))
@@ -265,7 +267,7 @@ def plan(work: JoinWork) -> list[Step]:
     recipe.add(_tell_balancers(work), _wait_for_nodes(work))
     recipe.add(*labels.step(context, recipe.last))
     for phase in hooks.AFTER_JOINING:
-        recipe.add(*hooks.at(context, found, phase, (recipe.last,), among=context.joining))
+        recipe.add(*hooks.at(context, cluster_hooks, phase, (recipe.last,), among=context.joining))
     recipe.add(_adopt(work, recipe.last), _record(work))
     return recipe.steps
 
@@ -312,9 +314,9 @@ def _check_machines(work: JoinWork, names: Mapping[str, str]) -> Step:
 def _clean_left(work: JoinWork) -> None:
     """A machine that was removed while it did not answer still holds what it was then."""
     words = work.found.record.left
-    left = [node for node in work.fresh if {node.address, node.name} & words and node.run(f"[ -e {STATE} ]", check=False).ok]
-    each(left, delete.clean)
-    for node in left:
+    uncleaned = [node for node in work.fresh if {node.address, node.name} & words and node.run(f"[ -e {STATE} ]", check=False).ok]
+    each(uncleaned, delete.clean)
+    for node in uncleaned:
         log.info(f"{node.name} was a member once and is cleaned first")
 
 
@@ -400,10 +402,10 @@ def _tell_balancers(work: JoinWork) -> Step:
     """Balancers learn of new control-plane nodes; also those of members that did not answer the last time."""
 
     def action() -> str:
-        found = work.found
+        cluster = work.found
         new = [(work.resolved.member(node).name, node.address) for node in work.control_plane]
-        control_plane = [*((found.name(node), node.address) for node in found.control_plane), *new]
-        texts = membership.balancers(found, control_plane, frozenset(node.address for node in work.spec.registries))
+        control_plane = [*((cluster.name(node), node.address) for node in cluster.control_plane), *new]
+        texts = membership.balancers(cluster, control_plane, frozenset(node.address for node in work.spec.registries))
         told = each([node for node in work.old if node.address in texts], lambda node: membership.tell_balancer(node, texts[node.address]))
         return f"{sum(told)} of {len(told)} needed it"
 

@@ -87,10 +87,10 @@ class Bundled:
 
 def since_of(text: str) -> datetime.timedelta:
     """``90s``, ``30m``, ``1h``, ``2d``. Raises InputError for anything else."""
-    found = re.fullmatch(r"(\d+)\s*([smhd])", text.strip())
-    if not found or int(found[1]) == 0:
+    match = re.fullmatch(r"(\d+)\s*([smhd])", text.strip())
+    if not match or int(match[1]) == 0:
         raise InputError([Fault(f"--since {text}", "is no length of time", "write it as 90s, 30m, 1h or 2d")])
-    return datetime.timedelta(**{{"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[found[2]]: int(found[1])})
+    return datetime.timedelta(**{{"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match[2]]: int(match[1])})
 
 
 def bundle(
@@ -108,8 +108,8 @@ def bundle(
     """
     if not file.absolute().parent.is_dir():
         raise UsageError(f"{file.parent}: no such folder")
-    found = access.known(name, control_plane, workers, home=home)
-    with access.opened(found) as cluster, tempfile.TemporaryDirectory(prefix="slipway-logs-") as scratch:
+    known_cluster = access.known(name, control_plane, workers, home=home)
+    with access.opened(known_cluster) as cluster, tempfile.TemporaryDirectory(prefix="slipway-logs-") as scratch:
         reached = (*cluster.control_plane, *cluster.workers)
         if not reached:
             raise NodeError("\n".join(error.message for error in cluster.unreachable.values()), hint="no machine of the cluster answers")
@@ -195,9 +195,9 @@ def _ask_api(cluster: Access, bundle_files: BundleFiles) -> tuple[str, ...]:
     waiting: list[str] = []
 
     def pods() -> None:
-        found = readiness.get(cluster.kubectl, "pods")
-        bundle_files.put_json("cluster/pods.json", list(found))
-        waiting.extend(not_ready(found))
+        resources = readiness.get(cluster.kubectl, "pods")
+        bundle_files.put_json("cluster/pods.json", list(resources))
+        waiting.extend(not_ready(resources))
 
     def objects(path: str, kinds: str) -> None:
         bundle_files.put_json(path, list(readiness.get(cluster.kubectl, kinds)))

@@ -385,18 +385,18 @@ def _text(value: object) -> str:
 
 def _order(steps: Sequence[Step]) -> graphlib.TopologicalSorter[_Task]:
     order: graphlib.TopologicalSorter[_Task] = graphlib.TopologicalSorter()
-    made: dict[str, dict[str, _Task]] = {}
+    tasks: dict[str, dict[str, _Task]] = {}
     for step in steps:
-        made[step.id] = {node.address: _Task(step, node) for node in step.nodes} or {"": _Task(step, None)}
-        for address, task in made[step.id].items():
-            order.add(task, *_before(step, address, made))
+        tasks[step.id] = {node.address: _Task(step, node) for node in step.nodes} or {"": _Task(step, None)}
+        for address, task in tasks[step.id].items():
+            order.add(task, *_before(step, address, tasks))
     order.prepare()
     return order
 
 
-def _before(step: Step, address: str, made: dict[str, dict[str, _Task]]) -> Iterable[_Task]:
+def _before(step: Step, address: str, tasks: dict[str, dict[str, _Task]]) -> Iterable[_Task]:
     for name in step.needs:
-        others = made[name]
+        others = tasks[name]
         if name not in step.after_all and address in others:
             yield others[address]
         else:

@@ -120,18 +120,18 @@ def prepared(
     named = [Machine(text, login) for text in nodes if login is not None and "." in text and _is_address(text)]
     with contextlib.ExitStack() as stack:
         with log.step("read what the cluster keeps about itself"):
-            found = stack.enter_context(membership.gathered(name, _unknown(named, name, home), via=via, home=home))
-        going = _going(found, nodes)
-        found = _led_by_one_that_stays(found, going)
-        work = RemoveWork(found, going, force, drain_timeout, _strays(found, going))
+            cluster = stack.enter_context(membership.gathered(name, _unknown(named, name, home), via=via, home=home))
+        going = _going(cluster, nodes)
+        cluster = _led_by_one_that_stays(cluster, going)
+        work = RemoveWork(cluster, going, force, drain_timeout, _strays(cluster, going))
         _check(work)
-        control_plane = (found.first, *(node for node in found.alive(found.control_plane) if node is not found.first))
-        work.parting = Parting.of(found.record.clusterfile, control_plane, (*found.members, *_unlisted(found, going)), going)
+        control_plane = (cluster.first, *(node for node in cluster.alive(cluster.control_plane) if node is not cluster.first))
+        work.parting = Parting.of(cluster.record.clusterfile, control_plane, (*cluster.members, *_unlisted(cluster, going)), going)
         yield work
 
 
-def _unlisted(found: Gathered, going: Sequence[SshNode]) -> tuple[SshNode, ...]:
-    return tuple(node for node in going if node not in found.members)
+def _unlisted(cluster: Gathered, going: Sequence[SshNode]) -> tuple[SshNode, ...]:
+    return tuple(node for node in going if node not in cluster.members)
 
 
 def _is_address(text: str) -> bool:
@@ -149,22 +149,22 @@ def _unknown(named: Sequence[Machine], name: str, home: Path | None) -> list[Mac
     from harness.host.cluster_cache import ClusterState
 
     facts = ClusterState.of(name, home).read()
-    known = {str(entry["address"]) for kind in ("controlPlane", "workers") for entry in facts.get(kind) or ()}
-    return [machine for machine in named if machine.address not in known]
+    addresses = {str(entry["address"]) for kind in ("controlPlane", "workers") for entry in facts.get(kind) or ()}
+    return [machine for machine in named if machine.address not in addresses]
 
 
-def _going(found: Gathered, texts: Sequence[str]) -> tuple[SshNode, ...]:
-    by_word = {node.address: node for node in (*found.members, *(node for node in found.others if _holds_ours(found, node)))}
-    by_word |= {found.name(node): node for node in found.members}
+def _going(cluster: Gathered, texts: Sequence[str]) -> tuple[SshNode, ...]:
+    by_word = {node.address: node for node in (*cluster.members, *(node for node in cluster.others if _holds_ours(cluster, node)))}
+    by_word |= {cluster.name(node): node for node in cluster.members}
     # What this machine still remembers though the cluster does not list it: a removal that was not finished.
-    others = {node.address for node in found.others}
-    by_word |= {node.address: node for node in found.ssh.nodes if node.address not in {*by_word, *others}}
+    others = {node.address for node in cluster.others}
+    by_word |= {node.address: node for node in cluster.ssh.nodes if node.address not in {*by_word, *others}}
     faults, going = [], []
     for text in dict.fromkeys(texts):
         node = by_word.get(text)
         if node is None:
-            known = ", ".join(f"{found.name(member)} {member.address}" for member in found.members)
-            faults.append(Fault(text, f"is no node of {found.state.name}", f"its nodes: {known}"))
+            listing = ", ".join(f"{cluster.name(member)} {member.address}" for member in cluster.members)
+            faults.append(Fault(text, f"is no node of {cluster.state.name}", f"its nodes: {listing}"))
         elif node not in going:
             going.append(node)
     if faults:
@@ -172,38 +172,39 @@ def _going(found: Gathered, texts: Sequence[str]) -> tuple[SshNode, ...]:
     return tuple(going)
 
 
-def _holds_ours(found: Gathered, node: SshNode) -> bool:
+def _holds_ours(cluster: Gathered, node: SshNode) -> bool:
     """Return True when a machine that the cluster does not list has something of it: a join was not finished, or it came back."""
-    if node.address in found.record.left:
+    if node.address in cluster.record.left:
         return True
-    return node.address not in found.errors and node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()[:1] == [found.state.name]
+    return node.address not in cluster.errors and node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()[:1] == [cluster.state.name]
 
 
-def _strays(found: Gathered, going: Sequence[SshNode]) -> frozenset[str]:
-    unlisted = [node for node in going if node not in found.members]
+def _strays(cluster: Gathered, going: Sequence[SshNode]) -> frozenset[str]:
+    unlisted = [node for node in going if node not in cluster.members]
     if not unlisted:
         return frozenset()
-    members = etcd.Etcd([node for node in found.alive(found.control_plane) if node not in going]).members()
+    members = etcd.Etcd([node for node in cluster.alive(cluster.control_plane) if node not in going]).members()
     urls = {url for member in members for url in member.peers}
     return frozenset(node.address for node in unlisted if peer_url(node.address) in urls)
 
 
-def _led_by_one_that_stays(found: Gathered, going: Sequence[SshNode]) -> Gathered:
-    if found.first not in going:
-        return found
-    rest = [node for node in found.alive(found.control_plane) if node not in going]
+def _led_by_one_that_stays(cluster: Gathered, going: Sequence[SshNode]) -> Gathered:
+    if cluster.first not in going:
+        return cluster
+    rest = [node for node in cluster.alive(cluster.control_plane) if node not in going]
     if not rest:
-        return found
-    return dataclasses.replace(found, first=membership.answering(rest, {}))
+        return cluster
+    return dataclasses.replace(cluster, first=membership.answering(rest, {}))
 
 
 def _check(work: RemoveWork) -> None:
     """Raises CheckError when the cluster could not go on."""
-    found = work.found
+    cluster = work.found
     if not work.staying:
         raise CheckError(
             f"{', '.join(work.name(node) for node in work.leaving_control_plane)}: no control-plane node would be left",
-            hint=f"slipway join {found.state.name} --control-plane IP adds one first; slipway delete {found.state.name} deletes all of it",
+            hint=f"slipway join {cluster.state.name} --control-plane IP adds one first; "
+            f"slipway delete {cluster.state.name} deletes all of it",
         )
     if work.first in work.going:
         raise CheckError(
@@ -213,17 +214,17 @@ def _check(work: RemoveWork) -> None:
     if work.leaving_control_plane:
         _check_control_plane(work)
     gone = {node.address for node in work.going}
-    if found.workers and not [node for node in found.workers if node.address not in gone] and not _takes_pods(work):
+    if cluster.workers and not [node for node in cluster.workers if node.address not in gone] and not _takes_pods(work):
         log.warning("no worker is left: nothing of the applications can run until another one joins")
 
 
 def _check_control_plane(work: RemoveWork) -> None:
-    found = work.found
-    holding = membership.holders(found) if found.record.registry == "own" else frozenset()
-    if holding and not any(node.address in holding for node in found.alive(work.staying)):
+    cluster = work.found
+    holding = membership.holders(cluster) if cluster.record.registry == "own" else frozenset()
+    if holding and not any(node.address in holding for node in cluster.alive(work.staying)):
         raise CheckError(
             f"{', '.join(work.name(node) for node in work.leaving_control_plane)}: no other node that answers holds the container images",
-            hint=f"slipway join {found.state.name} --control-plane IP brings a control-plane node that does",
+            hint=f"slipway join {cluster.state.name} --control-plane IP brings a control-plane node that does",
         )
     _etcd_order(work)
     rest = len(work.staying)
@@ -309,13 +310,13 @@ def _tell_balancers(work: RemoveWork) -> Step:
     """Lead every balancer away from the control-plane nodes that leave, before anything else."""
 
     def action() -> str:
-        found = work.found
-        control_plane = [(found.name(node), node.address) for node in work.staying]
-        holding = frozenset(membership.holders(found) - {node.address for node in work.leaving_control_plane})
-        texts = membership.balancers(found, control_plane, holding)
-        others = [node for node in found.alive(found.members) if node.address in texts and node not in work.going]
+        cluster = work.found
+        control_plane = [(cluster.name(node), node.address) for node in work.staying]
+        holding = frozenset(membership.holders(cluster) - {node.address for node in work.leaving_control_plane})
+        texts = membership.balancers(cluster, control_plane, holding)
+        others = [node for node in cluster.alive(cluster.members) if node.address in texts and node not in work.going]
         told = each(others, lambda node: membership.tell_balancer(node, texts[node.address]))
-        silent = [work.name(node) for node in found.members if node.address in texts and node not in others and node not in work.going]
+        silent = [work.name(node) for node in cluster.members if node.address in texts and node not in others and node not in work.going]
         if silent:
             log.warning(
                 f"{', '.join(silent)} does not answer: its balancer still knows the control-plane nodes that leave, and does without them"
@@ -376,8 +377,8 @@ def _delete_nodes(work: RemoveWork) -> Step:
 def _clean(work: RemoveWork) -> Step:
     def action(node: Node) -> str:
         belongs = node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()
-        there = node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip()
-        if not there:
+        content = node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip()
+        if not content:
             return f"{node.name} is clean"
         if belongs and belongs[0] != work.found.state.name:
             log.warning(f"{node.name} belongs to {belongs[0]} and is left as it is")
@@ -393,9 +394,9 @@ def _clean(work: RemoveWork) -> Step:
 def _record(work: RemoveWork) -> Step:
     def action() -> None:
         gone = [node.address for node in work.going]
-        left = [word for node in work.going if node not in work.alive for word in (node.address, work.name(node))]
+        uncleaned = [word for node in work.going if node not in work.alive for word in (node.address, work.name(node))]
         back = [word for node in work.alive for word in (node.address, work.name(node), node.name)]
-        record = membership.update(work.first, gone=gone, left=left, back=back)
+        record = membership.update(work.first, gone=gone, left=uncleaned, back=back)
         membership.remember(work.found, record, kubeconfig_from=work.first)
         with contextlib.suppress(SlipwayError):
             each(work.alive, lambda node: node.disconnect())

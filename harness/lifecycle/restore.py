@@ -103,9 +103,9 @@ def restore(
     began = time.monotonic()
     with open_backup(file, password) as (contents, snapshot):
         source = _Source(contents, snapshot)
-        found = _machines(contents, control_plane, workers, login, home)
-        with access.opened(found) as cluster, found.state.lock():
-            _require(cluster, [machine.address for machine in found.control_plane])
+        known_cluster = _machines(contents, control_plane, workers, login, home)
+        with access.opened(known_cluster) as cluster, known_cluster.state.lock():
+            _require(cluster, [machine.address for machine in known_cluster.control_plane])
             in_place = _holds_it(cluster, contents)
             if not in_place:
                 _require(cluster, list(cluster.unreachable))
@@ -114,13 +114,13 @@ def restore(
                     log.warning(f"{error.message}; its kubelet must be started anew when it is back: systemctl restart kubelet")
                 execute(_in_place(cluster, source, timeout))
         if not in_place:
-            known = store or Store.default()
-            _onto_others(source, wanted(found, contents, image, env or {}, known), known, timeout, home)
+            image_store = store or Store.default()
+            _onto_others(source, wanted(known_cluster, contents, image, env or {}, image_store), image_store, timeout, home)
     return Restored(
         contents.name,
         in_place,
-        tuple(machine.address for machine in found.control_plane),
-        tuple(machine.address for machine in found.workers),
+        tuple(machine.address for machine in known_cluster.control_plane),
+        tuple(machine.address for machine in known_cluster.workers),
         str(contents.front["made"]),
         int(contents.front["etcd"]["revision"]),
         time.monotonic() - began,
@@ -142,8 +142,8 @@ def _machines(
         if not control_plane:
             raise UsageError("no control-plane node is given", hint="--control-plane 192.168.0.2")
         return Known(state, tuple(control_plane), tuple(workers))
-    known = {state.name for state in cluster_cache.known(home)}
-    if contents.name in known:
+    names = {state.name for state in cluster_cache.known(home)}
+    if contents.name in names:
         return access.known(contents.name, home=home)
     way = login or Login()
     by_kind = [tuple(Machine(address, way) for address in contents.front[kind]) for kind in ("controlPlane", "workers")]
@@ -275,7 +275,7 @@ def _onto_others(source: _Source, clusterfile: Clusterfile, store: Store, timeou
         execute(plan(context, source))
 
 
-def wanted(found: Known, contents: Contents, image: str | None, env: Mapping[str, str], store: Store) -> Clusterfile:
+def wanted(known_cluster: Known, contents: Contents, image: str | None, env: Mapping[str, str], store: Store) -> Clusterfile:
     """The Clusterfile that ``run`` would make the same cluster of. Raises StoreError when its image is not here."""
     if contents.front["image"].get("registry") == "elsewhere":
         raise UsageError(
@@ -285,7 +285,7 @@ def wanted(found: Known, contents: Contents, image: str | None, env: Mapping[str
     chosen = image or _image(contents, store)
     written = parse(contents.clusterfile, "the Clusterfile of the backup", stored=True) if contents.clusterfile else Clusterfile("")
     config = contents.kubeadm
-    known, lost = without_secrets(written, env)
+    clusterfile, lost = without_secrets(written, env)
     names = sorted(
         name for name, value in (written.cluster.env if written.cluster else {}).items() if is_redacted(value) and name not in env
     )
@@ -294,13 +294,13 @@ def wanted(found: Known, contents: Contents, image: str | None, env: Mapping[str
             f"the backup does not know the values of {', '.join([*names, *sorted(lost)])}: files on the machines that are made of them "
             "hold others, objects in the cluster are right; -e NAME=VALUE gives them"
         )
-    found_env = request.env(known) if known.cluster else {}
+    found_env = request.env(clusterfile) if clusterfile.cluster else {}
     sans = [name for name in (config.get("apiServer") or {}).get("certSANs") or () if name not in contents.front["controlPlane"]]
     networking = config.get("networking") or {}
     wide = {"PodCIDR": networking["podSubnet"], "SvcCIDR": networking["serviceSubnet"], "CertSANs": ",".join(sans)}
     found_env = {**found_env, **env, **wide}
-    described = request.of_machines(contents.name, chosen, found.control_plane, found.workers, found_env)
-    return dataclasses.replace(known, cluster=_moved(known.cluster, described.cluster))
+    described = request.of_machines(contents.name, chosen, known_cluster.control_plane, known_cluster.workers, found_env)
+    return dataclasses.replace(clusterfile, cluster=_moved(clusterfile.cluster, described.cluster))
 
 
 def _moved(kept: ClusterDocument | None, here: ClusterDocument | None) -> ClusterDocument | None:
@@ -362,10 +362,10 @@ def plan(context: ClusterContext, source: _Source) -> list[Step]:
 
 
 def _etcd_image(context: ClusterContext) -> str:
-    found = registries.etcd_image(context.resolved)
-    if not found:
+    image = registries.etcd_image(context.resolved)
+    if not image:
         raise StoreError(f"{context.spec.image.name} has no image of etcd", hint="give the image of the cluster with --image")
-    return found
+    return image
 
 
 def forget_others(kubectl: NodeKubectl, names: Sequence[str]) -> str:
@@ -394,8 +394,8 @@ def _record(context: ClusterContext, contents: Contents) -> None:
 
 def on_hosts(text: str, hosts: Sequence[Mapping[str, Any]]) -> str:
     """A Clusterfile with the cluster on other machines."""
-    found = [document for document in untrusted.yaml_documents(text, what="the Clusterfile of the backup", error=UsageError) if document]
-    for document in found:
+    parts = [document for document in untrusted.yaml_documents(text, what="the Clusterfile of the backup", error=UsageError) if document]
+    for document in parts:
         if document.get("kind", "Cluster") == "Cluster":
             document["spec"] = {**(document.get("spec") or {}), "hosts": list(hosts)}
-    return documents(*found) if found else ""
+    return documents(*parts) if parts else ""

@@ -49,12 +49,12 @@ def prepared(
     with ExitStack() as stack:
         with log.step("read what the cluster keeps about itself"):
             try:
-                found = stack.enter_context(membership.gathered(name, via=options.via, password=options.password, home=home))
+                cluster = stack.enter_context(membership.gathered(name, via=options.via, password=options.password, home=home))
             except CheckError:
                 if not mend or not _mended(name, options, home):
                     raise
-                found = stack.enter_context(membership.gathered(name, via=options.via, password=options.password, home=home))
-            move = _move(found)
+                cluster = stack.enter_context(membership.gathered(name, via=options.via, password=options.password, home=home))
+            move = _move(cluster)
         try:
             # Under the name that it had then, whatever has that name now.
             image = dataclasses.replace(upgrade.readable(store, move.after.digest), name=move.after.image)
@@ -63,7 +63,7 @@ def prepared(
                 f"the former image {move.after.image} ({move.after.digest[:19]}) cannot be used from the store here: {error.message}",
                 hint=error.hint or f"slipway pull {move.after.image}, or load it from an archive; it must be the very same one",
             ) from error
-        work = upgrade.work_of(found, image, move, options, store)
+        work = upgrade.work_of(cluster, image, move, options, store)
         _check_etcd(work)
         if drain.minor(move.after.kubernetes) < drain.minor(move.before.kubernetes):
             log.warning(
@@ -83,16 +83,18 @@ def _mended(name: str, options: RolloutOptions, home: Path | None) -> bool:
     return bool(upgrade.each_cut_off(name, options, home, mend))
 
 
-def _move(found: Gathered) -> Move:
-    last = change.read(NodeKubectl(found.first))
+def _move(cluster: Gathered) -> Move:
+    last = change.read(NodeKubectl(cluster.first))
     if last is None or (last.kind == ROLLBACK and last.state != RUNNING):
         why = "has been rolled back already" if last else "has not been upgraded"
-        raise CheckError(f"the cluster {found.state.name} {why}: there is nothing to go back to", hint="slipway upgrade NAME IMAGE goes on")
+        raise CheckError(
+            f"the cluster {cluster.state.name} {why}: there is nothing to go back to", hint="slipway upgrade NAME IMAGE goes on"
+        )
     if last.kind == ROLLBACK:
         return last
-    if last.state != RUNNING and found.record.digest != last.after.digest:
+    if last.state != RUNNING and cluster.record.digest != last.after.digest:
         raise CheckError(
-            f"the cluster {found.state.name} was changed since its upgrade to {last.after}: it runs {found.record.image}",
+            f"the cluster {cluster.state.name} was changed since its upgrade to {last.after}: it runs {cluster.record.image}",
             hint="slipway upgrade NAME IMAGE",
         )
     return Move.new(ROLLBACK, last.after, last.before)

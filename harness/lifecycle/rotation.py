@@ -57,11 +57,11 @@ def rotate(
     Raises UsageError for a cluster that encrypts none or has control-plane nodes that are not known here, NodeError when one does not
     answer, StoreError for keys that do not fit.
     """
-    found = access.known(name, control_plane, workers, home=home)
-    with access.opened(found, workers=False) as cluster:
+    known_cluster = access.known(name, control_plane, workers, home=home)
+    with access.opened(known_cluster, workers=False) as cluster:
         certificates.require_control_plane(cluster)
-        require_known(record.read(cluster.kubectl).addresses(CONTROL_PLANE), [machine.address for machine in found.control_plane])
-        with found.state.lock(), lease.held(cluster.first, name):
+        require_known(record.read(cluster.kubectl).addresses(CONTROL_PLANE), [machine.address for machine in known_cluster.control_plane])
+        with known_cluster.state.lock(), lease.held(cluster.first, name):
             before = read(cluster.control_plane)
             old, new = pair(before)
             written: list[str] = []
@@ -69,13 +69,13 @@ def rotate(
     return Rotated(name, new.name, len(written), tuple(node.name for node in cluster.control_plane))
 
 
-def require_known(control_plane: Collection[str], known: Collection[str]) -> None:
+def require_known(control_plane: Collection[str], addresses: Collection[str]) -> None:
     """Raises UsageError when the cluster has control-plane nodes that are not known here: one that is left out could not read a Secret."""
-    unknown = sorted(set(control_plane) - set(known))
+    unknown = sorted(set(control_plane) - set(addresses))
     if unknown:
         raise UsageError(
             f"{', '.join(unknown)} is a control-plane node of the cluster, and not known here",
-            hint=f"name all of its control-plane nodes: --via {','.join(sorted({*known, *unknown}))}",
+            hint=f"name all of its control-plane nodes: --via {','.join(sorted({*addresses, *unknown}))}",
         )
 
 
@@ -90,11 +90,11 @@ def read(control_plane: Sequence[Node]) -> dict[str, Keys]:
 
 def pair(before: Mapping[str, Keys]) -> tuple[SecretsKey, SecretsKey]:
     """The key that goes and the one that comes: a new one, or that of a rotation which was cut off. Raises StoreError for others."""
-    known = {key for keys in before.values() for key in keys}
-    numbers = sorted(key.number for key in known)
-    if len(set(numbers)) != len(numbers) or not 1 <= len(known) <= 2:
+    all_keys = {key for keys in before.values() for key in keys}
+    numbers = sorted(key.number for key in all_keys)
+    if len(set(numbers)) != len(numbers) or not 1 <= len(all_keys) <= 2:
         raise StoreError("the control-plane nodes have keys of Secrets that do not fit together", hint="restore them from a backup")
-    oldest, *newer = sorted(known, key=lambda key: key.number)
+    oldest, *newer = sorted(all_keys, key=lambda key: key.number)
     return oldest, (newer[0] if newer else SecretsKey.make(oldest.number + 1))
 
 

@@ -153,11 +153,11 @@ def check_image(image: cloudimage.CloudImage, name: str) -> None:
 
 def known_networks(store: Store, images: Iterable[str]) -> tuple[str, ...]:
     """The application images that bring the pod network. An image that cannot be read is not one of them."""
-    found: list[cloudimage.CloudImage] = []
+    cloud_images: list[cloudimage.CloudImage] = []
     for name in images:
         with contextlib.suppress(StoreError):
-            found.append(cloudimage.read(store, name))
-    return cluster_apps.networks(found)
+            cloud_images.append(cloudimage.read(store, name))
+    return cluster_apps.networks(cloud_images)
 
 
 def check_network(store: Store, image: cloudimage.CloudImage, name: str, apps: Collection[str] = ()) -> None:
@@ -190,45 +190,45 @@ def plan(context: ClusterContext, begin: Callable[[], object] = lambda: None, re
     results = [] if results is None else results
     images = {app.name: cloudimage.read(context.spec.store, app.image or "") for app in context.spec.clusterfile.apps}
     networks = [app for app in context.spec.clusterfile.apps if cluster_apps.networks([images[app.name]])]
-    found = hooks.of(context.spec)
-    names = hooks.host_names(found, hooks.NAMING)
+    cluster_hooks = hooks.of(context.spec)
+    names = hooks.host_names(cluster_hooks, hooks.NAMING)
     insertions = (
         cluster_apps.check(context, tuple(images.values())),
-        *hook_steps(context, found, names, hooks.BEFORE_NODES),
+        *hook_steps(context, cluster_hooks, names, hooks.BEFORE_NODES),
         cluster_apps.network_steps(context, networks, results),
     )
     recipe = cluster_steps(context, *insertions, names=names, begin=begin)
     recipe.add(*labels.step(context, recipe.last))
     for phase in hooks.AFTER_NODES:
-        recipe.add(*hooks.at(context, found, phase, (recipe.last,)))
-    add_launch(context, found, recipe)
+        recipe.add(*hooks.at(context, cluster_hooks, phase, (recipe.last,)))
+    add_launch(context, cluster_hooks, recipe)
     for app in context.spec.clusterfile.apps:
         if app not in networks:
             recipe.add(cluster_apps.step(context, app, results, (recipe.last,)))
     return recipe.steps
 
 
-def add_launch(context: ClusterContext, found: Sequence[Hook], recipe: Plan) -> None:
+def add_launch(context: ClusterContext, cluster_hooks: Sequence[Hook], recipe: Plan) -> None:
     """From nodes that are ready to a cluster that runs its applications and knows what it runs."""
     commands = context.spec.info.launch if context.spec.launch is None else context.spec.launch
-    recipe.add(*hooks.at(context, found, Phase.PRE_LAUNCH, (recipe.last,)))
+    recipe.add(*hooks.at(context, cluster_hooks, Phase.PRE_LAUNCH, (recipe.last,)))
     recipe.add(*launch.launch_commands(context, commands, "launch", recipe.last))
-    recipe.add(*hooks.at(context, found, Phase.POST_LAUNCH, (recipe.last,)))
+    recipe.add(*hooks.at(context, cluster_hooks, Phase.POST_LAUNCH, (recipe.last,)))
     recipe.add(waits.wait_for_workloads(context, recipe.last, launched=bool(commands)))
     recipe.add(record.record(context, recipe.last))
 
 
 def hook_steps(
-    context: ClusterContext, found: Sequence[Hook], names: Mapping[str, str], phases: Sequence[Phase]
+    context: ClusterContext, cluster_hooks: Sequence[Hook], names: Mapping[str, str], phases: Sequence[Phase]
 ) -> tuple[Insertion, Insertion]:
     """The hooks that come before there are nodes, and their places: before anything is sent, and, with ``phases``, before machines are
     set up; by then all files are there.
     """
     early = [*hooks.set_names(context, names, "check-machines")]
-    early += hooks.at(context, found, Phase.ORIGINALLY, (early[-1].id if early else "check-machines",), among=context.joining)
+    early += hooks.at(context, cluster_hooks, Phase.ORIGINALLY, (early[-1].id if early else "check-machines",), among=context.joining)
     late: list[Step] = []
     for phase in phases:
-        late += hooks.at(context, found, phase, (late[-1].id,) if late else ("send-rootfs", "send-rendered"), among=context.joining)
+        late += hooks.at(context, cluster_hooks, phase, (late[-1].id,) if late else ("send-rootfs", "send-rendered"), among=context.joining)
     return Insertion(early, ("send-images", "unpack-rootfs", "start-registry")), Insertion(late, ("set-up-machines",))
 
 
@@ -297,21 +297,21 @@ def _begin(context: ClusterContext, stack: contextlib.ExitStack) -> None:
     asked = spec.first.run(ours, check=False, timeout=30)
     if not asked.ok:
         return  # nothing is there, or nothing that was finished
-    known = ClusterRecord.of(asked.stdout, spec.first.name)
-    stored = known.clusterfile.cluster
-    there = {*known.control_plane, *known.workers}
-    if known.digest not in ("", spec.image.digest):
+    existing = ClusterRecord.of(asked.stdout, spec.first.name)
+    stored = existing.clusterfile.cluster
+    members = {*existing.control_plane, *existing.workers}
+    if existing.digest not in ("", spec.image.digest):
         raise UsageError(
-            f"the cluster {spec.name} is there, and runs {known.image} {known.digest[7:19]}",
+            f"the cluster {spec.name} is there, and runs {existing.image} {existing.digest[7:19]}",
             hint=f"slipway upgrade brings it to another image, and slipway delete {spec.name} ends it",
         )
     if stored and stored.profile != spec.profile_name:
-        made = f"with the profile {stored.profile}" if stored.profile else "without a profile"
+        origin = f"with the profile {stored.profile}" if stored.profile else "without a profile"
         hint = f"--profile {stored.profile}" if stored.profile else "leave --profile out; a new cluster can have one"
-        raise UsageError(f"the cluster {spec.name} is there, and was made {made}", hint=hint)
+        raise UsageError(f"the cluster {spec.name} is there, and was made {origin}", hint=hint)
     wanted = {node.address for node in spec.nodes}
-    if there and there != wanted:
-        more, fewer = " ".join(sorted(wanted - there)), " ".join(sorted(there - wanted))
+    if members and members != wanted:
+        more, fewer = " ".join(sorted(wanted - members)), " ".join(sorted(members - wanted))
         parts = [*([f"{more} is not in it"] if more else []), *([f"{fewer} is, and is not named"] if fewer else [])]
         raise UsageError(
             f"the cluster {spec.name} has other machines: {'; '.join(parts)}",

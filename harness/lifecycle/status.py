@@ -38,7 +38,7 @@ def gather(cluster: Access) -> dict[str, Any]:
     "registry": [...], "balancers": [...], "unreachable": [...], "change": {...}}``. An API that does not answer is told in ``notReady``;
     ``change`` is an upgrade or a rollback that has not come to its end, None without one.
     """
-    found: dict[str, Any] = {
+    state: dict[str, Any] = {
         "name": cluster.known.state.name,
         "image": None,
         "digest": None,
@@ -51,19 +51,19 @@ def gather(cluster: Access) -> dict[str, Any]:
     try:
         items = readiness.get(cluster.kubectl)
         problems = readiness.explain(cluster.kubectl, items, static=False)
-        found |= {"nodes": _nodes(items, problems), "workloads": _workloads(items, problems), "kubernetes": _version(cluster)}
+        state |= {"nodes": _nodes(items, problems), "workloads": _workloads(items, problems), "kubernetes": _version(cluster)}
         stored = _record(cluster)
         own = stored is None or stored.registry == OWN
-        found |= {"image": stored and stored.image, "digest": stored and stored.digest, "change": _change(cluster)}
+        state |= {"image": stored and stored.image, "digest": stored and stored.digest, "change": _change(cluster)}
     except SlipwayError as error:
         problems = (readiness.Problem("the API", f"does not answer: {error.message}", "Silent"),)
-    found["notReady"] = [problem.to_json() for problem in problems]
-    found["registry"] = each(cluster.control_plane, _registry) if own else []
-    found["balancers"] = [one for one in each((*cluster.control_plane, *cluster.workers), ipvs.status) if one]
-    found["unreachable"] = [{"address": address, "reason": error.message} for address, error in cluster.unreachable.items()]
-    serves = not own or any(registry["active"] for registry in found["registry"])
-    found["healthy"] = not problems and not cluster.unreachable and serves and all(one["active"] for one in found["balancers"])
-    return found
+    state["notReady"] = [problem.to_json() for problem in problems]
+    state["registry"] = each(cluster.control_plane, _registry) if own else []
+    state["balancers"] = [one for one in each((*cluster.control_plane, *cluster.workers), ipvs.status) if one]
+    state["unreachable"] = [{"address": address, "reason": error.message} for address, error in cluster.unreachable.items()]
+    serves = not own or any(registry["active"] for registry in state["registry"])
+    state["healthy"] = not problems and not cluster.unreachable and serves and all(one["active"] for one in state["balancers"])
+    return state
 
 
 def _change(cluster: Access) -> dict[str, Any] | None:

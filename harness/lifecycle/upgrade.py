@@ -100,17 +100,17 @@ def upgrade(
 def carry_out(work: RolloutWork) -> Changed:
     """Do what was prepared."""
     started = time.monotonic()
-    move, found = work.move, work.found
+    move, cluster = work.move, work.found
     nothing = move.before == move.after and not work.resumed
     if not nothing:
-        with found.state.lock(), lease.held(found.first, found.state.name), work.spec.store.shared_lease():
+        with cluster.state.lock(), lease.held(cluster.first, cluster.state.name), work.spec.store.shared_lease():
             try:
                 execute(rollout_plan.plan(work), work.journal)
             except SlipwayError as error:
                 raise _stopped(work, error) from error
     listed = readiness.of_kind(readiness.get(work.kubectl, "nodes"), "Node")
     versions = {node["metadata"]["name"]: str(node["status"]["nodeInfo"]["kubeletVersion"]) for node in listed}
-    return Changed(found.state.name, move.kind, move.before, move.after, versions, work.resumed, time.monotonic() - started, nothing)
+    return Changed(cluster.state.name, move.kind, move.before, move.after, versions, work.resumed, time.monotonic() - started, nothing)
 
 
 def _stopped(work: RolloutWork, error: SlipwayError) -> SlipwayError:
@@ -135,11 +135,11 @@ def prepared(
     wanted = readable(store, image)
     with ExitStack() as stack:
         with log.step("read what the cluster keeps about itself"):
-            found = _gathered(stack, name, options, home)
-            move = _move(found, wanted)
+            cluster = _gathered(stack, name, options, home)
+            move = _move(cluster, wanted)
         if move.before.kubernetes and not (move.state == RUNNING and move.before == move.after):
             check_versions(move.before.kubernetes, move.after.kubernetes, name)
-        yield work_of(found, wanted, move, options, store)
+        yield work_of(cluster, wanted, move, options, store)
 
 
 def _gathered(stack: ExitStack, name: str, options: RolloutOptions, home: Path | None) -> Gathered:
@@ -158,12 +158,12 @@ def each_cut_off(
     name: str, options: RolloutOptions, home: Path | None, action: Callable[[SshNode], object] = lambda _: None
 ) -> tuple[str, ...]:
     """Do something on the nodes whose change was cut off while their control plane was in it; their names."""
-    known = access.known(name, options.via, home=home)
-    with SshConnections(known.state.folder, known.control_plane) as ssh:
+    known_cluster = access.known(name, options.via, home=home)
+    with SshConnections(known_cluster.state.folder, known_cluster.control_plane) as ssh:
         reached, _ = ssh.reachable()
-        found = [node for node, kept in zip(reached, each(reached, static_pods.is_kept), strict=True) if kept]
-        each(found, action)
-        return tuple(node.name for node in found)
+        nodes = [node for node, kept in zip(reached, each(reached, static_pods.is_kept), strict=True) if kept]
+        each(nodes, action)
+        return tuple(node.name for node in nodes)
 
 
 def readable(store: Store, name: str) -> CloudImage:
@@ -178,12 +178,12 @@ def readable(store: Store, name: str) -> CloudImage:
     return image
 
 
-def _move(found: Gathered, image: CloudImage) -> Move:
+def _move(cluster: Gathered, image: CloudImage) -> Move:
     """This change: one that was begun and is to be finished, or a new one."""
-    kubectl, record = NodeKubectl(found.first), found.record
+    kubectl, record = NodeKubectl(cluster.first), cluster.record
     if not record.digest:
         raise CheckError(
-            f"the cluster {found.state.name} was made by another tool: its nodes have no rootfs of an image that could be changed",
+            f"the cluster {cluster.state.name} was made by another tool: its nodes have no rootfs of an image that could be changed",
             hint="kubeadm upgrade plan, on a control-plane node, says what to do",
         )
     last = moves.read(kubectl)
@@ -193,10 +193,10 @@ def _move(found: Gathered, image: CloudImage) -> Move:
             return last
         both = {last.before.digest: last.before, last.after.digest: last.after}
         if image.digest not in both:
-            finish = f"slipway upgrade {found.state.name} {last.after.image}" if last.kind == UPGRADE else "slipway rollback"
+            finish = f"slipway upgrade {cluster.state.name} {last.after.image}" if last.kind == UPGRADE else "slipway rollback"
             raise CheckError(
                 f"the {last.kind} to {last.after} has not come to its end; nothing has been changed",
-                hint=f"finish it first: {finish}; or go back: slipway rollback {found.state.name}",
+                hint=f"finish it first: {finish}; or go back: slipway rollback {cluster.state.name}",
             )
         before = next((version for digest, version in both.items() if digest != image.digest), last.before)
         return Move.new(UPGRADE, before, after)
@@ -230,11 +230,11 @@ def check_versions(before: str, after: str, name: str = DEFAULT_NAME) -> None:
 
 
 def _version(text: str) -> tuple[int, int, int, bool, str]:
-    found = _PARTS.match(text)
-    if found is None:
+    match = _PARTS.match(text)
+    if match is None:
         raise UsageError(f"{text!r} is no version of Kubernetes", hint="v1.36.3")
     # What stands behind a hyphen comes before the release.
-    return int(found[1]), int(found[2]), int(found[3]), found[4] is None, found[4] or ""
+    return int(match[1]), int(match[2]), int(match[3]), match[4] is None, match[4] or ""
 
 
 def batch_of(workers: int, asked: int | None) -> int:
@@ -247,38 +247,38 @@ def batch_of(workers: int, asked: int | None) -> int:
 # ---- what is to be done -----------------------------------------------------------------------------------------------
 
 
-def work_of(found: Gathered, image: CloudImage, move: Move, options: RolloutOptions, store: Store) -> RolloutWork:
+def work_of(cluster: Gathered, image: CloudImage, move: Move, options: RolloutOptions, store: Store) -> RolloutWork:
     """Everything that the steps need. Raises NodeError when a member does not answer, InputError for what must be given again."""
-    silent = [found.errors[node.address] for node in found.members if node.address in found.errors]
+    silent = [cluster.errors[node.address] for node in cluster.members if node.address in cluster.errors]
     if silent:
         error = together(silent)
         raise NodeError(
             f"{error}\na member that does not answer cannot be changed; nothing has been changed",
-            hint=f"bring it back, or take it out first: slipway remove {found.state.name} IP",
+            hint=f"bring it back, or take it out first: slipway remove {cluster.state.name} IP",
         )
-    recorded = _asked(found, options.clusterfile)
-    known = missing_secrets.kept(recorded, options.env)
-    kubectl = NodeKubectl(found.first, tuple(node for node in found.control_plane if node is not found.first))
+    recorded = _asked(cluster, options.clusterfile)
+    kept = missing_secrets.kept(recorded, options.env)
+    kubectl = NodeKubectl(cluster.first, tuple(node for node in cluster.control_plane if node is not cluster.first))
     configuration = rollout.kubernetes(kubectl)
     apps = records.listed(kubectl)
     run.check_network(store, image, image.name or image.digest, run.known_networks(store, [app.digest for app in apps]))
-    context = _context(found, image, known, configuration, options, store, apps)
+    context = _context(cluster, image, kept, configuration, options, store, apps)
     main = context.resolved.main
     tree, info = rootfs.tree(store, main), main.info
-    chosen = request.launch(known.usable, info) if not known.faults else None
+    chosen = request.launch(kept.usable, info) if not kept.faults else None
     launch = info.launch if chosen is None else chosen
-    found_hooks = values.merged(hooks.of_image(tree), known.usable.hooks)
+    found_hooks = values.merged(hooks.of_image(tree), kept.usable.hooks)
     hooks.require_no_paths(hook for hook in found_hooks if set(hook.phases) & missing_secrets.PHASES)
-    faults = [*known.faults, *missing_secrets.mentioned(known.lost, tree, known.usable, launch)]
+    faults = [*kept.faults, *missing_secrets.mentioned(kept.lost, tree, kept.usable, launch)]
     if faults:
         raise InputError(faults)
     validation.check_values(context.spec)
     validation.check_files(context.resolved, context.nodes)
     nodes = readiness.of_kind(readiness.get(kubectl, "nodes"), "Node")
-    addresses = {name: address for address, name in found.names.items()}
+    addresses = {name: address for address, name in cluster.names.items()}
     last = moves.read(kubectl)
     return RolloutWork(
-        found=found,
+        found=cluster,
         context=context,
         hooks=found_hooks,
         launch=tuple(launch),
@@ -290,79 +290,79 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: RolloutOpti
             if node["metadata"]["name"] in addresses
         },
         apps=apps,
-        batch=batch_of(len(found.workers), options.batch),
+        batch=batch_of(len(cluster.workers), options.batch),
         force=options.force,
         drain_timeout=options.drain_timeout,
     )
 
 
-def _asked(found: Gathered, given: Clusterfile | None) -> Clusterfile:
+def _asked(cluster: Gathered, wanted: Clusterfile | None) -> Clusterfile:
     """The wanted cluster, with the machines that it has. Raises UsageError for a Clusterfile that asks for more than an image."""
-    recorded = found.record.clusterfile
-    if given is None or given.cluster is None or recorded.cluster is None:
-        return recorded if given is None or given.cluster is not None else dataclasses.replace(given, cluster=recorded.cluster)
-    members = {*found.record.control_plane, *found.record.workers}
+    recorded = cluster.record.clusterfile
+    if wanted is None or wanted.cluster is None or recorded.cluster is None:
+        return recorded if wanted is None or wanted.cluster is not None else dataclasses.replace(wanted, cluster=recorded.cluster)
+    members = {*cluster.record.control_plane, *cluster.record.workers}
     hosts: list[Host] = []
-    for host in (*given.cluster.hosts, *recorded.cluster.hosts):
+    for host in (*wanted.cluster.hosts, *recorded.cluster.hosts):
         # Who comes or goes is not our business: others join and remove.
         ips = tuple(address for address in host.ips if address in members)
         members -= set(ips)
         hosts += [dataclasses.replace(host, ips=ips)] if ips else []
-    return dataclasses.replace(given, cluster=dataclasses.replace(given.cluster, hosts=tuple(hosts)))
+    return dataclasses.replace(wanted, cluster=dataclasses.replace(wanted.cluster, hosts=tuple(hosts)))
 
 
-def require_same(found: Clusterfile, given: Clusterfile) -> None:
+def require_same(recorded: Clusterfile, wanted: Clusterfile) -> None:
     """Raises UsageError when a Clusterfile asks for anything else than another image: that is not done on the way."""
-    if given.cluster is None:
-        raise UsageError(f"{given.path} has no document Cluster", hint="slipway generate writes one")
-    changes = [change for change in difference(found, given) if change.subject != "image" and change.name != "provider"]
+    if wanted.cluster is None:
+        raise UsageError(f"{wanted.path} has no document Cluster", hint="slipway generate writes one")
+    changes = [change for change in difference(recorded, wanted) if change.subject != "image" and change.name != "provider"]
     if changes:
         raise UsageError(
-            f"{given.path} asks for more than another image: {changes[0]}{' and more' if len(changes) > 1 else ''}",
-            hint=f"slipway apply -f {given.path} changes all of that",
+            f"{wanted.path} asks for more than another image: {changes[0]}{' and more' if len(changes) > 1 else ''}",
+            hint=f"slipway apply -f {wanted.path} changes all of that",
         )
 
 
 def _context(
-    found: Gathered,
+    cluster: Gathered,
     image: CloudImage,
-    known: missing_secrets.Kept,
+    kept: missing_secrets.Kept,
     configuration: Mapping[str, object],
     options: RolloutOptions,
     store: Store,
     apps: Sequence[records.Installed],
 ) -> ClusterContext:
-    record = found.record
+    record = cluster.record
     networking = configuration.get("networking")
     networks = networking if isinstance(networking, Mapping) else {}
     server = configuration.get("apiServer")
     names = server.get("certSANs") if isinstance(server, Mapping) else ()
-    whole = known.whole
+    whole = kept.whole
     if whole.cluster is not None:
         whole = dataclasses.replace(whole, cluster=dataclasses.replace(whole.cluster, image=image.name or image.digest))
-    env = {**request.env(known.usable), **options.env}
+    env = {**request.env(kept.usable), **options.env}
     # The networks of a cluster that runs stay, whatever another image would choose.
     env |= {name: str(networks[key]) for name, key in (("PodCIDR", "podSubnet"), ("SvcCIDR", "serviceSubnet")) if networks.get(key)}
     spec = ClusterSpec(
         image=image,
         store=store,
-        ssh=found.ssh,
-        state=found.state,
-        control_plane=found.control_plane,
-        workers=found.workers,
+        ssh=cluster.ssh,
+        state=cluster.state,
+        control_plane=cluster.control_plane,
+        workers=cluster.workers,
         clusterfile=whole,
         env=env,
-        host_env=request.host_env(known.usable),
-        app_env=request.app_env(known.usable),
-        edit=request.edit(known.usable) if not known.faults else None,
-        elsewhere=registries.AsThere.of(found.first) if record.registry == "elsewhere" else None,
+        host_env=request.host_env(kept.usable),
+        app_env=request.app_env(kept.usable),
+        edit=request.edit(kept.usable) if not kept.faults else None,
+        elsewhere=registries.AsThere.of(cluster.first) if record.registry == "elsewhere" else None,
         timeout=options.timeout,
-        registry_hosts=None if record.registry == "elsewhere" else membership.holders(found),
-        proxy_mode=membership.proxy_mode(NodeKubectl(found.first)),
+        registry_hosts=None if record.registry == "elsewhere" else membership.holders(cluster),
+        proxy_mode=membership.proxy_mode(NodeKubectl(cluster.first)),
         added_names=tuple(str(name) for name in names or ()),
         app_domains=tuple(sorted({domain for app in apps for domain in app.domains})),
     )
     context = ClusterContext(spec)
-    machines = preparation.machine_facts(found.members, {node.address: found.name(node) for node in found.members})
+    machines = preparation.machine_facts(cluster.members, {node.address: cluster.name(node) for node in cluster.members})
     context.resolve(ResolvedCluster(spec, ClusterFacts(machines, ipvs.as_it_is(ipvs.ask(spec.nodes)))))
     return context

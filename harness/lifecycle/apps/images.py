@@ -40,10 +40,10 @@ def warn_of_others(target: AppTarget, store: Store, app: str, images: ImageSet) 
     others = {f"the application {other.name}": other.digest for other in records.listed(target.kubectl) if other.name != app}
     for owner, digest in {"the cluster's own image": target.image, **others}.items():
         try:
-            known = cloudimage.read(store, digest)
+            cloud_image = cloudimage.read(store, digest)
         except StoreError:
             continue
-        for image in (image for part in known.platforms for image in part.images.images):
+        for image in (image for part in cloud_image.platforms for image in part.images.images):
             if digests.get(image.name, image.digest) != image.digest:
                 log.warning(f"{image.name} is another image in {owner}: from now on it is that of {app}")
 
@@ -55,19 +55,19 @@ def hosts_files(target: AppTarget, elsewhere: registry.Elsewhere | None, node: N
     """
     if target.way == SITE and elsewhere is not None:
         return elsewhere.files(names)
-    known = node.run(f"ls {_CERTS_D} 2>/dev/null || true").stdout.split()
-    missing = [name for name in names if name not in known]
+    domains = node.run(f"ls {_CERTS_D} 2>/dev/null || true").stdout.split()
+    missing = [name for name in names if name not in domains]
     if not missing:
         return {}
     # A registry of the site keeps its images in folders, whose names have no colon.
     folder = _as_folder if target.way == SITE else str
-    for path, data in read_files(node, [f"{_CERTS_D}/{name}/hosts.toml" for name in known]).items():
+    for path, data in read_files(node, [f"{_CERTS_D}/{name}/hosts.toml" for name in domains]).items():
         text, end = data.decode(), f'/{folder(path.split("/")[-2])}"'
         if end in text:
             texts = {name: text.replace(end, f'/{folder(name)}"') for name in missing}
             # A login in it is needed for the others, too.
             return {f"{_CERTS_D}/{name}/hosts.toml": registry.hosts_file(text.encode()) for name, text in texts.items()}
-    if "_default" in known:
+    if "_default" in domains:
         return {}
     raise CheckError(f"{node.name} does not say where images of {', '.join(missing)} are", hint="--registry REGISTRY[/PATH]")
 

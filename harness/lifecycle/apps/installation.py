@@ -193,9 +193,9 @@ def _unknown(commands: Sequence[str]) -> tuple[str, ...]:
 def hooks_of(tree: Path) -> tuple[Hook, ...]:
     """The hooks of an application image. Raises InputError for hooks of cluster images."""
     hooks = hook_documents.merged(image_hooks(rootfs.folder_files(tree, "plugins")), ())
-    known = ", ".join(phase.value for phase in PHASES)
+    phases = ", ".join(phase.value for phase in PHASES)
     faults = [
-        Fault(f"hook {hook.name}", f"type {hook.type} at {', '.join(phase.value for phase in hook.phases)}", f"SHELL at {known}")
+        Fault(f"hook {hook.name}", f"type {hook.type} at {', '.join(phase.value for phase in hook.phases)}", f"SHELL at {phases}")
         for hook in hooks
         if hook.type != "SHELL" or not set(hook.phases) <= set(PHASES)
     ]

@@ -50,9 +50,9 @@ def sort(images: Sequence[str], store: Store) -> Sorted:
             collector.add(Fault(image, "is given twice", "name each image once"))
             continue
         with collector.of(image):
-            found = cloudimage.read(store, image)
-            policy.admit(store, image, found.digest)
-            kinds[image] = found.platforms[0].info.type
+            cloud_image = cloudimage.read(store, image)
+            policy.admit(store, image, cloud_image.digest)
+            kinds[image] = cloud_image.platforms[0].info.type
     bases = [image for image, kind in kinds.items() if kind != "app"]
     apps = tuple(image for image, kind in kinds.items() if kind == "app")
     if len(bases) > 1:
@@ -143,16 +143,16 @@ def described(works: Sequence[AppInstall]) -> list[dict[str, Any]]:
 
 def put(requests: Sequence[Request], where: Where, store: Store, *, home: Path | None = None) -> tuple[InstallResult, ...]:
     """Install applications in their order. The same call after a kill or a failure finishes the installation."""
-    done: list[InstallResult] = []
+    results: list[InstallResult] = []
     with store.shared_lease(), prepared(requests, where, store, home=home) as works, works[0].target.exclusive():
         for work in works:
             # The cluster stays reserved from the first to the last.
             work.target = dataclasses.replace(work.target, exclusive=contextlib.nullcontext)
             try:
-                done.append(install.carry_out(work, time.monotonic()))
+                results.append(install.carry_out(work, time.monotonic()))
             except SlipwayError as error:
-                rest = [other.name for other in works[len(done) + 1 :]]
+                rest = [other.name for other in works[len(results) + 1 :]]
                 if rest:
                     error.hint = "; ".join(part for part in (error.hint, f"not begun: {', '.join(rest)}; the same command again") if part)
                 raise
-    return tuple(done)
+    return tuple(results)

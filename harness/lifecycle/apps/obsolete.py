@@ -121,13 +121,13 @@ def prune(
     ``wanted`` and ``former`` are rendered manifests by file name, ``others`` objects of applications. Raises StoreError for manifests
     that are not YAML, CommandError for an object that is not removed.
     """
-    now, known = objects_of(wanted), recorded(kubectl)
+    now, tracked = objects_of(wanted), recorded(kubectl)
     documents = list(addons.documents(former.values()))
-    before = _distinct([*(known or ()), *map(_object, documents)])
+    before = _distinct([*(tracked or ()), *map(_object, documents)])
     stay = [*now, *others]
     candidates = [each for each in before if not any(_same(each, other) for other in stay) and not _is_clusters(each)]
     # Clusters without the record have no labels but those in the manifests.
-    unlabelled = [] if known is not None else [_object(document) for document in documents if not addons.has_label(document)]
+    unlabelled = [] if tracked is not None else [_object(document) for document in documents if not addons.has_label(document)]
     pruned = _remove(kubectl, [each for each in _existing(kubectl, candidates) if _is_owned(each, unlabelled)])
     kubectl.run("apply", "--validate=false", "--filename=-", input=record([*now, *pruned.kept]))
     return pruned

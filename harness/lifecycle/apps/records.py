@@ -234,12 +234,12 @@ def unfit(apps: Iterable[Installed], kubernetes: str) -> tuple[str, ...]:
 
 def check_parts(image: cloudimage.CloudImage, chosen: Collection[str]) -> None:
     """Raises InputError for applications that an image lacks."""
-    known = [app.name for app in image.platforms[0].info.apps]
-    hint = f"it has {', '.join(known)}" if known else "it has none; use --cmds for launch commands"
+    names = [app.name for app in image.platforms[0].info.apps]
+    hint = f"it has {', '.join(names)}" if names else "it has none; use --cmds for launch commands"
     faults = [
         Fault(f"--apps {name}", f"{image.name or image.digest} has no such application", hint)
         for name in chosen
-        if name not in known and not (name == ALL and known)
+        if name not in names and not (name == ALL and names)
     ]
     if faults:
         raise InputError(faults)

@@ -71,8 +71,8 @@ def make(target: AppTarget, name: str, store: Store, *, timeout: float = 300) ->
     """Prepare a removal from a cluster that is open. Raises as ``prepared`` does."""
     record = records.find(target.kubectl, name)
     if record is None:
-        known = ", ".join(app.name for app in records.listed(target.kubectl))
-        raise UsageError(f"{target.name} has no application {name}", hint=f"it has {known}" if known else "slipway run APPIMAGE adds one")
+        names = ", ".join(app.name for app in records.listed(target.kubectl))
+        raise UsageError(f"{target.name} has no application {name}", hint=f"it has {names}" if names else "slipway run APPIMAGE adds one")
     work = AppRemoval(target, record, store, timeout)
     work.hooks = _hooks_of(work)
     work.kept = tuple(each for each in record.objects if not each.ours) + _shared(target, record)

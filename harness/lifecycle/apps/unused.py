@@ -79,7 +79,7 @@ def workload_images(kubectl: NodeKubectl) -> tuple[str, ...]:
 def other_repositories(names: Iterable[str], layouts: Sequence[Layout]) -> tuple[str, ...]:
     """The repositories, with their domains, of the images among ``names`` that no layout has."""
     links = {path for layout in layouts for path in layout.links}
-    found: set[str] = set()
+    repositories: set[str] = set()
     for name in names:
         try:
             reference = Reference.parse(name)
@@ -91,8 +91,8 @@ def other_repositories(names: Iterable[str], layouts: Sequence[Layout]) -> tuple
         else:
             named = f"{folder}/tags/{reference.tag or 'latest'}/current/link"
         if named not in links:
-            found.add(reference.repository)
-    return tuple(sorted(found))
+            repositories.add(reference.repository)
+    return tuple(sorted(repositories))
 
 
 def _remove_from(node: Node, layouts: Sequence[Layout], repositories: Collection[str]) -> int:

@@ -141,18 +141,18 @@ def skip(findings: Iterable[Finding], ids: Iterable[str]) -> tuple[Finding, ...]
     )
 
 
-def check_ids(ids: Iterable[str], known: Mapping[str, Check], option: str = "--skip") -> frozenset[str]:
+def check_ids(ids: Iterable[str], checks: Mapping[str, Check], option: str = "--skip") -> frozenset[str]:
     """Split and validate ids given to ``option``. Raises UsageError for an unknown one, with the nearest, and for one that is needed."""
-    given = frozenset(word.strip() for text in ids for word in text.split(",") if word.strip())
-    for name in sorted(given):
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+    names = frozenset(word.strip() for text in ids for word in text.split(",") if word.strip())
+    for name in sorted(names):
+        if name not in checks:
+            near = difflib.get_close_matches(name, checks, n=1)
             raise UsageError(
                 f"{option} {name}: no such check", hint=f"did you mean {near[0]}?" if near else "slipway check --list shows all checks"
             )
-        if known[name].needed:
-            raise UsageError(f"{option} {name}: this cannot be skipped", hint=known[name].why)
-    return given
+        if checks[name].needed:
+            raise UsageError(f"{option} {name}: this cannot be skipped", hint=checks[name].why)
+    return names
 
 
 def require(findings: Iterable[Finding], option: str = "--skip-check") -> None:

@@ -102,11 +102,11 @@ def known(
 
 
 def _machine(entry: Mapping[str, Any]) -> Machine:
-    given = _given.get()
-    key, jump = given.key or entry.get("key"), entry.get("jump")
+    settings = _given.get()
+    key, jump = settings.key or entry.get("key"), entry.get("jump")
     way = JumpHost(jump["host"], jump.get("user"), jump.get("port"), Path(jump["key"]) if jump.get("key") else None) if jump else None
-    user, port = given.user or str(entry.get("user", "root")), given.port or int(entry.get("port", 22))
-    login = Login(user, port, Path(key) if key else None, given.password, jump=way)
+    user, port = settings.user or str(entry.get("user", "root")), settings.port or int(entry.get("port", 22))
+    login = Login(user, port, Path(key) if key else None, settings.password, jump=way)
     return Machine(str(entry["address"]), login)
 
 

@@ -95,8 +95,8 @@ def backup(
         raise UsageError(f"{file} is there already", hint="a backup is never overwritten; choose another name")
     if not file.absolute().parent.is_dir():
         raise UsageError(f"{file.parent}: no such folder")
-    found = access.known(name, control_plane, workers, home=home)
-    with access.opened(found, workers=False) as cluster, tempfile.TemporaryFile(dir=file.absolute().parent) as snapshot:
+    known_cluster = access.known(name, control_plane, workers, home=home)
+    with access.opened(known_cluster, workers=False) as cluster, tempfile.TemporaryFile(dir=file.absolute().parent) as snapshot:
         node = kubeconfig.answering(cluster)
         with log.step("take a snapshot of etcd"):
             status = take_snapshot(node, snapshot)
@@ -148,18 +148,18 @@ def _front(
     snapshot.seek(0)
     files = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in members.items()}
     files[SNAPSHOT] = {"sha256": hashlib.file_digest(cast("Any", snapshot), "sha256").hexdigest(), "size": snapshot.seek(0, io.SEEK_END)}
-    found = cluster.known
+    known_cluster = cluster.known
     return {
         "format": FORMAT,
-        "cluster": found.state.name,
+        "cluster": known_cluster.state.name,
         "identity": certificates.keys_of(control_plane_node).identity,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "kubernetes": version,
         "image": untrusted.json_object(
             members["record.json"], what=f"{control_plane_node.name}: the record of the image", error=CommandError
         ),
-        "controlPlane": [machine.address for machine in found.control_plane],
-        "workers": [machine.address for machine in found.workers],
+        "controlPlane": [machine.address for machine in known_cluster.control_plane],
+        "workers": [machine.address for machine in known_cluster.workers],
         "names": sorted(node["metadata"]["name"] for node in listed),
         "etcd": {**status, "image": image},
         "files": files,

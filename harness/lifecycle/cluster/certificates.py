@@ -74,8 +74,8 @@ class Certificate:
 
     def state(self, now: datetime.datetime | None = None) -> str:
         """Return ``good``, ``soon`` or ``expired``."""
-        left = self.days(now)
-        return "expired" if left < 0 else "soon" if left < WARN_DAYS else "good"
+        days = self.days(now)
+        return "expired" if days < 0 else "soon" if days < WARN_DAYS else "good"
 
     def to_json(self, now: datetime.datetime | None = None) -> dict[str, Any]:
         return {

@@ -267,15 +267,15 @@ class _Lease:
         self._released = False
 
     def take(self) -> None:
-        taken = self._write("create", document(_clock(self._node)))
-        if taken is None:
+        lease = self._write("create", document(_clock(self._node)))
+        if lease is None:
             existing = self._read()
             now = _clock(self._node)
             if existing is not None and not expired(existing, now) and not abandoned(existing):
                 spec = existing.get("spec") or {}
                 raise _busy(self._cluster, spec.get("holderIdentity"), spec.get("acquireTime"))
-            taken = self._write(*_instead(existing, document(now)))
-        if taken is None:
+            lease = self._write(*_instead(existing, document(now)))
+        if lease is None:
             raise UsageError(f"somebody else has just begun to change the cluster {self._cluster}", hint="wait for its end")
 
     def renew(self) -> str:

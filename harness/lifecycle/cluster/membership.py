@@ -32,9 +32,9 @@ def with_members(
     if cluster is None:
         return clusterfile
     special = {address: host for host in described for address in host.ips if not _is_plain(host)}
-    hosts, known = list(cluster.hosts), {*cluster.control_plane, *cluster.workers}
+    hosts, members = list(cluster.hosts), {*cluster.control_plane, *cluster.workers}
     for role, addresses in ((CONTROL_PLANE, control_plane), (WORKER, workers)):
-        new = [address for address in addresses if address not in known]
+        new = [address for address in addresses if address not in members]
         hosts += [dataclasses.replace(special[address], ips=(address,)) for address in new if address in special]
         added = tuple(address for address in new if address not in special)
         plain = next((index for index, host in enumerate(hosts) if _is_plain(host) and host.roles == (role,)), None)
@@ -149,8 +149,8 @@ def gathered(
     when no API answers or the cluster has no record.
     """
     cluster = access.known(name, via, home=home)
-    known = [_with_password(machine, password) for machine in (*cluster.control_plane, *cluster.workers)]
-    machines = {machine.address: machine for machine in (*named, *known)}
+    members = [_with_password(machine, password) for machine in (*cluster.control_plane, *cluster.workers)]
+    machines = {machine.address: machine for machine in (*named, *members)}
     ssh = SshConnections(cluster.state.folder, list(machines.values()))
     try:
         _, errors = ssh.reachable()
@@ -161,7 +161,7 @@ def gathered(
         unknown = [address for address in listed if address not in machines]
         if unknown:
             # Another machine has changed the cluster since this one did.
-            login = known[0].login
+            login = members[0].login
             ssh = SshConnections(cluster.state.folder, [*machines.values(), *(Machine(address, login) for address in unknown)])
             _, errors = ssh.reachable()
             first = _among(ssh, [first.address])[0]

@@ -149,8 +149,8 @@ def _hosts(own: ClusterDocument, flags: ClusterDocument) -> tuple[Host, ...]:
 
 
 def _host(own: ClusterDocument, address: str, role: str) -> Host:
-    known = own.host(address) or Host((address,), (role,), own.ssh)
-    return dataclasses.replace(known, ips=(address,), roles=(role, *known.roles[1:]), count=None)
+    host = own.host(address) or Host((address,), (role,), own.ssh)
+    return dataclasses.replace(host, ips=(address,), roles=(role, *host.roles[1:]), count=None)
 
 
 def _grouped(hosts: Iterable[Host]) -> tuple[Host, ...]:
@@ -324,8 +324,8 @@ def require_values(
     (as the Clusterfile says it). Secrets among the values are never shown from now on.
     """
     own = app_env(clusterfile) if apps is None else apps
-    given = [*environments, *own.values()]
-    log.hide(*(env[value.name] for value in info.values if value.secret for env in given if value.name in env))
+    all_environments = [*environments, *own.values()]
+    log.hide(*(env[value.name] for value in info.values if value.secret for env in all_environments if value.name in env))
     written = {file.target for file in clusterfile.files if file.strategy == "overwrite"}
     faults = values.faults(info.values, environments, app_env=own, replaced=written.__contains__, unknown=PLACEHOLDERS)
     if faults:
@@ -339,9 +339,9 @@ def warn_of_text(info: Info, tree: Path, declared: Container[str], clusterfile: 
     if info.values:
         return
     replaced = {file.target for file in clusterfile.files}
-    left = [(path, name) for path, name in left_as_text(tree, declared) if path not in replaced]
-    if left:
-        (path, name), more = left[0], f" (and {len(left) - 1} more)" if left[1:] else ""
+    undeclared = [(path, name) for path, name in left_as_text(tree, declared) if path not in replaced]
+    if undeclared:
+        (path, name), more = undeclared[0], f" (and {len(undeclared) - 1} more)" if undeclared[1:] else ""
         text = f"{path}: {{{{ {name} }}}} stays as text, since nothing declares {name}{more}; if it is a value: -e {name}=VALUE"
         log.warning(untrusted.shown(text))
 
@@ -426,22 +426,22 @@ def _with_arguments(arguments: Mapping[str, str], clusterfile: Clusterfile, info
     """Return the image's launch commands with other values for the ARG that they name. Raises InputError for names that they do not."""
     place = f"{clusterfile.path} .spec.cmd_args"
     if clusterfile.commands is not None or clusterfile.launch is not None:
-        given = "cmd" if clusterfile.commands is not None else "appNames"
-        raise InputError([Fault(place, f"is for the commands of the image, and {given} replaces them", "leave one of both out")])
-    known = info.launch_arguments
+        key = "cmd" if clusterfile.commands is not None else "appNames"
+        raise InputError([Fault(place, f"is for the commands of the image, and {key} replaces them", "leave one of both out")])
+    args = info.launch_arguments
     other = "env: gives values to what the image names $NAME or {{ NAME }}"
     faults = []
     for name, value in arguments.items():
         if is_redacted(value):
             faults.append(Fault(f"{place}.{name}", "was not kept, since it is a secret", "give the Clusterfile again: -f"))
-        elif name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"they name {', '.join(known)}; {other}" if known else f"they name none; {other}"
+        elif name not in args:
+            near = difflib.get_close_matches(name, args, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"they name {', '.join(args)}; {other}" if args else f"they name none; {other}"
             faults.append(Fault(f"{place}.{name}", "the launch commands of the image name no such ARG", hint))
     if faults:
         raise InputError(faults)
     try:
-        return tuple(substitute(command, {**known, **arguments}) for command in info.launch_template)
+        return tuple(substitute(command, {**args, **arguments}) for command in info.launch_template)
     except ValueError as wrong:
         raise InputError([Fault(place, str(wrong))]) from wrong
 
@@ -451,8 +451,8 @@ def _check_apps(names: Iterable[str], apps: Mapping[str, ImageApp], clusterfile:
     for name in dict.fromkeys(names):
         if name not in apps:
             near = difflib.get_close_matches(name, apps, n=1)
-            known = f"it has {', '.join(apps)}" if apps else "it has none; cmd: gives launch commands"
-            hint = f"did you mean {near[0]}?" if near else known
+            available = f"it has {', '.join(apps)}" if apps else "it has none; cmd: gives launch commands"
+            hint = f"did you mean {near[0]}?" if near else available
             faults.append(Fault(f"{clusterfile.path} {name}".strip(), "the image has no such application", hint))
     if faults:
         raise InputError(faults)

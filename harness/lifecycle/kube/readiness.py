@@ -120,9 +120,9 @@ def ailing(items: Iterable[Resource]) -> frozenset[str]:
 
     Nodes and objects in kube-system are left out: they are the cluster itself.
     """
-    known = [item for item in items if item.get("kind") != "Node" and item["metadata"].get("namespace") != "kube-system"]
-    unready, uids = {problem.object for problem in not_ready(known)}, by_uid(known)
-    return frozenset(maker(item, uids) for item in known if title(item) in unready)
+    workloads = [item for item in items if item.get("kind") != "Node" and item["metadata"].get("namespace") != "kube-system"]
+    unready, uids = {problem.object for problem in not_ready(workloads)}, by_uid(workloads)
+    return frozenset(maker(item, uids) for item in workloads if title(item) in unready)
 
 
 def _condition(item: Resource, kind: str) -> Resource:
@@ -222,8 +222,8 @@ def job_problem(item: Resource) -> Problem | None:
     if owner is not None and owner.get("kind") == "CronJob":
         return None
     status = item.get("status", {})
-    done, expected = int(status.get("succeeded") or 0), item["spec"].get("completions") or 1
-    return Problem(title(item), f"not complete: {done} of {expected} done, {int(status.get('failed') or 0)} failed", "JobRunning")
+    succeeded, expected = int(status.get("succeeded") or 0), item["spec"].get("completions") or 1
+    return Problem(title(item), f"not complete: {succeeded} of {expected} done, {int(status.get('failed') or 0)} failed", "JobRunning")
 
 
 def claim_problem(item: Resource, *, used: bool, binds_late: bool) -> Problem | None:
@@ -346,9 +346,9 @@ def not_ready(
     Without ``static``, a static pod counts as ready when it runs: its probes pass only a minute after it works.
     Nodes and pods, which have the causes, come before the workloads that wait for them.
     """
-    known = tuple(items)
+    resources = tuple(items)
     problems: list[Problem] = []
-    for item in known:
+    for item in resources:
         rule = _RULES.get(item.get("kind", ""))
         if rule is None or (item["kind"] == "ReplicaSet" and controller(item) is not None):
             continue
@@ -357,7 +357,7 @@ def not_ready(
         problem = rule(item)
         if problem is not None and not (not static and _is_static(item) and problem.cause in {"Unready", "NotReady"}):
             problems.append(problem)
-    problems += _claims(known)
+    problems += _claims(resources)
     order = {"Node": 0, "PersistentVolumeClaim": 1, "Pod": 2}
     problems.sort(key=lambda problem: (order.get(problem.object.split(" ", maxsplit=1)[0], 3), problem.object))
     return tuple(_explained(problem, tuple(events), logs or {}) for problem in problems)
@@ -457,13 +457,13 @@ def waiting_for_kubelet(items: Iterable[Resource]) -> dict[str, list[str]]:
     It does so at pods that it began before it had read the Services, and at containers whose readiness probe failed at first: that comes
     again after its period, ten seconds unless the pod has another. Static pods are not among them: they cannot be changed.
     """
-    found: dict[str, list[str]] = {}
+    pods: dict[str, list[str]] = {}
     for pod in of_kind(items, "Pod"):
         status = pod.get("status") or {}
         containers = [one for group in ("initContainerStatuses", "containerStatuses") for one in status.get(group) or ()]
         if not _is_static(pod) and any(_waits_for_services(one) or _waits_for_probe(one) for one in containers):
-            found.setdefault(pod["metadata"]["namespace"], []).append(pod["metadata"]["name"])
-    return found
+            pods.setdefault(pod["metadata"]["namespace"], []).append(pod["metadata"]["name"])
+    return pods
 
 
 def _waits_for_services(container: Mapping[str, Any]) -> bool:

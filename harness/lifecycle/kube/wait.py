@@ -92,8 +92,8 @@ def nudge(kubectl: KubectlRunner, items: Iterable[Resource]) -> None:
 
 
 def _without(items: Sequence[Resource], but: Collection[str]) -> tuple[Resource, ...]:
-    known = readiness.by_uid(items) if but else {}
-    return tuple(item for item in items if not but or readiness.maker(item, known) not in but)
+    by_uid = readiness.by_uid(items) if but else {}
+    return tuple(item for item in items if not but or readiness.maker(item, by_uid) not in but)
 
 
 def _signature(items: Iterable[Resource]) -> frozenset[tuple[Any, ...]]:
@@ -107,9 +107,9 @@ def _signature(items: Iterable[Resource]) -> frozenset[tuple[Any, ...]]:
 
 
 def _missing_nodes(items: Iterable[Resource], expected: frozenset[str]) -> tuple[Problem, ...]:
-    known = {node["metadata"]["name"] for node in readiness.of_kind(items, "Node")}
+    names = {node["metadata"]["name"] for node in readiness.of_kind(items, "Node")}
     return tuple(
-        Problem(f"Node {name}", "has not registered: its kubelet cannot reach the API", "NodeMissing") for name in sorted(expected - known)
+        Problem(f"Node {name}", "has not registered: its kubelet cannot reach the API", "NodeMissing") for name in sorted(expected - names)
     )
 
 

@@ -134,12 +134,12 @@ def choose(wish: Wish, answers: Mapping[str, IpvsSupport], ours: Collection[str]
 
     Raises CheckError when IPVS is requested and not possible. By default either all nodes with a balancer use IPVS, or none.
     """
-    begun = [answers[address] for address in ours if address in answers]
-    if any(answer.virtual_ip for answer in begun):
+    own_answers = [answers[address] for address in ours if address in answers]
+    if any(answer.virtual_ip for answer in own_answers):
         return joining(wish, answers)
     if wish.load_balancing == "haproxy":
         return Choice()
-    if any(answer.balancer == "haproxy" for answer in begun):
+    if any(answer.balancer == "haproxy" for answer in own_answers):
         fault = Fault("loadBalancing", "this cluster was begun with haproxy", "leave that as it was, or slipway delete it first")
         return _without(wish, [fault])
     # Without a node that needs it, all of them stand for those that join later.
@@ -212,12 +212,12 @@ def _virtual_ip(wish: Wish, answers: Mapping[str, IpvsSupport]) -> tuple[str | N
         return None, [Fault(name, str(wrong), hint)]
     if address.version != version:
         return None, [Fault(name, f"{text} is of version {address.version}, the addresses of the machines are not", hint)]
-    taken = [("PodCIDR", str(network)) for network in wish.network.pod_networks]
-    taken += [("SvcCIDR", str(network)) for network in wish.network.service_networks]
-    taken += [(f"the network of {where},", network) for where, answer in answers.items() for network in answer.networks]
+    networks = [("PodCIDR", str(network)) for network in wish.network.pod_networks]
+    networks += [("SvcCIDR", str(network)) for network in wish.network.service_networks]
+    networks += [(f"the network of {where},", network) for where, answer in answers.items() for network in answer.networks]
     faults = [
         Fault(name, f"the virtual address {text} lies in {what} {network}", hint)
-        for what, network in taken
+        for what, network in networks
         if address in ipaddress.ip_network(network, strict=False)
     ]
     return str(address), faults

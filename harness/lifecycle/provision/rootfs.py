@@ -159,8 +159,8 @@ def parcel(store: Store, image: PlatformImage) -> Parcel:
 
 def _packed(store: Store, layers: Sequence[Descriptor], present: Collection[str]) -> Load | None:
     """The layers as they are in the store, from the first that a node lacks. Nodes can unpack gzip only."""
-    known = next((number for number, layer in enumerate(layers) if layer.digest not in present), len(layers))
-    lacking = layers[known:]
+    first = next((number for number, layer in enumerate(layers) if layer.digest not in present), len(layers))
+    lacking = layers[first:]
     if not lacking or any(layer.media_type not in GZIP_LAYERS for layer in lacking):
         return None
 

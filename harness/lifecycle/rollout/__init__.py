@@ -80,7 +80,7 @@ def takes_pods(node: readiness.Resource) -> bool:
 
 def changed_files(node: Node, files: Files) -> frozenset[str]:
     """Paths outside the rootfs where other files will stand; links lead to programs, which are looked at by themselves."""
-    found = read_files(node, [path for path, file in files.items() if file.link is None])
+    contents = read_files(node, [path for path, file in files.items() if file.link is None])
     # Where overlays do not work, containerd's configuration has been changed for it.
-    there = {path: data.replace(b'snapshotter = "native"', b'snapshotter = "overlayfs"') for path, data in found.items()}
-    return frozenset(path for path, file in files.items() if file.link is None and there.get(path) != file.data)
+    comparable = {path: data.replace(b'snapshotter = "native"', b'snapshotter = "overlayfs"') for path, data in contents.items()}
+    return frozenset(path for path, file in files.items() if file.link is None and comparable.get(path) != file.data)

@@ -144,12 +144,12 @@ def compare(work: RolloutWork) -> Step:
             short = f"{work.name(node)} has {free / 1e6:.0f} MB free in {STATE}, {needed / 1e6:.0f} MB are needed"
             return delta, short if free < needed and (delta.bytes or fresh) else ""
 
-        found = each(work.spec.nodes, one)
-        full = [short for _, short in found if short]
+        results = each(work.spec.nodes, one)
+        full = [short for _, short in results if short]
         if full:
             raise CheckError("\n".join([*full, "nothing has been changed"]), hint="free some, or mount a larger disk there")
-        work.deltas = {node.address: delta for node, (delta, _) in zip(work.spec.nodes, found, strict=True)}
-        most = max(delta.bytes for delta, _ in found)
+        work.deltas = {node.address: delta for node, (delta, _) in zip(work.spec.nodes, results, strict=True)}
+        most = max(delta.bytes for delta, _ in results)
         return f"{fresh / 1e6:.0f} MB of images and {most / 1e6:.0f} MB of files are new"
 
     return Step("compare", "see what the nodes have", action, after=("make-keys",))
@@ -169,11 +169,11 @@ def _blobs(work: RolloutWork) -> dict[str, int]:
         return {}
 
     def one(node: SshNode) -> int:
-        found = node.run(
+        result = node.run(
             f"cd {registry.STORAGE} 2>/dev/null || exit 0; find . -type f -name data -exec stat -c '%s %n' {{}} + || true",
             timeout=LONG_TIMEOUT,
         )
-        lines = (line.partition(" ") for line in found.stdout.splitlines())
+        lines = (line.partition(" ") for line in result.stdout.splitlines())
         has = {path.removeprefix("./"): untrusted.number(size) for size, _, path in lines}
         return sum(blob.size for path, blob in work.resolved.layout.blobs.items() if has.get(path) != blob.size)
 

@@ -208,8 +208,8 @@ def _taken_back(work: RolloutWork, node: SshNode, error: SlipwayError) -> CheckE
 def _wait_ready(work: RolloutWork, node: SshNode, since: str) -> None:
     """Until a node is Ready and has said so after ``since`` (its own clock), with the version that it is to have."""
     name, timeout = work.name(node), work.spec.timeout
-    said = '{{if eq .type "Ready"}} {{.status}} {{.lastHeartbeatTime}}{{end}}'
-    ready = f"{{{{.status.nodeInfo.kubeletVersion}}}}{{{{range .status.conditions}}}}{said}{{{{end}}}}"
+    condition = '{{if eq .type "Ready"}} {{.status}} {{.lastHeartbeatTime}}{{end}}'
+    ready = f"{{{{.status.nodeInfo.kubeletVersion}}}}{{{{range .status.conditions}}}}{condition}{{{{end}}}}"
     script = assets.script(
         "await_ready",
         admin=ADMIN,

@@ -154,24 +154,24 @@ def _begin(work: RolloutWork) -> Step:
 
 def _keep_backup(work: RolloutWork) -> Step:
     """Once in every change, on all control-plane nodes: what it was like before."""
-    found = work.found
+    cluster = work.found
     target = BACKUP.replace(UPGRADE, work.move.kind)
 
     def action() -> str:
-        if all(each(found.control_plane, lambda node: work.journal.has(node, "keep-backup", work.move.id))):
+        if all(each(cluster.control_plane, lambda node: work.journal.has(node, "keep-backup", work.move.id))):
             return "done before"
         with tempfile.TemporaryDirectory(prefix="slipway-backup-") as folder:
             file = Path(folder, "backup")
-            machines = [node.machine for node in (found.first, *(node for node in found.control_plane if node is not found.first))]
-            workers, home = [node.machine for node in found.workers], found.state.folder.parent.parent
-            saved = backup.backup(file, found.state.name, machines, workers, home=home)
+            machines = [node.machine for node in (cluster.first, *(node for node in cluster.control_plane if node is not cluster.first))]
+            workers, home = [node.machine for node in cluster.workers], cluster.state.folder.parent.parent
+            saved = backup.backup(file, cluster.state.name, machines, workers, home=home)
 
             def keep(node: SshNode) -> None:
                 with file.open("rb") as content:
                     node.run(f"umask 077; cat > {target}.part && mv {target}.part {target}", input=content, timeout=1800)
                 work.journal.add(node, "keep-backup", work.move.id)
 
-            each(found.control_plane, keep)
+            each(cluster.control_plane, keep)
         return f"{saved.size / 1e6:.1f} MB, {saved.keys} keys"
 
     return Step("keep-backup", "keep a backup on the control-plane nodes", action, after=("begin",))

@@ -56,18 +56,18 @@ def _parts(work: RolloutWork, node: SshNode, delta: rootfs_update.Delta) -> froz
         starts = tuple(f"bin/{program}" for program in programs)
         return any(path.startswith(starts) for path in delta.changed) or any(files in path for path in placed)
 
-    found = set()
+    parts = set()
     if libraries or changes(("containerd", "runc"), "/containerd.service") or any(path.endswith("/config.toml") for path in placed):
-        found.add(CONTAINERD)
+        parts.add(CONTAINERD)
     if changes(("kubelet",), "/kubelet.service") or not work.journal.holds(node, bootstrap.start_kubelets(work.context)):
-        found.add(KUBELET)
+        parts.add(KUBELET)
     if member.is_control_plane and not work.journal.holds(node, bootstrap.start_control_plane(work.context)):
-        found.add(CONTROL_PLANE)
+        parts.add(CONTROL_PLANE)
     if member.registry and work.spec.elsewhere is None and (libraries or changes(("registry",), "registry.")):
-        found.add(REGISTRY)
+        parts.add(REGISTRY)
     if node in work.spec.balanced and (libraries or changes(("haproxy", "ipvsadm"), "balancer.") or changes((), "/ipvs.")):
-        found.add(BALANCER)
-    return frozenset(found)
+        parts.add(BALANCER)
+    return frozenset(parts)
 
 
 def fetch(work: RolloutWork) -> Step:

@@ -50,13 +50,13 @@ def of_image(tree: Path) -> tuple[Hook, ...]:
 
 def of(spec: ClusterSpec) -> tuple[Hook, ...]:
     """All hooks of what is run. Raises InputError for those that were kept without their data, for it may have been a secret."""
-    found = values.merged(of_image(rootfs.tree(spec.store, spec.image.platforms[0])), spec.clusterfile.hooks)
-    lost = [hook for hook in found if hook.redacted]
+    all_hooks = values.merged(of_image(rootfs.tree(spec.store, spec.image.platforms[0])), spec.clusterfile.hooks)
+    lost = [hook for hook in all_hooks if hook.redacted]
     if lost:
         raise InputError(
             Fault(f"Hook {hook.name}", "its data was not kept, since it may hold a secret", "give the Clusterfile: -f") for hook in lost
         )
-    return found
+    return all_hooks
 
 
 def at(
@@ -73,14 +73,14 @@ def at(
     ``among`` are the addresses that the phase is about, such as those that join; None for all. ``change`` is the id of a change in which
     every hook runs once, whatever its data.
     """
-    made: list[Step] = []
+    steps: list[Step] = []
     require_no_paths(values.at(hooks, phase))
     for number, hook in enumerate(values.at(hooks, phase), 1):
         nodes = _nodes(context, hook, phase, among)
         if nodes and hook.type != "HOSTNAME":
-            made.append(_step(context, hook, phase, number, nodes, tuple(after), among, change))
-            after = (made[-1].id,)
-    return made
+            steps.append(_step(context, hook, phase, number, nodes, tuple(after), among, change))
+            after = (steps[-1].id,)
+    return steps
 
 
 def _step(
@@ -122,8 +122,8 @@ def places(context: ClusterContext) -> tuple[HookTarget, ...]:
 
 def _shell(context: ClusterContext, hook: Hook, phase: Phase, node: Node, among: Collection[str] | None) -> str | None:
     if any(selector.labels for selector in hook.on):
-        known = {member.address: labels.of_node(context.kubectl, member.name) for member in context.resolved.cluster.members}
-        if node.address not in values.targets(hook, phase, places(context), among=among, labels=known):
+        node_labels = {member.address: labels.of_node(context.kubectl, member.name) for member in context.resolved.cluster.members}
+        if node.address not in values.targets(hook, phase, places(context), among=among, labels=node_labels):
             return "not every node has its labels"
     shell(node, hook, phase, context.resolved.environment(node))
     return None
@@ -131,8 +131,8 @@ def _shell(context: ClusterContext, hook: Hook, phase: Phase, node: Node, among:
 
 def shell(node: Node, hook: Hook, phase: Phase, env: Mapping[str, str]) -> None:
     """Run a script of a hook: in the rootfs where there is one, else in the root. Raises CommandError with what it said."""
-    there = phase.has_rootfs and node.run(f"test -d {ROOTFS}", check=False).ok
-    launch.run_in_rootfs(node, hook.data, env, what=f"hook {hook.name} at {phase.value}", folder=ROOTFS if there else "/")
+    in_rootfs = phase.has_rootfs and node.run(f"test -d {ROOTFS}", check=False).ok
+    launch.run_in_rootfs(node, hook.data, env, what=f"hook {hook.name} at {phase.value}", folder=ROOTFS if in_rootfs else "/")
 
 
 def _label(context: ClusterContext, hook: Hook, _: Phase, node: Node, __: Collection[str] | None) -> str | None:
@@ -156,8 +156,8 @@ def _names(context: ClusterContext) -> dict[str, str]:
 
 
 def _clustercheck(context: ClusterContext, _: Hook, __: Phase, ___: Node, ____: Collection[str] | None) -> str | None:
-    found = wait.settle(context.kubectl, timeout=_SETTLE, quiet=0)
-    return f"{len(readiness.of_kind(found, 'Node'))} nodes, {len(readiness.of_kind(found, 'Pod'))} pods"
+    resources = wait.settle(context.kubectl, timeout=_SETTLE, quiet=0)
+    return f"{len(readiness.of_kind(resources, 'Node'))} nodes, {len(readiness.of_kind(resources, 'Pod'))} pods"
 
 
 def _etcd(context: ClusterContext, hook: Hook, _: Phase, __: Node, ___: Collection[str] | None) -> str | None:
@@ -198,10 +198,10 @@ def _etcd_kept(context: ClusterContext, hook: Hook) -> str:
     return f"{target}: {target.stat().st_size / 1e6:.1f} MB"
 
 
-def require_no_paths(found: Iterable[Hook]) -> None:
+def require_no_paths(hooks: Iterable[Hook]) -> None:
     """Raises InputError for hooks that name a file of this machine, though the user has not given them with this command."""
     faults = []
-    for hook in found:
+    for hook in hooks:
         if hook.type == "ETCD" and hook.output is not None and not hook.given:
             try:
                 untrusted.name(hook.output, what="")
@@ -232,11 +232,11 @@ _ACTIONS: Mapping[str, Callable[[ClusterContext, Hook, Phase, Node, Collection[s
 
 def host_names(hooks: Iterable[Hook], phases: Collection[Phase]) -> dict[str, str]:
     """The names that machines are to get, by address; of several hooks the last one counts."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for hook in sorted(hooks, key=lambda hook: hook.name):
         if hook.type == "HOSTNAME" and any(phase in phases for phase in hook.phases):
-            found |= values.host_names(hook)
-    return found
+            names |= values.host_names(hook)
+    return names
 
 
 def set_names(context: ClusterContext, names: Mapping[str, str], after: str) -> list[Step]:

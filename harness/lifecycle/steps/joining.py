@@ -73,5 +73,5 @@ def without_secrets(recorded: Clusterfile, env: Mapping[str, str]) -> tuple[Clus
     for hook in recorded.hooks:
         if hook.redacted and {*hooks.BEFORE_JOINING, *hooks.AFTER_JOINING} & set(hook.phases):
             log.warning(f"hook {hook.name} is not run: the cluster did not keep its data, since it may hold a secret")
-    known = missing_secrets.with_values(recorded, env)
-    return missing_secrets.without_redacted(known, PLACEHOLDERS[0]), frozenset(file.target for file in recorded.files if file.redacted)
+    usable = missing_secrets.with_values(recorded, env)
+    return missing_secrets.without_redacted(usable, PLACEHOLDERS[0]), frozenset(file.target for file in recorded.files if file.redacted)

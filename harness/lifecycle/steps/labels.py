@@ -29,14 +29,14 @@ def commands(member: Member, cluster: ClusterDocument, before: Clusterfile | Non
     host = cluster.host(member.address) or Host((), (member.role,))
     old = before.cluster.host(member.address) if before and before.cluster else None
     new_labels, old_labels = wanted(host), wanted(old) if old else {}
-    found = []
+    label_commands = []
     gone = [key for key in old_labels if key not in new_labels]
     if new_labels or gone:
-        found.append(label(member.name, new_labels, gone))
+        label_commands.append(label(member.name, new_labels, gone))
     kept = {(taint.key, taint.effect) for taint in host.taints}
     lost = [Taint(taint.key, effect=taint.effect, remove=True) for taint in (old.taints if old else ()) if not taint.remove]
     taints = [*(taint for taint in lost if (taint.key, taint.effect) not in kept), *host.taints]
-    return [*found, *(taint(member.name, one) for one in taints)]
+    return [*label_commands, *(taint(member.name, one) for one in taints)]
 
 
 def step(context: ClusterContext, after: str) -> list[Step]:
@@ -63,12 +63,12 @@ def label(name: str, labels: Mapping[str, str], gone: Iterable[str] = ()) -> str
     return f"{KUBECTL} label node {shlex.quote(name)} --overwrite {shlex.join(words)}"
 
 
-def taint(name: str, found: Taint) -> str:
+def taint(name: str, change: Taint) -> str:
     """The command for one taint; to take one away that is not there is no fault."""
-    key = _RENAMED.get(found.key, found.key)
-    word = f"{key}{f':{found.effect}' if found.effect else ''}-" if found.remove else f"{key}={found.value}:{found.effect}"
+    key = _RENAMED.get(change.key, change.key)
+    word = f"{key}{f':{change.effect}' if change.effect else ''}-" if change.remove else f"{key}={change.value}:{change.effect}"
     command = f"{KUBECTL} taint node {shlex.quote(name)} --overwrite {shlex.quote(word)}"
-    if not found.remove:
+    if not change.remove:
         return command
     return f"{{ said=$({command} 2>&1) || case $said in *'not found'*) ;; *) echo \"$said\" >&2; exit 1 ;; esac; }}"
 

@@ -25,7 +25,7 @@ def launch_commands(context: ClusterContext, commands: Sequence[str], kind: str,
 
     ``change``: the id of a change in which every command is launched once, whatever was launched before it.
     """
-    made: list[Step] = []
+    steps: list[Step] = []
     for number, command in enumerate(commands, 1):
 
         def action(node: Node, command: str = command) -> None:
@@ -37,9 +37,9 @@ def launch_commands(context: ClusterContext, commands: Sequence[str], kind: str,
             launched = digest(resolved.runtime.identity, context.spec.image.digest, command, resolved.environment(node), used)
             return digest(launched, change) if change else launched
 
-        made.append(Step(f"{kind}-{number}", launch_title(command), action, (context.spec.first,), after_all=(after,), inputs=inputs))
-        after = made[-1].id
-    return made
+        steps.append(Step(f"{kind}-{number}", launch_title(command), action, (context.spec.first,), after_all=(after,), inputs=inputs))
+        after = steps[-1].id
+    return steps
 
 
 def network_commands(info: Info) -> tuple[str, ...]:

@@ -183,14 +183,14 @@ def machine_files(resolved: ResolvedCluster, node: Node, domains: Sequence[str] 
     names = sorted({*registry.domains(resolved.images), *resolved.spec.app_domains, *domains})
     alias = registry.alias(resolved.spec.clusterfile)
     config, plugins = resolved.containerd_config(member), node_files.cni_plugins(rootfs.beneath(resolved.tree(node)))
-    found = {
+    files = {
         **node_files.files(resolved.cluster, member, config=config, networks=_networks(resolved, node), plugins=plugins),
         **(registry.client_files(names, member.virtual_ip, resolved.login, alias) if elsewhere is None else elsewhere.files(names)),
         **resolved.runtime.units,
     }
     if member.registry and elsewhere is None:
-        found |= registry.units()
-    return found
+        files |= registry.units()
+    return files
 
 
 def _networks(resolved: ResolvedCluster, node: Node) -> dict[str, str]:
@@ -198,8 +198,8 @@ def _networks(resolved: ResolvedCluster, node: Node) -> dict[str, str]:
     if resolved.cluster.own_network:
         return {}
     names = node_files.cni_configs(rootfs.beneath(resolved.tree(node)))
-    found = {name: resolved.content(node, f"{node_files.CNI_CONFIGS}/{name}") for name in names}
-    return {name: text for name, text in found.items() if text is not None}
+    contents = {name: resolved.content(node, f"{node_files.CNI_CONFIGS}/{name}") for name in names}
+    return {name: text for name, text in contents.items() if text is not None}
 
 
 def set_up_machines(context: ClusterContext) -> Step:

@@ -49,14 +49,15 @@ class Parting:
         of_image = _of_image(control_plane[0])
         if kept is None and of_image:
             log.warning("the API does not answer: hooks of the Clusterfile are not run, those of the image are")
-        found = values.merged(of_image, kept.hooks if kept else ())
-        wanted = [hook for hook in found if hook.type == "SHELL" and any(phase in PHASES for phase in hook.phases)]
+        all_hooks = values.merged(of_image, kept.hooks if kept else ())
+        wanted = [hook for hook in all_hooks if hook.type == "SHELL" and any(phase in PHASES for phase in hook.phases)]
         for hook in wanted:
             if hook.redacted:
                 log.warning(f"hook {hook.name} was kept without its script, since that may hold a secret; it is not run")
-        known = {place.address: place for place in (kept.cluster.places if kept and kept.cluster else ())}
+        by_address = {place.address: place for place in (kept.cluster.places if kept and kept.cluster else ())}
         places = [
-            known.get(node.address, HookTarget(node.address, ("control-plane" if node in control_plane else "worker",))) for node in nodes
+            by_address.get(node.address, HookTarget(node.address, ("control-plane" if node in control_plane else "worker",)))
+            for node in nodes
         ]
         usable = tuple(hook for hook in wanted if not hook.redacted)
         asks = any(selector.labels for hook in usable for selector in hook.on)
@@ -83,8 +84,8 @@ class Parting:
         """The environment as it was kept, without secrets."""
         cluster = self.clusterfile.cluster
         host = cluster.host(node.address) if cluster else None
-        known = {**(cluster.env if cluster else {}), **(host.env if host else {})}
-        plain = {name: value for name, value in known.items() if not is_redacted(value)}
+        env = {**(cluster.env if cluster else {}), **(host.env if host else {})}
+        plain = {name: value for name, value in env.items() if not is_redacted(value)}
         return {**environments.environment({}, None, plain), "HostIP": node.address}
 
 

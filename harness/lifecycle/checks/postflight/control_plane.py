@@ -107,8 +107,8 @@ def _certificates(health: Health) -> Iterable[tuple[str, Verdict]]:
         if by_state["expired"]:
             yield address, failed(f"{_paths(by_state['expired'])} expired", f"slipway certs renew {health.name}")
         elif by_state["soon"]:
-            left = min(certificate.days(now) for certificate in by_state["soon"])
-            text = f"{_paths(by_state['soon'])} expire{'s' * (len(by_state['soon']) == 1)} in {left} days"
+            days = min(certificate.days(now) for certificate in by_state["soon"])
+            text = f"{_paths(by_state['soon'])} expire{'s' * (len(by_state['soon']) == 1)} in {days} days"
             yield address, warning(text, f"slipway certs renew {health.name}")
         elif certificates:
             yield address, ok(f"{min(certificate.days(now) for certificate in certificates)} days left")

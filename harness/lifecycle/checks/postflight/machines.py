@@ -75,9 +75,9 @@ def _nodes(health: Health) -> Iterable[tuple[str, Verdict]]:
         else:
             yield name, ok("Ready")
     if health.silent is None:
-        known = {entry["address"] for node in nodes for entry in node["status"].get("addresses") or ()}
+        addresses = {entry["address"] for node in nodes for entry in node["status"].get("addresses") or ()}
         for address in health.roles:
-            if address not in known:
+            if address not in addresses:
                 yield address, failed("is not a node of the cluster", "slipway run or join adds it; slipway remove takes it out")
 
 

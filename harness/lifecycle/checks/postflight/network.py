@@ -30,8 +30,8 @@ def _balancer(health: Health) -> Iterable[tuple[str, Verdict]]:
                 yield address, unknown("its balancer could not be asked (socat, perl or python3)")
             continue
         down = sorted(f"{name} ({what})" for (what, name), state in answer.servers.items() if not state.startswith(("UP", "no check")))
-        left = {what for (what, _), state in answer.servers.items() if state.startswith(("UP", "no check"))}
-        gone = sorted({what for what, _ in answer.servers} - left)
+        up = {what for (what, _), state in answer.servers.items() if state.startswith(("UP", "no check"))}
+        gone = sorted({what for what, _ in answer.servers} - up)
         if gone:
             remedy = "see the API servers and registries of the control plane"
             yield address, failed(f"its balancer finds no server for {', '.join(gone)}", remedy)

@@ -37,8 +37,8 @@ def _workloads(health: Health, *, system: bool) -> Iterable[tuple[str, Verdict]]
 
 
 def _remedy(problem: Problem) -> str:
-    known = problem.reason.rpartition(": ")[2]
-    reports = [text for text in (*problem.events[-1:], *problem.log[-1:]) if known not in text]
+    message = problem.reason.rpartition(": ")[2]
+    reports = [text for text in (*problem.events[-1:], *problem.log[-1:]) if message not in text]
     kind, _, rest = problem.object.partition(" ")
     namespace, _, name = rest.partition("/")
     where = f"kubectl --namespace {namespace} describe {kind.lower()} {name}" if name else f"kubectl describe {kind.lower()} {namespace}"

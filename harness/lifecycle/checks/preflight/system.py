@@ -142,24 +142,24 @@ def _ports(target: Target, wanted: Wanted) -> Verdict:
     if target.address in wanted.ours:
         return ok("the cluster's own")
     needed, machine = ports_of(target, wanted), target.machine
-    taken = sorted(machine.ports & set(needed))
-    if taken and not occupied(target):
+    used_ports = sorted(machine.ports & set(needed))
+    if used_ports and not occupied(target):
         texts = [f"port {port} is in use{f' by {machine.owners[port]}' if port in machine.owners else ''}, {needed[port]} needs it"
-                 for port in taken]  # fmt: skip
-        return failed(words(texts, "; "), f"stop it; who it is: ss -ltnp 'sport = :{taken[0]}'")
+                 for port in used_ports]  # fmt: skip
+        return failed(words(texts, "; "), f"stop it; who it is: ss -ltnp 'sport = :{used_ports[0]}'")
     owner = machine.owners.get(distribution.PORT, "")
     # A socket of systemd is slipway's own, of a command that was killed.
     if distribution.PORT in machine.ports and not owner.startswith("systemd "):
         text = f"port {distribution.PORT} is in use{f' by {owner}' if owner else ''}: it does not serve other machines"
         return warning(text, "stop it to speed up large clusters; the other machines still copy from each other")
-    return ok("free" if not taken else "those of the existing cluster")
+    return ok("free" if not used_ports else "those of the existing cluster")
 
 
 @check("node-ports", "ports of Services", "no program listens between 30000 and 32767, where NodePorts are")
 def _node_ports(target: Target, wanted: Wanted) -> Verdict:
-    taken = sorted(port for port in target.machine.ports if port in NODE_PORTS)
-    if taken and target.address not in wanted.ours and not occupied(target):
-        return warning(f"listens on {words(taken[:3])}, where NodePorts are", "a Service with that port answers in its place")
+    used_ports = sorted(port for port in target.machine.ports if port in NODE_PORTS)
+    if used_ports and target.address not in wanted.ours and not occupied(target):
+        return warning(f"listens on {words(used_ports[:3])}, where NodePorts are", "a Service with that port answers in its place")
     return ok("free")
 
 

@@ -46,31 +46,31 @@ def _set(part: str, name: str, wanted: str) -> str:
 
 
 def _is(value: str) -> _Test:
-    return lambda given: given == value
+    return lambda text: text == value
 
 
-def _given(given: str | None) -> bool:
-    return bool(given)
+def _given(text: str | None) -> bool:
+    return bool(text)
 
 
-def _absent(given: str | None) -> bool:
-    return given is None
+def _absent(text: str | None) -> bool:
+    return text is None
 
 
 def _has(word: str) -> _Test:
-    return lambda given: word in (given or "").split(",")
+    return lambda text: word in (text or "").split(",")
 
 
 def _lacks(word: str) -> _Test:
-    return lambda given: word not in (given or "").split(",")
+    return lambda text: word not in (text or "").split(",")
 
 
 def _at_least(least: int) -> _Test:
-    return lambda given: (untrusted.number(given) or 0) >= least
+    return lambda text: (untrusted.number(text) or 0) >= least
 
 
 def _not(value: str) -> _Test:
-    return lambda given: given != value
+    return lambda text: text != value
 
 
 def _anonymous(facts: Secured) -> Iterable[tuple[str, Verdict]]:
@@ -121,7 +121,7 @@ _argument(
     API,
     "authorization-mode",
     "authorization: not AlwaysAllow",
-    lambda given: _given(given) and _lacks("AlwaysAllow")(given),
+    lambda text: _given(text) and _lacks("AlwaysAllow")(text),
     "Node,RBAC",
 )
 _argument("1.2.7", API, "authorization-mode", "authorization: nodes", _has("Node"), "Node,RBAC")
@@ -162,9 +162,9 @@ _argument(
     _lacks("RotateKubeletServerCertificate=false"),
     "without RotateKubeletServerCertificate=false",
 )
-_argument("1.3.7", CONTROLLERS, "bind-address", "controller manager: address", lambda given: given in (None, "127.0.0.1"), "127.0.0.1")
+_argument("1.3.7", CONTROLLERS, "bind-address", "controller manager: address", lambda text: text in (None, "127.0.0.1"), "127.0.0.1")
 _argument("1.4.1", SCHEDULER, "profiling", "scheduler: profiling", _is("false"), "false")
-_argument("1.4.2", SCHEDULER, "bind-address", "scheduler: address", lambda given: given in (None, "127.0.0.1"), "127.0.0.1")
+_argument("1.4.2", SCHEDULER, "bind-address", "scheduler: address", lambda text: text in (None, "127.0.0.1"), "127.0.0.1")
 
 _argument("2.1", ETCD, "cert-file", "etcd's certificate", _given, "its certificate")
 _argument("2.2", ETCD, "client-cert-auth", "etcd authenticates clients", _is("true"), "true")
