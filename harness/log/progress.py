@@ -48,8 +48,8 @@ class Meter:
         text = f"{log.size(max(self.done, 0))} of {log.size(self.total)}"
         if rate <= 0:
             return text
-        left = max(self.total - self.done, 0) / rate
-        return f"{text}, {log.size(rate)}/s, {log.duration(left)} left"
+        seconds = max(self.total - self.done, 0) / rate
+        return f"{text}, {log.size(rate)}/s, {log.duration(seconds)} left"
 
     def finish(self, what: str = "") -> None:
         """Show what it came to."""

@@ -46,9 +46,9 @@ class Recorder:
         """A lane called ``name`` in which nothing runs now, so that spans of one lane never overlap. Give it back with ``leave``."""
         with self._lock:
             number = next(index for index in range(len(self._lanes) + 1) if self._lanes.get((name, index)) not in self._busy)
-            found = self._lanes.setdefault((name, number), len(self._lanes) + 1)
-            self._busy.add(found)
-            return found
+            lane_number = self._lanes.setdefault((name, number), len(self._lanes) + 1)
+            self._busy.add(lane_number)
+            return lane_number
 
     def leave(self, lane: int) -> None:
         with self._lock:
@@ -94,14 +94,14 @@ def span(title: str, lane: str, *, clean: Callable[[str], str] = str) -> Iterato
 
     ``clean`` takes secrets out of the title, and is called only where a timeline is recorded.
     """
-    recorder, said = _state.recorder, {"note": ""}
+    recorder, notes = _state.recorder, {"note": ""}
     if recorder is None:
-        yield said
+        yield notes
         return
     number, started, failed = recorder.lane(lane), time.monotonic(), True
     try:
-        yield said
+        yield notes
         failed = False
     finally:
-        recorder.add(clean(title), number, started, time.monotonic() - started, failed=failed, note=said["note"])
+        recorder.add(clean(title), number, started, time.monotonic() - started, failed=failed, note=notes["note"])
         recorder.leave(number)
