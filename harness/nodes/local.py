@@ -32,10 +32,10 @@ class LocalNode:
                 input(spool)
                 spool.seek(0)
                 return self.run(command, input=spool, check=check, timeout=timeout)
-        done = process.run([*self._words, "sh", "-c", command], input=input, check=False, timeout=timeout)
-        if self._words and "No such container" in done.stderr:
+        outcome = process.run([*self._words, "sh", "-c", command], input=input, check=False, timeout=timeout)
+        if self._words and "No such container" in outcome.stderr:
             raise NodeError(f"{self.name}: this machine's engine has no such container", hint="run slipway where the cluster's engine is")
-        result = ProcessResult((self.name, command), done.returncode, done.stdout, done.stderr)
+        result = ProcessResult((self.name, command), outcome.returncode, outcome.stdout, outcome.stderr)
         if check and not result.ok:
             raise CommandError(f"{self.name}: {brief(command)}: exit code {result.returncode}", details=result.output)
         return result
