@@ -17,9 +17,9 @@ from harness.host import liveness
 class MismatchError(StoreError):
     """The content has another digest or size. ``resumed``: a part of it came from an earlier attempt."""
 
-    def __init__(self, expected: str, found: str, size: int, *, resumed: bool = False) -> None:
+    def __init__(self, expected: str, actual: str, size: int, *, resumed: bool = False) -> None:
         super().__init__(
-            f"{size} bytes that should be {expected} are {found}", hint="the transfer was cut short or changed on its way; try again"
+            f"{size} bytes that should be {expected} are {actual}", hint="the transfer was cut short or changed on its way; try again"
         )
         self.resumed = resumed
 
@@ -47,11 +47,11 @@ class BlobWriter:
         # Only the disk's own errors become the store's: those of the source pass unchanged.
         with self._disk():
             while rest:
-                done = self._file.write(rest)
+                written = self._file.write(rest)
                 # Only what is on disk counts: a full disk may take a part.
-                self._hash.update(rest[:done])
-                self.size += done
-                rest = rest[done:]
+                self._hash.update(rest[:written])
+                self.size += written
+                rest = rest[written:]
         return len(data)
 
     def flush(self) -> None:

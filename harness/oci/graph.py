@@ -27,10 +27,10 @@ def children(manifest: Mapping[str, Any], of: Descriptor, platforms: Sequence[Pl
 
     Raises StoreError when it cannot be understood, or calls itself something else than its descriptor does.
     """
-    said = manifest.get("mediaType")
-    if said is not None and said != of.media_type:
+    media_type = manifest.get("mediaType")
+    if media_type is not None and media_type != of.media_type:
         raise StoreError(
-            f"manifest {of.digest} should be {shown(of.media_type)}, but says that it is {shown(str(said))[:80]}",
+            f"manifest {of.digest} should be {shown(of.media_type)}, but says that it is {shown(str(media_type))[:80]}",
             hint="do not use this image",
         )
     entries, below = entries_of(manifest, of.digest), below_of(manifest, of.digest)
@@ -82,8 +82,8 @@ def child_for(index: bytes, platform: Platform) -> Descriptor:
             return child
     if len(children) == 1 and children[0].platform is None:
         return children[0]
-    there = sorted({str(child.platform.normal()) for child in children if child.platform})
-    raise BuildError(f"does not exist for {platform}, only for {', '.join(there) or 'no platform at all'}")
+    platforms = sorted({str(child.platform.normal()) for child in children if child.platform})
+    raise BuildError(f"does not exist for {platform}, only for {', '.join(platforms) or 'no platform at all'}")
 
 
 def wanted(platform: Platform | None, platforms: Sequence[Platform]) -> bool:
@@ -108,11 +108,11 @@ def walk(store: Store, image: Descriptor, platforms: Sequence[Platform] = ()) ->
 
 def closure(store: Store, image: Descriptor, platforms: Sequence[Platform] = ()) -> list[Descriptor]:
     """An image and all its blobs. Raises StoreError when one is not in the store in full length, or a manifest is damaged."""
-    found = list(walk(store, image, platforms))
-    for blob in found:
+    blobs = list(walk(store, image, platforms))
+    for blob in blobs:
         if store.size(blob.digest) != blob.size:
             raise StoreError(f"blob {blob.digest} has {store.size(blob.digest)} bytes instead of {blob.size}")
-    return found
+    return blobs
 
 
 def attached_to(name: str) -> str | None:

@@ -113,11 +113,11 @@ def names_registry(text: str) -> bool:
 def normal_domain(domain: str) -> str:
     """The spelling of a registry's address that all its spellings share: lower case, no port of HTTPS, Docker Hub under one name."""
     host, colon, port = domain.lower().rpartition(":")
-    found = domain.lower()
+    normal = domain.lower()
     if colon and port.isdigit():
         port = port.lstrip("0")
-        found = host if port == _HTTPS_PORT else f"{host}:{port}"
-    return DEFAULT_DOMAIN if found in _HUB_DOMAINS else found
+        normal = host if port == _HTTPS_PORT else f"{host}:{port}"
+    return DEFAULT_DOMAIN if normal in _HUB_DOMAINS else normal
 
 
 def is_digest(text: str) -> bool:

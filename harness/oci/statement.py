@@ -98,6 +98,6 @@ def authenticated(payload: bytes) -> bytes:
 
 def require_subject(envelope: bytes, digest: str) -> Statement:
     """The statement in an envelope. Raises StoreError when there is none, SubjectError when it is not about the image with ``digest``."""
-    found = Envelope.parse(envelope).statement()
-    found.require(digest)
-    return found
+    statement = Envelope.parse(envelope).statement()
+    statement.require(digest)
+    return statement

@@ -111,11 +111,11 @@ class Store:
             if not _SHA256.fullmatch(blob.digest):
                 raise StoreError(f"{blob.digest!r} is not a sha256 digest")
             try:
-                found = os.stat(f"{folder}/{blob.digest[7:]}")  # noqa: PTH116
+                state = os.stat(f"{folder}/{blob.digest[7:]}")  # noqa: PTH116
             except FileNotFoundError:
                 missing.append(blob.digest)
                 continue
-            if found.st_size != blob.size:
+            if state.st_size != blob.size:
                 missing.append(blob.digest)
         return missing
 
@@ -254,12 +254,12 @@ class Store:
         names = self.names()
         digits = name.removeprefix("sha256:")
         by_name = self._by_name(name, names) if name == digits else None
-        found = by_name or self._by_digest(digits, names)
-        if found is None:
+        descriptor = by_name or self._by_digest(digits, names)
+        if descriptor is None:
             near = difflib.get_close_matches(_familiar(name), names, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "`slipway images` lists all images; build, pull or load it first"
             raise StoreError(f"{name}: no such image in {self.root}", hint=hint)
-        return found
+        return descriptor
 
     def _by_name(self, name: str, names: dict[str, Descriptor]) -> Descriptor | None:
         reference = _parse(name)
@@ -270,7 +270,7 @@ class Store:
     def _by_digest(self, digits: str, names: dict[str, Descriptor]) -> Descriptor | None:
         if not _SHORT.fullmatch(digits):
             return None
-        matching = {known.digest: known for known in names.values() if known.digest.startswith(f"sha256:{digits}")}
+        matching = {candidate.digest: candidate for candidate in names.values() if candidate.digest.startswith(f"sha256:{digits}")}
         if len(matching) > 1:
             raise StoreError(f"{digits} is the beginning of {len(matching)} digests", hint="write more digits, or the name")
         for descriptor in matching.values():
@@ -360,10 +360,10 @@ class Store:
     def forget(self, kind: str | None = None, key: str | None = None) -> int:
         """Remove the records of a kind (or the one with that key), or all, so that their blobs may be collected; how many there were."""
         with self._disk():
-            found = list((self.root / "cache").glob(f"{kind or '*'}/{key or '*'}.json"))
-            for path in found:
+            paths = list((self.root / "cache").glob(f"{kind or '*'}/{key or '*'}.json"))
+            for path in paths:
                 path.unlink(missing_ok=True)
-        return len(found)
+        return len(paths)
 
     def records(self) -> set[Path]:
         """The files of all records, in folders by their kind."""
@@ -392,17 +392,17 @@ class Store:
 
     def reachable(self, roots: Iterable[str]) -> set[str]:
         """``roots`` and the digests their indexes and manifests lead to, whether those are in the store or not."""
-        found: set[str] = set()
+        digests: set[str] = set()
         waiting = list(roots)
         while waiting:
             digest = waiting.pop()
-            if digest in found:
+            if digest in digests:
                 continue
-            found.add(digest)
+            digests.add(digest)
             manifest = self._manifest(digest)
             if manifest:
                 waiting += _children(manifest)
-        return found
+        return digests
 
     def manifests(self, digest: str) -> list[str]:
         """The digests of the manifests that an index lists, as far as they can be read; none for what is not an index."""

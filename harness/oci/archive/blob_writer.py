@@ -57,11 +57,11 @@ class Intake:
         channel = _Channel(_DEPTH)
         future = self._pool.submit(self._keep, digest, size, channel)
         self._waiting[future] = digest
-        left = size
+        remaining = size
         try:
-            while left:
-                chunk = read(min(CHUNK, left))
-                left -= len(chunk)
+            while remaining:
+                chunk = read(min(CHUNK, remaining))
+                remaining -= len(chunk)
                 self._put(channel, chunk, future)
             self._put(channel, None, future)
         except BaseException:
@@ -70,7 +70,7 @@ class Intake:
 
     def wait(self, digest: str) -> None:
         """Until a blob is in the store."""
-        for future in [future for future, known in self._waiting.items() if known == digest]:
+        for future in [future for future, other in self._waiting.items() if other == digest]:
             future.result()
 
     def _collect(self) -> None:
@@ -90,23 +90,23 @@ class Intake:
 
     def _keep(self, digest: str, size: int, channel: _Channel) -> None:
         with contextlib.ExitStack() as stack:
-            there = self._there(digest, size, stack)
-            writer = None if there else stack.enter_context(self._store.writer(digest))
+            stored = self._there(digest, size, stack)
+            writer = None if stored else stack.enter_context(self._store.writer(digest))
             hashed = hashlib.sha256()
-            done = 0
+            position = 0
             for chunk in iter(channel.get, None):
-                if there and there.read(len(chunk)) != chunk:
+                if stored and stored.read(len(chunk)) != chunk:
                     writer = stack.enter_context(self._store.writer(digest))
-                    _copy(there, writer, done)
-                    there = None
+                    _copy(stored, writer, position)
+                    stored = None
                 if writer:
                     writer.write(chunk)
                 else:
                     hashed.update(chunk)
-                done += len(chunk)
-            found = writer.digest if writer else f"sha256:{hashed.hexdigest()}"
-            if found != digest:
-                raise DamagedError(f"{done} bytes that should be {digest} are {found}", hint="copy the archive again")
+                position += len(chunk)
+            actual = writer.digest if writer else f"sha256:{hashed.hexdigest()}"
+            if actual != digest:
+                raise DamagedError(f"{position} bytes that should be {digest} are {actual}", hint="copy the archive again")
         with self._lock:
             self.written += writer is not None
             self.present += writer is None

@@ -21,7 +21,7 @@ def base_of(store: Store, old: str | Path) -> ArchiveBase:
     if isinstance(old, Path):
         return _base_in_file(old)
     image = store.resolve(old)
-    name = next((name for name, known in store.names().items() if known.digest == image.digest), image.digest)
+    name = next((name for name, descriptor in store.names().items() if descriptor.digest == image.digest), image.digest)
     with contextlib.suppress(ValueError, StoreError):
         name = selection.named(store, store.names(), old)[0]
     return ArchiveBase(((name, image.digest),), frozenset(blob.digest for blob in walk(store, image)))
@@ -48,7 +48,7 @@ def _base_in_file(path: Path) -> ArchiveBase:
 
 def left_out(blobs: Sequence[Descriptor], bases: Sequence[ArchiveBase]) -> Iterator[ArchiveBase]:
     """The bases, with the blobs that are left out: each at the first that has it."""
-    left = {blob.digest for blob in blobs}
+    remaining = {blob.digest for blob in blobs}
     for base in bases:
-        yield ArchiveBase(base.images, base.blobs & left)
-        left -= base.blobs
+        yield ArchiveBase(base.images, base.blobs & remaining)
+        remaining -= base.blobs

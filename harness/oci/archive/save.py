@@ -127,12 +127,12 @@ def _write(store: Store, index: Index, blobs: Sequence[Descriptor], file: compre
 
 
 def _chunks(blob: Descriptor, content: BinaryIO) -> Iterator[bytes]:
-    left = blob.size
-    while left:
-        chunk = content.read(min(CHUNK, left))
+    remaining = blob.size
+    while remaining:
+        chunk = content.read(min(CHUNK, remaining))
         if not chunk:
             raise _damaged(blob.digest)
-        left -= len(chunk)
+        remaining -= len(chunk)
         yield chunk
 
 
@@ -175,8 +175,8 @@ class _Verifier:
             self._waiting.popleft().result()
 
 
-def _compare(found: Any, digest: str) -> None:
-    if f"sha256:{found.hexdigest()}" != digest:
+def _compare(hashed: Any, digest: str) -> None:
+    if f"sha256:{hashed.hexdigest()}" != digest:
         raise _damaged(digest)
 
 

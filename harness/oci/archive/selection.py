@@ -17,21 +17,21 @@ def images_of(store: Store, names: Sequence[str], platforms: tuple[Platform, ...
     """The images by name and what is attached to them, and to their attachments in turn, in the order of their names."""
     if not names:
         raise StoreError("nothing to save", hint="name one image or more")
-    known = store.names()
-    found = {image.name: image for image in (Image(*named(store, known, name), platforms) for name in names)}
-    for image in found.values():
+    descriptors = store.names()
+    images = {image.name: image for image in (Image(*named(store, descriptors, name), platforms) for name in names)}
+    for image in images.values():
         _check_platforms(store, image)
-    waiting = list(found.values())
+    waiting = list(images.values())
     for image in waiting:
         try:
             manifests = [blob.digest for blob in walk(store, image.root, image.platforms) if is_manifest(blob)]
         except StoreError as problem:
             raise _not_whole(store, image, problem) from problem
-        for name, root in attachments(known, manifests).items():
-            if name not in found:
-                found[name] = Image(name, root)
-                waiting.append(found[name])
-    return [found[name] for name in sorted(found)]
+        for name, root in attachments(descriptors, manifests).items():
+            if name not in images:
+                images[name] = Image(name, root)
+                waiting.append(images[name])
+    return [images[name] for name in sorted(images)]
 
 
 def blobs_of(store: Store, images: Iterable[Image]) -> list[Descriptor]:
@@ -48,10 +48,10 @@ def blobs_of(store: Store, images: Iterable[Image]) -> list[Descriptor]:
 
 
 def _check_platforms(store: Store, image: Image) -> None:
-    there = {str(child.platform) for child in children(store.json(image.root.digest), image.root) if child.platform}
+    available = {str(child.platform) for child in children(store.json(image.root.digest), image.root) if child.platform}
     for platform in image.platforms:
-        if not any(platform.matches(Platform.parse(one)) for one in there):
-            raise StoreError(f"{image.name} is not made for {platform}", hint=f"it is made for {', '.join(sorted(there)) or 'none'}")
+        if not any(platform.matches(Platform.parse(one)) for one in available):
+            raise StoreError(f"{image.name} is not made for {platform}", hint=f"it is made for {', '.join(sorted(available)) or 'none'}")
 
 
 def _not_whole(store: Store, image: Image, problem: StoreError) -> StoreError:
@@ -71,13 +71,13 @@ def _whole_platforms(store: Store, root: Descriptor) -> list[str]:
     return sorted(whole)
 
 
-def named(store: Store, known: Mapping[str, Descriptor], name: str) -> tuple[str, Descriptor]:
+def named(store: Store, descriptors: Mapping[str, Descriptor], name: str) -> tuple[str, Descriptor]:
     image = store.resolve(name)
     with contextlib.suppress(ValueError):
         familiar = Reference.parse(name).familiar
-        if familiar in known:
+        if familiar in descriptors:
             return familiar, image
-    having = [known_name for known_name, descriptor in known.items() if descriptor.digest == image.digest]
+    having = [known_name for known_name, descriptor in descriptors.items() if descriptor.digest == image.digest]
     if not having:
         raise StoreError(f"{name} has no name to be saved under", hint="give it one with `slipway tag`")
     return having[0], image

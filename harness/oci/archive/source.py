@@ -73,9 +73,9 @@ class ArchiveSource:
 
     def drain(self) -> None:
         """Read what comes after the end mark, so that what a compressed stream or a volume says of itself is checked."""
-        left = compression.SLACK
-        while left > 0 and (data := self.read(_BUFFER)):
-            left -= len(data)
+        remaining = compression.SLACK
+        while remaining > 0 and (data := self.read(_BUFFER)):
+            remaining -= len(data)
 
 
 class _Counter:

@@ -296,10 +296,10 @@ class _Sums:
         except ValueError:
             lines = []
         sizes = _SIZES.fullmatch(lines[0]) if lines else None
-        found = [_SUM.fullmatch(line) for line in lines[1:]]
-        if not sizes or not found or [int(one["number"]) if one else 0 for one in found] != list(range(1, len(found) + 1)):
+        matches = [_SUM.fullmatch(line) for line in lines[1:]]
+        if not sizes or not matches or [int(one["number"]) if one else 0 for one in matches] != list(range(1, len(matches) + 1)):
             raise DamagedError(f"{sums(base)} is damaged", hint="copy it again; without it the volumes can be loaded too")
-        return cls(tuple(one["digest"] for one in found if one), int(sizes["volume"]), int(sizes["total"]))
+        return cls(tuple(one["digest"] for one in matches if one), int(sizes["volume"]), int(sizes["total"]))
 
     def size_of(self, number: int) -> int:
         return self.volume_size if number < len(self.digests) else self.size - self.volume_size * (len(self.digests) - 1)
@@ -329,8 +329,8 @@ def find(path: Path) -> tuple[Path, ...]:
 
 
 def _numbers(base: Path) -> list[int]:
-    found = (_VOLUME.fullmatch(path.name) for path in base.parent.glob(f"{_literal(base.name)}.[0-9][0-9][0-9]"))
-    return sorted(int(one["number"]) for one in found if one)
+    matches = (_VOLUME.fullmatch(path.name) for path in base.parent.glob(f"{_literal(base.name)}.[0-9][0-9][0-9]"))
+    return sorted(int(one["number"]) for one in matches if one)
 
 
 def _literal(name: str) -> str:
@@ -338,9 +338,9 @@ def _literal(name: str) -> str:
 
 
 def _volumes(base: Path) -> tuple[Path, ...]:
-    there, listed = _numbers(base), _Sums.read(base)
-    wanted = range(1, (len(listed.digests) if listed else max(there, default=1)) + 1)
-    missing = [volume(base, number).name for number in wanted if number not in there]
+    numbers, listed = _numbers(base), _Sums.read(base)
+    wanted = range(1, (len(listed.digests) if listed else max(numbers, default=1)) + 1)
+    missing = [volume(base, number).name for number in wanted if number not in numbers]
     if missing:
         of = f" of {len(wanted)} volumes" if listed else ""
         raise DamagedError(f"missing{of}: {', '.join(missing)}", hint=f"copy {'it' if len(missing) == 1 else 'them'} to {base.parent}")
@@ -400,12 +400,12 @@ class VolumeReader(io.RawIOBase):
         place = min(offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence], self.size)
         if self._file:
             self._file.close()
-        self._sums, self._file, self._number, left = None, None, 0, place
-        while self._number < len(self.files) and left >= (size := self.files[self._number].stat().st_size):
+        self._sums, self._file, self._number, remaining = None, None, 0, place
+        while self._number < len(self.files) and remaining >= (size := self.files[self._number].stat().st_size):
             self._number += 1
-            left -= size
+            remaining -= size
         if self._open_next() and self._file:
-            self._file.seek(left)
+            self._file.seek(remaining)
         self._place = place
         return place
 

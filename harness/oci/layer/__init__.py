@@ -210,8 +210,8 @@ class Snapshot:
 
 def snapshot(root: Path) -> Snapshot:
     """Remember a folder before a command runs in it; reads every file once. Raises BuildError as scan() does."""
-    taken = time.time_ns()
-    return Snapshot({path: _look(root, path, state, content=True) for path, state in _walk(root)}, taken)
+    now = time.time_ns()
+    return Snapshot({path: _look(root, path, state, content=True) for path, state in _walk(root)}, now)
 
 
 def diff(before: Path | Snapshot, after: Path) -> Iterator[LayerEntry]:
@@ -262,8 +262,8 @@ def _file_digest(path: Path) -> str:
 
 def _walk(root: Path, folder: str = "") -> Iterator[tuple[str, os.stat_result]]:
     try:
-        with os.scandir(root / folder) as found:
-            children = sorted((child.name, child.stat(follow_symlinks=False)) for child in found)
+        with os.scandir(root / folder) as entries:
+            children = sorted((child.name, child.stat(follow_symlinks=False)) for child in entries)
     except OSError as problem:
         raise BuildError(f"{root / folder} cannot be read: {problem.strerror or problem}") from problem
     for name, state in children:
@@ -289,9 +289,9 @@ def _target(link: Path) -> str:
     return os.readlink(link)  # noqa: PTH115 -- Path would change how the target is written
 
 
-def _entries(root: Path, found: Iterable[tuple[str, os.stat_result]], prefix: str = "") -> Iterator[LayerEntry]:
+def _entries(root: Path, states: Iterable[tuple[str, os.stat_result]], prefix: str = "") -> Iterator[LayerEntry]:
     first: dict[tuple[int, int], str] = {}
-    for path, state in found:
+    for path, state in states:
         kind, name = _kind(path, state), posixpath.join(prefix, path)
         mode = stat.S_IMODE(state.st_mode)
         if kind == "symlink":

@@ -184,7 +184,7 @@ class TarReader:
 
 def _records(data: bytes) -> dict[str, str]:
     """The records of an extended header, ``LENGTH KEY=VALUE\\n`` each (POSIX.1-2001, pax)."""
-    found: dict[str, str] = {}
+    records: dict[str, str] = {}
     start = 0
     while start < len(data):
         blank = data.find(b" ", start, start + 10)
@@ -193,9 +193,9 @@ def _records(data: bytes) -> dict[str, str]:
         key, is_, value = data[blank + 1 : end].partition(b"=")
         if not is_ or not value.endswith(b"\n") or end > len(data):
             raise TarError("it has an extended header that cannot be understood")
-        found[_text(key)] = _text(value[:-1])
+        records[_text(key)] = _text(value[:-1])
         start = end
-    return found
+    return records
 
 
 def _text(data: bytes) -> str:

@@ -115,7 +115,7 @@ def body_range(status: int, headers: Mapping[str, str]) -> tuple[int, int | None
     length = headers.get("Content-Length")
     if status != 206:
         return 0, int(length) if length is not None and length.isdigit() else None
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
-    if not found:
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
+    if not match:
         raise TroubleError("answers a range without saying which")
-    return int(found[1]), int(found[2]) if found[2] != "*" else None
+    return int(match[1]), int(match[2]) if match[2] != "*" else None

@@ -88,7 +88,7 @@ class Client:
                 raise TroubleError(str(wrong), code="MANIFEST_INVALID") from wrong
             return Manifest(data, media_type, digest_of(data), endpoint.host)
 
-        return self._first_success(reference, lambda there: HttpRequest("GET", _manifest_path(there), headers), read)
+        return self._first_success(reference, lambda target: HttpRequest("GET", _manifest_path(target), headers), read)
 
     def blob(self, reference: Reference, digest: str, size: int | None = None, *, start: int = 0) -> BlobStream:
         """The body of a blob of that image from byte ``start`` on, opened; ``size`` in bytes of the whole blob where a manifest states it.
@@ -97,7 +97,7 @@ class Client:
         """
 
         def request(headers: Mapping[str, str], begin: Begin) -> urllib3.BaseHTTPResponse:
-            return self._first_success(reference, lambda there: HttpRequest("GET", f"{there.path}/blobs/{digest}", headers), begin)
+            return self._first_success(reference, lambda target: HttpRequest("GET", f"{target.path}/blobs/{digest}", headers), begin)
 
         return BlobStream(request, self.retry, reference, digest, size, start)
 
@@ -109,14 +109,14 @@ class Client:
             response.release_conn()
             digest, length = headers.get("Docker-Content-Digest", reference.digest or ""), headers.get("Content-Length", "")
             if not is_digest(digest):
-                found = self.manifest(reference)
-                return Descriptor(found.media_type, found.digest, len(found.data))
+                manifest = self.manifest(reference)
+                return Descriptor(manifest.media_type, manifest.digest, len(manifest.data))
             media_type = headers.get("Content-Type", "").partition(";")[0].strip()
             return Descriptor(media_type, digest, int(length) if length.isdigit() else 0)
 
         accept = {"Accept": ", ".join(ACCEPT)}
         with errors.not_found_allowed():
-            return self._first_success(reference, lambda there: HttpRequest("HEAD", _manifest_path(there), accept), read)
+            return self._first_success(reference, lambda target: HttpRequest("HEAD", _manifest_path(target), accept), read)
         return None
 
     def tags(self, reference: Reference) -> tuple[str, ...]:
@@ -161,9 +161,9 @@ class Client:
         except (ValueError, KeyError) as wrong:
             raise StoreError(f"referrer {digest} cannot be understood: {wrong}") from wrong
         endpoint = self._primary_endpoint(reference)
-        there = dataclasses.replace(endpoint.reference, tag=None, digest=digest)
+        target = dataclasses.replace(endpoint.reference, tag=None, digest=digest)
         request = HttpRequest(
-            "PUT", _manifest_path(there), {"Content-Type": media_type}, lambda: data, len(data), _push(there), (200, 201, 202)
+            "PUT", _manifest_path(target), {"Content-Type": media_type}, lambda: data, len(data), _push(target), (200, 201, 202)
         )
 
         def read(response: urllib3.BaseHTTPResponse) -> bool:
@@ -188,7 +188,7 @@ class Client:
 
     def _pages(self, reference: Reference, endpoint: Endpoint, path: str, key: str, scope: str = "") -> tuple[str, ...]:
         """All of a list that comes in pages (header Link)."""
-        found: list[str] = []
+        names: list[str] = []
         for _ in range(_MOST_PAGES):
             request = HttpRequest("GET", path, scope=scope)
             data, link = self._retried(
@@ -200,11 +200,11 @@ class Client:
                     raise TypeError("not a list of names")
             except (StoreError, KeyError, TypeError) as wrong:
                 raise RemoteError(f"{endpoint.host}: answers no list of {key}: {excerpt(data)}") from wrong
-            found += [untrusted.shown(name) for name in listed]
+            names += [untrusted.shown(name) for name in listed]
             if link is None:
                 break
             path = link
-        return tuple(found)
+        return tuple(names)
 
     # Writing. Never to a mirror: to the registry that the name says.
 
@@ -212,16 +212,16 @@ class Client:
         """Write a manifest under the tag of the reference, or under its digest only; its digest. Raises RemoteError."""
         digest = digest_of(data)
         endpoint = self._primary_endpoint(reference)
-        there = endpoint.reference
-        place = there if there.tag else dataclasses.replace(there, digest=digest)
+        target = endpoint.reference
+        place = target if target.tag else dataclasses.replace(target, digest=digest)
         headers = {"Content-Type": media_type}
-        request = HttpRequest("PUT", _manifest_path(place, tag=True), headers, lambda: data, len(data), _push(there), (200, 201, 202))
+        request = HttpRequest("PUT", _manifest_path(place, tag=True), headers, lambda: data, len(data), _push(target), (200, 201, 202))
 
         def read(response: urllib3.BaseHTTPResponse) -> str:
-            said = response.headers.get("Docker-Content-Digest", digest)
+            stored_digest = response.headers.get("Docker-Content-Digest", digest)
             drain(response)
-            if said != digest:
-                raise TroubleError(f"stored the manifest {digest} as {said}", code="DIGEST_INVALID")
+            if stored_digest != digest:
+                raise TroubleError(f"stored the manifest {digest} as {stored_digest}", code="DIGEST_INVALID")
             return digest
 
         return self._retried(reference, endpoint, request, read)
@@ -334,10 +334,10 @@ def _push(reference: Reference) -> str:
 
 def _next(response: urllib3.BaseHTTPResponse) -> str | None:
     """The path of the next page, from /v2/ on. Whatever host the header names, the registry itself is asked for it."""
-    found = re.match(r"<([^>]*)>", response.headers.get("Link", ""))
-    if found is None:
+    match = re.match(r"<([^>]*)>", response.headers.get("Link", ""))
+    if match is None:
         return None
-    parts = urllib.parse.urlsplit(found[1])
+    parts = urllib.parse.urlsplit(match[1])
     if not parts.path.startswith("/v2/"):
-        raise TroubleError(f"gives a next page that is not one of its API: {untrusted.shown(found[1])[:200]}")
+        raise TroubleError(f"gives a next page that is not one of its API: {untrusted.shown(match[1])[:200]}")
     return f"{parts.path}?{parts.query}"

@@ -138,8 +138,8 @@ class Registries:
         """The table with the longest prefix that matches."""
         name = str(reference)
         # Of a plain and a wildcard prefix the plain one says more about a name, however short.
-        found = [(not rule.prefix.startswith("*."), len(rule.prefix), rule) for rule in self.rules if rule.match(name) is not None]
-        return max(found, key=lambda item: item[:2])[2] if found else None
+        matches = [(not rule.prefix.startswith("*."), len(rule.prefix), rule) for rule in self.rules if rule.match(name) is not None]
+        return max(matches, key=lambda item: item[:2])[2] if matches else None
 
     def endpoints(self, reference: Reference) -> tuple[Endpoint, ...]:
         """Endpoints for ``reference``, in order: its mirrors, then its own location.
@@ -292,13 +292,13 @@ def _mirror(table: Mapping[str, Any], digest_only: bool, path: str, at: str, fau
     return Mirror(location.rstrip("/"), table.get("insecure") is True, "digest-only" if digest_only else pulls or "all")
 
 
-def _check_keys(table: Mapping[str, Any], known: Mapping[str, type], path: str, at: str, faults: list[Fault]) -> None:
+def _check_keys(table: Mapping[str, Any], supported: Mapping[str, type], path: str, at: str, faults: list[Fault]) -> None:
     for key, value in table.items():
         where = f"{path} {at}.{key}"
-        if key not in known:
-            faults.append(Fault(where, f"unknown key {key!r}", _nearest(key, known)))
-        elif not isinstance(value, known[key]):
-            faults.append(Fault(where, f"must be {_KINDS[known[key]]}"))
+        if key not in supported:
+            faults.append(Fault(where, f"unknown key {key!r}", _nearest(key, supported)))
+        elif not isinstance(value, supported[key]):
+            faults.append(Fault(where, f"must be {_KINDS[supported[key]]}"))
 
 
 def _check_location(text: str, where: str, faults: list[Fault]) -> None:
@@ -307,8 +307,8 @@ def _check_location(text: str, where: str, faults: list[Fault]) -> None:
         hint = "drop it; insecure = true allows plain HTTP" if scheme[0] == "http://" else "drop it"
         faults.append(Fault(where, f"{text!r} has a scheme", hint))
         return
-    found = _LOCATION.match(text.rstrip("/"))
-    if not found or not _TAIL.fullmatch(text.rstrip("/")[found.end() :]):
+    match = _LOCATION.match(text.rstrip("/"))
+    if not match or not _TAIL.fullmatch(text.rstrip("/")[match.end() :]):
         faults.append(Fault(where, f"{text!r} is not a place", "write host[:port][/namespace]"))
 
 
@@ -327,16 +327,16 @@ def _text(table: Mapping[str, Any], key: str) -> str:
     return value.rstrip("/") if isinstance(value, str) else ""
 
 
-def _nearest(word: str, known: Iterable[str]) -> str | None:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+def _nearest(word: str, supported: Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(word, list(supported), n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(supported)}"
 
 
 def _toml_line(message: str, text: str) -> tuple[str, int]:
     """Message of tomllib without the position, and the line."""
-    found = re.search(r"\s*\(at (?:line (\d+), column \d+|end of document)\)", message)
-    line = int(found[1]) if found and found[1] else len(text.splitlines())
-    return (message.replace(found[0], "") if found else message), line
+    match = re.search(r"\s*\(at (?:line (\d+), column \d+|end of document)\)", message)
+    line = int(match[1]) if match and match[1] else len(text.splitlines())
+    return (message.replace(match[0], "") if match else message), line
 
 
 def _rewrite(reference: Reference, covered: int, location: str) -> Reference:

@@ -70,15 +70,15 @@ class CredentialStore:
         """
         for path in (self.path, *self.others):
             config = _read(path)
-            found = self._from_file(config, path, domain, repository, paths=True)
-            if found is None:
+            credential = self._from_file(config, path, domain, repository, paths=True)
+            if credential is None:
                 helper = _helper(config, path, domain)
-                found = _ask(helper, _key(domain)) if helper else None
-            if found is None:
-                found = self._from_file(config, path, domain, repository, paths=False)
-            if found is not None:
-                log.hide(found.password, found.identity_token, found.registry_token)
-                return found
+                credential = _ask(helper, _key(domain)) if helper else None
+            if credential is None:
+                credential = self._from_file(config, path, domain, repository, paths=False)
+            if credential is not None:
+                log.hide(credential.password, credential.identity_token, credential.registry_token)
+                return credential
         return None
 
     def store(self, domain: str, username: str, password: str) -> str:
@@ -126,9 +126,9 @@ class CredentialStore:
         for key in keys:
             entry = auths[key]
             if isinstance(entry, dict):
-                found = _entry(entry, f"{path} .auths[{key!r}]")
-                if found is not None:
-                    return found
+                credential = _entry(entry, f"{path} .auths[{key!r}]")
+                if credential is not None:
+                    return credential
         return None
 
 

@@ -175,32 +175,32 @@ def classify(problem: Exception, retry: RetryPolicy) -> TroubleError:
     trouble = functools.partial(TroubleError, wait=0, transport=True)
     match problem:
         case TroubleError():
-            found = problem
+            error = problem
         case UnreachableProxyError():
             reason = f"the proxy of this machine refuses the connection: {problem.original_error}"
-            found = trouble(reason, wait=None, hint="look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
+            error = trouble(reason, wait=None, hint="look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
         case NameResolutionError():
             code = problem.__cause__.errno if isinstance(problem.__cause__, socket.gaierror) else None
             hint = "look at the spelling of the registry's name, and at the name servers of this machine"
             # A name server that fails for a moment says EAI_AGAIN.
-            found = trouble("its name cannot be resolved", absent=code == socket.EAI_NONAME, hint=hint)
+            error = trouble("its name cannot be resolved", absent=code == socket.EAI_NONAME, hint=hint)
         case NewConnectionError():  # which some versions of urllib3 derive from ConnectTimeoutError
             cause = problem.__cause__
             why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(problem).rpartition(": ")[2]
             refused = isinstance(cause, ConnectionRefusedError)
             hint = "look whether the registry runs, and listens on that port"
-            found = trouble(f"no connection: {why}", absent=refused, hint=hint if refused else None)
+            error = trouble(f"no connection: {why}", absent=refused, hint=hint if refused else None)
         case ConnectTimeoutError():
-            found = trouble(f"no connection within {retry.connect:g} s", status=504)
+            error = trouble(f"no connection within {retry.connect:g} s", status=504)
         case ReadTimeoutError():
-            found = trouble(f"silent for {retry.read:g} s", status=504)
+            error = trouble(f"silent for {retry.read:g} s", status=504)
         case SSLError() | ssl.SSLError():
-            found = _no_tls(problem)
+            error = _no_tls(problem)
         case HTTPError() | OSError():
-            found = trouble(f"the connection broke: {untrusted.shown(str(problem))}")
+            error = trouble(f"the connection broke: {untrusted.shown(str(problem))}")
         case _:
-            found = TroubleError(f"cannot be asked: {untrusted.shown(str(problem))}")
-    return found
+            error = TroubleError(f"cannot be asked: {untrusted.shown(str(problem))}")
+    return error
 
 
 def _no_tls(problem: SSLError | ssl.SSLError) -> TroubleError:

@@ -67,27 +67,27 @@ class Fetcher:
         """
         key = (str(reference), tuple(accept))
         with self._lock:
-            known = self._known(reference, accept)
+            local_manifest = self._known(reference, accept)
             asking = self._asking.get(key)
-            if known is None and asking is None:
+            if local_manifest is None and asking is None:
                 future = self._asking[key] = Future[Manifest]()
-        if known is not None:
-            self._admit(reference, known)
-            return known
+        if local_manifest is not None:
+            self._admit(reference, local_manifest)
+            return local_manifest
         if asking is not None:
             return asking.result()
         try:
-            found = self._find(reference, accept)
-            self._admit(reference, found)
-            self.store.put(found.data, expected=found.digest)
+            manifest = self._find(reference, accept)
+            self._admit(reference, manifest)
+            self.store.put(manifest.data, expected=manifest.digest)
             with self._lock:
-                self._remember(reference, found)
+                self._remember(reference, manifest)
         except BaseException as failed:
             future.set_exception(failed)
             raise
         else:
-            future.set_result(found)
-            return found
+            future.set_result(manifest)
+            return manifest
         finally:
             with self._lock:
                 del self._asking[key]
@@ -109,19 +109,19 @@ class Fetcher:
         if reference.digest is None:
             pinned = self._pins.get(str(reference), [])
             return next((manifest for manifest in pinned if _accepted(manifest.media_type, accept)), None)
-        known = self._types.get(reference.digest)
-        if known is None and self.store.has(reference.digest):
+        manifest = self._types.get(reference.digest)
+        if manifest is None and self.store.has(reference.digest):
             with contextlib.suppress(StoreError):  # a damaged one is fetched again
-                known = stored_manifest(self.store, reference.digest, "store")
-        return known
+                manifest = stored_manifest(self.store, reference.digest, "store")
+        return manifest
 
-    def _remember(self, reference: Reference, found: Manifest) -> None:
+    def _remember(self, reference: Reference, manifest: Manifest) -> None:
         if reference.digest is None:
             pinned = self._pins.setdefault(str(reference), [])
-            if found not in pinned:
-                pinned.append(found)
+            if manifest not in pinned:
+                pinned.append(manifest)
         # The type as it was served: a manifest need not say it, and an index of Docker's looks like one of OCI.
-        self._types[found.digest] = found
+        self._types[manifest.digest] = manifest
 
     def _find(self, reference: Reference, accept: Sequence[str]) -> Manifest:
         absent = RemoteError(f"{reference}: no source has it", status=404, code="MANIFEST_UNKNOWN")

@@ -114,8 +114,8 @@ def unsafe_address(domain: str) -> str | None:
     if host.lower().rpartition(".")[2] in _INNER_NAMES:
         return "its name is of an inner network"
     with contextlib.suppress(OSError, UnicodeError):  # the client says better why a name is not found
-        for found in socket.getaddrinfo(host, 443, proto=socket.IPPROTO_TCP):
-            address = ipaddress.ip_address(str(found[4][0]).partition("%")[0])
+        for info in socket.getaddrinfo(host, 443, proto=socket.IPPROTO_TCP):
+            address = ipaddress.ip_address(str(info[4][0]).partition("%")[0])
             mapped = getattr(address, "ipv4_mapped", None) or address
             if mapped.is_loopback or mapped.is_link_local or mapped.is_unspecified or mapped.is_multicast or str(mapped) in _METADATA:
                 return f"its name means {mapped}"

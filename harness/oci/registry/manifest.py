@@ -44,8 +44,8 @@ def check_manifest(data: bytes, content_type: str) -> str:
     shaped = _media_type_by_shape(value)
     named = content_type.partition(";")[0].strip().lower()
     written = value.get("mediaType")
-    known = (*INDEXES, *MANIFESTS)
-    media_type = next((found for found in (named, written, shaped) if found in known), None)
+    supported = (*INDEXES, *MANIFESTS)
+    media_type = next((candidate for candidate in (named, written, shaped) if candidate in supported), None)
     if shaped is None or media_type is None or (media_type in INDEXES) != (shaped in INDEXES):
         raise ValueError("answers JSON that is neither manifest nor index")
     return media_type
@@ -71,8 +71,8 @@ def _descriptors(value: object) -> bool:
 
 def check_digest(data: bytes, asked: str | None, said: str | None) -> None:
     """Raises ValueError when ``data`` has another digest than ``asked`` for, or than the registry ``said``."""
-    found = digest_of(data)
-    if asked is not None and asked != found:
-        raise ValueError(f"answers a manifest with digest {found} instead of {asked}")
-    if said is not None and said.startswith("sha256:") and said != found:
-        raise ValueError(f"answers a manifest with digest {found} and calls it {said}")
+    digest = digest_of(data)
+    if asked is not None and asked != digest:
+        raise ValueError(f"answers a manifest with digest {digest} instead of {asked}")
+    if said is not None and said.startswith("sha256:") and said != digest:
+        raise ValueError(f"answers a manifest with digest {digest} and calls it {said}")

@@ -128,8 +128,8 @@ class LocalReferrers:
 
     def _names(self, tag: str, names: Iterable[str]) -> list[str]:
         """Return the ``names`` with this tag, that of this repository first."""
-        found = [Reference.parse(name) for name in names if tag in name]
-        return [one.familiar for one in sorted(found, key=lambda one: one.repository != self.repository) if one.tag == tag]
+        references = [Reference.parse(name) for name in names if tag in name]
+        return [one.familiar for one in sorted(references, key=lambda one: one.repository != self.repository) if one.tag == tag]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,10 +193,10 @@ def stream(client: Client, reference: Reference, blob: Descriptor) -> Iterator[b
 
 def sha256_of(chunks: Iterable[bytes]) -> str:
     """The digest of what comes, chunk by chunk."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for chunk in chunks:
-        found.update(chunk)
-    return f"sha256:{found.hexdigest()}"
+        hashed.update(chunk)
+    return f"sha256:{hashed.hexdigest()}"
 
 
 def _fitting(data: bytes, blob: Descriptor) -> bytes:
@@ -222,11 +222,11 @@ def _document(data: bytes) -> dict[str, Any]:
 
 def merge(manifests: Iterable[bytes]) -> tuple[Descriptor, ...]:
     """The layers of several attachments of one image, each once: signatures that were made in two places are all kept."""
-    found: dict[str, Descriptor] = {}
+    layers: dict[str, Descriptor] = {}
     for manifest in manifests:
         for layer in layers_of(manifest):
-            found.setdefault(canonical_json(layer.to_json()).decode(), layer)
-    return tuple(found.values())
+            layers.setdefault(canonical_json(layer.to_json()).decode(), layer)
+    return tuple(layers.values())
 
 
 def put_layers(attachments: ReferrerStore, tag: str, layers: Iterable[Descriptor]) -> Descriptor:
@@ -259,12 +259,12 @@ def referrers_index(existing: Iterable[bytes], entry: Mapping[str, Any]) -> byte
 
 def _entries(index: bytes) -> list[dict[str, Any]]:
     try:
-        found = list(_document(index)["manifests"])
-        for one in found:
+        entries = list(_document(index)["manifests"])
+        for one in entries:
             Descriptor.from_json(one)
     except (ValueError, KeyError, TypeError) as wrong:
         raise StoreError(f"the index of referrers {digest_of(index)} cannot be understood: {wrong}") from wrong
-    return found
+    return entries
 
 
 def _kind(entry: Mapping[str, Any]) -> tuple[object, object]:

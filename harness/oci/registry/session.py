@@ -110,14 +110,14 @@ class Session:
 
     def send(self, endpoint: Endpoint, request: HttpRequest) -> urllib3.BaseHTTPResponse:
         """A good answer of one endpoint, over the first scheme that works there."""
-        known = self._base.get(endpoint.host)
-        bases = (known,) if known in endpoint.base_urls else endpoint.base_urls
+        working_base = self._base.get(endpoint.host)
+        bases = (working_base,) if working_base in endpoint.base_urls else endpoint.base_urls
         for last, base in ((base is bases[-1], base) for base in bases):
             try:
                 with translate_errors(self.retry):
                     response = self._authorized(base, endpoint, request)
             except TroubleError as trouble:
-                if trouble.absent and known is None:
+                if trouble.absent and working_base is None:
                     trouble.wait = None
                 if last or not trouble.transport:
                     raise
@@ -152,13 +152,13 @@ class Session:
 
     def _current(self, base: str, endpoint: Endpoint, scope: str) -> str | None:
         """Authorization for this repository. An expired token is replaced before it is refused: a refused upload is sent twice."""
-        known = self._authorization(base, endpoint)
+        authorization = self._authorization(base, endpoint)
         challenges = self._challenges.get((base, endpoint.repository))
-        return known or (self._sign_in(base, endpoint, challenges, None, scope) if challenges else None)
+        return authorization or (self._sign_in(base, endpoint, challenges, None, scope) if challenges else None)
 
     def _authorization(self, base: str, endpoint: Endpoint) -> str | None:
-        known = self._authorizations.get((base, endpoint.repository))
-        return known.header if known and known.until > time.monotonic() else None
+        authorization = self._authorizations.get((base, endpoint.repository))
+        return authorization.header if authorization and authorization.until > time.monotonic() else None
 
     def _sign_in(self, base: str, endpoint: Endpoint, challenges: Sequence[Challenge], used: str | None, scope: str) -> str | None:
         """A new Authorization header for the repository, once for all threads; None when there is no (other) credential."""
@@ -170,11 +170,11 @@ class Session:
             if current is not None and current != used:
                 return current  # another thread has just signed in
             credential = self.credentials.find(endpoint.domain, endpoint.repository)
-            found = self._authorize(base, endpoint, challenges, credential, scope)
-            if found is None or found.header == used:
+            authorization = self._authorize(base, endpoint, challenges, credential, scope)
+            if authorization is None or authorization.header == used:
                 return None
-            self._authorizations[key] = found
-            return found.header
+            self._authorizations[key] = authorization
+            return authorization.header
 
     def _authorize(
         self, base: str, endpoint: Endpoint, challenges: Sequence[Challenge], credential: Credential | None, scope: str
@@ -275,11 +275,11 @@ class Session:
     def _transport(self, base: str, insecure: bool) -> Transport:
         key = (base, insecure)
         with self._lock:
-            found = self._transports.get(key)
-            if found is None:
-                found = Transport(transport.pool(base, self.registries, insecure=insecure), self.retry)
-                self._transports[key] = found
-            return found
+            pooled = self._transports.get(key)
+            if pooled is None:
+                pooled = Transport(transport.pool(base, self.registries, insecure=insecure), self.retry)
+                self._transports[key] = pooled
+            return pooled
 
 
 _PART = re.compile(
@@ -302,16 +302,16 @@ class RetryingClient(Protocol):
 
 def parse_challenges(text: str) -> list[Challenge]:
     """The challenges of a WWW-Authenticate header, several schemes in one allowed (RFC 9110, 11.6.1)."""
-    found: list[tuple[str, dict[str, str]]] = []
+    schemes: list[tuple[str, dict[str, str]]] = []
     position = 0
     while part := _PART.match(text, position):
         position = part.end()
         if part["scheme"]:
-            found.append((part["scheme"].lower(), {}))
-        elif found:
+            schemes.append((part["scheme"].lower(), {}))
+        elif schemes:
             value = part["plain"] if part["quoted"] is None else re.sub(r"\\(.)", r"\1", part["quoted"])
-            found[-1][1][part["key"].lower()] = value
-    return [Challenge(scheme, parameters) for scheme, parameters in found]
+            schemes[-1][1][part["key"].lower()] = value
+    return [Challenge(scheme, parameters) for scheme, parameters in schemes]
 
 
 def _read_token(data: bytes, host: str) -> _Authorization:

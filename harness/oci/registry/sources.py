@@ -74,7 +74,7 @@ class LayoutSource:
     def __init__(self, store: Store, names: Mapping[str, str | Descriptor], label: str = "local") -> None:
         self.store = store
         self.label = label
-        plain = {name: found.digest if isinstance(found, Descriptor) else found for name, found in names.items()}
+        plain = {name: image.digest if isinstance(image, Descriptor) else image for name, image in names.items()}
         self._names = {str(Reference.parse(name)): digest for name, digest in plain.items()}
         self._repositories: dict[str, list[str]] = {}
         for name, digest in self._names.items():

@@ -44,11 +44,11 @@ class Transport:
     def __init__(self, pool: urllib3.PoolManager, retry: RetryPolicy) -> None:
         self._stopped = threading.Event()
         # Also a thread that asks for its pool only after close() finds it stopped.
-        made: Any = {
+        pool_classes: Any = {
             scheme: functools.partial(kind, stopped=self._stopped, retry=retry)
             for scheme, kind in {"http": _Pool, "https": _TlsPool}.items()
         }
-        pool.pool_classes_by_scheme = made
+        pool.pool_classes_by_scheme = pool_classes
         self._pool = pool
         self._timeout = urllib3.Timeout(connect=retry.connect, read=retry.read)
 
@@ -69,9 +69,9 @@ class Transport:
         self._stopped.set()
         pools = self._pool.pools
         for key in pools.keys():  # noqa: SIM118 -- it has no other way to be looked at
-            found = pools.get(key)
-            if isinstance(found, _Pool):
-                found.abort()
+            connection_pool = pools.get(key)
+            if isinstance(connection_pool, _Pool):
+                connection_pool.abort()
         self._pool.clear()
 
 
@@ -172,18 +172,18 @@ class _Pool(urllib3.HTTPConnectionPool):
         self._stopped = stopped
 
     def _new_conn(self) -> Any:
-        made: Any = super()._new_conn()
-        made.stopped = self._stopped
-        made.response_class = functools.partial(_Answer, retry=self._retry)
+        connection: Any = super()._new_conn()
+        connection.stopped = self._stopped
+        connection.response_class = functools.partial(_Answer, retry=self._retry)
         with self._lock:
-            self._made.add(made)
-        return made
+            self._made.add(connection)
+        return connection
 
     def abort(self) -> None:
         """From another thread: make every waiting send or receive fail now, and open no new connection."""
         with self._lock:
-            made = tuple(self._made)
-        for connection in made:
+            connections = tuple(self._made)
+        for connection in connections:
             if isinstance(connection.sock, socket.socket):
                 with contextlib.suppress(OSError):
                     # Below TLS, which would wait for the other side.

@@ -124,12 +124,12 @@ class _Upload:
         retry = self.client.retry
         broken = 0
         best = 0
-        for begun in self._places(place):
+        for location in self._places(place):
             try:
                 if self.blob.size <= SMALL:
-                    self._put(begun, 0)
+                    self._put(location, 0)
                 else:
-                    self._stream(begun)
+                    self._stream(location)
             except _BrokeError as lost:
                 self.now(0)
                 # As long as it gets on, a bad line may break as often as it likes.
@@ -151,10 +151,10 @@ class _Upload:
 
     def _places(self, place: str | None) -> Iterator[str]:
         while True:
-            begun = place or self.begin()
-            if begun is None:
+            location = place or self.begin()
+            if location is None:
                 raise AssertionError("nothing was to be mounted")
-            yield begun
+            yield location
             place = None
 
     def _stream(self, place: str) -> None:
@@ -186,9 +186,9 @@ class _Upload:
             answer = self._once(HttpRequest("GET", place, scope=self._scope, good=(204, 202, 200)))
         except TroubleError as unknown:
             raise _BrokeError(trouble, offset) from unknown
-        found = re.fullmatch(r"(?:bytes=)?0-(\d+)", answer.headers.get("Range", ""))
+        match = re.fullmatch(r"(?:bytes=)?0-(\d+)", answer.headers.get("Range", ""))
         # The last byte, which is 0 also when there is none: then the offset to resume at is not known.
-        last = int(found[1]) if found else 0
+        last = int(match[1]) if match else 0
         if not last:
             raise _BrokeError(trouble, offset) from trouble
         return last + 1, self._place(answer, place)
