@@ -90,18 +90,18 @@ def lacking(name: str | None, minor: int) -> list[str]:
     return [f"profile {name}: Kubernetes 1.{minor} cannot keep requests without a name to some paths; 1.{_ANONYMOUS} and newer can"]
 
 
-def overruled(profile: Profile, given: Iterable[Document]) -> list[str]:
+def overruled(profile: Profile, overrides: Iterable[Document]) -> list[str]:
     """Paths at which documents of image and user override the profile, as ``ClusterConfiguration .apiServer.extraArgs.profiling``."""
-    given = tuple(given)
-    ours, theirs = (_leaves(documents) for documents in (profile.documents, given))
+    overrides = tuple(overrides)
+    ours, theirs = (_leaves(documents) for documents in (profile.documents, overrides))
     overridden = [path for path, value in ours.items() if path in theirs and theirs[path] != value]
-    opening = [f"{_SERVER}{name}" for name in _opens(given)]
+    opening = [f"{_SERVER}{name}" for name in _opens(overrides)]
     return [*overridden, *(opening if profile.name else [])]
 
 
-def _leaves(given: Iterable[Document]) -> dict[str, Any]:
+def _leaves(all_documents: Iterable[Document]) -> dict[str, Any]:
     """Values in documents of the profiles' kinds, by path; the last one counts."""
-    merged = merge_kubeadm([document for document in given if document.get("kind") in _KINDS], (), ())
+    merged = merge_kubeadm([document for document in all_documents if document.get("kind") in _KINDS], (), ())
     return {
         path: value
         for document in merged
@@ -122,9 +122,9 @@ def _below(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from _below(item, f"{path}.{key}")
 
 
-def _opens(given: Iterable[Document]) -> list[str]:
+def _opens(overrides: Iterable[Document]) -> list[str]:
     """Arguments of the API server that leave no room for a file that says who may ask."""
-    names = [path.removeprefix(_SERVER) for path in _leaves(given) if path.startswith(_SERVER)]
+    names = [path.removeprefix(_SERVER) for path in _leaves(overrides) if path.startswith(_SERVER)]
     return [name for name in names if name == "anonymous-auth" or name.startswith("oidc-")]
 
 
