@@ -40,8 +40,8 @@ def convert(store: Store, name_or_digest: str, *, registry: str | None = None, p
     policy.admit(store, name_or_digest, source.digest)
     parts = [part for part in source.parts if platform is None or part.platform.matches(platform)]
     if not parts:
-        there = ", ".join(str(part.platform) for part in source.parts) or "no platform at all"
-        raise StoreError(f"{source.name} is in the local store only for {there}", hint="pull it for that platform")
+        available = ", ".join(str(part.platform) for part in source.parts) or "no platform at all"
+        raise StoreError(f"{source.name} is in the local store only for {available}", hint="pull it for that platform")
     problems: list[ImageProblem] = []
     notes = [f"{absent} is in the index, but not in the store" for absent in source.absent if platform is None]
     images = []

@@ -123,16 +123,16 @@ def _known(store: Store, layer: Descriptor, *, rootfs: bool) -> _Read | None:
     record = store.record("sealer-layer", _key(layer))
     if record is None or record.get("format") != FORMAT:
         return None
-    made = record["rootfs"]
-    known = _Read(
-        {path: RegistryEntry(**found) for path, found in record["found"].items()}, record["removed"], record["emptied"], record["complete"],
-        Layer(Descriptor.from_json(made["layer"]), made["diffId"]) if made else None,
+    rootfs_layer = record["rootfs"]
+    content = _Read(
+        {path: RegistryEntry(**value) for path, value in record["found"].items()}, record["removed"], record["emptied"], record["complete"],
+        Layer(Descriptor.from_json(rootfs_layer["layer"]), rootfs_layer["diffId"]) if rootfs_layer else None,
     )  # fmt: skip
-    needed = {found.digest for found in known.found.values() if found.good and (found.document or rootfs)}
-    if rootfs and known.rootfs:
-        needed.add(known.rootfs.descriptor.digest)
-    usable = (known.complete or not rootfs) and all(store.has(digest) for digest in needed)
-    return known if usable else None
+    needed = {entry.digest for entry in content.found.values() if entry.good and (entry.document or rootfs)}
+    if rootfs and content.rootfs:
+        needed.add(content.rootfs.descriptor.digest)
+    usable = (content.complete or not rootfs) and all(store.has(digest) for digest in needed)
+    return content if usable else None
 
 
 def _read(store: Store, layer: Descriptor, *, rootfs: bool) -> _Read:
@@ -146,10 +146,10 @@ def _read(store: Store, layer: Descriptor, *, rootfs: bool) -> _Read:
         if rootfs:
             entries = reader.entries()
             read.rootfs = write_layer(entries, store) if entries else None
-    made = {"layer": read.rootfs.descriptor.to_json(), "diffId": read.rootfs.diff_id} if read.rootfs else None
+    rootfs_layer = {"layer": read.rootfs.descriptor.to_json(), "diffId": read.rootfs.diff_id} if read.rootfs else None
     store.keep("sealer-layer", _key(layer), {
-        "format": FORMAT, "found": {path: dataclasses.asdict(found) for path, found in read.found.items()},
-        "removed": read.removed, "emptied": read.emptied, "complete": rootfs, "rootfs": made,
+        "format": FORMAT, "found": {path: dataclasses.asdict(item) for path, item in read.found.items()},
+        "removed": read.removed, "emptied": read.emptied, "complete": rootfs, "rootfs": rootfs_layer,
     })  # fmt: skip
     return read
 
@@ -300,11 +300,11 @@ class _Reader:
     def _target(self, link: LayerEntry) -> str:
         seen = {link.path}
         while link.kind == "hardlink":
-            found = self._entries.get(link.target)
-            if found is None or found.kind == "dir" or found.path in seen:
+            entry = self._entries.get(link.target)
+            if entry is None or entry.kind == "dir" or entry.path in seen:
                 raise self._refused(link.path, f"is a hard link to {link.target!r}, which is not a file of this layer")
-            seen.add(found.path)
-            link = found
+            seen.add(entry.path)
+            link = entry
         return link.path
 
 
@@ -325,17 +325,17 @@ def _merged(layers: Iterable[_Read]) -> dict[str, RegistryEntry]:
     for layer in layers:
         gone = set(layer.removed)
         emptied = set(layer.emptied)
-        replaced = {path for path, found in layer.found.items() if found.kind != "dir"}
+        replaced = {path for path, entry in layer.found.items() if entry.kind != "dir"}
         if gone or emptied:
-            files = {path: found for path, found in files.items() if path not in gone and not {*_above(path)} & (gone | emptied)}
+            files = {path: entry for path, entry in files.items() if path not in gone and not {*_above(path)} & (gone | emptied)}
         # A file in place of a folder, and the other way round.
         if replaced & {above for path in files for above in _above(path)}:
-            files = {path: found for path, found in files.items() if not {*_above(path)} & replaced}
-        for path, found in layer.found.items():
-            if found.kind == "dir":
+            files = {path: entry for path, entry in files.items() if not {*_above(path)} & replaced}
+        for path, entry in layer.found.items():
+            if entry.kind == "dir":
                 files.pop(path, None)
             else:
-                files[path] = found
+                files[path] = entry
     return files
 
 
@@ -351,22 +351,22 @@ def _storage(files: Mapping[str, RegistryEntry]) -> RegistryTree:
     revisions: dict[str, set[str]] = {}
     bad_links: dict[str, str] = {}
     strays: list[str] = []
-    for path, found in sorted(files.items()):
+    for path, entry in sorted(files.items()):
         tag, revision = _TAG.fullmatch(path), _REVISION.fullmatch(path)
-        if found.kind == "blob":
-            if found.good:
-                blobs[found.digest] = found.size
+        if entry.kind == "blob":
+            if entry.good:
+                blobs[entry.digest] = entry.size
             else:
-                damaged.add(found.digest)
-        elif found.kind == "link" and tag:
-            if _DIGEST.fullmatch(found.text):
-                tags[tag[1], tag[2]] = found.text
+                damaged.add(entry.digest)
+        elif entry.kind == "link" and tag:
+            if _DIGEST.fullmatch(entry.text):
+                tags[tag[1], tag[2]] = entry.text
             else:
-                bad_links[f"{tag[1]}:{tag[2]}"] = found.text
-        elif found.kind == "link" and revision:
+                bad_links[f"{tag[1]}:{tag[2]}"] = entry.text
+        elif entry.kind == "link" and revision:
             # A revision that was deleted leaves its folder, without a link; a link with other content is ignored.
-            if found.text == f"sha256:{revision[2]}":
-                revisions.setdefault(revision[1], set()).add(found.text)
+            if entry.text == f"sha256:{revision[2]}":
+                revisions.setdefault(revision[1], set()).add(entry.text)
         elif not _KNOWN.fullmatch(path):
             strays.append(path)
     return RegistryTree(

@@ -68,24 +68,24 @@ class _Restoring:
             for name in sorted(names):
                 self.problem("incomplete", name, f"its link in the tree says {self.tree.bad_links[tag]!r}, which is not a digest")
             return
-        known = target if by_digest and target in self.tree.revisions.get(path, ()) else self.tree.tags.get((path, target))
+        digest = target if by_digest and target in self.tree.revisions.get(path, ()) else self.tree.tags.get((path, target))
         for name, apps in sorted(names.items()):
-            if known is None:
+            if digest is None:
                 self.problem("missing", name, f"the annotation names it, but the tree has no {tag}")
             elif len(names) > 1 and not by_digest:
                 others = ", ".join(sorted(set(names) - {name}))
                 self.problem("ambiguous", name, f"the tree has one {tag} for it and for {others}, and does not say which it is")
             else:
-                self._take(name, known, ("listed",), apps)
+                self._take(name, digest, ("listed",), apps)
 
     def unnamed(self, registry: str | None) -> None:
         """Everything in the tree that the annotation does not name; ``registry`` is where it comes from, when the user says it."""
         rest = {(path, tag): digest for (path, tag), digest in self.tree.tags.items() if (path, tag) not in self.spoken_for}
-        known = {*self.tree.tags.values(), *(target for _, target in self.spoken_for)}
+        named_digests = {*self.tree.tags.values(), *(target for _, target in self.spoken_for)}
         for path, digests in self.tree.revisions.items():
             # A manifest without a tag is a part of an index, or was pulled by digest.
             parts = {part for digest in digests for part in self._children(digest)}
-            rest.update({(path, digest): digest for digest in digests - known - parts})
+            rest.update({(path, digest): digest for digest in digests - named_digests - parts})
         for (path, target), digest in sorted(rest.items()):
             short = f"{path}@{target}" if ":" in target else f"{path}:{target}"
             name = _in_domain(registry, short) if registry else None
@@ -118,9 +118,9 @@ class _Restoring:
     def _note_platform(self, name: str, blobs: Sequence[Blob]) -> None:
         """sealer takes an image without index whatever it is made for."""
         config = next((blob for blob in blobs if blob.media_type in (OCI_CONFIG, DOCKER_CONFIG)), None)
-        there = Platform.from_json((document(self.store, self.tree, config.digest) if config else None) or {})
-        if there.os and there.architecture and not there.matches(self.platform):
-            self.notes.append(f"{name} is made for {there.normal()}: nodes of {self.platform} will not run it")
+        platform = Platform.from_json((document(self.store, self.tree, config.digest) if config else None) or {})
+        if platform.os and platform.architecture and not platform.matches(self.platform):
+            self.notes.append(f"{name} is made for {platform.normal()}: nodes of {self.platform} will not run it")
 
     def _blobs(self, digest: str) -> Iterator[Blob]:
         """The manifest, and all below it that the platform needs. Of an index the whole index, as it is addressed by its digest."""
