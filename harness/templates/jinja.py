@@ -95,8 +95,8 @@ def _reason(wrong: Exception) -> tuple[int, str, str | None]:
     if isinstance(wrong, jinja2.TemplateError):
         message = wrong.message or message
     if isinstance(wrong, jinja2.UndefinedError):
-        known = re.match(r"'(\w+)' is undefined", message)
-        name = known[1] if known else None
+        match = re.match(r"'(\w+)' is undefined", message)
+        name = match[1] if match else None
     elif isinstance(wrong, MemoryError):
         message = "it takes more memory than a template may"
     elif isinstance(wrong, RecursionError):
@@ -194,11 +194,11 @@ def _environment(text: str, stand_in: tuple[str, str] | None, missing: list[str]
 
     def numbers(*args: int) -> range:
         nonlocal steps
-        found = range(*args)
-        steps -= len(found)
+        result = range(*args)
+        steps -= len(result)
         if steps < 0:
             raise OverflowError(f"the ranges of a template give more than {_MOST_STEPS} numbers")
-        return found
+        return result
 
     environment.globals["range"] = numbers
     environment.globals.pop("lipsum", None)

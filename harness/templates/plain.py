@@ -54,19 +54,19 @@ def may_be_meant(placeholder: Placeholder, path: str) -> bool:
 
 def placeholders(text: str, path: str, declared: Container[str] = ()) -> list[Placeholder]:
     """The placeholders of a file, in order. Their places are read only when one of them is not declared."""
-    found = [Placeholder(*match.span(), match[2], bool(match[1])) for match in _PLACEHOLDER.finditer(text)]
-    if path.lower().endswith(YAML_ENDINGS) and any(placeholder.name not in declared for placeholder in found):
-        return list(_placed(found, text, path))
-    return found
+    all_placeholders = [Placeholder(*match.span(), match[2], bool(match[1])) for match in _PLACEHOLDER.finditer(text)]
+    if path.lower().endswith(YAML_ENDINGS) and any(placeholder.name not in declared for placeholder in all_placeholders):
+        return list(_placed(all_placeholders, text, path))
+    return all_placeholders
 
 
-def _placed(found: list[Placeholder], text: str, path: str) -> Iterator[Placeholder]:
+def _placed(all_placeholders: list[Placeholder], text: str, path: str) -> Iterator[Placeholder]:
     """The placeholders with their places in YAML, up to the first thing that is not YAML; the others as they are."""
     # JSON may be indented with tabs, YAML may not.
     plain = text.replace("\t", " ") if path.lower().endswith(".json") else text
     scalars = untrusted.yaml_scalars(_PLACEHOLDER.sub(lambda match: _FILLER * len(match[0]), plain))
     scalar = next(scalars, None)
-    for placeholder in found:
+    for placeholder in all_placeholders:
         while scalar is not None and scalar.end < placeholder.end:
             scalar = next(scalars, None)
         if scalar is None or placeholder.start < scalar.start:

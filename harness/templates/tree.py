@@ -81,8 +81,8 @@ def render_tree(
         faults.append(Fault("templates", f"they render to more than {_LARGEST_TREE} characters together"))
     if faults:
         raise InputError(faults)
-    for target, (path, found) in written.items():
-        _write(root / target, found, (root / path).stat().st_mode & 0o7777)
+    for target, (path, output) in written.items():
+        _write(root / target, output, (root / path).stat().st_mode & 0o7777)
     return sorted(written)
 
 
@@ -94,14 +94,14 @@ def env_of(path: str, env: Mapping[str, str], app_env: Mapping[str, Mapping[str,
 
 def _templates(root: Path) -> list[str]:
     """The files to render, relative to the root. A template comes after the file that it overwrites. Links are not followed."""
-    found = []
+    paths = []
     for folder, folders, files in os.walk(root):
         here = Path(folder).relative_to(root).as_posix()
         if here == "charts" or (here != "." and "Chart.yaml" in files):
             folders.clear()
             continue
-        found += [path for name in files if is_template(path := posixpath.normpath(f"{here}/{name}")) and not (root / path).is_symlink()]
-    return sorted(found)
+        paths += [path for name in files if is_template(path := posixpath.normpath(f"{here}/{name}")) and not (root / path).is_symlink()]
+    return sorted(paths)
 
 
 def _text(path: Path) -> str | None:
