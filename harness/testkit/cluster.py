@@ -82,12 +82,12 @@ class ClusterKubectl:
         """``input`` is for ``-f -``. Raises CommandError with kubectl's output when it fails."""
         __tracebackhide__ = True
         kubectl = NodeKubectl(self.node)
-        done = self.node.run(
+        result = self.node.run(
             f"KUBECONFIG={kubectl.kubeconfig} {kubectl.program} {shlex.join(argv)}", input=input, check=False, timeout=LONG_TIMEOUT
         )
-        if not done.ok:
-            raise CommandError(f"kubectl {shlex.join(argv)}: exit code {done.returncode}: {done.output}")
-        return done.stdout
+        if not result.ok:
+            raise CommandError(f"kubectl {shlex.join(argv)}: exit code {result.returncode}: {result.output}")
+        return result.stdout
 
     def run(self, *argv: str) -> str:
         """The same, in the words of ``harness.lifecycle.kube.readiness``."""
@@ -183,22 +183,22 @@ class Cluster:
         else:
             machine.run("systemctl reboot", check=False)
         machine.disconnect()
-        left: object = "the machine does not answer"
+        problem: object = "the machine does not answer"
 
         def over() -> bool:
-            nonlocal left
+            nonlocal problem
             try:
                 if self.group is None and machine.run(_BOOT_ID).stdout.split() == before[1:]:
                     return False
-                left = self._not_anew(machine.name, before[0]) or readiness.problems(self.kubectl)
+                problem = self._not_anew(machine.name, before[0]) or readiness.problems(self.kubectl)
             except SlipwayError as error:
-                left = error.message
-            return not left
+                problem = error.message
+            return not problem
 
         deadline = time.monotonic() + timeout
         while not over():
             if time.monotonic() > deadline:
-                raise CheckError(f"{machine.name} was restarted, and is not ready after {timeout:.0f} s: {left}")
+                raise CheckError(f"{machine.name} was restarted, and is not ready after {timeout:.0f} s: {problem}")
             time.sleep(0.5)
 
     def _not_anew(self, node: str, since: str) -> list[str]:
@@ -239,7 +239,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: bool = False) -> Iterator[Cluster]:
+def boot(request: ClusterRequest, given_machines: GivenMachines | None = None, *, keep: bool = False) -> Iterator[Cluster]:
     """Run a cluster for a request: on new nodes, or on the given machines. Removed at the end, unless ``keep``.
 
     A cluster that already runs the image on given machines is used unchanged, and kept. Raises StoreError, before anything is
@@ -251,7 +251,7 @@ def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: b
     policy.admit(store, request.image, image.digest)
     with contextlib.ExitStack() as undo:
         started = time.monotonic()
-        if given is None:
+        if given_machines is None:
             check_values(request, image)
             group = _make(request, undo, keep=keep)
             name, control_plane, workers = group.name, group.control_plane, group.workers
@@ -264,10 +264,10 @@ def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: b
                     )
                 raise
         else:
-            group, control_plane, workers = None, given.control_plane, given.workers
-            existing = _running(given)
+            group, control_plane, workers = None, given_machines.control_plane, given_machines.workers
+            existing = _running(given_machines)
             if existing is None:
-                name = "test-" + hashlib.sha256(repr(given).encode()).hexdigest()[:8]
+                name = "test-" + hashlib.sha256(repr(given_machines).encode()).hexdigest()[:8]
                 # Named after the machines, so that the next run resumes an interrupted one, as with `slipway run`.
                 # The digest is of the repr: the classes in it cannot be renamed.
                 check_values(request, image)
@@ -303,9 +303,9 @@ def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: b
 def check_values(request: ClusterRequest, image: CloudImage) -> None:
     """Raise InputError that lists every value which the image needs and that is missing or wrong. Secrets are never shown from now on."""
     expected = image.platform(Platform.host()).info.values
-    given = dict(request.values)
-    log.hide(*(given[value.name] for value in expected if value.secret and value.name in given))
-    faults = values.faults(expected, [given], hint=_HINT)
+    env = dict(request.values)
+    log.hide(*(env[value.name] for value in expected if value.secret and value.name in env))
+    faults = values.faults(expected, [env], hint=_HINT)
     if faults:
         raise InputError(faults)
 
@@ -364,9 +364,9 @@ class _ExistingCluster:
             raise InputError(Fault(name, f"the cluster {self.name} on the given machines runs with another value", hint) for name in others)
 
 
-def _running(given: GivenMachines) -> _ExistingCluster | None:
+def _running(machines: GivenMachines) -> _ExistingCluster | None:
     """Cluster recorded on the first given control-plane node; None when it has none that was completed."""
-    with tempfile.TemporaryDirectory(prefix="slipway-test-") as folder, SshConnections(Path(folder), given.control_plane[:1]) as ssh:
+    with tempfile.TemporaryDirectory(prefix="slipway-test-") as folder, SshConnections(Path(folder), machines.control_plane[:1]) as ssh:
         (node,) = ssh.connect()
         mark = node.run(f"cat {MARK}", check=False)
         if not mark.ok or not mark.stdout.split():

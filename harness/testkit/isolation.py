@@ -73,9 +73,9 @@ class FilterRule:
 
     def stops(self, bridge: str) -> bool:
         """Return True when it drops every packet from ``bridge`` to another network."""
-        known = {"-j", "-i", "-o", "-d"}
+        options = {"-j", "-i", "-o", "-d"}
         elsewhere = all(match is None or match[1] for match in (self.match("-o"), self.match("-d")))
-        only = all(word in known for word in self.words if word.startswith("-"))
+        only = all(word in options for word in self.words if word.startswith("-"))
         return self.target == "DROP" and self.match("-i") == (bridge, False) and elsewhere and only
 
     @property

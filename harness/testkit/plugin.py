@@ -253,11 +253,13 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
     kit = request.config.stash[_kit]
     options = kit.options
-    given = testkit.GivenMachines.of(options.control_plane, options.workers, options.user, options.key) if options.control_plane else None
+    given_machines = (
+        testkit.GivenMachines.of(options.control_plane, options.workers, options.user, options.key) if options.control_plane else None
+    )
     with contextlib.ExitStack() as stack:
-        with _shown(request.config, cluster_request, given):
+        with _shown(request.config, cluster_request, given_machines):
             try:
-                booted = stack.enter_context(testkit.boot(cluster_request, given, keep=kit.options.keep))
+                booted = stack.enter_context(testkit.boot(cluster_request, given_machines, keep=kit.options.keep))
             except SlipwayError as error:
                 raise _failure(f"{cluster_request.image} does not run: {error}", error.details) from None
         _note(kit, booted)
@@ -335,7 +337,7 @@ def _failure(message: str, details: str | None) -> BaseException:
 
 
 @contextlib.contextmanager
-def _shown(config: pytest.Config, cluster_request: ClusterRequest, given: GivenMachines | None) -> Iterator[None]:
+def _shown(config: pytest.Config, cluster_request: ClusterRequest, given_machines: GivenMachines | None) -> Iterator[None]:
     """Show progress on the terminal meanwhile: a boot takes a minute."""
     capture, terminal = config.pluginmanager.getplugin("capturemanager"), config.pluginmanager.getplugin("terminalreporter")
     if capture is None or terminal is None or config.get_verbosity() < 0:
@@ -343,7 +345,7 @@ def _shown(config: pytest.Config, cluster_request: ClusterRequest, given: GivenM
         return
     with capture.global_and_fixture_disabled():
         terminal.ensure_newline()
-        where = "the given machines" if given else f"{cluster_request.control_plane} + {cluster_request.workers} nodes"
+        where = "the given machines" if given_machines else f"{cluster_request.control_plane} + {cluster_request.workers} nodes"
         terminal.write_line(f"slipway: {cluster_request.image} on {where}")
         yield
 
