@@ -64,14 +64,14 @@ def registries(access: RegistryAccess) -> Registries:
 
 def sign_in(host: str, credential: Credential, access: RegistryAccess) -> None:
     """Verify a login at a registry. Raises RemoteError when it is refused; warns when the registry requires no authentication."""
-    with client(access, _Only(credential)) as found:
-        found.sign_in(host)
+    with client(access, _Only(credential)) as registry:
+        registry.sign_in(host)
 
 
 def require_answer(host: str, access: RegistryAccess) -> None:
     """Ask a registry without a login. Raises RemoteError when it does not answer."""
-    with client(access, _Only(None), RetryPolicy(attempts=1)) as found:
-        found.require_answer(host)
+    with client(access, _Only(None), RetryPolicy(attempts=1)) as registry:
+        registry.require_answer(host)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,8 +77,8 @@ def _copy_referrer(source: ReferrerStore, target: ReferrerStore, entry: Descript
 
 def _copy_layers(source: ReferrerStore, target: ReferrerStore, tag: str, manifests: Sequence[bytes], digest: str, refused: Refuse) -> bool:
     existing = target.find(tag)
-    known = merge(existing)
-    missing = [layer for layer in merge(manifests) if layer not in known]
+    layers = merge(existing)
+    missing = [layer for layer in merge(manifests) if layer not in layers]
     copied = [layer for layer in missing if _copy_layer(source, target, layer, digest, refused)]
     if not copied:
         return False
@@ -86,7 +86,7 @@ def _copy_layers(source: ReferrerStore, target: ReferrerStore, tag: str, manifes
         _copy_blobs(source, target, manifests[0], besides=copied)
         target.name(tag, manifests[0], OCI_MANIFEST)
     else:
-        put_layers(target, tag, [*known, *copied])
+        put_layers(target, tag, [*layers, *copied])
     return True
 
 

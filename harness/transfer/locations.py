@@ -13,21 +13,21 @@ _MOST_PLACES = 64
 
 def remember(store: Store, reference: Reference, digest: str) -> None:
     """Note that a repository of a registry has an image, so that a later push can mount its blobs from there."""
-    key, known = _place_record(store, reference.domain)
+    key, entries = _place_record(store, reference.domain)
     # Without "sha256:", so that this record does not keep the blobs.
     hexadecimal = digest.removeprefix("sha256:")
-    seen = [entry for entry in known if entry != [reference.path, hexadecimal]]
+    seen = [entry for entry in entries if entry != [reference.path, hexadecimal]]
     store.keep("place", key, {"host": reference.domain, "images": [[reference.path, hexadecimal], *seen][:_MOST_PLACES]})
 
 
 def known(store: Store, target: Reference) -> Mapping[str, tuple[str, ...]]:
     """Blob -> other repositories of the target's registry that are known to have it."""
-    found: dict[str, tuple[str, ...]] = {}
+    repositories: dict[str, tuple[str, ...]] = {}
     for repository, hexadecimal in _place_record(store, target.domain)[1]:
         if repository != target.path:
             for digest in store.reachable([f"sha256:{hexadecimal}"]):
-                found.setdefault(digest, (repository,))
-    return found
+                repositories.setdefault(digest, (repository,))
+    return repositories
 
 
 def _place_record(store: Store, host: str) -> tuple[str, list[list[str]]]:

@@ -70,18 +70,18 @@ def merge(
     if len(sources) < 2:
         raise UsageError("a merge needs two images or more", hint="slipway merge BASE APP -t NAME")
     with store.shared_lease():
-        collector, found = FaultCollector(), list[MergeSource]()
+        collector, merge_sources = FaultCollector(), list[MergeSource]()
         for source in sources:
             with collector.of(source):
-                found.append(_source(store, source, fetch, fresh=fresh))
+                merge_sources.append(_source(store, source, fetch, fresh=fresh))
         collector.finish()
-        platforms = _common(found)
-        parts = [_combined(store, found, platform, env or {}, replace, collector) for platform in platforms]
+        platforms = _common(merge_sources)
+        parts = [_combined(store, merge_sources, platform, env or {}, replace, collector) for platform in platforms]
         collector.finish()
-        warnings = (*_left_out(found, platforms), *dict.fromkeys(text for _, texts in parts for text in texts))
+        warnings = (*_left_out(merge_sources, platforms), *dict.fromkeys(text for _, texts in parts for text in texts))
         descriptor = cloudimage.write(store, [part for part, _ in parts])
         store.tag(str(target), descriptor)
-    return MergedImage(target.familiar, descriptor.digest, tuple(map(str, platforms)), tuple(one.name for one in found), warnings)
+    return MergedImage(target.familiar, descriptor.digest, tuple(map(str, platforms)), tuple(one.name for one in merge_sources), warnings)
 
 
 def _source(store: Store, source: str, fetch: Fetch | None, *, fresh: bool) -> MergeSource:
@@ -204,8 +204,8 @@ def _laid(store: Store, named: Sequence[tuple[str, PlatformImage]], info: Info) 
         history += [History(f"MERGE {name}", empty=True), *_history(part, shared)]
         replaced: dict[str, list[str]] = {}
         for path, entry in rootfs.merged(store, part.layers).items():
-            known = tree.get(path)
-            if known is not None and known != entry and "dir" not in (known.kind, entry.kind):
+            existing = tree.get(path)
+            if existing is not None and existing != entry and "dir" not in (existing.kind, entry.kind):
                 replaced.setdefault(owners[path], []).append(path)
             tree[path], owners[path] = entry, name
         warnings += [f"{name} replaces {_listed(paths)} of {other}" for other, paths in replaced.items()]
@@ -225,9 +225,9 @@ def _shared(part: PlatformImage, other: PlatformImage) -> int:
 def _history(part: PlatformImage, shared: int) -> list[History]:
     """The history of the layers behind the first ``shared`` ones."""
     steps = list(part.history) or [History("layer") for _ in part.layers]
-    made = 0
-    while made < shared and steps:
-        made += not steps.pop(0).empty
+    count = 0
+    while count < shared and steps:
+        count += not steps.pop(0).empty
     return steps
 
 

@@ -95,11 +95,11 @@ class _Expansion:
     def _content(self, part: PlatformImage, digest: str) -> list[Descriptor]:
         """The configs and layers below a manifest or index, as far as they are in the image set."""
         blobs = {blob.digest: blob for blob in part.images.blobs}
-        found: list[Descriptor] = []
+        descriptors: list[Descriptor] = []
         for manifest in self._manifests(part, digest):
             if blobs[manifest].media_type not in INDEXES:
-                found += [entry for entry in below_of(self.store.json(manifest), manifest) if entry.digest in blobs]
-        return found
+                descriptors += [entry for entry in below_of(self.store.json(manifest), manifest) if entry.digest in blobs]
+        return descriptors
 
     def _manifests(self, part: PlatformImage, digest: str, depth: int = 0) -> list[str]:
         """The manifests of an image, children before their index."""
@@ -146,8 +146,8 @@ class _Expansion:
 
     def _put_manifest(self, place: Reference, digest: str, media_type: str) -> Descriptor:
         data = self.store.read(digest)
-        there = dataclasses.replace(place, digest=None if place.tag else digest)
-        self.client.put_manifest(there, data, media_type)
+        target = dataclasses.replace(place, digest=None if place.tag else digest)
+        self.client.put_manifest(target, data, media_type)
         with self.workers.lock:
             self.sent += len(data)
         return Descriptor(media_type, digest, len(data))

@@ -84,8 +84,8 @@ def remove(store: Store, name: str, platform: Platform) -> Assembled:
         every = pieces(store, _own_name(store, name), None)
         kept = [piece for piece in every if not piece.platform.matches(platform)]
         if len(kept) == len(every):
-            there = ", ".join(str(piece.platform) for piece in every)
-            raise StoreError(f"{target.familiar} has no {platform}, only {there}")
+            available = ", ".join(str(piece.platform) for piece in every)
+            raise StoreError(f"{target.familiar} has no {platform}, only {available}")
         if not kept:
             raise StoreError(f"{platform} is all that {target.familiar} has", hint=f"slipway rmi {target.familiar}")
         return _tag(store, target, kept, replace=False)
@@ -94,7 +94,7 @@ def remove(store: Store, name: str, platform: Platform) -> Assembled:
 def inspect(store: Store, name: str) -> dict[str, Any]:
     """Content of an index, as plain data: per platform the manifests of rootfs and image set, and what may differ."""
     image = cloudimage.read(store, name)
-    found = _pieces(store, image, image.name or name)
+    parts = _pieces(store, image, image.name or name)
     return {
         "name": image.name,
         "digest": image.digest,
@@ -107,9 +107,9 @@ def inspect(store: Store, name: str) -> dict[str, Any]:
                 "images": len(piece.image.images.images),
                 "size": sum(layer.size for layer in piece.image.layers) + sum(blob.size for blob in piece.image.images.blobs),
             }
-            for piece in found
+            for piece in parts
         ],
-        "warnings": list(differences(found)),
+        "warnings": list(differences(parts)),
     }
 
 
@@ -136,34 +136,34 @@ def _remote(source: str) -> Reference | None:
 
 def _pieces(store: Store, image: CloudImage, source: str) -> list[Piece]:
     entries: list[Mapping[str, Any]] = store.json(image.digest)["manifests"]
-    found = []
+    parts = []
     for one in image.platforms:
         own = tuple(entry for entry in entries if _platform(entry) == one.platform.normal())
-        found.append(Piece(source, image.digest, one, own))
-    return found
+        parts.append(Piece(source, image.digest, one, own))
+    return parts
 
 
 def _platform(entry: Mapping[str, Any]) -> Platform | None:
-    found = Descriptor.from_json(entry).platform
-    return found.normal() if found else None
+    platform = Descriptor.from_json(entry).platform
+    return platform.normal() if platform else None
 
 
-def _tag(store: Store, target: Reference, found: Iterable[Piece], *, replace: bool) -> Assembled:
-    chosen = choose(found, replace=replace)
+def _tag(store: Store, target: Reference, parts: Iterable[Piece], *, replace: bool) -> Assembled:
+    chosen = choose(parts, replace=replace)
     descriptor = writer.write_index(store, [entry for piece in chosen for entry in piece.entries])
     cloudimage.read(store, descriptor.digest)
     store.tag(str(target), descriptor)
     return Assembled(target.familiar, descriptor.digest, tuple(str(piece.platform) for piece in chosen), differences(chosen))
 
 
-def choose(found: Iterable[Piece], *, replace: bool) -> list[Piece]:
+def choose(parts: Iterable[Piece], *, replace: bool) -> list[Piece]:
     """One piece a platform, in the order of an index. Raises StoreError that names every two which differ, unless ``replace``."""
     chosen: dict[Platform, Piece] = {}
     conflicts = []
-    for piece in found:
-        known = chosen.setdefault(piece.platform, piece)
-        if known.entries != piece.entries:
-            conflicts.append(f"{piece.platform}: {known.source} ({_short(known)}) and {piece.source} ({_short(piece)})")
+    for piece in parts:
+        former = chosen.setdefault(piece.platform, piece)
+        if former.entries != piece.entries:
+            conflicts.append(f"{piece.platform}: {former.source} ({_short(former)}) and {piece.source} ({_short(piece)})")
             chosen[piece.platform] = piece
     if conflicts and not replace:
         raise StoreError(f"two images for one platform: {'; '.join(conflicts)}", hint="--replace takes the later one")
@@ -174,7 +174,7 @@ def _short(piece: Piece) -> str:
     return piece.index.removeprefix("sha256:")[:12]
 
 
-def differences(found: Sequence[Piece]) -> tuple[str, ...]:
+def differences(parts: Sequence[Piece]) -> tuple[str, ...]:
     """Warn about values that should be equal on all platforms and are not."""
     looked_at: Sequence[tuple[str, Callable[[PlatformImage], object]]] = (
         ("the type", lambda image: image.info.type),
@@ -184,7 +184,7 @@ def differences(found: Sequence[Piece]) -> tuple[str, ...]:
         ("the environment", lambda image: dict(image.info.env)),
         ("which container images there are", lambda image: tuple(one.name for one in image.images.images)),
     )
-    first, *others = found
+    first, *others = parts
     return tuple(
         f"{what} differs: {_told(look(first.image), first)}, {_told(look(other.image), other)}"
         for what, look in looked_at
@@ -210,6 +210,6 @@ def target_name(name: str) -> Reference:
 
 def _own_name(store: Store, name: str) -> str:
     """The name, when the store has it as a name. Raises StoreError."""
-    known = target_name(name).familiar
-    store.resolve(known)
-    return known
+    familiar = target_name(name).familiar
+    store.resolve(familiar)
+    return familiar

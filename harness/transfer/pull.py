@@ -75,14 +75,14 @@ def pull(
         with log.step(f"pull {reference.familiar}") as step:
             work.fetch(root, Meter(step, 0))
         store.fsync(work.new)
-        known = name or (None if reference.digest else reference.familiar)
+        local_name = name or (None if reference.digest else reference.familiar)
         beside = Reference.parse(name) if name else reference
         attached = attachments.pull_referrers(client, pinned, LocalReferrers(store, beside))
-        if known:
-            store.take_in({known: root}, [admitted], {})
+        if local_name:
+            store.take_in({local_name: root}, [admitted], {})
         store.forget(UNFINISHED, root.digest.removeprefix("sha256:"))
         locations.remember(store, reference, root.digest)
-    return PullResult(known or root.digest, root.digest, work.received, work.fetched, work.present, attached)
+    return PullResult(local_name or root.digest, root.digest, work.received, work.fetched, work.present, attached)
 
 
 class _Pull:
@@ -103,9 +103,9 @@ class _Pull:
 
     def root(self) -> Descriptor:
         """The manifest or index that the reference means now; kept in the store."""
-        found = self.client.manifest(self.reference)
-        self._count(len(found.data), 0)
-        return self._keep(found)
+        manifest = self.client.manifest(self.reference)
+        self._count(len(manifest.data), 0)
+        return self._keep(manifest)
 
     def fetch(self, root: Descriptor, meter: Meter) -> None:
         """Fetch the blobs that the store lacks, of an image whose root it has."""
@@ -124,16 +124,16 @@ class _Pull:
 
     def _blobs(self, root: Descriptor) -> list[Descriptor]:
         """Every blob below the manifests, which are fetched for it; each once."""
-        found: dict[str, Descriptor] = {}
+        by_digest: dict[str, Descriptor] = {}
         level = [root]
         for _ in range(DEEPEST_INDEX):
             below: list[Descriptor] = []
             for manifest in level:
                 children, blobs = self._children(manifest)
                 below += children
-                found.update((blob.digest, blob) for blob in blobs)
+                by_digest.update((blob.digest, blob) for blob in blobs)
             if not below:
-                return list(found.values())
+                return list(by_digest.values())
             fetched: dict[str, Descriptor] = {}
 
             def fetch(child: Descriptor, fetched: dict[str, Descriptor] = fetched) -> None:
@@ -159,10 +159,10 @@ class _Pull:
             raise StoreError(
                 f"{self.reference}: index {index.digest} lists {strange[0].digest} as {shown(strange[0].media_type)}, which is not an image"
             )
-        there = {str(entry.platform) for entry in entries if entry.platform}
+        available = {str(entry.platform) for entry in entries if entry.platform}
         absent = [one for one in self.platforms if not any(entry.platform and entry.platform.matches(one) for entry in entries)]
-        if absent and there:
-            raise StoreError(f"{self.reference} is not made for {absent[0]}", hint=f"it exists for {', '.join(sorted(there))}")
+        if absent and available:
+            raise StoreError(f"{self.reference} is not made for {absent[0]}", hint=f"it exists for {', '.join(sorted(available))}")
         return [entry for entry in entries if wanted(entry.platform, self.platforms)]
 
     def _manifest(self, child: Descriptor) -> Descriptor:
@@ -171,16 +171,16 @@ class _Pull:
             with contextlib.suppress(StoreError):  # a damaged one is fetched again
                 self.store.read(child.digest)
                 return child
-        found = self.client.manifest(dataclasses.replace(self.reference, tag=None, digest=child.digest))
-        if len(found.data) != child.size:
-            raise StoreError(f"{self.reference}: manifest {child.digest} has {len(found.data)} bytes, and its index says {child.size}")
-        self._count(len(found.data), 0)
-        kept = self._keep(found)
+        manifest = self.client.manifest(dataclasses.replace(self.reference, tag=None, digest=child.digest))
+        if len(manifest.data) != child.size:
+            raise StoreError(f"{self.reference}: manifest {child.digest} has {len(manifest.data)} bytes, and its index says {child.size}")
+        self._count(len(manifest.data), 0)
+        kept = self._keep(manifest)
         return dataclasses.replace(child, media_type=kept.media_type)
 
-    def _keep(self, found: Manifest) -> Descriptor:
-        self.store.put(found.data, expected=found.digest)
-        return Descriptor(found.media_type, found.digest, len(found.data))
+    def _keep(self, manifest: Manifest) -> Descriptor:
+        self.store.put(manifest.data, expected=manifest.digest)
+        return Descriptor(manifest.media_type, manifest.digest, len(manifest.data))
 
     def _has(self, blob: Descriptor, *, doubtful: bool = False) -> bool:
         if not self.store.has(blob.digest) or self.store.size(blob.digest) != blob.size:
@@ -210,10 +210,10 @@ class _Pull:
                 with self._lock:
                     self.present += 1
                 return
-            begun = part.size
-            meter.skip(begun)
-            if begun < blob.size:
-                stream = self.client.blob(self.reference, blob.digest, blob.size, start=begun)
+            start = part.size
+            meter.skip(start)
+            if start < blob.size:
+                stream = self.client.blob(self.reference, blob.digest, blob.size, start=start)
                 with self.workers.abortable(stream):
                     while part.size < blob.size:
                         self.workers.check()
@@ -222,7 +222,7 @@ class _Pull:
                         meter.add(len(data))
                     # One byte more would make it longer than it may be: the stream says so.
                     stream.read(1)
-            received = part.size - begun
+            received = part.size - start
         self._count(received, 1)
         with self._lock:
             self.new.append(blob.digest)

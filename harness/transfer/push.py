@@ -96,21 +96,21 @@ class _Push:
     def send(self, image: Descriptor, parts: Sequence[Descriptor], meter: Meter) -> None:
         """Send all but the manifest of the image itself."""
         manifests, blobs = _split(parts)
-        there = self._there(image)
-        if image.digest in there:
+        existing = self._there(image)
+        if image.digest in existing:
             # A registry keeps no manifest whose blobs it lacks.
             self.tagged = True
             self.counts["present"] = len(blobs)
             meter.finish("already present")
             return
-        missing = sorted((blob for blob in blobs if blob.digest not in there), key=lambda blob: (-blob.size, blob.digest))
+        missing = sorted((blob for blob in blobs if blob.digest not in existing), key=lambda blob: (-blob.size, blob.digest))
         self.counts["present"] = len(blobs) - len(missing)
         meter.total = sum(blob.size for blob in missing)
         places = locations.known(self.store, self.target)
         self.workers.each(lambda blob: self._blob(blob, places.get(blob.digest, ()), meter), missing)
         # An index after what it lists.
         for manifest in reversed(manifests):
-            if manifest.digest not in there and manifest.digest != image.digest:
+            if manifest.digest not in existing and manifest.digest != image.digest:
                 self._manifest(manifest, tagged=False)
         counted = ", ".join(f"{count} {how}" for how, count in self.counts.items() if count)
         meter.finish(counted)
@@ -134,24 +134,24 @@ class _Push:
 
     def _there(self, image: Descriptor) -> set[str]:
         """Digests that the registry is known to have: those of the image that the tag names now."""
-        found: set[str] = set()
+        digests: set[str] = set()
         now = present(self.target, image.digest, self.client, replace=self.replace)
         if now is None:
-            return found
+            return digests
         if now == image.digest:
             return {now}
         with contextlib.suppress(StoreError):
-            self._known(now, found)
-        return found
+            self._known(now, digests)
+        return digests
 
-    def _known(self, digest: str, found: set[str], depth: int = 0) -> None:
+    def _known(self, digest: str, digests: set[str], depth: int = 0) -> None:
         manifest = self.client.manifest(dataclasses.replace(self.target, tag=None, digest=digest))
-        found.add(digest)
+        digests.add(digest)
         value = json_object(manifest.data, what=f"manifest {digest}")
         for entry in entries_of(value, digest) if manifest.is_index and depth < DEEPEST_INDEX else ():
-            self._known(entry.digest, found, depth + 1)
+            self._known(entry.digest, digests, depth + 1)
         if not manifest.is_index:
-            found.update(blob.digest for blob in below_of(value, digest))
+            digests.update(blob.digest for blob in below_of(value, digest))
 
     def _blob(self, blob: Descriptor, mounts: Sequence[str], meter: Meter) -> None:
         self.workers.check()

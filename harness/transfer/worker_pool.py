@@ -32,8 +32,8 @@ class WorkerPool:
             try:
                 # Also inside: the first may be under way for long while Ctrl-C arrives during the submission of the last.
                 futures = [pool.submit(work, item) for item in items]
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in done:
+                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in finished:
                     future.result()
             except BaseException:
                 self.stop.set()
