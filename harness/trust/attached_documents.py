@@ -141,16 +141,16 @@ def _referrer(attachments: ReferrerStore, entry: Descriptor, digest: str) -> Att
     return dataclasses.replace(document, predicate_type=statement.predicate_type, statement=statement)
 
 
-def check(name: str, found: Iterable[AttachmentEntry], types: Sequence[str] = ()) -> tuple[AttachmentEntry, ...]:
+def check(name: str, entries: Iterable[AttachmentEntry], types: Sequence[str] = ()) -> tuple[AttachmentEntry, ...]:
     """The documents, when none is refused and each of ``types`` is signed by a key; of results of tests, when they have passed.
 
     Without ``types`` one at least must be signed. Raises RefusedError with every reason.
     """
     from harness.trust.signature import RefusedError  # here: its cryptography is slow to load, and `inspect` does without
 
-    found = tuple(found)
-    reasons = [f"{one.kind} {one.digest}: {one.refused.message}" for one in found if one.refused]
-    signed = [one for one in found if one.key and not one.refused]
+    entries = tuple(entries)
+    reasons = [f"{one.kind} {one.digest}: {one.refused.message}" for one in entries if one.refused]
+    signed = [one for one in entries if one.key and not one.refused]
     for kind in types:
         of_kind = [one for one in signed if one.predicate_type == kind]
         if not of_kind:
@@ -164,4 +164,4 @@ def check(name: str, found: Iterable[AttachmentEntry], types: Sequence[str] = ()
     if reasons:
         more = "\n".join(reasons) if len(reasons) > 1 else None
         raise RefusedError(f"{name} is refused: {reasons[0]}", hint="do not use it before you know why", details=more)
-    return found
+    return entries

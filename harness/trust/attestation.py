@@ -46,11 +46,11 @@ def envelope(value: Mapping[str, Any], key: PrivateKey) -> bytes:
 
 def open_envelope(data: bytes, key: PublicKey) -> dict[str, Any] | None:
     """The statement in an envelope, when ``key`` signed it; None when it did not. Raises StoreError when it is not an envelope."""
-    found = Envelope.parse(data)
-    if signer(found, [key]) is None:
+    parsed = Envelope.parse(data)
+    if signer(parsed, [key]) is None:
         return None
     try:
-        return untrusted.json_object(found.payload, what="payload", limit=LARGEST_ENVELOPE)
+        return untrusted.json_object(parsed.payload, what="payload", limit=LARGEST_ENVELOPE)
     except StoreError as wrong:
         raise StoreError(f"not a signed statement: {untrusted.shown(str(wrong))}") from wrong
 

@@ -68,8 +68,8 @@ def check_stored(store: Store, name: str, image: Descriptor) -> Whole:
         if store.size(blob.digest) != blob.size:
             return f"is damaged: it has {store.size(blob.digest)} bytes instead of {blob.size}"
         with store.open(blob.digest) as file:
-            found = sha256_of(iter(lambda: file.read(CHUNK), b""))
-        return None if found == blob.digest else "is damaged: its bytes have another digest"
+            digest = sha256_of(iter(lambda: file.read(CHUNK), b""))
+        return None if digest == blob.digest else "is damaged: its bytes have another digest"
 
     place = _Place(lambda blob: store.read(blob.digest), check, os.cpu_count() or 1)
     return _check(name, image, place, _absent(store, image))
@@ -92,8 +92,8 @@ def check_remote(client: Client, reference: Reference, image: Descriptor) -> Who
         return client.manifest(Reference(reference.domain, reference.path, None, blob.digest)).data
 
     def check(blob: Descriptor) -> str | None:
-        found = sha256_of(stream(client, reference, blob))
-        return None if found == blob.digest else "is damaged: its bytes have another digest"
+        digest = sha256_of(stream(client, reference, blob))
+        return None if digest == blob.digest else "is damaged: its bytes have another digest"
 
     return _check(str(reference), image, _Place(small, check, _STREAMS))
 
@@ -103,22 +103,22 @@ def _check(name: str, image: Descriptor, place: _Place, absent: tuple[Platform, 
         # Else it would count as one blob, and nothing below it would be looked at: what the name says is not part of what was signed.
         raise RefusedError(f"{name}: {image.digest} is refused: it is called {image.media_type}, which is not an image")
     damaged: list[str] = []
-    found: dict[str, _Part] = {}
+    parts: dict[str, _Part] = {}
     manifests = {*INDEXES, *MANIFESTS}
     for part in _parts(_Part(image, "index"), place, damaged, set(), absent):
-        found.setdefault(part.blob.digest, part)
-    plain = [part for part in found.values() if part.blob.media_type not in manifests]
+        parts.setdefault(part.blob.digest, part)
+    plain = [part for part in parts.values() if part.blob.media_type not in manifests]
     with log.step(f"hash every blob of {name}") as shown, concurrent.futures.ThreadPoolExecutor(place.workers) as pool:
         for part, problem in zip(plain, pool.map(lambda part: _problem(place, part.blob), plain), strict=True):
             if problem:
                 damaged.append(f"{part} {problem}")
-        total = sum(part.blob.size for part in found.values())
-        shown.note = f"{len(found)} blobs, {log.size(total)}"
+        total = sum(part.blob.size for part in parts.values())
+        shown.note = f"{len(parts)} blobs, {log.size(total)}"
     if damaged:
         named, details = errors.summary(damaged)
         hint = "pull, load or build the image again; the good blob replaces the damaged one"
         raise RefusedError(f"{name}: {image.digest} is refused: {named}", hint=hint, details=details)
-    return Whole(image.digest, len(found), total, absent)
+    return Whole(image.digest, len(parts), total, absent)
 
 
 def _problem(place: _Place, blob: Descriptor) -> str | None:

@@ -116,8 +116,8 @@ def _place(path: Path, data: bytes, mode: int, *, force: bool) -> None:
     try:
         with durable.replacing(path, mode=mode, overwrite=force) as file:
             file.write(data)
-    except FileExistsError as there:
-        raise UsageError(f"{path} already exists", hint="choose another name with -f") from there
+    except FileExistsError as error:
+        raise UsageError(f"{path} already exists", hint="choose another name with -f") from error
     except OSError as problem:
         raise UsageError(f"{path}: {problem.strerror or problem}") from problem
 
@@ -142,17 +142,17 @@ def read_private(path: Path, password: Password) -> PrivateKey:
     Raises UsageError when it is not a private key, or the password is wrong.
     """
     data = _read(path)
-    found = _PEM.search(data)
-    if found is None:
+    match = _PEM.search(data)
+    if match is None:
         raise UsageError(f"{path} is not a private key: it has no PEM block", hint="`slipway keys create` makes a key pair")
-    label = found[1].decode()
+    label = match[1].decode()
     if label in (ENCRYPTED, ENCRYPTED_OLD):
-        return PrivateKey(str(path), _private(_open_box(str(path), found[2].strip(), password), str(path)))
+        return PrivateKey(str(path), _private(_open_box(str(path), match[2].strip(), password), str(path)))
     if "PUBLIC" in label:
         raise UsageError(f"{path} is a public key; signing needs the private one", hint=f"--key {path.with_suffix('.key')}")
     if label == "ENCRYPTED PRIVATE KEY":
-        return PrivateKey(str(path), _plain(found[0], str(path), password(str(path))))
-    return PrivateKey(str(path), _plain(found[0], str(path), None))
+        return PrivateKey(str(path), _plain(match[0], str(path), password(str(path))))
+    return PrivateKey(str(path), _plain(match[0], str(path), None))
 
 
 def _plain(pem: bytes, name: str, password: str | None) -> ec.EllipticCurvePrivateKey:
@@ -184,10 +184,10 @@ def _open_box(name: str, body: bytes, password: Password) -> bytes:
         value = untrusted.json_object(base64.b64decode(b"".join(body.split()), validate=True), what=name)
         parameters = {key: int(value["kdf"]["params"][key]) for key in ("N", "r", "p")}
         salt, nonce, sealed = (_decode(value["kdf"]["salt"]), _decode(value["cipher"]["nonce"]), _decode(value["ciphertext"]))
-        known = (value["kdf"]["name"], value["cipher"]["name"]) == ("scrypt", "nacl/secretbox")
+        supported = (value["kdf"]["name"], value["cipher"]["name"]) == ("scrypt", "nacl/secretbox")
     except (StoreError, ValueError, KeyError, TypeError) as wrong:
         raise UsageError(f"{name} is damaged: it is not a key file of cosign or slipway") from wrong
-    if not known or not _is_bearable(parameters) or len(nonce) != nacl.secret.SecretBox.NONCE_SIZE:
+    if not supported or not _is_bearable(parameters) or len(nonce) != nacl.secret.SecretBox.NONCE_SIZE:
         raise UsageError(f"{name} is encrypted in a way that is not known here", hint="only scrypt with nacl/secretbox is")
     try:
         return nacl.secret.SecretBox(_stretch(password(name), salt, parameters)).decrypt(sealed, nonce)

@@ -59,8 +59,8 @@ class Newest:
     def _check(self, before: _Admission, offer: Offer, *, allow_older: bool) -> None:
         if offer.signed_at is not None and offer.signed_at >= before.signed_at:
             return
-        said = "does not say when it was signed" if offer.signed_at is None else f"was signed at {when(offer.signed_at)}"
-        reason = f"{offer.digest} {said}; the image that this tag meant before, {before.digest}, was signed at {when(before.signed_at)}"
+        signing = "does not say when it was signed" if offer.signed_at is None else f"was signed at {when(offer.signed_at)}"
+        reason = f"{offer.digest} {signing}; the image that this tag meant before, {before.digest}, was signed at {when(before.signed_at)}"
         if allow_older:
             log.warning(f"--allow-older: {offer.name} GOES BACK: {reason}")
             return
@@ -76,8 +76,8 @@ class Newest:
     def _read(self) -> dict[str, _Admission]:
         """Raises StoreError: what cannot be read must not mean that anything may come."""
         try:
-            found = untrusted.json_object(self._file.read_bytes(), what=str(self._file))
-            return {name: _Admission(str(one["digest"]), int(one["signedAt"])) for name, one in found.items()}
+            document = untrusted.json_object(self._file.read_bytes(), what=str(self._file))
+            return {name: _Admission(str(one["digest"]), int(one["signedAt"])) for name, one in document.items()}
         except FileNotFoundError:
             return {}
         except (OSError, StoreError, KeyError, TypeError, ValueError) as wrong:

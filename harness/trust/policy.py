@@ -124,8 +124,8 @@ def gate(*, allow_older: bool = False) -> Gate:
     home = os.environ.get("XDG_CONFIG_HOME")
     own = (Path(home) if home else Path.home() / ".config") / "slipway/policy.yaml"
     named = os.environ.get("SLIPWAY_POLICY")
-    found = [policy for path in (SYSTEM, *(() if named else (own,))) if (policy := _load_if_there(path)) is not None]
-    return Gate((*found, *((load(Path(named)),) if named else ())), allow_older)
+    policies = [policy for path in (SYSTEM, *(() if named else (own,))) if (policy := _load_if_there(path)) is not None]
+    return Gate((*policies, *((load(Path(named)),) if named else ())), allow_older)
 
 
 def admit(store: Store, name: str, digest: str) -> Admitted:
@@ -151,17 +151,17 @@ class Gate:
             return Admitted(name, digest)
         attachments_of = functools.partial(LocalReferrers, store, arriving=arriving or {})
         references = _references(store, name, digest)
-        found: list[Signed] = []
+        all_signatures: list[Signed] = []
         for reference in references:
             signatures = self._each(attachments_of(reference), reference, digest)
             if arriving is not None:
                 self._advance(reference, digest, signatures)
-            found += signatures
+            all_signatures += signatures
         if not references:
             # Its origin is not known: only the defaults apply.
             attachments = attachments_of(Reference("localhost", "unnamed"))
-            found = [one for policy in self.policies for one in _apply(policy, policy.default, attachments, None, name, digest)]
-        return Admitted(name, digest, tuple(dict.fromkeys(found)))
+            all_signatures = [one for policy in self.policies for one in _apply(policy, policy.default, attachments, None, name, digest)]
+        return Admitted(name, digest, tuple(dict.fromkeys(all_signatures)))
 
     def admit_remote(self, client: Client, pinned: Reference) -> Admitted:
         """Admit an image of a registry, by digest: before any of its blobs is fetched, and before it gets a name here.
@@ -206,14 +206,14 @@ def _apply(
 ) -> tuple[Signed, ...]:
     if rule.require == "none":
         return ()
-    said = f"{rule.where} says so"
+    hint = f"{rule.where} says so"
     if rule.require == "deny":
         why = "no rule names it, and the default is deny" if rule is policy.default else f"nothing of {rule.pattern} may be used"
-        raise RefusedError(f"{name} is refused by policy: {why}", hint=said)
+        raise RefusedError(f"{name} is refused by policy: {why}", hint=hint)
     try:
         return signature.check(attachments, digest, rule.demand(reference), name=name)
     except RefusedError as refused:
-        raise RefusedError(f"refused by policy: {refused.message}", hint=said, details=refused.details) from refused
+        raise RefusedError(f"refused by policy: {refused.message}", hint=hint, details=refused.details) from refused
 
 
 def _references(store: Store, name: str, digest: str) -> list[Reference]:
@@ -224,7 +224,7 @@ def _references(store: Store, name: str, digest: str) -> list[Reference]:
         is_digest = digest.startswith(f"sha256:{name.removeprefix('sha256:')}") or not reference.tag
         if reference.familiar in names or not is_digest:
             return [reference]
-    return [Reference.parse(known) for known, descriptor in names.items() if descriptor.digest == digest]
+    return [Reference.parse(other) for other, descriptor in names.items() if descriptor.digest == digest]
 
 
 @functools.lru_cache(maxsize=256)
@@ -409,20 +409,20 @@ class _Reader:
             return {}
         return {str(key.value): self._text(value) or "" for key, value in node.value}
 
-    def _mapping(self, node: yaml.Node, known: tuple[str, ...], what: str) -> dict[str, yaml.Node]:
+    def _mapping(self, node: yaml.Node, supported: tuple[str, ...], what: str) -> dict[str, yaml.Node]:
         if not isinstance(node, yaml.MappingNode):
-            self._fault(node, f"{what} must be a mapping with {', '.join(known)}")
+            self._fault(node, f"{what} must be a mapping with {', '.join(supported)}")
             return {}
-        found: dict[str, yaml.Node] = {}
+        fields: dict[str, yaml.Node] = {}
         for key, value in node.value:
             name = str(key.value)
-            if name not in known:
-                self._fault(key, f"{what} has no field {name!r}", f"it has {', '.join(known)}")
-            elif name in found:
+            if name not in supported:
+                self._fault(key, f"{what} has no field {name!r}", f"it has {', '.join(supported)}")
+            elif name in fields:
                 self._fault(key, f"{name} occurs twice")
             else:
-                found[name] = value
-        return found
+                fields[name] = value
+        return fields
 
     def _list(self, node: yaml.Node | None, what: str) -> list[yaml.Node]:
         if node is None:

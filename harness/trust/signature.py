@@ -117,8 +117,8 @@ class Minimum:
     def lacks(self, claim: SignatureClaim) -> str | None:
         """Why an image of which this was signed is not admitted; None when it is."""
         if self.since is not None:
-            said = f"at {when(claim.signed_at)}" if claim.signed_at is not None else "without a time"
-            return None if claim.signed_at is not None and claim.signed_at >= self.since else f"{said}, and it must be since {self.text}"
+            moment = f"at {when(claim.signed_at)}" if claim.signed_at is not None else "without a time"
+            return None if claim.signed_at is not None and claim.signed_at >= self.since else f"{moment}, and it must be since {self.text}"
         version = claim.annotations.get(VERSION)
         if version is None:
             return f"without the annotation {VERSION}, and it must be {self.text} or newer"
@@ -215,8 +215,8 @@ def check(attachments: ReferrerStore, digest: str, demand: Demand, *, name: str 
 
 def _layers(attachments: ReferrerStore, digest: str, name: str) -> tuple[Descriptor, ...]:
     try:
-        found = attachments.find(tag_of(digest, SIGNATURES))
-        layers = tuple(layer for manifest in found for layer in layers_of(manifest))
+        manifests = attachments.find(tag_of(digest, SIGNATURES))
+        layers = tuple(layer for manifest in manifests for layer in layers_of(manifest))
     except RefusedError:
         raise
     except StoreError as broken:
@@ -268,8 +268,8 @@ def _check_one(attachments: ReferrerStore, layer: Descriptor, digest: str, deman
     missing = {key: text for key, text in demand.annotations.items() if claim.annotations.get(key) != text}
     if missing:
         wanted = ", ".join(f"{key}={text}" for key, text in missing.items())
-        there = _shown(", ".join(f"{key}={text}" for key, text in claim.annotations.items())) or "none"
-        raise _TroubleError(6, f"{by.name} signed it without the annotation {wanted} (there: {there})")
+        present = _shown(", ".join(f"{key}={text}" for key, text in claim.annotations.items())) or "none"
+        raise _TroubleError(6, f"{by.name} signed it without the annotation {wanted} (there: {present})")
     reason = demand.minimum.lacks(claim) if demand.minimum else None
     if reason:
         raise _TroubleError(7, f"{by.name} signed it {reason}")

@@ -60,8 +60,10 @@ def make(store: Store, image: CloudImage, reference: Reference) -> dict[str, Any
         "dependencies": [{"ref": main, "dependsOn": [part.ref for part in parts]}, *({"ref": part.ref} for part in parts)],
     }
     # A platform that was not fetched is not listed either.
-    known = {main: not image.absent, **{part.ref: not part.unknown for part in parts}}
-    document["compositions"] = [{"aggregate": "complete" if whole else "incomplete", "assemblies": [ref]} for ref, whole in known.items()]
+    complete = {main: not image.absent, **{part.ref: not part.unknown for part in parts}}
+    document["compositions"] = [
+        {"aggregate": "complete" if whole else "incomplete", "assemblies": [ref]} for ref, whole in complete.items()
+    ]
     return document
 
 
@@ -137,8 +139,8 @@ def _manifest(store: Store, platform: PlatformImage, image: EmbeddedImage, types
     raise StoreError(f"nothing of it is for {platform.platform}")
 
 
-def _is_for(found: Platform | None, wanted: Platform) -> bool:
-    return found is None or found.matches(wanted)
+def _is_for(platform: Platform | None, wanted: Platform) -> bool:
+    return platform is None or platform.matches(wanted)
 
 
 # Components
@@ -147,9 +149,9 @@ def _is_for(found: Platform | None, wanted: Platform) -> bool:
 def _packages(parent: str, files: Mapping[str, ScannedFile]) -> list[dict[str, Any]]:
     records = {path: file.record for path, file in files.items() if file.record is not None}
     here = packages.system(records)
-    found: list[dict[str, Any]] = []
+    components: list[dict[str, Any]] = []
     if here.name:
-        found.append({"type": "operating-system", "bom-ref": f"{parent} os", "name": here.name, "version": here.version})
+        components.append({"type": "operating-system", "bom-ref": f"{parent} os", "name": here.name, "version": here.version})
     for package in packages.packages(records):
         component = {
             "type": "library",
@@ -160,19 +162,19 @@ def _packages(parent: str, files: Mapping[str, ScannedFile]) -> list[dict[str, A
         }
         if package.licenses:
             component["licenses"] = [{"license": {"name": package.licenses}}]  # type: ignore[assignment]
-        found.append(component)
-    return found
+        components.append(component)
+    return components
 
 
 def _files(parent: str, files: Mapping[str, ScannedFile]) -> list[dict[str, Any]]:
-    found = []
+    components = []
     for path, file in files.items():
         ref = f"{parent} {path}"
         component: dict[str, Any] = {"type": "file", "bom-ref": ref, "name": path, "hashes": _hashes(f"sha256:{file.sha256}")}
         if file.go:
             component["components"] = list(_modules(ref, file))
-        found.append(component)
-    return found
+        components.append(component)
+    return components
 
 
 def _modules(parent: str, file: ScannedFile) -> Iterator[dict[str, Any]]:
@@ -181,10 +183,10 @@ def _modules(parent: str, file: ScannedFile) -> Iterator[dict[str, Any]]:
         return
     every = dict.fromkeys([("stdlib", file.go.version.removeprefix("go")), *file.go.modules])
     for path, version in every:
-        known = "" if version == "(devel)" else version
+        known_version = "" if version == "(devel)" else version
         namespace, _, name = path.rpartition("/")
-        found = {"type": "library", "name": path, "version": known, "purl": purl("golang", namespace, name, known)}
-        yield {**found, "bom-ref": f"{parent} {found['purl']}"}
+        component = {"type": "library", "name": path, "version": known_version, "purl": purl("golang", namespace, name, known_version)}
+        yield {**component, "bom-ref": f"{parent} {component['purl']}"}
 
 
 def _hashes(digest: str) -> list[dict[str, str]]:

@@ -83,14 +83,14 @@ def _parse(data: memoryview) -> GoBuild | None:
 
 
 def _modules(text: str) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+    modules: list[tuple[str, str]] = []
     for line in text.splitlines():
         words = line.split("\t")
         if words[0] in ("mod", "dep") and len(words) >= 3:
-            found.append((words[1], words[2]))
-        elif words[0] == "=>" and len(words) >= 3 and found:
-            found[-1] = (words[1], words[2])  # what it was replaced by is what is in the program
-    return found
+            modules.append((words[1], words[2]))
+        elif words[0] == "=>" and len(words) >= 3 and modules:
+            modules[-1] = (words[1], words[2])  # what it was replaced by is what is in the program
+    return modules
 
 
 def _string(data: memoryview, start: int) -> tuple[int, int]:

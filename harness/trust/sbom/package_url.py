@@ -18,8 +18,8 @@ def purl(kind: str, namespace: str, name: str, version: str, qualifiers: Mapping
     text = f"pkg:{kind}/" + "/".join(_encoded(part) for part in parts)
     if version:
         text += f"@{_encoded(version)}"
-    given = sorted((key, value) for key, value in (qualifiers or {}).items() if value)
-    return text + ("?" + "&".join(f"{key}={_encoded(value, ':/')}" for key, value in given) if given else "")
+    pairs = sorted((key, value) for key, value in (qualifiers or {}).items() if value)
+    return text + ("?" + "&".join(f"{key}={_encoded(value, ':/')}" for key, value in pairs) if pairs else "")
 
 
 def image_purl(name: str, digest: str) -> str:

@@ -55,14 +55,14 @@ def system(records: Mapping[str, bytes]) -> System:
 def packages(records: Mapping[str, bytes]) -> tuple[Package, ...]:
     """All installed packages, sorted. ``records`` are the contents of the files for which is_record() holds."""
     here = system(records)
-    found: set[Package] = set()
+    installed: set[Package] = set()
     for path, data in records.items():
         text = data.decode(errors="replace")
         if path == DPKG or path.startswith(DPKG_PARTS):
-            found.update(_debian(text, here))
+            installed.update(_debian(text, here))
         elif path in APK:
-            found.update(_alpine(text, here))
-    return tuple(sorted(found))
+            installed.update(_alpine(text, here))
+    return tuple(sorted(installed))
 
 
 def _debian(text: str, here: System) -> Iterator[Package]:
