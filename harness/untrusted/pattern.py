@@ -216,8 +216,8 @@ class _Parser:
         """A character, or a test for a set of them."""
         letter = self._take()
         if letter.lower() in _SETS:
-            known = _SETS[letter.lower()]
-            return known.__contains__ if letter.islower() else lambda other: other not in known
+            characters = _SETS[letter.lower()]
+            return characters.__contains__ if letter.islower() else lambda other: other not in characters
         if letter in _CONTROLS:
             return _CONTROLS[letter]
         if letter.isalnum():

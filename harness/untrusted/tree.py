@@ -157,8 +157,8 @@ class UntrustedTree:
                             raise self._refused(path, "leads out of the folder")
                         os.close(stack.pop())
                         continue
-                    found = os.stat(part, dir_fd=stack[-1], follow_symlinks=False)
-                    if stat.S_ISLNK(found.st_mode) and (waiting or follow_last):
+                    state = os.stat(part, dir_fd=stack[-1], follow_symlinks=False)
+                    if stat.S_ISLNK(state.st_mode) and (waiting or follow_last):
                         target = os.readlink(part, dir_fd=stack[-1])
                         links += 1
                         if target.startswith("/") or links > _MOST_LINKS:
