@@ -85,9 +85,9 @@ def newest_first(names: Iterable[str]) -> tuple[str, ...]:
 
     ``1.2-arm64`` is part of ``1.2`` and is left out beside it.
     """
-    known = set(names)
-    parts = {f"{name}-{architecture}" for name in known for architecture in _ARCHITECTURES}
-    kept = sorted(known - parts)
+    distinct = set(names)
+    parts = {f"{name}-{architecture}" for name in distinct for architecture in _ARCHITECTURES}
+    kept = sorted(distinct - parts)
     versions = sorted((name for name in kept if _is_version(name)), key=functools.cmp_to_key(_compared))
     words = [name for name in kept if name != DEFAULT_TAG and not _is_version(name)]
     return (*(name for name in kept if name == DEFAULT_TAG), *versions, *words)
@@ -110,9 +110,9 @@ def of_store(store: Store, names: Sequence[str], most: int, demands: Demands) ->
 
     At most ``most`` versions of each. Raises UsageError for a name that the store does not have.
     """
-    known = store.names()
+    descriptors = store.names()
     # Most images have nothing attached: the names are looked through once, not once for each image.
-    attached = {attached_to(name) for name in known}
+    attached = {attached_to(name) for name in descriptors}
     repositories: dict[str, dict[str, Reference]] = {}
     problems: dict[str, str] = {}
     for row in listing.images(store):
@@ -125,8 +125,8 @@ def of_store(store: Store, names: Sequence[str], most: int, demands: Demands) ->
     for title in _chosen(repositories, names):
         tagged = repositories[title]
         left_out += [LeftOut(one.familiar, problems[one.familiar]) for _, one in sorted(tagged.items()) if one.familiar in problems]
-        order = newest_first(tag for tag, one in tagged.items() if one.familiar not in problems and one.familiar in known)
-        versions = tuple(_stored(store, tagged[tag], known[tagged[tag].familiar], attached, demands) for tag in order[:most])
+        order = newest_first(tag for tag, one in tagged.items() if one.familiar not in problems and one.familiar in descriptors)
+        versions = tuple(_stored(store, tagged[tag], descriptors[tagged[tag].familiar], attached, demands) for tag in order[:most])
         if versions:
             histories.append(ImageHistory(title, versions, len(order[most:])))
     return Collection(tuple(histories), tuple(left_out))
@@ -137,11 +137,11 @@ def _title(reference: Reference) -> str:
     return dataclasses.replace(reference, tag=None, digest=None).familiar
 
 
-def _chosen(known: Iterable[str], names: Sequence[str]) -> list[str]:
+def _chosen(titles: Iterable[str], names: Sequence[str]) -> list[str]:
     if not names:
-        return sorted(known)
+        return sorted(titles)
     wanted = {_repository(name): name for name in names}
-    if missing := [name for title, name in wanted.items() if title not in set(known)]:
+    if missing := [name for title, name in wanted.items() if title not in set(titles)]:
         message = "; ".join(f"{name}: no CloudImage of the store is called so" for name in missing)
         raise UsageError(message, hint="`slipway images` lists them")
     return sorted(wanted)
@@ -175,9 +175,9 @@ def of_registry(store: Store, place: RegistryNamespace, names: Sequence[str], mo
     Manifests, configs and what is attached are read, no layer. Other images of the registry are passed over. Raises RemoteError
     when the registry does not list its repositories, or dies meanwhile.
     """
-    found = [_collected(store, Reference(place.host, path, None), most, demands, client) for path in _paths(place, names, client)]
-    histories = tuple(history for one in found for history in one.images)
-    return Collection(histories, tuple(left for one in found for left in one.left_out))
+    collections = [_collected(store, Reference(place.host, path, None), most, demands, client) for path in _paths(place, names, client)]
+    histories = tuple(history for one in collections for history in one.images)
+    return Collection(histories, tuple(item for one in collections for item in one.left_out))
 
 
 def _paths(place: RegistryNamespace, names: Sequence[str], client: Client) -> list[str]:

@@ -73,8 +73,8 @@ class AttachedDocument:
     @property
     def meaning(self) -> str:
         """The kind in a few words, where it is known."""
-        known = (one for part, one in _MEANINGS.items() if part in self.kind)
-        return next(known, self.kind)
+        meanings = (one for part, one in _MEANINGS.items() if part in self.kind)
+        return next(meanings, self.kind)
 
     @property
     def is_sbom(self) -> bool:
@@ -271,7 +271,7 @@ def _unique(documents: Iterable[AttachedDocument]) -> Iterator[AttachedDocument]
     for document in documents:
         content = f"{document.kind} {document.title}" if document.data is None else hashlib.sha256(document.data).hexdigest()
         key = (document.ending, content)
-        known = best.get(key)
-        if known is None or (document.signed, bool(document.key)) > (known.signed, bool(known.key)):
-            best[key] = dataclasses.replace(document, title=document.title or (known.title if known else ""))
+        former = best.get(key)
+        if former is None or (document.signed, bool(document.key)) > (former.signed, bool(former.key)):
+            best[key] = dataclasses.replace(document, title=document.title or (former.title if former else ""))
     yield from sorted(best.values(), key=lambda one: (one.kind, one.title, one.data or b"", one.key))

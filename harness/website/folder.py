@@ -51,8 +51,8 @@ def replacing(target: Path) -> Iterator[Path]:
     prefix = f".{target.name}.slipway-"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(f"{glob.escape(prefix)}*"):
-            liveness.remove_abandoned(left)
+        for abandoned in target.parent.glob(f"{glob.escape(prefix)}*"):
+            liveness.remove_abandoned(abandoned)
         part = liveness.HeldFolder(target.parent, prefix)
     except OSError as problem:
         raise _refused(target, problem) from problem

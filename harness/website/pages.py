@@ -134,9 +134,9 @@ class PageMaker:
     def _platform(self, part: PlatformImage) -> dict[str, Any]:
         steps = {row.layer: without_values(row.created_by) for row in listing.history(CloudImage("", (part,))) if row.layer}
         sizes = listing.content_sizes(self._store, part.images)
-        known = {one.name: sizes[one.name] for one in part.images.images if self._store.has(one.digest)}
+        stored_sizes = {one.name: sizes[one.name] for one in part.images.images if self._store.has(one.digest)}
         layers = [SizedPart(steps.get(layer.digest, "layer"), layer.digest, layer.size) for layer in part.layers]
-        images = [SizedPart(one.name, one.digest, known[one.name]) for one in part.images.images if one.name in known]
+        images = [SizedPart(one.name, one.digest, stored_sizes[one.name]) for one in part.images.images if one.name in stored_sizes]
         images.sort(key=lambda one: (-one.size, one.title))
         return {
             "name": str(part.platform),
@@ -144,7 +144,7 @@ class PageMaker:
             "images": picture.bar(sorted(images, key=lambda one: (-one.size, one.title)))
             if len(images) == len(part.images.images)
             else None,
-            "rows": [_container(one, known.get(one.name)) for one in part.images.images[:MOST_ROWS]],
+            "rows": [_container(one, stored_sizes.get(one.name)) for one in part.images.images[:MOST_ROWS]],
             "more": max(0, len(part.images.images) - MOST_ROWS),
             "count": len(part.images.images),
             "bytes": log.size(sum(blob.size for blob in part.images.blobs)),
@@ -222,10 +222,10 @@ def _commands(version: ImageVersion) -> Iterator[tuple[str, str]]:
 def _values(parts: Sequence[PlatformImage]) -> Iterator[ExpectedValue]:
     """Values that it expects, those that must be given first, then other settings with their defaults, without secrets."""
     info = parts[0].info
-    known = {value.name for value in info.values}
+    expected_names = {value.name for value in info.values}
     yield from sorted(info.values, key=lambda value: (not value.required, value.name))
     for name, text in sorted(info.env.items()):
-        if name not in known:
+        if name not in expected_names:
             secret = secrets.is_secret(name, text)
             yield ExpectedValue(name, default=None if secret else text, secret=secret)
 

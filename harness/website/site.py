@@ -86,10 +86,10 @@ def make(store: Store, request: SiteRequest, demands: Demands, client: Client | 
 def _collect(store: Store, request: SiteRequest, demands: Demands, client: Client | None) -> Collection:
     if client is None:
         return collect.of_store(store, request.names, request.versions, demands)
-    found = [collect.of_registry(store, place, request.names, request.versions, demands, client) for place in request.registries]
-    histories = {history.name: history for one in found for history in one.images}
+    collections = [collect.of_registry(store, place, request.names, request.versions, demands, client) for place in request.registries]
+    histories = {history.name: history for one in collections for history in one.images}
     shown = tuple(histories[name] for name in sorted(histories))
-    return Collection(shown, tuple(dict.fromkeys(left for one in found for left in one.left_out)))
+    return Collection(shown, tuple(dict.fromkeys(item for one in collections for item in one.left_out)))
 
 
 def files(store: Store, request: SiteRequest, collection: Collection) -> Iterator[tuple[str, bytes]]:
