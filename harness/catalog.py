@@ -70,11 +70,11 @@ def order(entries: Mapping[str, CatalogEntry], names: Iterable[str] = ()) -> tup
 
     Raises UsageError for unknown names and for kubefiles that are built from each other.
     """
-    found: dict[str, CatalogEntry] = {}
+    ordered: dict[str, CatalogEntry] = {}
     for entry in select(entries, names):
         for one in _chain(entries, entry):
-            found[one.name] = one
-    return tuple(found.values())
+            ordered[one.name] = one
+    return tuple(ordered.values())
 
 
 def _chain(entries: Mapping[str, CatalogEntry], entry: CatalogEntry) -> list[CatalogEntry]:
@@ -93,10 +93,10 @@ def _base(text: str) -> str:
     """Image of the first FROM, with the defaults of the ARGs before it; empty without a FROM: the build reports that."""
     arguments: dict[str, str] = {}
     for line in text.splitlines():
-        if found := _ARG.match(line.strip()):
-            arguments[found[1]] = found[2] or ""
-        elif found := _FROM.match(line.strip()):
-            return _VARIABLE.sub(lambda name: arguments.get(name[1] or name[3], "") or name[2] or "", found[1])
+        if match := _ARG.match(line.strip()):
+            arguments[match[1]] = match[2] or ""
+        elif match := _FROM.match(line.strip()):
+            return _VARIABLE.sub(lambda name: arguments.get(name[1] or name[3], "") or name[2] or "", match[1])
     return ""
 
 
@@ -119,5 +119,5 @@ def summary(text: str) -> str:
 
 def _nearest(unknown: Iterable[str], entries: Mapping[str, CatalogEntry]) -> str:
     near = [match for name in unknown for match in difflib.get_close_matches(name, entries, n=1)]
-    known = f"there are: {', '.join(entries)}" if entries else "there are none"
-    return f"did you mean {', '.join(dict.fromkeys(near))}? {known}" if near else known
+    available = f"there are: {', '.join(entries)}" if entries else "there are none"
+    return f"did you mean {', '.join(dict.fromkeys(near))}? {available}" if near else available

@@ -214,7 +214,7 @@ def _text(output: bytearray) -> str:
 
 def _pieces(running: subprocess.Popen[bytes], data: bytes, deadline: float | None) -> Generator[tuple[str, bytes], None, None]:
     """Yield the output of a program by stream until both end, and write ``data`` to it meanwhile. Raises _LateError."""
-    left = memoryview(data)
+    remaining = memoryview(data)
     with selectors.DefaultSelector() as selector:
         for name, pipe in (("stdout", running.stdout), ("stderr", running.stderr)):
             if pipe is not None:
@@ -235,12 +235,12 @@ def _pieces(running: subprocess.Popen[bytes], data: bytes, deadline: float | Non
                         selector.unregister(key.fileobj)
                     continue
                 try:
-                    left = left[os.write(key.fd, left[:_PIECE]) :]
+                    remaining = remaining[os.write(key.fd, remaining[:_PIECE]) :]
                 except BlockingIOError:
                     continue
                 except BrokenPipeError:
-                    left = left[len(left) :]  # it does not want the rest; its exit code says why
-                if not left:
+                    remaining = remaining[len(remaining) :]  # it does not want the rest; its exit code says why
+                if not remaining:
                     selector.unregister(key.fileobj)
                     cast("IO[bytes]", key.fileobj).close()
 
@@ -292,7 +292,7 @@ def stream(
 
 
 def _hand_on(running: subprocess.Popen[bytes], take: Take, stop: threading.Event | None) -> None:
-    begun = {"stdout": b"", "stderr": b""}
+    partial = {"stdout": b"", "stderr": b""}
     with selectors.DefaultSelector() as selector:
         for name, pipe in (("stdout", running.stdout), ("stderr", running.stderr)):
             if pipe is not None:
@@ -302,10 +302,10 @@ def _hand_on(running: subprocess.Popen[bytes], take: Take, stop: threading.Event
                 data = os.read(key.fd, 1 << 16)
                 if not data:
                     selector.unregister(key.fileobj)
-                *whole, rest = (begun[key.data] + data).split(b"\n")
+                *whole, rest = (partial[key.data] + data).split(b"\n")
                 if rest and (not data or len(rest) > _LONGEST_LINE):
                     whole, rest = [*whole, rest], b""
-                begun[key.data] = rest
+                partial[key.data] = rest
                 for line in whole:
                     take(key.data, line.decode(errors="replace"))
             if stop is not None and stop.is_set():
