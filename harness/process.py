@@ -39,6 +39,11 @@ class ProcessResult:
 
 LONGEST_ARGUMENT = (128 << 10) - 1
 """Bytes of one argument of a program, for Linux (MAX_ARG_STRLEN)."""
+HEED = 1.0
+"""Seconds after which a wait looks whether Ctrl-C was pressed.
+
+Python looks for signals before it begins to wait. One that arrives between both, or that another thread takes, does not end the wait.
+"""
 OUTPUT_LIMIT = 64 << 20
 """Bytes that one program may print, on both streams together, before it is ended."""
 
@@ -223,8 +228,8 @@ def _pieces(running: subprocess.Popen[bytes], data: bytes, deadline: float | Non
             os.set_blocking(running.stdin.fileno(), False)
             selector.register(running.stdin, selectors.EVENT_WRITE, "stdin")
         while selector.get_map():
-            wait = None if deadline is None else deadline - time.monotonic()
-            if wait is not None and wait <= 0:
+            wait = HEED if deadline is None else min(HEED, deadline - time.monotonic())
+            if wait <= 0:
                 raise _LateError
             for key, _ in selector.select(wait):
                 if key.data != "stdin":
@@ -298,7 +303,7 @@ def _hand_on(running: subprocess.Popen[bytes], take: Take, stop: threading.Event
             if pipe is not None:
                 selector.register(pipe, selectors.EVENT_READ, name)
         while selector.get_map():
-            for key, _ in selector.select(timeout=None if stop is None else 0.5):
+            for key, _ in selector.select(timeout=HEED if stop is None else 0.5):
                 data = os.read(key.fd, 1 << 16)
                 if not data:
                     selector.unregister(key.fileobj)

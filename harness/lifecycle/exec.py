@@ -18,7 +18,7 @@ from harness.host import cluster_cache
 from harness.lifecycle.cluster import access, record
 from harness.lifecycle.cluster.access import Known
 from harness.lifecycle.kube import objects
-from harness.nodes import Machine
+from harness.nodes import Machine, wait_for
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshConnections, SshNode
 
@@ -173,13 +173,17 @@ def on_each(chosen: Sequence[ExecTarget], command: str, jobs: int = JOBS, show: 
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=min(jobs, len(chosen))) as pool:
         futures = [pool.submit(_one, target, command, shown if show else None, stop) for target in chosen]
+        outcomes: list[Outcome] = []
         try:
-            return tuple(future.result() for future in futures)
+            for future in futures:
+                wait_for([future])
+                outcomes.append(future.result())
         except BaseException:
             # Interrupted: what runs is ended, what waits is not begun.
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return tuple(outcomes)
 
 
 def _one(target: ExecTarget, command: str, show: Show | None, stop: threading.Event) -> Outcome:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from harness import assets, log
+from harness import assets, log, process
 from harness.errors import SlipwayError
 from harness.nodes import Node, claim, no_thread, together
 from harness.nodes.files import STATE
@@ -283,7 +283,7 @@ def execute(steps: Sequence[Step], journal: Journal | None = None) -> None:
                 running += 1
             if not running:
                 break
-            result = ended.get()
+            result = _next(ended)
             running -= 1
             _account(shown[result.task.step.id], result)
             if result.error is not None:
@@ -297,6 +297,12 @@ def execute(steps: Sequence[Step], journal: Journal | None = None) -> None:
                 display.end(failed=True)
     if failures:
         raise together(failures)
+
+
+def _next(ended: queue.Queue[_Ended]) -> _Ended:
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return ended.get(timeout=process.HEED)
 
 
 def _account(display: _Shown, result: _Ended) -> None:

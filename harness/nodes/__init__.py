@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 from harness.errors import CommandError, NodeError, SlipwayError
-from harness.process import ProcessResult
+from harness.process import HEED, ProcessResult
 
 Writer = Callable[[BinaryIO], None]
 """Writes a command's standard input; called once, in a thread of its own."""
@@ -163,7 +163,7 @@ def each(items: Iterable[Item], action: Callable[[Item], Value]) -> list[Value]:
                 raise no_thread(refused) from refused
             break  # those that run do the work, too
     try:
-        concurrent.futures.wait(futures)
+        wait_for(futures)
     except BaseException:
         _discard(waiting)  # interrupted: nothing new is begun
         raise
@@ -171,6 +171,12 @@ def each(items: Iterable[Item], action: Callable[[Item], Value]) -> list[Value]:
     if failures:
         raise together(failures)
     return [future.result() for future in futures]
+
+
+def wait_for(futures: Sequence[concurrent.futures.Future[Any]]) -> None:
+    """Wait until all have ended. Ctrl-C ends the wait, whenever it comes."""
+    while concurrent.futures.wait(futures, timeout=HEED).not_done:
+        pass
 
 
 def _work(action: Callable[[Item], Value], waiting: queue.SimpleQueue[tuple[Item, concurrent.futures.Future[Value]]]) -> None:

@@ -25,7 +25,7 @@ from harness import log
 from harness.clusterfile import ROLES
 from harness.errors import EngineError, UsageError
 from harness.host import cluster_cache, docker, paths
-from harness.nodes import GroupMember, Login, NodeGroup
+from harness.nodes import GroupMember, Login, NodeGroup, wait_for
 
 IMAGE = "slipway.dev/node:13"
 LABEL = "dev.slipway.nodes"
@@ -233,7 +233,7 @@ def _parallel(action: Callable[[Any], None], items: Sequence[Any]) -> None:
         return
     with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, len(items))) as pool:
         futures = [pool.submit(action, item) for item in items]
-        concurrent.futures.wait(futures)
+        wait_for(futures)
     for future in futures:
         future.result()
 
