@@ -49,6 +49,7 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
     registry of the site.
     """
     from harness.clusterfile import ClusterDocument
+    from harness.host import paths
     from harness.lifecycle.cluster import request
     from harness.lifecycle.run import RunOptions
 
@@ -84,7 +85,7 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
             with collector.of(one):
                 fetch(one, asked.site)
                 if site is not None:
-                    _check_site(site, one, Path(external.ca) if external and external.ca else None)
+                    _check_site(site, one, paths.expanded(external.ca) if external and external.ca else None)
         collector.finish()
 
     return clusterfile, options, bring
@@ -113,6 +114,7 @@ def external_registry(text: str | None, to: SiteAccess) -> ExternalRegistry | No
 
 def _of_site(external: ExternalRegistry) -> OfSite:
     """The registry of the site, as nodes find it."""
+    from harness.host import paths
     from harness.lifecycle.cluster.request import secret
     from harness.lifecycle.provision.registry import OfSite
     from harness.oci.registry.config import Site
@@ -124,7 +126,7 @@ def _of_site(external: ExternalRegistry) -> OfSite:
     if faults:
         raise InputError(faults)
     credential = Credential(external.username or "", password) if password is not None else CredentialStore().find(site.host, site.path)
-    return OfSite(site, external.plain_http, existing(Path(external.ca)).read_bytes() if external.ca else None, credential)
+    return OfSite(site, external.plain_http, existing(paths.expanded(external.ca)).read_bytes() if external.ca else None, credential)
 
 
 def _check_site(site: OfSite, image: str, ca: Path | None) -> None:

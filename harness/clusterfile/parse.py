@@ -19,8 +19,10 @@ from harness.clusterfile import (
     foreign,
     hooks,
     secrets,
+    validators,
 )
 from harness.clusterfile.schema import read_document
+from harness.clusterfile.validators import FieldError
 from harness.clusterfile.yaml_nodes import FaultReport, YamlNode, documents
 from harness.errors import Fault, InputError
 from harness.templates.job import StandIn
@@ -127,6 +129,7 @@ class _DocumentReader:
         applications = [document for document in documents if document.image is None]
         apps = tuple(document for document in documents if document.image is not None)
         self._check_apps(apps)
+        self._check_snapshots()
         configurations: list[Config] = self.values("Config")
         cluster.network_fault(clusters[0] if clusters else None, self.found.get("ClusterConfiguration", ()), self.report)
         self.report.finish()
@@ -148,6 +151,17 @@ class _DocumentReader:
         for index, app in enumerate(apps):
             if app.name in [other.name for other in apps[:index]]:
                 self.report.fault(nodes[id(app)], f"a second application {app.name}", "metadata: {name: ...} distinguishes them")
+
+    def _check_snapshots(self) -> None:
+        """Report files of ETCD that this machine cannot have. Hooks that the user has not given name a file below the cluster's folder."""
+        for node, hook in (entry for kind in ("Plugin", "Hook") for entry in self.found.get(kind, ())):
+            if hook.output is None or self.report.stored:
+                continue
+            try:
+                validators.path(hook.output)
+            except FieldError as wrong:
+                spec = _below(node, "spec")
+                self.report.fault(_below(spec, "on" if "on" in spec.content else "scope"), wrong.message, wrong.hint)
 
 
 def _has_image(node: YamlNode) -> bool:

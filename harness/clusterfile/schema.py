@@ -135,7 +135,7 @@ def _labels(shape: Shape) -> MapShape:
 
 _SECRET = TextShape(any_scalar=True)
 _PORT = Field(NumberShape(1, 65535), help="The port, 1 to 65535")
-_PATH = TextShape()
+_PATH = TextShape(validators.path, local=True)
 
 
 def _metadata(name: TextShape) -> Field:

@@ -63,6 +63,8 @@ class TextShape:
     empty: bool = False
     """An empty text is a value; otherwise it counts as left out."""
     placed: bool = False
+    local: bool = False
+    """``check`` asks this machine. It is skipped for a stored text, which may have been written for another machine."""
 
     def read(self, node: YamlNode, report: FaultReport) -> Any:
         if node.is_null:
@@ -83,7 +85,7 @@ class TextShape:
         try:
             if self.pattern is not None and not re.fullmatch(self.pattern, text):
                 raise FieldError(f"{text} is not allowed here", self.expected)
-            return self.check(text) if self.check else text
+            return self.check(text) if self.check and not (self.local and report.stored) else text
         except FieldError as wrong:
             hint = "give the name a value: -e NAME=VALUE" if "{{" in text else wrong.hint
             report.fault(node, wrong.message, hint)

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 
 from harness.clusterfile import ROLES, JumpSettings, Taint
-from harness.errors import HintedError
+from harness.errors import HintedError, UsageError
+from harness.host import paths
 from harness.oci.reference import Reference, lowered
 
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -161,6 +162,15 @@ def registry(text: str) -> str:
 def san(text: str) -> str:
     """A SAN of a certificate: an address or a name, which may begin with ``*.``."""
     return f"*.{host_name(text[2:])}" if text.startswith("*.") else host(text)
+
+
+def path(text: str) -> str:
+    """A path on this machine, as it is written. ``~`` and ``~USER`` at its beginning must mean a folder."""
+    try:
+        paths.expanded(text)
+    except UsageError as wrong:
+        raise FieldError(wrong.message, wrong.hint) from wrong
+    return text
 
 
 def jump(text: str) -> JumpSettings:

@@ -6,21 +6,39 @@ import os
 import platform
 from pathlib import Path
 
+from harness.errors import UsageError
+
+
+def expanded(path: str | Path) -> Path:
+    """Replace ``~`` or ``~USER`` at the beginning of a path by the home folder. Raises UsageError when there is no such folder."""
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError) as wrong:
+        user = Path(path).parts[0].removeprefix("~")
+        if not user:
+            raise UsageError(f"{path}: the home folder of this user is not known", hint="set HOME, or write the whole path") from wrong
+        raise UsageError(f"{path}: this machine has no user {user}, or the user has no home folder", hint="write the whole path") from wrong
+
+
+def user_home() -> Path:
+    """Home folder of this user. Raises UsageError when neither ``$HOME`` nor the system has one."""
+    return expanded("~")
+
 
 def home() -> Path:
     """The store of CloudImages and what is remembered of clusters: ``$SLIPWAY_HOME`` or ``~/.local/share/slipway``."""
     chosen = os.environ.get("SLIPWAY_HOME")
     if chosen:
-        return Path(chosen).absolute()
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "slipway"
+        return expanded(chosen).absolute()
+    return Path(os.environ.get("XDG_DATA_HOME") or user_home() / ".local/share") / "slipway"
 
 
 def cache() -> Path:
     """Fetched tools, built container images, step records: ``$SLIPWAY_CACHE`` or ``~/.cache/slipway``."""
     chosen = os.environ.get("SLIPWAY_CACHE")
     if chosen:
-        return Path(chosen).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipway"
+        return expanded(chosen).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or user_home() / ".cache") / "slipway"
 
 
 def architecture() -> str:

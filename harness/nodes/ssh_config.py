@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness import untrusted
 from harness.errors import UsageError
+from harness.host import paths
 from harness.nodes import Login, Machine
 
 CONNECT_TIMEOUT = 10
@@ -38,7 +39,7 @@ def check(machine: Machine) -> None:
         if key is not None and not _plain(str(key)):
             # A Clusterfile that a cluster keeps may name it: a line break would begin another setting of ssh_config.
             raise UsageError(f"{untrusted.shown(str(key))!r} cannot stand in ssh_config", hint="give the key file a plain name")
-        if key is not None and not key.expanduser().is_file():
+        if key is not None and not paths.expanded(key).is_file():
             raise UsageError(f"{key}: no such private key", hint="give the file of a private key with --key")
 
 
@@ -51,14 +52,14 @@ def config_text(machines: Sequence[Machine], known_hosts: Path, sockets: Path) -
         lines += ["", f"Host {name}", f"  HostName {jump.host}"]
         lines += [f"  User {jump.user}"] if jump.user else []
         lines += [f"  Port {jump.port}"] if jump.port else []
-        lines += [f"  IdentityFile {_quoted(jump.key.expanduser().absolute())}", "  IdentitiesOnly yes"] if jump.key else []
+        lines += [f"  IdentityFile {_quoted(paths.expanded(jump.key).absolute())}", "  IdentitiesOnly yes"] if jump.key else []
     for machine in machines:
         login = machine.login
         lines += ["", f"Host {machine.address}", f"  HostName {machine.address}", f"  User {login.user}", f"  Port {login.port}"]
         if login.jump is not None:
             lines.append(f"  ProxyJump {jumps[login.jump]}")
         if login.key is not None:
-            lines += [f"  IdentityFile {_quoted(login.key.expanduser().absolute())}", "  IdentitiesOnly yes"]
+            lines += [f"  IdentityFile {_quoted(paths.expanded(login.key).absolute())}", "  IdentitiesOnly yes"]
         if secrets(login):
             lines += ["  BatchMode no", "  NumberOfPasswordPrompts 1", "  PreferredAuthentications publickey,password,keyboard-interactive"]
     lines += [

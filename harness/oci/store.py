@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 
 from harness import untrusted
 from harness.errors import StoreError
-from harness.host import durable, liveness
+from harness.host import durable, liveness, paths
 from harness.oci.admission import Admitted
 from harness.oci.blob_file import BlobWriter, MismatchError, PartialBlob
 from harness.oci.model import INDEXES, LARGEST_MANIFEST, MANIFESTS, REF_NAME, Descriptor, canonical_json
@@ -77,7 +77,7 @@ class Store:
     def default(cls) -> Store:
         """The store of this user: ``$SLIPWAY_HOME/store``, or ``~/.local/share/slipway/store``."""
         home = os.environ.get("SLIPWAY_HOME")
-        return cls((Path(home).expanduser() if home else Path.home() / ".local/share/slipway") / "store")
+        return cls((paths.expanded(home) if home else paths.user_home() / ".local/share/slipway") / "store")
 
     def _begin(self) -> None:
         with self.lock():

@@ -235,6 +235,8 @@ def _read(path: Path) -> bytes:
             data = file.read(_LARGEST_FILE + 1)
     except OSError as problem:
         raise UsageError(f"{path}: {problem.strerror or problem}") from problem
+    except ValueError as wrong:
+        raise UsageError(f"{str(path)!r} is not a path: {wrong}") from wrong
     if len(data) > _LARGEST_FILE:
         raise UsageError(f"{path} is not a key: it is too large")
     return data

@@ -122,7 +122,7 @@ def gate(*, allow_older: bool = False) -> Gate:
     admit an image. Raises InputError for a file that cannot be read or understood, and for one that is named and does not exist.
     """
     home = os.environ.get("XDG_CONFIG_HOME")
-    own = (Path(home) if home else Path.home() / ".config") / "slipway/policy.yaml"
+    own = (Path(home) if home else paths.user_home() / ".config") / "slipway/policy.yaml"
     named = os.environ.get("SLIPWAY_POLICY")
     policies = [policy for path in (SYSTEM, *(() if named else (own,))) if (policy := _load_if_there(path)) is not None]
     return Gate((*policies, *((load(Path(named)),) if named else ())), allow_older)
@@ -396,7 +396,7 @@ class _Reader:
         try:
             if "-----BEGIN" in text:
                 return public_key(text.encode(), f"the key at {self._where(node)}")
-            return read_public(self.path.parent / Path(text).expanduser())
+            return read_public(self.path.parent / paths.expanded(text))
         except UsageError as wrong:
             self._fault(node, wrong.message, wrong.hint)
             return None

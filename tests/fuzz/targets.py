@@ -26,7 +26,7 @@ from harness.clusterfile import secrets, serialize, write
 from harness.errors import InputError, SlipwayError, UsageError
 from harness.kubefile import checks, ignore, launch_commands, version_range, words
 from harness.lifecycle.checks.preflight import gather, probes
-from harness.lifecycle.cluster import redaction
+from harness.lifecycle.cluster import redaction, request
 from harness.nodes import Node
 from harness.oci.archive.load import load
 from harness.oci.layer.extract import Extraction
@@ -77,6 +77,8 @@ def read_words(data: bytes, _: Path) -> None:
 
 
 def read_clusterfile(data: bytes, _: Path) -> None:
+    with contextlib.suppress(SlipwayError):
+        request.machines(clusterfile.parse(text_of(data), "Clusterfile", stored=True), "password")
     found = clusterfile.parse(text_of(data), "Clusterfile", env={})
     again = clusterfile.parse(write.write(found), "Clusterfile")
     if clusterfile.parse(write.write(again), "Clusterfile") != again:
@@ -499,7 +501,16 @@ kind: Plugin
 metadata: {name: p}
 spec: {type: SHELL, action: PostInstall, on: master, data: ls}
 """
-_CLUSTERFILES = (*project_files("tests/cases/**/*lusterfile*"), _CLUSTERFILE)
+_LOGINS = b"""apiVersion: slipway.dev/v1
+kind: Cluster
+metadata: {name: a}
+spec:
+  image: web:1
+  ssh: {user: a, pk: ~/id, jump: {host: b, pk: ~root/id}}
+  hosts:
+  - {ips: [10.0.0.1], roles: [control-plane], ssh: {pk: /a/id, passwdFile: ~/b}}
+"""
+_CLUSTERFILES = (*project_files("tests/cases/**/*lusterfile*"), _CLUSTERFILE, _LOGINS)
 
 ALL: tuple[Target, ...] = (
     Target(
@@ -533,7 +544,7 @@ ALL: tuple[Target, ...] = (
         _CLUSTERFILES,
         words_of(
             "kind: spec: hosts: ips: roles: [] {} &a *a <<: --- env: "
-            "ssh: passwd: nodes: masters: ipList: registry: network: apps: on: ~ !!int |"
+            "ssh: passwd: nodes: masters: ipList: registry: network: apps: on: ~ !!int | pk: passwdFile: jump: ~x ~x/y"
         ),
     ),
     Target(
@@ -613,7 +624,10 @@ ALL: tuple[Target, ...] = (
         "policy",
         "harness/trust/policy.py",
         read_policy,
-        (b"default: none\nrules:\n- repository: docker.io/**\n  require: deny\n- repository: a.example/b\n  require: none\n",),
+        (
+            b"default: none\nrules:\n- repository: docker.io/**\n  require: deny\n- repository: a.example/b\n  require: none\n",
+            b"default: deny\nrules:\n- repository: docker.io/**\n  require: signed\n  keys: [a.pub, ~/b.pub]\n",
+        ),
         words_of("default: rules: require: keys: ** * deny none [~x] ~x"),
     ),
     Target(

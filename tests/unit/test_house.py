@@ -352,6 +352,17 @@ def test_file_renaming_is_limited_to_allowed_modules() -> None:
     assert {name for name in SOURCES if any(renames(*found) for found in calls(name))} == set(RENAMES)
 
 
+def test_home_folders_are_looked_up_in_paths_module_only() -> None:
+    """pathlib raises RuntimeError for a user that does not exist."""
+    found = {
+        name
+        for name in SOURCES
+        for module, function, _ in calls(name)
+        if function == "expanduser" or (module, function) == ("Path", "home")
+    }
+    assert found == {"harness.host.paths"}
+
+
 def test_jinja_module_imports_no_module_of_package() -> None:
     assert own("harness.templates.jinja") == set()
 

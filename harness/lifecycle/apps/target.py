@@ -233,7 +233,7 @@ def _by_kubeconfig(where: Where, nodes: bool, home: Path | None) -> Iterator[App
         raise UsageError(
             "--kubeconfig needs kubectl on the PATH of this machine", hint="--control-plane IP runs it on a control-plane node"
         )
-    kubectl = NodeKubectl(local, kubeconfig=str(where.kubeconfig.absolute()), program="kubectl", home=str(Path.home()))
+    kubectl = NodeKubectl(local, kubeconfig=str(where.kubeconfig.absolute()), program="kubectl", home=str(paths.user_home()))
     version, listed = _version(kubectl), _nodes(kubectl)
     answer = kubectl.run("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")[:8]
     uid = untrusted.name(answer, what="the uid of the namespace kube-system", error=CheckError)

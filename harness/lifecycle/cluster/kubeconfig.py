@@ -14,7 +14,7 @@ from cryptography import x509
 
 from harness import log
 from harness.errors import CheckError, Fault, InputError, SlipwayError, UsageError
-from harness.host import cluster_cache, durable
+from harness.host import cluster_cache, durable, paths
 from harness.lifecycle.cluster import access
 from harness.lifecycle.cluster.access import Access
 from harness.nodes import Machine
@@ -102,7 +102,7 @@ def text(config: Mapping[str, Any]) -> str:
 
 def write(config: Mapping[str, Any], path: Path) -> None:
     """Replace a file, readable by its owner only. The target of a link is replaced, not the link."""
-    target = path.expanduser().resolve()
+    target = paths.expanded(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     durable.write(target, text(config))
 
@@ -112,7 +112,7 @@ def merge(config: Mapping[str, Any], path: Path) -> None:
 
     Other entries stay. Raises InputError when the file is not a kubeconfig, UsageError when an entry of another tool has the same name.
     """
-    path = path.expanduser()
+    path = paths.expanded(path)
     before: Any = {}
     if path.exists():
         try:
@@ -151,4 +151,4 @@ def _is_marked(entry: Mapping[str, Any]) -> bool:
 def default_path() -> Path:
     """Return kubectl's file: the first one of ``$KUBECONFIG``, else ``~/.kube/config``."""
     first = (os.environ.get("KUBECONFIG") or "").split(":")[0]
-    return Path(first) if first else Path("~/.kube/config").expanduser()
+    return Path(first) if first else paths.user_home() / ".kube/config"

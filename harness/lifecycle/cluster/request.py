@@ -35,6 +35,7 @@ from harness.clusterfile.application import for_all
 from harness.clusterfile.config import apply_configs, new_files
 from harness.clusterfile.parse import parse
 from harness.errors import Fault, InputError, StoreError, UsageError
+from harness.host import paths
 from harness.host.cluster_cache import DEFAULT_NAME
 from harness.kubefile.applications import with_environment
 from harness.kubefile.words import substitute
@@ -162,7 +163,7 @@ def _grouped(hosts: Iterable[Host]) -> tuple[Host, ...]:
 def machines(clusterfile: Clusterfile, password: str | None = None) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
     """Return control-plane nodes and workers with the login of each; ``password``, of the command line, wins over the file.
 
-    Raises InputError for passwords that are not where the file says.
+    Raises InputError for passwords that are not where the file says, and for paths that begin with a user that does not exist.
     """
     cluster = clusterfile.cluster
     if cluster is None:
@@ -194,14 +195,24 @@ def login(clusterfile: Clusterfile, password: str | None = None) -> Login:
 
 def _resolved(ssh: SshSettings, password: str | None, where: str, faults: list[Fault]) -> Login:
     jump = ssh.jump
+    of_ssh = f"{where} .spec.ssh".strip()
     return Login(
         user=ssh.user or "root",
         port=ssh.port or 22,
-        key=Path(ssh.key).expanduser() if ssh.key else None,
-        password=password if password is not None else secret(ssh.password, f"{where} .spec.ssh.passwd", faults),
+        key=_file(ssh.key, f"{of_ssh}.pk", faults),
+        password=password if password is not None else secret(ssh.password, f"{of_ssh}.passwd", faults),
         passphrase=ssh.passphrase,
-        jump=JumpHost(jump.host, jump.user, jump.port, Path(jump.key).expanduser() if jump.key else None) if jump else None,
+        jump=JumpHost(jump.host, jump.user, jump.port, _file(jump.key, f"{of_ssh}.jump.pk", faults)) if jump else None,
     )
+
+
+def _file(path: str | None, where: str, faults: list[Fault]) -> Path | None:
+    # The Clusterfile that a cluster keeps may name a user of another machine.
+    try:
+        return paths.expanded(path) if path else None
+    except UsageError as wrong:
+        faults.append(Fault(where, wrong.message, wrong.hint))
+        return None
 
 
 def secret(password: Password, where: str, faults: list[Fault]) -> str | None:
@@ -213,10 +224,13 @@ def secret(password: Password, where: str, faults: list[Fault]) -> str | None:
 
 def _secret(password: Password, where: str, faults: list[Fault]) -> str | None:
     if password.file is not None:
+        file = _file(password.file, f"{where}File", faults)
         try:
-            return Path(password.file).expanduser().read_text().removesuffix("\n")
+            return file.read_text().removesuffix("\n") if file else None
         except OSError as wrong:
             faults.append(Fault(f"{where}File", f"{password.file}: {wrong.strerror}"))
+        except ValueError as wrong:
+            faults.append(Fault(f"{where}File", f"{password.file}: cannot be read as text: {wrong}"))
     if password.variable is not None:
         if password.variable not in os.environ:
             faults.append(Fault(f"{where}Env", f"{password.variable} is not set", f"export {password.variable}=..."))

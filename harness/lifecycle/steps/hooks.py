@@ -14,7 +14,7 @@ from harness.clusterfile import Hook, HookTarget, Phase
 from harness.clusterfile import hooks as values
 from harness.clusterfile.parse import image_hooks
 from harness.errors import Fault, InputError, StoreError, UsageError
-from harness.host import durable
+from harness.host import durable, paths
 from harness.lifecycle.kube import etcd, readiness, wait
 from harness.lifecycle.plan import Step, digest
 from harness.lifecycle.provision import rootfs
@@ -164,7 +164,7 @@ def _etcd(context: ClusterContext, hook: Hook, _: Phase, __: Node, ___: Collecti
     """All of etcd as one file on this machine, for the eyes of its owner: it holds every secret of the cluster."""
     if not hook.given:
         return _etcd_kept(context, hook)
-    target = Path(hook.output or f"{context.spec.name}-etcd.db").expanduser()
+    target = paths.expanded(hook.output or f"{context.spec.name}-etcd.db")
     target.parent.mkdir(parents=True, exist_ok=True)
     with durable.replacing(target) as file:
         etcd.take_snapshot(context.spec.first, file)

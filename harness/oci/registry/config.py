@@ -17,6 +17,7 @@ from typing import Any
 
 from harness import log
 from harness.errors import Fault, InputError, StoreError, UsageError
+from harness.host import paths
 from harness.oci.reference import DEFAULT_DOMAIN, Reference
 
 DOCKER_HUB = "registry-1.docker.io"
@@ -366,4 +367,4 @@ def _certificate_folders() -> tuple[Path, ...]:
 
 
 def _config_home() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return Path(os.environ.get("XDG_CONFIG_HOME") or paths.user_home() / ".config")

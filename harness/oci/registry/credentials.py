@@ -20,7 +20,7 @@ from typing import Any
 
 from harness import log, process, untrusted
 from harness.errors import CommandError, StoreError, UsageError
-from harness.host import durable
+from harness.host import durable, paths
 
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 """The name under which Docker keeps the credentials of docker.io."""
@@ -58,7 +58,7 @@ class CredentialStore:
     """
 
     def __init__(self, folder: Path | None = None, others: Sequence[Path] | None = None) -> None:
-        default = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+        default = Path(os.environ.get("DOCKER_CONFIG") or paths.user_home() / ".docker")
         self.path = (folder or default) / "config.json"
         self.others = tuple(others if others is not None else () if folder else podman_files())
 
@@ -138,7 +138,7 @@ def podman_files() -> tuple[Path, ...]:
     if named:
         return (Path(named),)
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or paths.user_home() / ".config")
     return (*([Path(runtime) / "containers/auth.json"] if runtime else []), config / "containers/auth.json")
 
 

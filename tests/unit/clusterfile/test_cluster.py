@@ -234,6 +234,32 @@ def test_cluster_invalid_field_reports_path_and_message(spec: str, path: str, me
 
 
 @pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ("ssh: {pk: ~nosuchuser/id}", ".spec.ssh.pk"),
+        ("ssh: {passwdFile: ~nosuchuser/secret}", ".spec.ssh.passwdFile"),
+        ("ssh: {jump: {host: h, pk: ~nosuchuser/id}}", ".spec.ssh.jump.pk"),
+        ("hosts: [{ips: [10.0.0.1], roles: [master], ssh: {pk: ~nosuchuser}}]", ".spec.hosts[0].ssh.pk"),
+        (
+            "registry: {externalRegistry: {domain: d, username: u, passwordFile: ~nosuchuser/p}}",
+            ".spec.registry.externalRegistry.passwordFile",
+        ),
+        ("registry: {externalRegistry: {domain: d, ca: ~nosuchuser/ca.crt}}", ".spec.registry.externalRegistry.ca"),
+    ],
+)
+def test_cluster_path_of_unknown_user_is_reported_with_other_faults(spec: str, path: str) -> None:
+    text = spec_text(f"certSANS: [a_b]\n{spec}")
+    unknown = "this machine has no user nosuchuser, or the user has no home folder"
+    (other, fault) = faults(text)
+    assert other == ("6 .spec.certSANS[0]", "a_b is not a host name")
+    assert fault[0] == f"7 {path}"
+    assert fault[1].endswith(unknown)
+    # A cluster may have been given its Clusterfile on a machine that has the user.
+    stored = parse(spec_text(spec), "Clusterfile", stored=True).cluster
+    assert "~nosuchuser" in repr(stored)
+
+
+@pytest.mark.parametrize(
     ("spec", "hint"),
     [
         ("imge: x", "did you mean image?"),

@@ -6,7 +6,7 @@ import pytest
 
 from harness.clusterfile import FIRST, Hook, HookTarget, Phase, Selector, Taint
 from harness.clusterfile import hooks as hooking
-from harness.clusterfile.parse import image_hooks, parse_hooks
+from harness.clusterfile.parse import image_hooks, parse, parse_hooks
 from harness.errors import InputError
 
 from .reading import document, faults, hints, hook, read
@@ -190,6 +190,16 @@ def test_hook_unknown_word_hint_names_nearest() -> None:
     assert hints(document("Plugin", "action: PostInstal\ndata: x")) == ["did you mean PostInstall?"]
     assert hints(document("Hook", "action: PostInstall\ndata: x"))[0] == "did you mean phases? action is of kind Plugin"
     assert hints(document("Hook", "phases: [x]\ndata: x", version="sealer.io/v2"))[0] == "known: slipway.dev/v1"
+
+
+@pytest.mark.parametrize("key", ["on", "scope"])
+def test_etcd_hook_file_of_unknown_user_is_reported_unless_stored(key: str) -> None:
+    text = document("Plugin", f"action: PostInstall\ntype: ETCD\n{key}: ~nosuchuser/etcd.db")
+    message = "~nosuchuser/etcd.db: this machine has no user nosuchuser, or the user has no home folder"
+    assert faults(text) == [(f"7 .spec.{key}", message)]
+    # Those are given a file below the cluster's folder.
+    assert parse(text, "Clusterfile", stored=True).hooks[0].output == "~nosuchuser/etcd.db"
+    assert parse_hooks(text, "plugins/a.yaml")[0].output == "~nosuchuser/etcd.db"
 
 
 def test_merged_hooks_of_image_and_clusterfile_are_kept_once_sorted_by_name() -> None:

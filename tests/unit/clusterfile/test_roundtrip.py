@@ -90,6 +90,7 @@ TEXTS = st.one_of(
 
 EXAMPLES: dict[Any, st.SearchStrategy[Any]] = {
     validators.addresses: st.sampled_from(ADDRESSES),
+    validators.path: st.one_of(TEXTS.filter(lambda text: not text.startswith("~")), st.just("~/.ssh/id")),
     validators.address: st.sampled_from(("10.0.0.8", "fd00::8", "192.168.0.1")),
     validators.networks: st.sampled_from(("10.1.0.0/16", "10.2.0.0/16", "100.64.0.0/10", "10.3.0.0/16,fd00:1::/112")),
     validators.role: st.sampled_from(("master", "master", "node", "worker", "gpu", "Storage")),

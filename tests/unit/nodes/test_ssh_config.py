@@ -67,6 +67,13 @@ def test_check_missing_key_raises(tmp_path: Path) -> None:
             check(Machine("10.0.0.1", login))
 
 
+def test_check_key_of_unknown_user_raises() -> None:
+    key = Path("~nosuchuser/id")
+    for login in (Login(key=key), Login(jump=JumpHost("10.0.0.9", key=key))):
+        with pytest.raises(UsageError, match="no user nosuchuser"):
+            check(Machine("10.0.0.1", login))
+
+
 @pytest.mark.parametrize("name", ["key\nProxyCommand touch x", 'key" x', "key\x1b[2J"])
 def test_check_key_whose_path_would_add_a_setting_raises(tmp_path: Path, name: str) -> None:
     key = tmp_path / name

@@ -12,7 +12,7 @@ from typing import IO
 
 import pytest
 
-from harness.errors import StoreError
+from harness.errors import StoreError, UsageError
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, canonical_json, digest_of
 from harness.oci.store import Store
 
@@ -322,6 +322,14 @@ def test_default_store_follows_slipway_home(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.delenv("SLIPWAY_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert Store.default().root == tmp_path / "home/.local/share/slipway/store"
+    monkeypatch.setenv("SLIPWAY_HOME", "~/here")
+    assert Store.default().root == tmp_path / "home/here/store"
+
+
+def test_default_store_home_of_unknown_user_raises_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_HOME", "~nosuchuser/slipway")
+    with pytest.raises(UsageError, match="no user nosuchuser"):
+        Store.default()
 
 
 def test_store_unusable_path_is_named_in_error(tmp_path: Path) -> None:

@@ -334,6 +334,23 @@ def test_load_single_fault_is_named(text: str, message: str, file: Path) -> None
     assert any(message in fault for fault in faults(file, text))
 
 
+def test_load_keys_without_usable_path_are_reported_with_other_faults(file: Path) -> None:
+    text = """default: maybe
+rules:
+  - repository: a.io/x
+    require: signed
+    keys: ["~nosuchuser/x.pub", release.pub, "a\\0b"]
+  - repository: a.io/x
+    require: none
+"""
+    assert [fault.replace(str(file.parent), "") for fault in faults(file, text)] == [
+        "policy.yaml:1: 'maybe' is nothing that can be required",
+        "policy.yaml:5: ~nosuchuser/x.pub: this machine has no user nosuchuser, or the user has no home folder",
+        "policy.yaml:5: '/a\\x00b' is not a path: embedded null byte",
+        "policy.yaml:6: a second rule for a.io/x",
+    ]
+
+
 def test_load_private_key_in_policy_is_reported(file: Path) -> None:
     (file.parent / "k.key").write_text(
         "-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n"

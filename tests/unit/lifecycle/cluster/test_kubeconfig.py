@@ -82,3 +82,9 @@ def test_default_path_takes_first_entry_of_kubeconfig_variable(monkeypatch: pyte
     assert default_path() == Path("/a/b")
     monkeypatch.delenv("KUBECONFIG")
     assert default_path() == Path.home() / ".kube/config"
+
+
+def test_write_and_merge_path_of_unknown_user_raises_usage_error() -> None:
+    for put in (write, merge):
+        with pytest.raises(UsageError, match="no user nosuchuser"):
+            put(config("lab"), Path("~nosuchuser/config"))

@@ -110,6 +110,29 @@ def test_machines_password_is_read_from_file_or_environment(tmp_path: Path, monk
         request.machines(request.effective(spec(hosts=hosts % "passwdEnv: SHOP_PASSWORD")))
 
 
+def test_machines_paths_of_unknown_users_are_reported_together() -> None:
+    """Of a Clusterfile that a cluster keeps; one that the user gives is refused when it is read."""
+    ssh = "{pk: ~nosuchuser/id, passwdFile: ~nosuchuser/secret, jump: {host: h, pk: ~nosuchuser/jump}}"
+    text = f"apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {{name: shop}}\nspec:\n  image: shop:1\n  ssh: {ssh}\n"
+    found = parse(text + f"  hosts: [{{ips: [10.0.0.1], roles: [master], ssh: {ssh}}}]\n", "the stored Clusterfile", stored=True)
+    for resolve in (request.machines, request.login):
+        with pytest.raises(InputError) as caught:
+            resolve(found)
+        assert [(fault.where, fault.message.partition(":")[0]) for fault in caught.value.faults] == [
+            ("the stored Clusterfile .spec.ssh.pk", "~nosuchuser/id"),
+            ("the stored Clusterfile .spec.ssh.passwdFile", "~nosuchuser/secret"),
+            ("the stored Clusterfile .spec.ssh.jump.pk", "~nosuchuser/jump"),
+        ]
+        assert caught.value.exit_code == 2
+
+
+def test_machines_password_file_that_is_not_text_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xff\xfe")
+    for path in (tmp_path / "secret", '"a\\0b"'):
+        with pytest.raises(InputError, match=r"Clusterfile \.spec\.ssh\.passwdFile: .*: cannot be read as text"):
+            request.machines(request.effective(spec(hosts=f"[{{ips: [10.0.0.1], roles: [master], ssh: {{passwdFile: {path}}}}}]")))
+
+
 def test_of_machines_keeps_logins_and_redacted_text_hides_their_secrets() -> None:
     jump = JumpHost("bastion.example.com", "ops", 2200, Path("/keys/jump"))
     control_plane = (Machine("10.0.0.1", Login("ops", 2222, Path("/keys/id"), "letmein", "phrase", jump)), Machine("10.0.0.3"))
