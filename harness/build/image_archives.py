@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from harness import log
 from harness.build.declared_images import DeclaredImage, RootfsFile
 from harness.errors import BuildError, SlipwayError, StoreError
+from harness.oci import attached
 from harness.oci.archive import docker_archive
 from harness.oci.archive.docker_archive import ImageListing
 from harness.oci.graph import child_for
@@ -33,7 +35,7 @@ class ImageArchive:
     @property
     def images(self) -> tuple[DeclaredImage, ...]:
         """Its images: a file that is brought along is wanted as much as a line of an image list."""
-        return tuple(DeclaredImage(name, self.shown, "listed") for name in sorted(self.listing.images))
+        return tuple(DeclaredImage(name, self.shown, "listed") for name in sorted(self.listing.images) if not attached.is_attachment(name))
 
 
 def find_archives(context: Path, placed: Iterable[RootfsFile]) -> tuple[ImageArchive, ...]:
@@ -79,42 +81,72 @@ def _in_context(context: Path) -> Iterator[RootfsFile]:
 
 
 class ArchivedImages(Source):
-    """Images of archives as a source. An archive is read when one of its images is asked for first."""
+    """Images of archives as a source. An archive is read when one of its images is asked for first; policy is asked about each of them.
 
-    def __init__(self, store: Store, archives: Sequence[ImageArchive], platform: Platform) -> None:
+    ``allow_older``: as for policy.gate().
+    """
+
+    def __init__(self, store: Store, archives: Sequence[ImageArchive], platform: Platform, *, allow_older: bool = False) -> None:
         self.store = store
         self.archives = archives
         self.platform = platform
+        self.allow_older = allow_older
+        self._lock = threading.Lock()
         self._names: dict[str, Descriptor] = {}
+        self._refusals: dict[str, StoreError] = {}
         self._taken: set[Path] = set()
-        self._layout = LayoutSource(store, {}, FOLDER)
+        self._layout = self._admitted = LayoutSource(store, {}, FOLDER)
 
     def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:
-        if not reference.digest:
-            for archive in self.archives:
-                if str(reference) in archive.listing.images and archive.path not in self._taken:
-                    self._take(archive)
+        for archive in self.archives if not reference.digest else ():
+            if str(reference) in archive.listing.images:
+                with self._lock:
+                    if archive.path not in self._taken:
+                        self._take(archive)
         return self._layout.manifest(reference, accept)
 
     def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:
-        return self._layout.blob(reference, digest, size)
+        return self._admitted.blob(reference, digest, size)
 
     def admit(self, pinned: Reference) -> bool:
-        return self._layout.admit(pinned)
+        """As Source.admit. A refused image of an archive raises here, not in manifest(): else its registry would be asked for another."""
+        name = str(dataclasses.replace(pinned, digest=None)) if pinned.tag else ""
+        if name in self._refusals and self._names[name].digest == pinned.digest:
+            raise self._refusals[name]
+        return self._admitted.admit(pinned)
 
     def _take(self, archive: ImageArchive) -> None:
+        from harness.trust import policy  # here: its cryptography is slow to load
+        from harness.trust.signature import RefusedError
+
         with log.step(f"read {archive.shown}") as step:
             try:
                 images = docker_archive.take_images(self.store, archive.path, archive.listing)
+                signatures = {name: images.pop(name) for name in tuple(images) if attached.is_attachment(name)}
+                names = {name: Reference.parse(name).familiar for name in signatures}
+                arriving = {names[name]: attached.merged(self.store, names[name], root) for name, root in signatures.items()}
             except StoreError as wrong:
                 raise BuildError(f"{archive.shown}: {wrong.message}", hint=wrong.hint, details=wrong.details) from wrong
             fitting = {name: root for name, root in images.items() if self._fits(root)}
             for name in sorted(set(images) - set(fitting)):
                 log.warning(f"{archive.shown}: {name} is not for {self.platform}, so its registry is asked")
             step.note = f"{len(fitting)} images"
-        self._taken.add(archive.path)
-        self._names = {**fitting, **self._names}
+        gate = policy.gate(allow_older=self.allow_older)
+        refusals: dict[str, StoreError] = {}
+        # Of several archives with an image of one name, the first that was read counts.
+        new = {name: root for name, root in fitting.items() if name not in self._names}
+        for name, root in new.items():
+            try:
+                gate.admit(self.store, name, root.digest, arriving)
+            except RefusedError as refused:
+                refusals[name] = RefusedError(f"{archive.shown}: {refused.message}", hint=refused.hint, details=refused.details)
+        # Other threads ask for images meanwhile: each of these is replaced as a whole.
+        self._refusals = {**self._refusals, **refusals}
+        self._names = {**self._names, **new}
+        admitted = {name: root for name, root in self._names.items() if name not in self._refusals}
+        self._admitted = LayoutSource(self.store, admitted, FOLDER)
         self._layout = LayoutSource(self.store, self._names, FOLDER)
+        self._taken.add(archive.path)
 
     def _fits(self, root: Descriptor) -> bool:
         try:

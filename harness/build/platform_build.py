@@ -99,7 +99,7 @@ class PlatformBuilder:
         self.remote.permits.declare([*embedded, *(copy.from_image for copy in parsed.of(Copy) if copy.from_image)])
         sources: tuple[Source, ...] = (
             LayoutSource(store, embedded, "base image"),
-            ArchivedImages(store, archives, platform),
+            ArchivedImages(store, archives, platform, allow_older=options.allow_older),
             own,
             PinnedTags(self.remote, lock) if lock else self.remote,
             BuiltAsLastResort(own),

@@ -144,13 +144,13 @@ class Gate:
         """Admit an image of the store under ``name``. Raises RefusedError.
 
         An image that is named by digest must be allowed under each name it has here. ``arriving`` are attachments, by name, that are in
-        the store and have no name yet: with them the image comes from elsewhere, and its tag must not go back. Signatures only: that the
-        image is whole is looked at by who reads it.
+        the store and have no name yet: with them the image comes from elsewhere under ``name`` alone, and its tag must not go back.
+        Signatures only: that the image is whole is looked at by who reads it.
         """
         if not self.policies:
             return Admitted(name, digest)
         attachments_of = functools.partial(LocalReferrers, store, arriving=arriving or {})
-        references = _references(store, name, digest)
+        references = _references(store, name, digest) if arriving is None else [Reference.parse(name)]
         all_signatures: list[Signed] = []
         for reference in references:
             signatures = self._each(attachments_of(reference), reference, digest)

@@ -417,6 +417,14 @@ def test_admit_version_below_minimum_is_refused_by_name_and_digest(
     assert gate.admit(store, "web", image.digest).signatures
 
 
+def test_admit_arriving_image_named_by_digest_is_under_rule_of_its_repository(store: Store, image: CloudImage, file: Path) -> None:
+    """The names that the digest has in the store say nothing about an archive's."""
+    gate = Gate((parse(file, "default: none\nrules: [{repository: a.io/x, require: deny}]\n"),))
+    with pytest.raises(RefusedError, match=r"a\.io/x is refused by policy: nothing of a\.io/x may be used"):
+        gate.admit(store, f"a.io/x@{image.digest}", image.digest, {})
+    assert gate.admit(store, f"a.io/y@{image.digest}", image.digest, {})
+
+
 def test_admit_denied_repository_is_refused_although_signed(
     store: Store, attachments: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
 ) -> None:

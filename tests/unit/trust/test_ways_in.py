@@ -13,6 +13,7 @@ import pytest
 from harness import cloudimage, kubefile
 from harness.build import container_images, definitions, image_set, layers
 from harness.build.base_image import base_image
+from harness.build.image_archives import ArchivedImages, find_archives
 from harness.build.pull_record import PulledImage
 from harness.cloudimage import CloudImage
 from harness.clusterfile import ApplicationDocument
@@ -39,6 +40,7 @@ from harness.transfer import merge, mirror, multi_platform, pull
 from harness.trust import policy
 from tests.integration import sealer
 from tests.unit import sources
+from tests.unit.oci.archive.test_docker_archive import LAYERS, docker
 from tests.unit.test_house import SOURCES
 
 # In the source
@@ -47,7 +49,9 @@ MAKE_USABLE = {
     ("cloudimage", "read"),
     ("sealerimage", "read"),
     ("conversion", "convert"),
+    ("docker_archive", "take_images"),
     ("load", "load"),
+    ("load", "take_blobs"),
     ("multi_platform", "pieces"),
     ("store", "tag"),
     ("store", "take_in"),
@@ -62,6 +66,7 @@ WAYS_IN = {
     "harness.build:build": "COPY --from, images that a cluster pulls, images that files declare",
     "harness.cli.archive:load": "slipway load",
     "harness.transfer.mirror:expand": "slipway push --expand",
+    "harness.build.image_archives:ArchivedImages._take": "archives below images/ of a context",
     "harness.build.container_images:_admit_base": "FROM in a Dockerfile of images/",
     "harness.lifecycle.apps.records:union": "applications of a cluster, for nodes that join it",
     "harness.lifecycle.apps.installation:read": "slipway install, applications of a Clusterfile",
@@ -118,6 +123,7 @@ EXCUSED = {
     "harness.build.layers:LayerBuilder.manifest": "through a Fetcher, whose sources were asked",
     "harness.sealer.listing:rows": "shows",
     "harness.cloudimage.search:stored": "shows",
+    "harness.oci.archive.docker_archive:take_images": "ArchivedImages._take asks; nothing gets a name",
     "harness.oci.registry.referrers:LocalReferrers.name": "names attachments",
 }
 """Functions with such a call that need not ask, and why."""
@@ -291,6 +297,16 @@ def known_by_digest(store: Store) -> object:
     return fetcher(store).manifest(Reference(NAME.domain, NAME.path, None, digest))
 
 
+def archived(store: Store) -> object:
+    """An archive that a context has below images/."""
+    context = store.root.parent / "context"
+    (context / "images").mkdir(parents=True)
+    docker(context / "images/db.tar", *LAYERS, names=("db:1",))
+    source = ArchivedImages(store, find_archives(context, ()), Platform.parse("linux/amd64"))
+    with store.shared_lease():
+        return Fetcher([source], store).manifest(Reference.parse("db:1"))
+
+
 class Engine:
     """A Docker engine that has one image; it pulls nothing."""
 
@@ -335,6 +351,7 @@ TRIED: dict[str, Callable[[Store], object]] = {
     "capture": guarded,
     "capture by digest": known_by_digest,
     "collect": collect,
+    "archive in images/": archived,
     "FROM in a Dockerfile": dockerfile,
     "test kit": boot,
     "manifest create": lambda store: multi_platform.create(store, "new", ["web"]),
