@@ -199,6 +199,26 @@ def test_images_unexpected_exception_exits_1_and_names_exception(
     assert "this should not have happened: KeyError" in capsys.readouterr().err
 
 
+def test_images_home_of_unknown_user_exits_2_with_hint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SLIPWAY_HOME", "~nosuchuser/x")
+    assert app.execute(["images"]) == 2
+    printed = capsys.readouterr().err
+    assert "~nosuchuser/x: this machine has no user nosuchuser" in printed
+    assert "write the whole path" in printed
+
+
+def test_apply_clusterfile_with_paths_of_unknown_user_exits_2_with_lines(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ssh = "{pk: ~nosuchuser/id, passwdFile: ~nosuchuser/secret, jump: {host: h, pk: ~nosuchuser/jump}}"
+    text = f"apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {{name: shop}}\nspec:\n  image: shop:1\n  colour: red\n  ssh: {ssh}\n"
+    (tmp_path / "Clusterfile").write_text(text)
+    assert app.execute(["apply", "-f", str(tmp_path / "Clusterfile")]) == 2
+    printed = capsys.readouterr().err
+    for place in ("6 .spec.colour", "7 .spec.ssh.pk", "7 .spec.ssh.passwdFile", "7 .spec.ssh.jump.pk"):
+        assert f"Clusterfile:{place}: " in printed
+
+
 def test_ssh_login_password_option_is_warned_about_and_hidden(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options.Ssh(passwd="correct-horse").login()
     assert "every user of this machine can read the password" in capsys.readouterr().err

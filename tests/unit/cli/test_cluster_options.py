@@ -8,6 +8,7 @@ import pytest
 
 from harness.cli import cluster_options
 from harness.cli.options import ClusterFlags, SiteAccess, Ssh
+from harness.clusterfile import ExternalRegistry, Password
 from harness.errors import UsageError
 from harness.lifecycle.cluster import request
 
@@ -34,6 +35,15 @@ def test_external_registry_address_is_split_and_site_options_are_kept() -> None:
         True,
         "ca.crt",
     )
+
+
+def test_of_site_certificate_below_home_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "ca.crt").write_bytes(b"certificate")
+    site = cluster_options._of_site(ExternalRegistry("harbor.site", username="a", password=Password("b"), ca="~/ca.crt"))
+    assert site.ca == b"certificate"
+    with pytest.raises(UsageError, match="no user nosuchuser"):
+        cluster_options._of_site(ExternalRegistry("harbor.site", username="a", password=Password("b"), ca="~nosuchuser/ca.crt"))
 
 
 def test_known_profile_unknown_name_is_refused() -> None:
