@@ -24,6 +24,15 @@ def test_config_text_lists_every_machine_and_pins_host_keys(tmp_path: Path) -> N
         assert f"  {line}\n" in text
 
 
+def test_config_text_forwards_no_agent_and_precedes_user_settings(tmp_path: Path) -> None:
+    jump = JumpHost("bastion.example.com")
+    text = config_text([Machine("10.0.0.1", Login(jump=jump, password="hunter2"))], tmp_path / "known_hosts", tmp_path / "s")
+    _, everywhere = text.split("\nHost *\n")
+    # ssh takes the first value that it reads.
+    assert everywhere.index("  ForwardAgent no\n") < everywhere.index("  Include ~/.ssh/config\n")
+    assert text.count("ForwardAgent") == text.count("Include") == 1
+
+
 def test_config_text_given_key_is_sole_identity_and_path_is_quoted(tmp_path: Path) -> None:
     text = config_text(machines("10.0.0.1", key=tmp_path / "my keys" / "id"), tmp_path / "k", tmp_path / "s")
     assert f'  IdentityFile "{tmp_path}/my keys/id"\n  IdentitiesOnly yes\n' in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -116,6 +117,21 @@ def test_worker_kubelet_cgroup_driver_and_resolv_conf_follow_machine() -> None:
     assert worker_kubelet(of, new)["cgroupDriver"] == "systemd"
     assert worker_kubelet(of, new)["resolvConf"] == "/run/systemd/resolve/resolv.conf"
     assert worker_kubelet(of, old)["clusterDNS"] == ["10.96.0.10"]
+
+
+@pytest.mark.parametrize("make", [cluster, hardened])
+def test_worker_kubelet_authenticates_and_authorizes_every_request(make: Callable[..., RuntimeCluster]) -> None:
+    of = make(1, 1)
+    found = worker_kubelet(of, of.workers[0])
+    authentication = found["authentication"]
+    assert authentication["anonymous"] == {"enabled": False}
+    assert authentication["webhook"]["enabled"] is True
+    assert authentication["x509"] == {"clientCAFile": f"{FOLDER}/ca.crt"}
+    assert found["authorization"]["mode"] == "Webhook"
+    assert found["rotateCertificates"] is True
+    # A configuration file without it means 0: the port is closed.
+    assert found.get("readOnlyPort", 0) == 0
+    assert found["healthzBindAddress"] == "127.0.0.1"
 
 
 def test_worker_kubelet_on_cgroup_v1_does_not_fail() -> None:

@@ -8,11 +8,11 @@ import ipaddress
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harness.errors import StoreError
-from harness.runtimes.pki import ENCRYPTION, FILES, Authority, Pki, control_plane_certificates, covers
+from harness.runtimes.pki import AUTHORITIES, ENCRYPTION, FILES, Authority, Pki, control_plane_certificates, covers
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -91,6 +91,38 @@ def test_pki_ca_may_sign_certificates_and_is_valid_ten_years(pki: Pki) -> None:
 def test_authority_issue_certificate_is_valid_on_slow_clock(pki: Pki) -> None:
     pair = pki.authority.issue("x", now=NOW)
     assert read(pair.certificate).not_valid_before_utc < NOW - datetime.timedelta(minutes=10)
+
+
+def test_pki_ca_and_service_account_keys_are_rsa_2048(pki: Pki) -> None:
+    keys = [read(pki.files[f"{name}.crt"]).public_key() for name in AUTHORITIES]
+    for key in (*keys, serialization.load_pem_public_key(pki.files["sa.pub"])):
+        assert isinstance(key, rsa.RSAPublicKey)
+        assert key.key_size == 2048
+
+
+def test_authority_issue_key_is_new_p256_key(pki: Pki) -> None:
+    pairs = [pki.authority.issue("x", now=NOW) for _ in range(2)]
+    for pair in pairs:
+        public = read(pair.certificate).public_key()
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        assert isinstance(public.curve, ec.SECP256R1)
+        assert serialization.load_pem_private_key(pair.key, password=None).public_key() == public
+    assert pairs[0].key != pairs[1].key
+
+
+def test_leaf_certificates_are_valid_one_year_by_default(pki: Pki) -> None:
+    pairs = control_plane_certificates(pki, "one", ["10.0.0.1"], ["10.0.0.1"])
+    for pair in (pki.authority.issue("x"), pki.authority.renew(pairs["apiserver"].certificate), *pairs.values()):
+        certificate = read(pair.certificate)
+        assert certificate.not_valid_after_utc - certificate.not_valid_before_utc == datetime.timedelta(days=365)
+
+
+def test_certificate_serials_are_random_and_longer_than_64_bits(pki: Pki) -> None:
+    certificates = [*(pki.authority.issue("x", now=NOW).certificate for _ in range(8)), *(pki.files[f"{name}.crt"] for name in AUTHORITIES)]
+    serials = [read(certificate).serial_number for certificate in certificates]
+    assert len(set(serials)) == len(serials)
+    # One of 160 random bits is this short once in 2^95.
+    assert all(serial.bit_length() > 64 for serial in serials)
 
 
 def test_authority_issue_kubelet_client_has_node_name_and_group(pki: Pki) -> None:

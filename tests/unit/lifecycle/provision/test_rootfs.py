@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.cloudimage import PlatformImage
-from harness.errors import InputError
+from harness.errors import InputError, StoreError
 from harness.lifecycle.provision import rootfs
 from harness.nodes.files import NodeFile
 from harness.oci.layer import LayerEntry, scan, write_layer
@@ -55,6 +55,14 @@ def test_read_file_returns_content_of_uppermost_layer(store: Store, tmp_path: Pa
     assert rootfs.read_file(store, found, "etc/slipway.yaml") == b"new"
     assert rootfs.read_file(store, found, "etc/b") == b"b"
     assert rootfs.read_file(store, found, "etc/nosuch") is None
+
+
+def test_read_file_larger_than_limit_raises_store_error(store: Store, tmp_path: Path) -> None:
+    largest = "a" * rootfs._SMALL_FILE
+    found = image(store, {"etc/slipway.yaml": largest, "etc/large": f"{largest}a"}, root=tmp_path)
+    assert rootfs.read_file(store, found, "etc/slipway.yaml") == largest.encode()
+    with pytest.raises(StoreError, match=r"etc/large of the image has 1048577 bytes; at most 1048576 are read"):
+        rootfs.read_file(store, found, "etc/large")
 
 
 @pytest.mark.parametrize(

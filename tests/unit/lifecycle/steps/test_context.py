@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness import log
+from harness.clusterfile.parse import parse_hooks
 from harness.errors import InputError, StoreError
 from harness.lifecycle import run
 from harness.lifecycle.checks.preflight.gather import MachineFacts
@@ -114,6 +115,49 @@ def test_environment_prefers_host_over_cluster_over_image_and_keeps_facts(store:
     assert (found["Port"], found["Size"], found["Disk"]) == ("8443", "1", "b")
     assert found["HostIP"] == "10.0.0.1"
     assert (found["DNSSvcIP"], found["KubeSvcIP"]) == ("10.96.0.10", "10.96.0.1")
+
+
+TEMPLATES = {
+    "application/apps/shop/a.yaml.tmpl": "a: {{ .Phrase }}",
+    "etc/addons/dns.yaml": "kind: Service",
+    "etc/addons/secret.yaml": "a: {{ Phrase }}",
+    "etc/app.conf": "a={{ Phrase }}",
+    "manifests/a.yaml": "a: {{ Phrase }}",
+    "manifests/b.yaml": "a: {{ Phrase }}",
+    "plugins/notes.txt": "cat manifests/b.yaml",
+    "etc/slipway.yaml": FACTS,
+}
+RENDERED = {path.removesuffix(".tmpl") for path, text in TEMPLATES.items() if "Phrase" in text}
+HOOK = """apiVersion: slipway.dev/v1
+kind: Hook
+metadata: {name: read}
+spec:
+  phases: [pre-init-host]
+  data: cat manifests/a.yaml
+"""
+
+
+def rendered_on(resolved: ResolvedCluster) -> tuple[set[str], set[str]]:
+    """Rendered files of the first control-plane node, and of the first worker."""
+    on_control_plane, on_worker = (set(resolved.files(node)) for node in (resolved.spec.first, resolved.spec.workers[0]))
+    return on_control_plane, on_worker
+
+
+def test_files_of_worker_leave_out_what_is_launched(store: Store) -> None:
+    build(store, files=TEMPLATES)
+    context = prepared(store, 3, 1, env={"Phrase": "hunter2"})
+    assert rendered_on(context.resolved) == (RENDERED, {"etc/app.conf"})
+    assert set(context.resolved.files(context.spec.control_plane[2])) == RENDERED
+
+
+@pytest.mark.parametrize("kept_by", ["image", "Clusterfile"])
+def test_files_of_worker_include_launched_file_that_hook_reads(store: Store, kept_by: str) -> None:
+    build(store, files=TEMPLATES | ({"plugins/read.yaml": HOOK} if kept_by == "image" else {}))
+    context = prepared(store, 1, 1, env={"Phrase": "hunter2"})
+    if kept_by == "Clusterfile":
+        hooks = parse_hooks(HOOK, "Clusterfile")
+        context = changed(context, clusterfile=dataclasses.replace(context.spec.clusterfile, hooks=hooks))
+    assert rendered_on(context.resolved) == (RENDERED, {"etc/app.conf", "manifests/a.yaml"})
 
 
 def test_cluster_networks_and_cert_sans_are_taken_from_environment(store: Store) -> None:
