@@ -124,12 +124,14 @@ def _hosts(nodes: Iterable[Mapping[str, Any]], ssh: SshSettings) -> tuple[Host, 
 def adopt(existing: Taken, connections: Connections, control_plane: tuple[Machine, ...], workers: tuple[Machine, ...]) -> None:
     """Keep in the cluster, on its machines and here that it is one of ours. Its workloads are not touched; it has no registry of ours.
 
-    Raises NodeError when a machine cannot be reached, CheckError when one belongs to another cluster of ours or the cluster has a record.
+    Raises NodeError when a machine cannot be reached, or when this machine knows a cluster of the same name with another CA; CheckError
+    when one belongs to another cluster of ours or the cluster has a record.
     """
     cluster = existing.clusterfile.cluster
     assert cluster is not None
     opened = connections.connect()
-    first = opened[0]
+    first, state = opened[0], ClusterState.of(cluster.name)
+    kubeconfig = administrator(first, first.address, cluster.name, state.authority())
     checksum = first.run(f"sha256sum {PKI}/ca.crt").stdout
     if not re.match(r"[0-9a-f]{64}\s", checksum):
         raise NodeError(f"{first.name}: the checksum of {PKI}/ca.crt cannot be read")
@@ -140,19 +142,22 @@ def adopt(existing: Taken, connections: Connections, control_plane: tuple[Machin
         if owner and owner != [cluster.name, identity]
     ]
     if foreign:
-        raise CheckError("\n".join(foreign), hint="delete that one first, or give the name that it has: --name")
+        raise CheckError("\n".join(foreign), hint="delete that one first, or give the name that it has: --cluster")
     script = assets.script("adopt", mark=MARK, owner=f"{cluster.name} {identity}", rootfs=ROOTFS, state=STATE)
     each(opened, lambda node: node.run(script))
     record.apply(first, ClusterRecord(cluster.image, registry=ELSEWHERE).with_clusterfile(existing.clusterfile), _KUBECTL)
-    _remember(cluster, connections, first, control_plane, workers)
+    state.write("kubeconfig", kubeconfig.decode())
+    _remember(state, cluster, connections, control_plane, workers)
 
 
 def _remember(
-    cluster: ClusterDocument, connections: Connections, first: Node, control_plane: tuple[Machine, ...], workers: tuple[Machine, ...]
+    state: ClusterState,
+    cluster: ClusterDocument,
+    connections: Connections,
+    control_plane: tuple[Machine, ...],
+    workers: tuple[Machine, ...],
 ) -> None:
-    state = ClusterState.of(cluster.name)
     by_address = {node.address: node for node in connections.nodes}
-    state.write("kubeconfig", administrator(first, first.address, cluster.name).decode())
     if connections.known_hosts.exists():
         state.write("known_hosts", connections.known_hosts.read_text())
     access.remember(
