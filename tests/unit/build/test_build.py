@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
-from harness import build
-from harness.build import image_choice, releases
+from harness import build, cloudimage
+from harness.build import image_choice, image_discovery, releases
 from harness.build.options import BuildOptions
 from harness.build.platform_build import PlatformBuilder
+from harness.build.sandbox_plan import SandboxPlan
+from harness.cloudimage import ImageSet, Info, PlatformImage
 from harness.errors import BuildError, InputError, StoreError
+from harness.oci.layer import LayerEntry, write_layer
+from harness.oci.model import Platform
+from harness.oci.reference import Reference
+from harness.oci.registry import guarded
+from harness.oci.registry.client import Client
+from harness.oci.registry.sources import Source
 from harness.oci.store import Store
 from tests.unit.build.kubefiles import BOTH, SEVERAL
+from tests.unit.build.rootfs_files import write
 
 
 def test_build_and_check_resolve_source_and_version_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,3 +62,95 @@ def test_build_unknown_on_image_raises_store_error_before_building(tmp_path: Pat
     (tmp_path / "Kubefile").write_text("FROM scratch\nCMD kubectl get nodes\n")
     with pytest.raises(StoreError, match="--on nothere: "):
         build.build(BuildOptions(tmp_path, "x", on="nothere"), Store(tmp_path / "store"))
+
+
+FACTS = "kubernetes: v1.36.3\n"
+MANIFEST = "spec:\n  containers:\n  - image: r.test/declared/web:1\n"
+OF_CLUSTER = {"Kubefile": "FROM scratch\nCOPY etc/ etc/\n", "etc/slipway.yaml": FACTS}
+OF_APPLICATION = {"Kubefile": "FROM scratch\nCMD kubectl get nodes\n"}
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A machine with a login for r.test, no registries.conf, and a base image with Kubernetes in its store."""
+    login = {"auths": {"r.test": {"auth": base64.b64encode(b"user:hunter2").decode()}}}
+    write(tmp_path, {"docker/config.json": json.dumps(login), "registries.conf": ""})
+    for name, path in (("SLIPWAY_CACHE", "cache"), ("SLIPWAY_REGISTRIES_CONF", "registries.conf"), ("DOCKER_CONFIG", "docker")):
+        monkeypatch.setenv(name, str(tmp_path / path))
+    store = Store(tmp_path / "store")
+    layer = write_layer([LayerEntry("etc/slipway.yaml", "file", source=FACTS.encode())], store)
+    image = PlatformImage(Platform.host(), (layer.descriptor,), (layer.diff_id,), (), Info(kubernetes="v1.36.3"), ImageSet())
+    store.tag("kubernetes", cloudimage.write(store, [image]))
+    return store
+
+
+class StartedError(Exception):
+    """A throw-away cluster was to be started."""
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Source]]:
+    """The sources of images of each throw-away cluster that a build starts; the build ends with StartedError there."""
+    clusters: list[Sequence[Source]] = []
+
+    def start(_: SandboxPlan, sources: Sequence[Source], *__: object) -> NoReturn:
+        clusters.append(sources)
+        raise StartedError
+
+    for kind in image_discovery.CLUSTERS:
+        monkeypatch.setitem(image_discovery.CLUSTERS, kind, start)
+    return clusters
+
+
+def test_build_cluster_pulls_with_logins_for_declared_and_allowed_repositories_only(
+    machine: Store, started: list[Sequence[Source]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {**OF_CLUSTER, "Kubefile": f"{OF_CLUSTER['Kubefile']}COPY manifests/ manifests/\n", "manifests/a.yaml": MANIFEST}
+    context = write(tmp_path / "context", files)
+    asked: set[tuple[str, str]] = set()
+
+    def manifest(client: Client, reference: Reference, _: object) -> None:
+        credential = client.session.credentials.find(reference.domain, reference.path)
+        asked.add((reference.repository, credential.username if credential else "no login"))
+
+    monkeypatch.setattr(guarded, "unsafe_address", lambda _: None)
+    monkeypatch.setattr(Client, "manifest", manifest)
+    with pytest.raises(StartedError):
+        build.build(BuildOptions(context, "x", images_from="upstream", allow_login=("r.test/team/*",)), machine)
+    (sources,) = started
+    for name in ("declared/web:2", "team/a:1", "other:1"):
+        for source in sources:
+            source.manifest(Reference.parse(f"r.test/{name}"), ())
+    assert asked == {("r.test/declared/web", "user"), ("r.test/team/a", "user"), ("r.test/other", "no login")}
+
+
+RUN_AND_READ: list[tuple[dict[str, str], dict[str, Any]]] = [
+    (OF_CLUSTER, {"discover": ("declared",)}),
+    (OF_APPLICATION, {"discover": ("declared",)}),
+    (OF_APPLICATION, {"on": "none"}),
+]
+"""Contexts of images that are run, and the options with which they are only read."""
+
+
+@pytest.mark.parametrize(("files", "options"), RUN_AND_READ)
+@pytest.mark.parametrize("kind", image_discovery.CLUSTERS)
+def test_build_declared_only_or_on_none_starts_no_node(
+    machine: Store, started: list[Sequence[Source]], tmp_path: Path, files: dict[str, str], options: dict[str, Any], kind: str
+) -> None:
+    context = write(tmp_path / "context", files)
+    with pytest.raises(StartedError):
+        build.build(BuildOptions(context, "x", cluster=kind), machine)
+    started.clear()
+    built = build.build(BuildOptions(context, "x", cluster=kind, **options), machine)
+    assert (started, built.booted) == ([], False)
+
+
+def test_build_argument_with_secret_in_cmd_is_warned_about_on_stderr(
+    machine: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = write(tmp_path / "context", {"Kubefile": "FROM scratch\nARG DB_PASSWORD\nARG PORT\nCMD app ${DB_PASSWORD} ${PORT}\n"})
+    build.build(BuildOptions(context, "x", on="none", build_args={"DB_PASSWORD": "hunter2x", "PORT": "8443"}), machine)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert f"{context}/Kubefile:2: the value of ARG DB_PASSWORD looks like a secret and is written into the image in clear" in shown
+    assert "ARG PORT" not in shown
+    assert "hunter2x" not in shown
