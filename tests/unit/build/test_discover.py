@@ -36,6 +36,25 @@ def test_declared_reads_manifests_and_skips_other_files(tmp_path: Path) -> None:
 
 
 POD = "spec: {containers: [{image: '%s'}]}\n"
+CHART = "apiVersion: v2\nname: x\nversion: 1.0.0\nannotations: {images: 'outside/chart:1'}\n"
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_declared_folder_that_is_a_link_is_not_entered(tmp_path: Path, absolute: bool) -> None:
+    root = write(tmp_path / "rootfs", {"etc/web.yaml": POD % "web:1", "opt/inner/a.yaml": POD % "inside:1"})
+    outside = {"a.yaml": POD % "outside:1", "imageList": "outside:2\n", "kustomization.yaml": "resources: [a.yaml]\n", "Chart.yaml": CHART}
+    write(tmp_path / "outside", outside)
+    (root / "application").mkdir()
+    for folder, up in (("manifests", ".."), ("charts", ".."), ("deploy", ".."), ("application/apps", "../..")):
+        (root / folder).symlink_to(tmp_path / "outside" if absolute else f"{up}/outside")
+    (root / "etc/addons").symlink_to(root / "opt/inner" if absolute else "../opt/inner")
+    commands = (
+        "kubectl apply -f manifests/a.yaml -f deploy",
+        "kubectl apply -f deploy/a.yaml",
+        "kubectl apply -k deploy",
+        "helm install x charts",
+    )
+    assert discover.declared(root, launched(*commands)).names == ("docker.io/library/web:1",)
 
 
 def launched(*commands: str) -> discover.ScanSettings:
