@@ -68,10 +68,10 @@ class Disks:
 
 @pytest.fixture
 def disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disks:
-    found = Disks(tmp_path)
+    machine = Disks(tmp_path)
     monkeypatch.setenv("STUB", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    return found
+    return machine
 
 
 def test_synced_writes_each_file_system_once_before_step_is_noted(disks: Disks) -> None:

@@ -122,16 +122,16 @@ def test_worker_kubelet_cgroup_driver_and_resolv_conf_follow_machine() -> None:
 @pytest.mark.parametrize("make", [cluster, hardened])
 def test_worker_kubelet_authenticates_and_authorizes_every_request(make: Callable[..., RuntimeCluster]) -> None:
     of = make(1, 1)
-    found = worker_kubelet(of, of.workers[0])
-    authentication = found["authentication"]
+    kubelet = worker_kubelet(of, of.workers[0])
+    authentication = kubelet["authentication"]
     assert authentication["anonymous"] == {"enabled": False}
     assert authentication["webhook"]["enabled"] is True
     assert authentication["x509"] == {"clientCAFile": f"{FOLDER}/ca.crt"}
-    assert found["authorization"]["mode"] == "Webhook"
-    assert found["rotateCertificates"] is True
+    assert kubelet["authorization"]["mode"] == "Webhook"
+    assert kubelet["rotateCertificates"] is True
     # A configuration file without it means 0: the port is closed.
-    assert found.get("readOnlyPort", 0) == 0
-    assert found["healthzBindAddress"] == "127.0.0.1"
+    assert kubelet.get("readOnlyPort", 0) == 0
+    assert kubelet["healthzBindAddress"] == "127.0.0.1"
 
 
 def test_worker_kubelet_on_cgroup_v1_does_not_fail() -> None:

@@ -58,7 +58,8 @@ class Cluster:
     """The cluster ``lab``, of whose CA ``known`` this machine keeps a kubeconfig; ``node`` is its control-plane node."""
 
     def __init__(self, home: Path, known: Authority, of: Authority) -> None:
-        self.node: Any = ControlPlaneNode(of)
+        node: Any = ControlPlaneNode(of)
+        self.node = node
         self.authority = known
         self.state = ClusterState.of("lab", home)
         access.remember(self.state, [self.node], [])
@@ -84,8 +85,8 @@ def remember_members(cluster: Cluster) -> None:
     ssh: Any = SshConnections(cluster.state.folder, ())
     stored = record()
     stored = stored.with_clusterfile(membership.without_members(stored.clusterfile, [*stored.control_plane, *stored.workers]))
-    found = Gathered(cluster.state, stored, ssh, cluster.node, nodes, (), (), {}, {cluster.node.address: cluster.node.name})
-    membership.remember(found, stored, kubeconfig_from=cluster.node)
+    members = Gathered(cluster.state, stored, ssh, cluster.node, nodes, (), (), {}, {cluster.node.address: cluster.node.name})
+    membership.remember(members, stored, kubeconfig_from=cluster.node)
 
 
 def renew_certificates(cluster: Cluster) -> None:
