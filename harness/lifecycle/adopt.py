@@ -125,7 +125,7 @@ def adopt(existing: Taken, connections: Connections, control_plane: tuple[Machin
     """Keep in the cluster, on its machines and here that it is one of ours. Its workloads are not touched; it has no registry of ours.
 
     Raises NodeError when a machine cannot be reached, or when this machine knows a cluster of the same name with another CA; CheckError
-    when one belongs to another cluster of ours or the cluster has a record.
+    when one belongs to another cluster of slipway or the cluster has a record.
     """
     cluster = existing.clusterfile.cluster
     assert cluster is not None
