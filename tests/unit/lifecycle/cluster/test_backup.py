@@ -14,7 +14,7 @@ import pytest
 
 from harness.errors import CommandError, UsageError
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle.cluster import backup_crypto, certificates
+from harness.lifecycle.cluster import access, backup_crypto, certificates
 from harness.lifecycle.cluster.access import Access, Known
 from harness.lifecycle.cluster.backup import SNAPSHOT, _members, _write, backup, open_backup
 from harness.nodes import Machine
@@ -175,14 +175,26 @@ def test_open_backup_newer_format_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_backup_existing_file_or_missing_folder_is_refused(tmp_path: Path) -> None:
+def test_backup_existing_file_or_missing_folder_is_refused_without_change_or_contact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "known", lambda *_, **__: pytest.fail("the cluster is looked up"))
+    monkeypatch.setattr(SshConnections, "connect", lambda *_: pytest.fail("a machine is asked"))
     file = written(tmp_path)
-    with pytest.raises(UsageError, match="is there already"):
-        backup(file, "lab", home=tmp_path)
+    before = file.read_bytes()
+    for occupied in (file, tmp_path):
+        with pytest.raises(UsageError, match="is there already"):
+            backup(occupied, "lab", home=tmp_path)
     with pytest.raises(UsageError, match="no such folder"):
         backup(tmp_path / "nowhere/x", "lab", home=tmp_path)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_open_backup_absent_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"), open_backup(tmp_path / "absent"):
         pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from harness.errors import CommandError, InputError, NodeError, StoreError
 from harness.lifecycle.cluster.certificates import (
     AUTHORITY_OF,
+    WARN_DAYS,
     any_has_keys,
     certificates_of,
     keys_of,
@@ -24,10 +26,12 @@ from harness.lifecycle.cluster.certificates import (
     renew_kubelet,
     renewed,
 )
+from harness.nodes.files import NodeFile
+from harness.process import ProcessResult
 from harness.runtimes.configuration import SERVING_CRT, SERVING_KEY
 from harness.runtimes.kubeadm import CLIENT_PEM, serving_pair
 from harness.runtimes.kubeconfig import kubeconfig
-from harness.runtimes.pki import ENCRYPTION, FOLDER, Authority, Pki, alternative_names, control_plane_certificates, general_name
+from harness.runtimes.pki import ENCRYPTION, FILES, FOLDER, Authority, Pki, alternative_names, control_plane_certificates, general_name
 from tests.unit.lifecycle.standin import StandIn
 from tests.unit.runtimes.machines import final_path
 
@@ -149,10 +153,33 @@ def kubelet_of(certificate: bytes, name: str = "worker") -> StandIn:
     return node
 
 
-def test_renew_kubelet_expiring_client_certificate_returns_true() -> None:
+@pytest.mark.parametrize("name", ["Worker", None])
+def test_renew_kubelet_expiring_client_certificate_keeps_subject_and_restarts(name: str | None) -> None:
     soon = PKI.authority.issue("system:node:worker", organizations=["system:nodes"], days=2)
-    assert renew_kubelet(kubelet_of(soon.certificate), PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
-    assert renew_kubelet(kubelet_of(soon.certificate), PKI.authority, 90, "2026-01-01T00:00:00Z")
+    node = kubelet_of(soon.certificate)
+    sent = placed(node)
+    assert renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", name)
+    dated = CLIENT_PEM.replace("current", "2026-01-01-00-00-00")
+    assert sent.keys() == {dated, CLIENT_PEM}
+    assert (sent[CLIENT_PEM].link, sent[dated].link, sent[dated].mode) == (dated, None, 0o600)
+    old, new = (x509.load_pem_x509_certificate(data) for data in (soon.certificate, sent[dated].data))
+    assert (new.subject, new.issuer, alternative_names(new)) == (old.subject, old.issuer, ())
+    kind = x509.ExtendedKeyUsage
+    assert new.extensions.get_extension_for_class(kind) == old.extensions.get_extension_for_class(kind)
+    assert PKI.authority.signed(sent[dated].data)
+    assert new.public_key() != old.public_key()
+    assert serialization.load_pem_private_key(sent[dated].data, None).public_key() == new.public_key()
+    assert abs((new.not_valid_after_utc - NOW).days - 90) <= 1
+    # After the files are in place: a kubelet reads its certificate when it starts.
+    assert node.commands[-1] == "systemctl restart kubelet"
+
+
+def test_renew_kubelet_client_certificate_not_near_expiry_is_left_unchanged() -> None:
+    node = kubelet_of(PKI.authority.issue("system:node:worker", organizations=["system:nodes"], days=WARN_DAYS + 2).certificate)
+    sent = placed(node)
+    assert not renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
+    assert sent == {}
+    assert not any("systemctl restart" in command for command in node.commands)
 
 
 def test_renew_kubelet_client_certificate_of_other_identity_is_refused() -> None:
@@ -182,10 +209,10 @@ def test_renew_kubelet_serving_certificate_of_cluster_keeps_names_and_restarts()
     node = serving_of(pair.certificate)
     sent = placed(node)
     assert renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "Worker")
-    new = x509.load_pem_x509_certificate(sent[SERVING_CRT])
+    new = x509.load_pem_x509_certificate(sent[SERVING_CRT].data)
     assert alternative_names(new) == tuple(general_name(host) for host in ("worker", "10.0.0.9", "fd00::9"))
     assert abs((new.not_valid_after_utc - NOW).days - 90) <= 1
-    assert b"PRIVATE KEY" in sent[SERVING_KEY]
+    assert b"PRIVATE KEY" in sent[SERVING_KEY].data
     assert CLIENT_PEM not in sent
     assert any("systemctl restart kubelet" in command for command in node.commands)
 
@@ -213,28 +240,49 @@ def test_renew_kubelet_serving_certificate_of_other_identity_is_refused() -> Non
         assert not any("systemctl restart" in command for command in node.commands), what
 
 
-def placed(node: StandIn) -> dict[str, bytes]:
-    """The files that a machine is sent from now on, by path."""
-    found: dict[str, bytes] = {}
+def placed(node: StandIn) -> dict[str, NodeFile]:
+    """The files and links that a machine is sent from now on, by path."""
+    found: dict[str, NodeFile] = {}
     run = node.run
 
     def taking(command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Any:
         if isinstance(input, bytes):
             with tarfile.open(fileobj=io.BytesIO(input)) as tar:
-                found.update({final_path(member): tar.extractfile(member).read() for member in tar if member.isreg()})  # type: ignore[union-attr]
+                for member in tar:
+                    content = tar.extractfile(member) if member.isreg() else None
+                    link = member.linkname if member.issym() else None
+                    found[final_path(member)] = NodeFile(content.read() if content else b"", member.mode, link)
         return run(command, input=input, check=check, timeout=timeout)
 
     node.run = taking  # type: ignore[method-assign]
     return found
 
 
-def test_any_has_keys_checks_secrets_key_only_if_cluster_encrypts() -> None:
-    node = StandIn()
-    assert any_has_keys([node], encrypts=False)
-    assert ENCRYPTION not in node.commands[-1]
-    assert any_has_keys([node], encrypts=True)
-    assert f"[ -s {FOLDER}/{ENCRYPTION} ]" in node.commands[-1]
-    assert not any_has_keys([], encrypts=True)
+class KeyHolder(StandIn):
+    """A node that has some of the shared keys, each not empty."""
+
+    def __init__(self, *held: str) -> None:
+        super().__init__()
+        self.held = {f"{FOLDER}/{name}" for name in held}
+
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
+        super().run(command, input=input, check=check, timeout=timeout)
+        tests = [test.split() for test in command.split(" && ")]
+        assert all((test[:2], test[3:]) == (["[", "-s"], ["]"]) for test in tests)
+        return ProcessResult((), 0 if {test[2] for test in tests} <= self.held else 1, "", "")
+
+
+def test_any_has_keys_of_node_without_secrets_key_suffices_only_if_cluster_does_not_encrypt() -> None:
+    whole, plain = KeyHolder(*FILES, ENCRYPTION), KeyHolder(*FILES)
+    lacking = [KeyHolder(*(other for other in FILES if other != name), ENCRYPTION) for name in FILES]
+    assert any_has_keys([plain], encrypts=False)
+    assert not any_has_keys([plain], encrypts=True)
+    assert any_has_keys([plain, whole], encrypts=True)
+    for encrypts in (False, True):
+        # No node has all, although together they do.
+        assert not any_has_keys(lacking, encrypts=encrypts)
+        assert any_has_keys([*lacking, whole], encrypts=encrypts)
+        assert not any_has_keys([], encrypts=encrypts)
 
 
 def test_keys_of_returns_same_files_with_and_without_secrets_key() -> None:

@@ -51,8 +51,9 @@ def test_effective_command_line_overrides_clusterfile() -> None:
     assert (kept.image, kept.name) == ("shop:1", "shop")
 
 
-def test_effective_profile_is_taken_from_clusterfile_or_command_line() -> None:
-    for written, option, result in ((None, None, None), ("cis", None, "cis"), (None, "cis", "cis")):
+def test_effective_profile_of_command_line_overrides_that_of_clusterfile() -> None:
+    cases = ((None, None, None), ("cis", None, "cis"), (None, "cis", "cis"), ("cis", "other", "other"))
+    for written, option, result in cases:
         file = read()
         assert file.cluster is not None
         file = dataclasses.replace(file, cluster=dataclasses.replace(file.cluster, profile=written))
