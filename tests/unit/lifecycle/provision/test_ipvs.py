@@ -294,15 +294,29 @@ def test_balancers_use_ipvs_or_haproxy_format_of_each_node(tmp_path: Any) -> Non
     assert "frontend api" in texts[found.workers[1].address]
 
 
-def test_tell_balancer_changed_keeper_config_runs_start_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("changed", "signals", "restarts"),
+    [((ipvs.CONFIG,), 1, 0), ((ipvs.KEEPER, ipvs.CONFIG), 0, 1), ((), 0, 0)],
+)
+def test_tell_balancer_signals_keeper_only_if_nothing_but_its_config_changed(
+    changed: tuple[str, ...], signals: int, restarts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     placed: list[Any] = []
 
     def place(_: Any, files: Any) -> tuple[str, ...]:
         placed.append(files)
-        return (ipvs.CONFIG,)
+        return changed
 
     monkeypatch.setattr(membership, "install_files", place)
-    node = StandIn("10.0.0.9")
-    assert membership.tell_balancer(node, ipvs.config(VIP, "10.0.0.9", ["10.0.0.1"], []))
-    assert ipvs.CONFIG in placed[0]
-    assert "# start_keeper.sh\nREADY=/run/slipway-balancer/ready\n" in node.commands[-1]
+    node, text = StandIn("10.0.0.9"), ipvs.config(VIP, "10.0.0.9", ["10.0.0.1"], [])
+    assert membership.tell_balancer(node, text) == bool(changed)
+    assert placed == [ipvs.files(text)]
+    assert placed[0][ipvs.CONFIG].data.decode() == text
+    # What the unit makes of a reload.
+    assert "\nExecReload=/bin/kill -HUP $MAINPID\n" in placed[0]["/etc/systemd/system/slipway-balancer.service"].data.decode()
+    assert len(node.commands) == signals + restarts
+    commands = "\n".join(node.commands)
+    assert commands.count("systemctl reload-or-restart slipway-balancer") == signals
+    assert commands.count("systemctl daemon-reload; systemctl restart slipway-balancer") == restarts
+    # The rules are in place before it ends.
+    assert commands.count("READY=/run/slipway-balancer/ready\n") == commands.count('until [ -e "$READY" ]') == signals

@@ -50,13 +50,22 @@ def test_apply_requires_forwarding_only_for_ip_families_of_cluster() -> None:
     assert "net.ipv6.conf.all.forwarding cannot be set to 1" in node_files.apply(dual)
 
 
-def test_balancer_config_of_worker_lists_api_and_registry_of_control_plane() -> None:
-    found = sections(node_files.balancer_config(cluster(*CONTROL_PLANE, WORKER), WORKER))
+def test_balancer_config_of_worker_checks_all_api_servers_and_all_image_holders() -> None:
+    fourth, away = member(4), dataclasses.replace(CONTROL_PLANE[1], away=True)
+    found = sections(node_files.balancer_config(cluster(CONTROL_PLANE[0], away, CONTROL_PLANE[2], fourth, WORKER), WORKER))
     assert set(found) == {"global", "defaults", "frontend api", "backend api", "backend api-unsure", "listen registry"}
-    for part, port in (("backend api", 6443), ("backend api-unsure", 6443), ("listen registry", 5000)):
-        assert servers(found[part]) == [f"10.0.0.{number}:{port}" for number in (1, 2, 3)]
-    assert "bind 127.0.0.1:6443" in found["frontend api"]
-    assert "bind 127.0.0.1:5000" in found["listen registry"]
+    # One that is away now is left out by its check, until it is back. The fourth has no images.
+    numbers = {"backend api": (1, 2, 3, 4), "backend api-unsure": (1, 2, 3, 4), "listen registry": (1, 2, 3)}
+    for part, port, check in (
+        ("backend api", 6443, "check check-ssl verify none"),
+        ("backend api-unsure", 6443, "check check-ssl verify none"),
+        ("listen registry", 5000, "check"),
+    ):
+        assert [line for line in found[part] if line.startswith("server ")] == [
+            f"server control-plane-{number} 10.0.0.{number}:{port} {check}" for number in numbers[part]
+        ]
+    assert found["frontend api"][0] == "bind 127.0.0.1:6443"
+    assert found["listen registry"][0] == "bind 127.0.0.1:5000"
 
 
 def test_balancer_config_health_checks_exclude_ending_and_unready_api_servers() -> None:

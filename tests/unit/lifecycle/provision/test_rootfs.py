@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -120,17 +121,59 @@ def test_rendered_missing_value_is_reported_with_file_and_line(store: Store, tmp
         rootfs.rendered(tree, {})
 
 
-def test_send_replaces_old_tree_after_complete_transfer(store: Store, tmp_path: Path) -> None:
-    tree = rootfs.tree(store, image(store, {"bin/kubectl": "program", "etc/a": "a"}, root=tmp_path))
+class Members(StandIn):
+    """Keeps the entries of the tars that it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members: list[tarfile.TarInfo] = []
+
+    def _take(self, command: str, write: Callable[[BinaryIO], None]) -> None:
+        super()._take(command, write)
+        stream = io.BytesIO()
+        write(stream)
+        with tarfile.open(fileobj=io.BytesIO(stream.getvalue())) as tar:
+            self.members += tar.getmembers()
+
+
+def test_send_whole_tree_with_modes_replaces_old_one_after_transfer(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for path, mode in {"bin/kubectl": 0o755, "bin/mount": 0o4755, "etc/a": 0o644, "etc/key": 0o600}.items():
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_text(f"the file {path}")
+        (tree / path).chmod(mode)
     (tree / "bin/k").symlink_to("kubectl")
-    node = StandIn()
+    (tree / "empty").mkdir()
+    (tree / "etc").chmod(0o750)
+    node = Members()
     rootfs.send(node, tree)
     command, files = node.tars[0]
-    assert files["bin/kubectl"] == b"program"
-    assert files["bin/k"] == b"kubectl"
-    # The new tree lies beside the old one until it is complete.
+    # A file is the content, a link its target, a folder nothing.
+    assert files == {
+        "bin": b"",
+        "bin/k": b"kubectl",
+        "bin/kubectl": b"the file bin/kubectl",
+        "bin/mount": b"the file bin/mount",
+        "empty": b"",
+        "etc": b"",
+        "etc/a": b"the file etc/a",
+        "etc/key": b"the file etc/key",
+    }
+    modes = {member.name: member.mode for member in node.members}
+    assert {path: oct(modes[path]) for path in ("bin/kubectl", "bin/mount", "etc", "etc/a", "etc/key")} == {
+        "bin/kubectl": "0o755", "bin/mount": "0o4755", "etc": "0o750", "etc/a": "0o644", "etc/key": "0o600",
+    }  # fmt: skip
+    assert {(member.uid, member.gid) for member in node.members} == {(0, 0)}
+    # The modes are those of the tree, and the old tree stays until the new one beside it is complete.
     assert "FOLDER=/var/lib/slipway/rootfs\n" in command
-    assert command.index('tar -C "$FOLDER.new"') < command.index('mv "$FOLDER.new" "$FOLDER"')
+    lines = command.splitlines()
+    order = [
+        "set -e",
+        'tar -C "$FOLDER.new" -xopf -',
+        'if [ -d "$FOLDER" ]; then mv "$FOLDER" "$FOLDER.old"; fi',
+        'mv "$FOLDER.new" "$FOLDER"',
+    ]
+    assert [line for line in lines if line in order] == order
 
 
 def test_parcel_lists_all_paths_digests_and_modes(store: Store, tmp_path: Path) -> None:

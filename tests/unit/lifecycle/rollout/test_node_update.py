@@ -40,19 +40,31 @@ def test_with_registry_outdated_settings_add_and_note_registry_restart(
     assert noted == [(node, "registry")]
 
 
-def test_taken_back_reports_former_control_plane_or_hints_at_backup(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = work(store, tmp_path)
+@pytest.mark.parametrize("control_plane", [1, 3])
+def test_taken_back_puts_back_former_control_plane_or_hints_at_backup(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control_plane: int
+) -> None:
+    made = work(store, tmp_path, control_plane)
     node = made.spec.control_plane[0]
-    monkeypatch.setattr(static_pods, "put_back", lambda _, **__: None)
-    error = node_update._taken_back(made, node, CheckError("kube-apiserver does not run"))
-    assert "the one before it serves again: kube-apiserver does not run" in error.message
+    calls: list[tuple[object, bool]] = []
+    monkeypatch.setattr(static_pods, "put_back", lambda node, *, others: calls.append((node, others)))
+    error = node_update._taken_back(made, node, CheckError("kube-apiserver does not run", details="its log"))
+    # Where others serve the running API server ends gracefully.
+    assert calls == [(node, control_plane > 1)]
+    assert error.message == "host-1: the control plane of {} did not come up, the one before it serves again: {}".format(
+        made.move.after, "kube-apiserver does not run"
+    )
+    assert rollout.BACKUP not in str(error.hint)
+    assert error.details == "its log"
 
     def worse(_: object, **__: object) -> None:
         raise CommandError("etcd does not start")
 
     monkeypatch.setattr(static_pods, "put_back", worse)
-    error = node_update._taken_back(made, node, CheckError("kube-apiserver does not run"))
+    error = node_update._taken_back(made, node, CheckError("kube-apiserver does not run", details="its log"))
+    assert error.message.endswith("did not come up, nor the one before it: kube-apiserver does not run; etcd does not start")
     assert rollout.BACKUP in str(error.hint)
+    assert error.details == "its log"
 
 
 def test_wait_ready_of_a_node_that_fails_shows_the_logs_of_balancer_and_kubelet(
@@ -140,7 +152,7 @@ def test_start_kubelet_of_other_version_halts_static_pods_first(store: Store, tm
         assert happened.order == ["start_kubelet", "_wait_ready"]
 
 
-def test_await_leaders_script_releases_only_leases_of_its_node(store: Store, tmp_path: Path) -> None:
+def test_await_leaders_script_waits_for_both_and_releases_only_leases_of_its_node(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path)
     node: Any = made.spec.control_plane[1]
     node_update._await_leaders(made, node)
@@ -148,5 +160,25 @@ def test_await_leaders_script_releases_only_leases_of_its_node(store: Store, tmp
     # Only what this very control-plane node held is released.
     assert "\nNODE=host-2\n" in script
     assert 'in "$NODE"_*)' in script
-    assert '{"spec":{"holderIdentity":""}}' in script
-    assert "kube-controller-manager kube-scheduler" in script
+    assert script.count('{"spec":{"holderIdentity":""}}') == script.count(" patch lease ") == 1
+    loop = script.partition("for name in kube-controller-manager kube-scheduler; do\n")[2]
+    assert loop.index("patch lease $name") < loop.index('while at=$(lease $name renewTime) && [ -n "$at" ] && [ "$at" \\< "$since" ]')
+    assert 'echo "no $name is at work"; exit 1' in loop
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("no kube-scheduler is at work\n", "host-2: no kube-scheduler is at work a minute after its start"),
+        ("", "host-2: nobody leads a minute after its start"),
+    ],
+)
+def test_await_leaders_without_active_leader_raises_check_error(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, message: str
+) -> None:
+    made = work(store, tmp_path)
+    node: Any = made.spec.control_plane[1]
+    monkeypatch.setattr(node, "run", lambda *_, **__: ProcessResult((), 1, output, ""))
+    with pytest.raises(CheckError) as caught:
+        node_update._await_leaders(made, node)
+    assert caught.value.message == message
