@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from harness import cloudimage
 from harness.cloudimage import ImageApp
 from harness.clusterfile import ApplicationDocument, Clusterfile
 from harness.errors import InputError, StoreError
@@ -15,6 +16,7 @@ from harness.lifecycle.apps import cluster_apps, install, installation
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import REGISTRY, SITE
 from harness.lifecycle.provision import registry
+from harness.lifecycle.steps import preparation
 from harness.oci.store import Store
 from tests.unit.lifecycle.apps.test_records import Kube, target
 from tests.unit.lifecycle.apps.test_records import build as build_app
@@ -100,12 +102,23 @@ def test_run_prepare_unsuitable_app_images_reports_all_faults_at_once(store: Sto
     assert [fault.where for fault in refused.value.faults] == ["old:1", "future:1", "bad:1: etc/page.yaml:1"]
 
 
-def test_run_prepare_with_app_image_adds_its_size_to_spec(store: Store) -> None:
+def test_run_preflight_size_includes_each_app_image_once(store: Store) -> None:
     build(store)
     app(store, "shop:1")
-    sizes = [run.prepare(found, store).spec.apps_size for found in (asked(), request("web", "shop:1"))]
-    assert sizes[0] == 0
-    assert sizes[1] > 0
+    app(store, "same:1")
+    app(store, "more:1", images=("docker.io/library/another:1",))
+    digests = {name: cloudimage.read(store, name).digest for name in ("shop:1", "same:1", "more:1")}
+    assert digests["shop:1"] == digests["same:1"] != digests["more:1"]
+    sizes = {name: cloudimage.read(store, name).size for name in ("web", "shop:1", "more:1")}
+    assert all(sizes.values())
+    for names, wanted in (
+        (("web",), sizes["web"]),
+        (("web", "shop:1"), sizes["web"] + sizes["shop:1"]),
+        (("web", "shop:1", "more:1", "same:1"), sum(sizes.values())),
+    ):
+        context = prepared(store, clusterfile=request(*names))
+        targets = [preparation.target(context.resolved, node) for node in context.spec.nodes]
+        assert preparation.wanted_of_machines(context.resolved, targets).size == wanted
 
 
 def test_check_applications_image_without_platform_of_first_node_is_refused(store: Store) -> None:

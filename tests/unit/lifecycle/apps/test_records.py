@@ -233,10 +233,29 @@ spec: {launchApps: [db], configs: [{name: db, env: {Size: "7"}}]}
     assert work(store, Request.of("shop", parts=["web"], found=found)).commands == WEB.commands
 
 
+def test_installation_make_commands_replace_all_commands_of_image_and_clusterfile(store: Store) -> None:
+    build(store, files={})
+    text = """apiVersion: slipway.dev/v1
+kind: Application
+metadata: {name: shop}
+spec: {launchApps: [db], configs: [{name: db, env: {Size: "7"}}, {name: web, launch: {cmds: ["echo web"]}}]}
+"""
+    found = parse(text, "Clusterfile")
+    made = work(store, Request.of("shop", commands=["kubectl get nodes", "true"], found=found))
+    assert made.commands == ("kubectl get nodes", "true")
+    steps = [step.title for step in install.plan(made) if "launch" in step.id]
+    assert steps == ["launch: kubectl get nodes", "launch: true"]
+    # An empty list replaces them as well: nothing is launched.
+    assert work(store, Request.of("shop", commands=[], found=found)).commands == ()
+
+
 def test_install_unknown_part_or_parts_with_commands_is_refused(store: Store) -> None:
     build(store, files={})
-    with pytest.raises(InputError, match="no such application"):
-        work(store, Request.of("shop", parts=["nosuch"]))
+    for parts, unknown in ((["nosuch"], ["nosuch"]), (["web", "nosuch", "other"], ["nosuch", "other"])):
+        with pytest.raises(InputError, match="no such application") as caught:
+            work(store, Request.of("shop", parts=parts))
+        assert len(caught.value.faults) == len(unknown)
+        assert all(name in str(fault) for name, fault in zip(unknown, caught.value.faults, strict=True))
     with pytest.raises(UsageError, match="both given"):
         Request.of("shop", parts=["web"], commands=["true"])
 

@@ -102,10 +102,11 @@ def test_config_write_below_link_out_of_rootfs_is_refused(tree: Path, tmp_path: 
     assert (tmp_path / "secret").read_text() == "secret"
 
 
-def test_kubernetes_of_image_without_slipway_yaml_raises_store_error(store: Store) -> None:
+def test_kubernetes_of_image_without_slipway_yaml_raises_store_error_with_hint(store: Store) -> None:
     build(store, files={"etc/a": "a"})
-    with pytest.raises(StoreError, match=r"no etc/slipway\.yaml"):
+    with pytest.raises(StoreError, match=r"^web:latest brings no Kubernetes: it has no etc/slipway\.yaml") as caught:
         _ = prepared(store).resolved.kubernetes
+    assert caught.value.hint == "build it FROM a base image with Kubernetes; an application image runs on a cluster that is there"
 
 
 def test_environment_prefers_host_over_cluster_over_image_and_keeps_facts(store: Store) -> None:
@@ -160,11 +161,21 @@ def test_files_of_worker_include_launched_file_that_hook_reads(store: Store, kep
     assert rendered_on(context.resolved) == (RENDERED, {"etc/app.conf", "manifests/a.yaml"})
 
 
-def test_cluster_networks_and_cert_sans_are_taken_from_environment(store: Store) -> None:
-    build(store)
-    context = prepared(store, env={"PodCIDR": "10.244.0.0/16", "SvcCIDR": "10.97.0.0/16", "CertSANs": "a.example.com, 10.9.9.9"})
-    assert (context.resolved.cluster.network.pods, context.resolved.cluster.network.dns) == ("10.244.0.0/16", "10.97.0.10")
-    assert context.resolved.cluster.cert_sans == ("a.example.com", "10.9.9.9")
+def test_cluster_networks_and_cert_sans_of_environment_override_those_of_image(store: Store) -> None:
+    facts = f"{FACTS}podCIDR: 10.1.0.0/16\nsvcCIDR: 10.2.0.0/16\n"
+    of_image = {"PodCIDR": "10.3.0.0/16", "SvcCIDR": "10.4.0.0/16", "CertSANs": "image.example.com"}
+    of_cluster = {"PodCIDR": "10.244.0.0/16", "SvcCIDR": "10.97.0.0/16", "CertSANs": "a.example.com, 10.9.9.9"}
+    build(store, "web", files={"etc/slipway.yaml": facts})
+    build(store, "more", files={"etc/slipway.yaml": facts}, env=of_image)
+    for image, env, pods, dns, names in (
+        ("web", {}, "10.1.0.0/16", "10.2.0.10", ()),
+        ("more", {}, "10.3.0.0/16", "10.4.0.10", ("image.example.com",)),
+        ("web", of_cluster, "10.244.0.0/16", "10.97.0.10", ("a.example.com", "10.9.9.9")),
+        ("more", of_cluster, "10.244.0.0/16", "10.97.0.10", ("a.example.com", "10.9.9.9")),
+        ("more", {"PodCIDR": "10.244.0.0/16"}, "10.244.0.0/16", "10.4.0.10", ("image.example.com",)),
+    ):
+        found = prepared(store, image=image, env=env).resolved.cluster
+        assert (found.network.pods, found.network.dns, found.cert_sans) == (pods, dns, names)
 
 
 def test_members_with_dual_stack_networks_have_addresses_of_both_families(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from harness.lifecycle.steps import launch
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import Kubeadm
 from tests.unit.lifecycle.standin import StandIn
-from tests.unit.lifecycle.test_run import KEYS, build, prepared, store
+from tests.unit.lifecycle.test_run import FACTS, KEYS, build, prepared, store
 
 __all__ = ["store"]  # a fixture
 
@@ -39,8 +39,9 @@ def test_run_in_rootfs_failure_shows_output_and_removes_script() -> None:
     assert any(command.startswith("rm -f") for command in node.commands)
 
 
-def test_launch_inputs_depend_on_command_and_environment(store: Store) -> None:
+def test_launch_inputs_depend_on_image_command_and_environment(store: Store) -> None:
     build(store, launch=("one",))
+    build(store, "other", files={"etc/slipway.yaml": FACTS, "etc/other": "of another image"}, launch=("one",))
 
     def inputs(**changes: Any) -> str:
         context = prepared(store, **changes)
@@ -51,5 +52,6 @@ def test_launch_inputs_depend_on_command_and_environment(store: Store) -> None:
         return step.inputs(context.spec.first)
 
     assert inputs() == inputs()
-    assert inputs() != inputs(env={"Port": "1"})
-    assert inputs() != inputs(commands=("two",))
+    assert inputs(image="other") == inputs(image="other")
+    found = [inputs(), inputs(image="other"), inputs(env={"Port": "1"}), inputs(env={"Port": "2"}), inputs(commands=("two",))]
+    assert len(set(found)) == len(found)
