@@ -157,14 +157,17 @@ def test_not_ready_container_waiting_for_volume_shows_event() -> None:
     assert problem.events == ('FailedMount: configmap "settings" not found',)
 
 
-def test_not_ready_failed_init_container_is_named() -> None:
+def test_not_ready_failed_init_container_is_named_and_successful_one_is_not() -> None:
     waiting = pod(phase="Pending", state={"waiting": {"reason": "PodInitializing"}})
-    waiting["status"]["initContainerStatuses"] = [
-        {"name": "first", "state": {"terminated": {"exitCode": 0}}},
-        {"name": "second", "state": {"terminated": {"exitCode": 2, "reason": "Error"}}},
-    ]
+    done = {"name": "first", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+    waiting["status"]["initContainerStatuses"] = [done, {"name": "second", "state": {"terminated": {"exitCode": 2, "reason": "Error"}}}]
     problem = only(readiness.not_ready([waiting]))
-    assert "second ended with exit code 2" in problem.reason
+    assert (problem.container, problem.cause) == ("second", "Error")
+    assert problem.reason.startswith("container second ended with exit code 2")
+    assert "first" not in problem.reason
+    # With all of them done it is the container itself that counts.
+    waiting["status"]["initContainerStatuses"] = [done, {**done, "name": "second"}]
+    assert only(readiness.not_ready([waiting])).reason == "container main: PodInitializing"
 
 
 @pytest.mark.parametrize(

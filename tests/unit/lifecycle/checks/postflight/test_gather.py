@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,29 @@ def test_etcd_health_is_read_from_answer_and_unknown_without_one() -> None:
         Etcd([]).alarms()
 
 
+GOOD = """unit Id=containerd.service
+unit LoadState=loaded
+unit ActiveState=active
+unit NRestarts=2
+holds yes
+image docker.io/library/nginx:1 ok
+server api one UP
+sync 0.001 10
+"""
+
+
 @pytest.mark.parametrize("odd", ["", "²", "-1", "1e999", "nan", "9" * 5000, "a b c", "\x1b[2J", "=", "NRestarts=²"])
-def test_parse_odd_machine_answer_does_not_raise(odd: str) -> None:
+def test_parse_odd_lines_of_machine_answer_are_left_out(odd: str) -> None:
     block = f"unit Id=kubelet.service\nunit LoadState=loaded\nunit NRestarts={odd}\nunit ActiveEnterTimestampMonotonic={odd}\nunit \n"
-    gather.parse(f"up {odd}\n{block}sync {odd} {odd}\nsync {odd}\nimage {odd}\nserver {odd}\napi {odd}\n{odd}\n")
+    numbers = f"sync {odd} {odd}\nsync 0.5 {odd}\nsync {odd} 5\nsync {odd}\n"
+    words = f"image {odd}\nimage docker.io/library/b:1 \nserver {odd}\nserver api two\napi {odd}\n{odd}\n"
+    found = gather.parse(f"up {odd}\n{block}{numbers}{words}{GOOD}")
+    assert found == dataclasses.replace(
+        gather.parse(GOOD),
+        units={"kubelet": Unit("unknown ()"), "containerd": Unit("active", 2)},
+        api=odd,
+        images={"docker.io/library/nginx:1": "ok"} | ({"a": "b c"} if odd == "a b c" else {}),
+        servers={("api", "one"): "UP"} | ({("a", "b"): "c"} if odd == "a b c" else {}),
+    )
+    assert found.syncs == {0.001: 10}
+    assert found.holds

@@ -203,6 +203,21 @@ def test_access_unreachable_machine_is_only_failure_with_remedy() -> None:
     assert (found.check, str(found)) == ("access", "10.0.0.2: no answer within 10 s (start it again, or: slipway remove lab 10.0.0.2)")
 
 
+def test_evaluate_unreachable_machines_are_reported_before_all_other_findings() -> None:
+    gone = {address: f"{address}: no answer within 10 s" for address in ("10.0.0.1", "10.0.0.2")}
+    faulty = well(
+        unreachable={"10.0.0.2": gone["10.0.0.2"]},
+        answers={"10.0.0.1": NodeAnswer(api="refused", units={"kubelet": Unit("failed (failed)")})},
+    )
+    first, *others = wrong(faulty)
+    assert (first.check, first.where) == ("access", "10.0.0.2")
+    assert others
+    assert "access" not in {one.check for one in others}
+    silent = wrong(well(unreachable=gone, silent="connection refused", items=(), version=None, pods=None, answers={}))
+    assert [(one.check, one.where) for one in silent[:2]] == [("access", "10.0.0.1"), ("access", "10.0.0.2")]
+    assert silent[2].check == "api"
+
+
 def test_percentile_of_etcd_sync_counts_gives_slowest_hundredth() -> None:
     assert control_plane.percentile(SYNCS, 0.99) == 0.002
     assert control_plane.percentile({}, 0.99) is None

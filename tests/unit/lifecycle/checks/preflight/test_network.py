@@ -173,14 +173,19 @@ def test_identity_shared_by_machines_is_reported_for_each() -> None:
     assert [one.check for one in bad(target(uuid="4c"), target("10.0.0.2", uuid="4c"))] == ["machine-id"] * 2
 
 
-def test_clock_skew_warns_about_deviating_machine() -> None:
+def test_clock_warns_about_deviating_machine_and_fails_for_new_one_far_behind() -> None:
     (found,) = bad(target(), target("10.0.0.2", ahead=25.0))
     assert (found.where, found.message) == ("10.0.0.2", "its clock is 25 s ahead of that of 10.0.0.1")
     (found,) = bad(target(ahead=3.0), target("10.0.0.2", ahead=3.1), target("10.0.0.3", ahead=-4.0))
     assert (found.where, found.message) == ("10.0.0.3", "its clock is 7 s behind of the others'")
     assert bad(target(), target("10.0.0.2", ahead=1.5)) == []
     ours_alone = dataclasses.replace(WANTED_HERE, ours=frozenset({"10.0.0.1"}))
-    assert all(one.result is Result.WARNING for one in bad(target(ahead=-9999.0), wanted=ours_alone))
+    (found,) = bad(target(ahead=-9999.0), wanted=ours_alone)
+    assert (found.check, found.where, found.result) == ("clock", "10.0.0.1", Result.WARNING)
+    assert found.message == "its clock is 3 h behind of this machine's"
+    # A new machine cannot have certificates that are not valid yet.
+    (found,) = bad(target(ahead=-9999.0))
+    assert (found.check, found.where, found.result) == ("clock", "10.0.0.1", Result.FAILED)
 
 
 def test_reach_closed_port_is_reported_at_unreachable_machine() -> None:
