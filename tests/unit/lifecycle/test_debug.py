@@ -268,12 +268,29 @@ def test_beside_pod_container_is_stopped_and_remaining_entry_is_reported(
     assert f"{container.name} is stopped; Kubernetes lists it in shop/web-0 until that pod is deleted" in said
 
 
-def test_beside_pod_rights_refused_by_pod_security_are_dropped(node: ControlPlaneNode) -> None:
-    for refusals, context in ((1, {}), (2, {"runAsNonRoot": True, "runAsUser": 65534})):
-        node.refusals, node.pod, node.killed = refusals, json.loads(json.dumps(POD)), False
-        with debug.beside_pod("web-0", "shop", None):
-            (added,) = node.pod["spec"]["ephemeralContainers"]
-            assert {key: added["securityContext"].get(key) for key in context} == context
+@pytest.mark.parametrize(
+    ("refusals", "context"),
+    [
+        (0, {"capabilities": {"add": ["SYS_PTRACE"]}}),
+        (1, {}),
+        (
+            2,
+            {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+                "runAsNonRoot": True,
+                "runAsUser": 65534,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+        ),
+    ],
+)
+def test_beside_pod_rights_refused_by_pod_security_are_dropped(node: ControlPlaneNode, refusals: int, context: dict[str, Any]) -> None:
+    node.refusals = refusals
+    with debug.beside_pod("web-0", "shop", None):
+        (added,) = node.pod["spec"]["ephemeralContainers"]
+    assert added["securityContext"] == context
+    assert node.verbs().count("replace") == refusals + 1
 
 
 def test_beside_pod_refused_with_all_rights_raises_command_error_with_reason(node: ControlPlaneNode) -> None:

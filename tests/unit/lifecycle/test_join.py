@@ -180,11 +180,15 @@ def test_join_without_cluster_image_in_store_raises_store_error(store: Store, tm
     assert "slipway pull web:1" in str(caught.value.hint)
 
 
-def test_join_connect_with_unreachable_new_machine_raises_node_error(store: Store, tmp_path: Path) -> None:
-    made = work(store, tmp_path, workers=("10.0.0.9",))
+def test_join_with_unreachable_new_machine_raises_node_error_before_any_command(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path, workers=("10.0.0.8", "10.0.0.9"), resolved=False)
     made.found.errors["10.0.0.9"] = NodeError("10.0.0.9: no answer")  # type: ignore[index]
-    with pytest.raises(NodeError, match=r"10\.0\.0\.9: no answer"):
-        plan(made)["connect"].action()
+    nodes: Any = (*made.found.members, *made.found.others)
+    before = [list(node.commands) for node in nodes]
+    with pytest.raises(NodeError, match=r"^10\.0\.0\.9: no answer$"):
+        planning.execute(join.plan(made), made.journal)
+    assert [node.commands for node in nodes] == before
+    assert not any(node.tars or node.journal for node in nodes)
 
 
 HOOKS = """
@@ -280,7 +284,16 @@ def checked(made: JoinWork, monkeypatch: pytest.MonkeyPatch, **changes: dict[str
 
 
 def test_join_preflight_does_not_judge_members_as_new_machines(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked(work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, host_1={"memory": 1, "ports": frozenset({6443})})
+    unfit = {"memory": 1, "ports": frozenset({6443, 10250})}
+    made = work(store, tmp_path, workers=("10.0.0.9",), resolved=False)
+    checked(made, monkeypatch, host_1=unfit, host_4=unfit)
+    assert made.resolved.facts.machines["10.0.0.1"].memory == 1
+    # The same is refused of a new machine, and of that one only.
+    made = work(store, tmp_path, workers=("10.0.0.9",), resolved=False)
+    with pytest.raises(CheckError) as caught:
+        checked(made, monkeypatch, host_1=unfit, host_4=unfit, new_9=unfit)
+    assert "10.0.0.9: " in str(caught.value)
+    assert not any(f"{node.address}: " in str(caught.value) for node in made.found.members)
 
 
 def test_join_new_machine_with_host_name_of_member_is_refused(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,9 +311,13 @@ def test_join_machine_of_other_cluster_is_refused(store: Store, tmp_path: Path, 
 
 
 def test_join_machine_of_interrupted_join_passes_preflight(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked(
-        work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "lab 01", "ports": frozenset({10250})}
-    )
+    begun = {"ports": frozenset({10250})}
+    made = work(store, tmp_path, workers=("10.0.0.9",), resolved=False)
+    checked(made, monkeypatch, new_9={"cluster": "lab 01", **begun})
+    assert made.resolved.facts.machines["10.0.0.9"].cluster == "lab 01"
+    # The kubelet that has the port is the cluster's own; that of another is refused.
+    with pytest.raises(CheckError, match="10250"):
+        checked(work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, new_9=begun)
 
 
 def test_join_machine_left_uncleaned_by_removal_is_cleaned_in_machine_checks(

@@ -74,10 +74,21 @@ def test_execute_after_all_waits_for_all_nodes_of_step() -> None:
     assert len(notes.done) == 3
 
 
-def test_execute_after_waits_for_step_on_other_node() -> None:
-    notes = Notes()
-    execute([notes.step("first", ONE), notes.step("workers", TWO, after=("first",)), notes.step("here", after=("workers",))])
-    assert notes.done == ["first 10.0.0.1", "workers 10.0.0.2", "here"]
+def test_execute_after_step_on_other_nodes_waits_for_all_of_them() -> None:
+    notes, three = Notes(), StandIn("10.0.0.3")
+    second_may = threading.Event()
+
+    def first(node: Node) -> None:
+        if node is TWO:
+            assert second_may.wait(HANG)
+        notes.note(f"first {node.address}")
+
+    # While the second node is at the first step, a chain of others runs: what did not wait for that node would run beside it.
+    chain = [Step("a", "", lambda _: None, (ONE,), after=("first",)), Step("b", "", lambda _: None, (ONE,), after=("a",))]
+    released = Step("c", "", lambda _: second_may.set(), (ONE,), after=("b",))
+    others, here = notes.step("others", three, after=("first",)), notes.step("here", after=("others",))
+    execute([Step("first", "", first, (ONE, TWO)), others, *chain, released, here])
+    assert notes.done == ["first 10.0.0.1", "first 10.0.0.2", "others 10.0.0.3", "here"]
 
 
 def test_execute_independent_steps_run_concurrently() -> None:

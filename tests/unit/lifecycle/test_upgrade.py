@@ -66,11 +66,19 @@ def work(store: Store, tmp_path: Path, control_plane: int = 3, workers: int = 3,
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
-    [("v1.36.3", "v1.36.3"), ("v1.36.3", "v1.36.4"), ("v1.36.3", "v1.37.0"), ("v1.36.9", "v1.37.0-rc.1"), ("v1.37.0-rc.1", "v1.37.0")],
+    ("before", "after", "beyond"),
+    [
+        ("v1.36.3", "v1.36.3", "v1.38.0"),
+        ("v1.36.3", "v1.36.4", "v1.38.0-rc.1"),
+        ("v1.36.3", "v1.37.0", "v1.38.0"),
+        ("v1.36.9", "v1.37.0-rc.1", "v2.37.0"),
+        ("v1.37.0-rc.1", "v1.37.0", "v1.39.0"),
+    ],
 )
-def test_check_versions_same_or_next_minor_version_is_accepted(before: str, after: str) -> None:
+def test_check_versions_same_or_next_minor_version_is_accepted_and_later_one_is_not(before: str, after: str, beyond: str) -> None:
     upgrade.check_versions(before, after)
+    with pytest.raises(UsageError, match="is more than one minor version"):
+        upgrade.check_versions(before, beyond)
 
 
 @pytest.mark.parametrize(("before", "after"), [("v1.36.3", "v1.38.0"), ("v1.36.3", "v1.39.4"), ("v1.35.0", "v2.0.0")])
@@ -232,19 +240,28 @@ def test_rollout_work_beside_returns_other_control_plane_node_if_any(store: Stor
     assert alone.beside(alone.spec.control_plane[0]).address == "10.0.0.1"
 
 
-def test_upgrade_work_of_image_with_missing_values_raises_input_error(
+def test_upgrade_work_of_image_with_missing_values_raises_input_error_before_any_command(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = image(store, values=(ExpectedValue("Port", ("manifests/a.yaml:1",), required=True), ExpectedValue("Realm", required=True)))
     found = found_with(tmp_path)
+    nodes: Any = found.members
 
     def context(*_: Any, env: dict[str, str]) -> Any:
         return known(ClusterSpec(wanted, store, found.ssh, found.state, found.control_plane, (), Clusterfile(""), env=env))
 
+    def work_of(**env: str) -> RolloutWork:
+        monkeypatch.setattr(upgrade, "_context", functools.partial(context, env=env))
+        return upgrade.work_of(found, wanted, Move.new(UPGRADE, OLD, NEW), upgrade.RolloutOptions(env=env), store)
+
     monkeypatch.setattr(rollout, "kubernetes", lambda _: {})
     monkeypatch.setattr(records, "listed", lambda _: ())
-    for env, missing in ({}, ["Port", "Realm"]), ({"Port": "80"}, ["Realm"]):
-        monkeypatch.setattr(upgrade, "_context", functools.partial(context, env=env))
+    cases: tuple[tuple[dict[str, str], list[str]], ...] = (({}, ["Port", "Realm"]), ({"Port": "80"}, ["Realm"]))
+    for env, missing in cases:
         with pytest.raises(InputError) as caught:
-            upgrade.work_of(found, wanted, Move.new(UPGRADE, OLD, NEW), upgrade.RolloutOptions(env=env), store)
+            work_of(**env)
         assert [fault.where for fault in caught.value.faults] == missing
+        assert not any(node.commands for node in nodes)
+    for node in nodes:
+        node.answers["get nodes"] = json.dumps({"items": []})
+    assert work_of(Port="80", Realm="a").spec.env == {"Port": "80", "Realm": "a"}
