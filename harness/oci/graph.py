@@ -91,11 +91,14 @@ def wanted(platform: Platform | None, platforms: Sequence[Platform]) -> bool:
 
 
 def walk(store: Store, image: Descriptor, platforms: Sequence[Platform] = ()) -> Iterator[Descriptor]:
-    """An image and all its blobs, each once, parents before children. Raises StoreError when a manifest is missing or damaged."""
-    waiting = [image]
+    """An image and all its blobs, each once, parents before children.
+
+    Raises StoreError when a manifest is missing or damaged, or indexes nest too deep.
+    """
+    waiting = [(image, 1)]
     # One blob may be a manifest here and plain content of an image set there; with two sizes, one of them is wrong.
     seen: set[tuple[str, int, bool]] = set()
-    for blob in waiting:
+    for blob, depth in waiting:
         key = (blob.digest, blob.size, is_manifest(blob))
         if key not in seen:
             seen.add(key)
@@ -103,7 +106,9 @@ def walk(store: Store, image: Descriptor, platforms: Sequence[Platform] = ()) ->
             if is_manifest(blob):
                 if store.size(blob.digest) > LARGEST_MANIFEST:
                     raise StoreError(f"manifest {blob.digest} is larger than manifests may be")
-                waiting += children(store.json(blob.digest), blob, platforms)
+                if blob.media_type in INDEXES and depth > DEEPEST_INDEX:
+                    raise StoreError(f"{image.digest}: more than {DEEPEST_INDEX} indexes within each other", hint="this is not an image")
+                waiting += [(child, depth + 1) for child in children(store.json(blob.digest), blob, platforms)]
 
 
 def closure(store: Store, image: Descriptor, platforms: Sequence[Platform] = ()) -> list[Descriptor]:

@@ -258,9 +258,10 @@ def test_up_invalid_name_or_zero_control_plane_is_refused_before_creation(tmp_pa
 
 
 @pytest.mark.usefixtures("answers")
-def test_up_stores_role_as_container_label(tmp_path: Path) -> None:
+def test_up_stores_role_as_container_label_that_list_reads(tmp_path: Path) -> None:
     engine = Engine()
     provider(engine, tmp_path).up("lab", 1, 1, image="node")
     assert sorted(machine.labels[ROLE] for machine in engine.machines) == ["control-plane", "worker"]
-    # Another process, with no memory of its own, sees the same.
-    assert provider(engine, tmp_path).list()[0].members == provider(engine, tmp_path).list()[0].members
+    # Another process, with no memory of its own, reads it from there.
+    (group,) = provider(engine, tmp_path).list()
+    assert {member.name: member.role for member in group.members} == {"lab-control-plane-1": "control-plane", "lab-worker-1": "worker"}

@@ -200,13 +200,20 @@ def test_sent_counts_bytes_of_commands_and_their_input(tmp_path: Path, programs:
     assert 2_000_500 < ssh.sent < 2_002_000
 
 
-def test_close_twice_runs_at_end_actions_once(tmp_path: Path, programs: Programs) -> None:
+def test_close_twice_runs_at_end_actions_once_before_connections_end(tmp_path: Path, programs: Programs) -> None:
     ssh = SshConnections(tmp_path / "c", machines("10.0.0.1"))
     done: list[str] = []
     ssh.at_end.append(lambda: done.append("now"))
+
+    def answer(argv: list[str], _: dict[str, Any]) -> tuple[int, str, str]:
+        done.append(argv[argv.index("-O") + 1])
+        return 0, "", ""
+
+    programs.answer = answer
     ssh.close()
+    assert done == ["now", "exit"]
     ssh.close()
-    assert done == ["now"]
+    assert done == ["now", "exit", "exit"]
 
 
 def test_put_tar_command_that_stops_reading_ends_writer_and_raises(
@@ -262,17 +269,26 @@ def test_node_commands_without_timeout_use_default_timeout(tmp_path: Path, progr
     assert programs.calls[-1][1]["limit"] == 1, "what is fetched into a file has a ceiling"
 
 
-def test_run_and_fetch_output_limit_error_names_node_and_command(tmp_path: Path, programs: Programs) -> None:
+@pytest.mark.parametrize(
+    ("reason", "hint", "shown"),
+    [
+        ("not done after 600 s", None, "see what holds it up there"),
+        ("ended, since it printed more than 64 MiB", "this is far more than it should print", "far more than it should print"),
+    ],
+)
+def test_run_and_fetch_time_or_output_limit_error_names_node_and_command(
+    tmp_path: Path, programs: Programs, reason: str, hint: str | None, shown: str
+) -> None:
     def answer(argv: list[str], _: dict[str, Any]) -> tuple[int, str, str]:
-        raise CommandError(f"{' '.join(argv)}: ended, since it printed more than 64 MiB")
+        raise CommandError(f"{' '.join(argv)}: {reason}", hint=hint)
 
     programs.answer = answer
     node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
-    with pytest.raises(CommandError) as failed:
-        node.run("cat /dev/zero")
-    assert failed.value.message == "10.0.0.1: cat /dev/zero: ended, since it printed more than 64 MiB"
-    with pytest.raises(CommandError, match=r"10\.0\.0\.1: cat /x: ended"):
-        node.fetch("cat /x", io.BytesIO(), limit=1)
+    for action in (lambda: node.run("cat /x"), lambda: node.fetch("cat /x", io.BytesIO(), limit=1)):
+        with pytest.raises(CommandError) as failed:
+            action()
+        assert failed.value.message == f"10.0.0.1: cat /x: {reason}"
+        assert shown in str(failed.value.hint)
 
 
 def test_run_lost_connection_is_reported_although_control_command_hangs(tmp_path: Path, programs: Programs) -> None:

@@ -12,6 +12,7 @@ from harness import cloudimage
 from harness.cloudimage import ImageApp, Info
 from harness.errors import InputError, StoreError, UsageError
 from harness.kubefile import version_range
+from harness.oci.layer import unpack
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.transfer import merge
@@ -114,11 +115,13 @@ def test_merge_differing_value_is_settled_by_env_or_replace(store: Store) -> Non
     assert cloudimage.read(store, "stack").platforms[0].info.env == {"Port": "90"}
 
 
-def test_merge_differing_file_of_later_image_gives_warning(store: Store) -> None:
+def test_merge_differing_file_of_later_image_replaces_earlier_and_gives_warning(store: Store, tmp_path: Path) -> None:
     app(store, "one:1", "1", path="manifests/app.yaml")
     app(store, "two:1", "2", path="manifests/app.yaml")
     app(store, "three:1", "2", path="manifests/app.yaml")
     assert merge.merge(store, "stack", ["one:1", "two:1", "three:1"]).warnings == ("two:1 replaces manifests/app.yaml of one:1",)
+    unpack(store, cloudimage.read(store, "stack").platforms[0].layers, tmp_path / "tree")
+    assert (tmp_path / "tree/manifests/app.yaml").read_text() == "2"
 
 
 def test_merge_common_first_layers_are_kept_once(store: Store) -> None:

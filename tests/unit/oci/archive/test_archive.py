@@ -160,12 +160,13 @@ def test_load_truncated_archive_is_refused_at_any_length(store: Store, other: St
     assert len(load(other, io.BytesIO(data)).names) == 2
 
 
-def test_save_blob_size_differing_from_manifest_raises_store_error(store: Store, other: Store, tmp_path: Path) -> None:
+def test_save_blob_size_differing_from_manifest_is_refused_and_writes_no_file(store: Store, tmp_path: Path) -> None:
     wrong = {"schemaVersion": 2, "config": Descriptor(OCI_CONFIG, digest_of(b"{}"), 3).to_json(), "layers": []}
     image = Descriptor(OCI_MANIFEST, *store.put(canonical_json(wrong)))
     store.tag("wrong", image)
     with pytest.raises(StoreError, match="2 bytes instead of 3"):
         save(store, ["wrong"], tmp_path / "wrong.tar")
+    assert not list(tmp_path.glob("*wrong*"))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from harness.errors import StoreError
 from harness.oci.archive.save import save
 from harness.oci.garbage import collect
+from harness.oci.graph import DEEPEST_INDEX
 from harness.oci.layer import compression, tar_reader
 from harness.oci.layer.compression import Compression
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, REF_NAME, Descriptor, canonical_json, digest_of
@@ -93,8 +94,11 @@ def test_load_unreferenced_blob_is_not_kept(files: dict[str, bytes], other: Stor
     assert len(contents(other)) == 5
 
 
-def test_load_blob_size_differing_from_manifest_is_refused_and_not_kept(files: dict[str, bytes], other: Store) -> None:
-    refused(other, packed({**files, blob_name(LAYER): LAYER + b"more"}), f"{len(LAYER) + 4} bytes, and its manifest says {len(LAYER)}")
+def test_load_blob_size_differing_from_manifest_is_refused_before_content_is_read(files: dict[str, bytes], other: Store) -> None:
+    data = packed({**files, blob_name(LAYER): LAYER + b"more"}).getvalue()
+    # It ends behind the header of the blob: who reads on finds an archive that is cut.
+    cut = io.BytesIO(data[: data.index(blob_name(LAYER).encode()) + tarfile.BLOCKSIZE])
+    refused(other, cut, f"{len(LAYER) + 4} bytes, and its manifest says {len(LAYER)}")
     assert not other.has(digest_of(LAYER))
 
 
@@ -150,13 +154,17 @@ def test_load_blob_declared_with_two_sizes_is_refused(store: Store, tmp_path: Pa
 # Too much of everything
 
 
-def test_load_blobs_larger_than_free_disk_are_refused(other: Store) -> None:
-    layers = [{"mediaType": OCI_LAYER_GZIP, "digest": digest_of(b"x"), "size": 1 << 60}]
+def test_load_blobs_larger_than_free_disk_are_refused_before_any_layer_is_kept(other: Store) -> None:
+    sizes = {digest_of(LAYER): len(LAYER), digest_of(b"x"): 1 << 60}
+    layers = [{"mediaType": OCI_LAYER_GZIP, "digest": digest, "size": size} for digest, size in sizes.items()]
     manifest = canonical_json({"schemaVersion": 2, "layers": layers})
     index = listing(Descriptor(OCI_MANIFEST, digest_of(manifest), len(manifest)))
     refused(
-        other, packed({"index.json": index, blob_name(manifest): manifest}), f"no space left in {other.root}: .* are needed, .* are free"
+        other,
+        packed({"index.json": index, blob_name(manifest): manifest, blob_name(LAYER): LAYER}),
+        f"no space left in {other.root}: .* are needed, .* are free",
     )
+    assert contents(other) == {digest_of(manifest).removeprefix("sha256:")}
 
 
 def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
@@ -232,13 +240,34 @@ def test_save_and_load_index_of_2000_blobs_keep_all_blobs(store: Store, other: S
     assert other.resolve("big") == image
 
 
-def test_save_and_load_1050_nested_indexes_succeed(store: Store, other: Store, tmp_path: Path) -> None:
+def nested(store: Store, depth: int) -> tuple[Descriptor, dict[str, bytes]]:
+    """An image below ``depth`` indexes, and the files of an archive of it."""
     image = put_manifest(store, b"deep")
-    for _ in range(1050):
+    blobs = [store.read(image.digest), b"{}", b"deep"]
+    for _ in range(depth):
         image = put_index(store, image)
+        blobs.insert(0, store.read(image.digest))
+    return image, {"index.json": listing(image), **{blob_name(blob): blob for blob in blobs}}
+
+
+@pytest.mark.parametrize("order", [dict, last_first], ids=["index first", "index last"])
+@pytest.mark.parametrize("depth", [DEEPEST_INDEX + 1, 1050])
+def test_load_too_deeply_nested_indexes_are_refused(
+    store: Store, other: Store, depth: int, order: Callable[[dict[str, bytes]], dict[str, bytes]]
+) -> None:
+    _, deep = nested(store, depth)
+    refused(other, packed(order(deep)), f"web:1 in the archive cannot be used: .*more than {DEEPEST_INDEX} indexes within each other")
+
+
+def test_save_and_load_deepest_nested_indexes_succeed_and_deeper_are_not_saved(store: Store, other: Store, tmp_path: Path) -> None:
+    image, _ = nested(store, DEEPEST_INDEX)
     store.tag("deep", image)
     save(store, ["deep"], tmp_path / "deep.tar")
     assert load(other, tmp_path / "deep.tar").names == {"deep:latest": image}
+    store.tag("deeper", put_index(store, image))
+    with pytest.raises(StoreError, match="deeper:latest is not whole: .*indexes within each other"):
+        save(store, ["deeper"], tmp_path / "deeper.tar")
+    assert not (tmp_path / "deeper.tar").exists()
 
 
 # What is here already

@@ -179,13 +179,21 @@ def test_load_later_volume_is_refused_with_first_volume_hint(other: Store, stick
         load(other, stick / "web.tar.002")
 
 
-def test_load_damaged_sums_are_refused_until_saved_again(store: Store, other: Store, stick: Path) -> None:
+@pytest.mark.parametrize("again", ["removed", "saved again"])
+def test_load_damaged_sums_are_refused_until_removed_or_saved_again(store: Store, other: Store, stick: Path, again: str) -> None:
     sums = stick / "web.tar.sums"
-    for text in ("", "nonsense\n", sums.read_text().replace("web.tar.003", "web.tar.004"), sums.read_text()[:200]):
+    good = sums.read_text()
+    for text in ("", "nonsense\n", good.replace("web.tar.003", "web.tar.004"), good[:200]):
         sums.write_text(text)
-        with pytest.raises(StoreError, match=r"web\.tar\.sums is damaged"):
+        with pytest.raises(StoreError, match=r"web\.tar\.sums is damaged") as caught:
             load(other, stick / "web.tar")
-    save(store, ["web:1"], stick / "web.tar", volume_size=LIMIT)
+        assert "without it the volumes can be loaded too" in str(caught.value.hint)
+        assert not other.names()
+    if again == "removed":
+        sums.unlink()
+    else:
+        save(store, ["web:1"], stick / "web.tar", volume_size=LIMIT)
+        assert sums.read_text() == good
     assert load(other, stick / "web.tar").names == store.names()
 
 

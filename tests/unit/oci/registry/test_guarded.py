@@ -24,16 +24,22 @@ def addressed(monkeypatch: pytest.MonkeyPatch, **known: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "domain",
+    ("domain", "reason"),
     [
-        *("10.0.0.1", "127.0.0.1:443", "localhost", "LOCALHOST", "localhost:443", "169.254.169.254", "[::1]", "[fd00:ec2::254]:443"),
-        *("metadata.google.internal", "printer.local", "quay.io:2375", "quay.io:80"),
-        *("evil.test", "mapped.test", "alibaba.test", "link.test"),
+        *((text, "it is named by its address") for text in ("10.0.0.1", "127.0.0.1:443", "169.254.169.254", "[::1]", "[fd00:ec2::254]:443")),
+        *((text, "its name is of an inner network") for text in ("localhost", "LOCALHOST", "localhost:443", "printer.local")),
+        ("metadata.google.internal", "its name is of an inner network"),
+        ("quay.io:2375", "it is at port 2375"),
+        ("quay.io:80", "it is at port 80"),
+        ("evil.test", "its name means 127.0.0.1"),
+        ("mapped.test", "its name means 127.0.0.1"),
+        ("alibaba.test", "its name means 100.100.100.200"),
+        ("link.test", "its name means fe80::1"),
     ],
 )
-def test_unsafe_address_loopback_metadata_or_odd_port_gives_reason(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
+def test_unsafe_address_loopback_metadata_or_odd_port_gives_reason(monkeypatch: pytest.MonkeyPatch, domain: str, reason: str) -> None:
     addressed(monkeypatch, evil_test="127.0.0.1", mapped_test="::ffff:127.0.0.1", alibaba_test="100.100.100.200", link_test="fe80::1%eth0")
-    assert unsafe_address(domain) is not None
+    assert unsafe_address(domain) == reason
 
 
 @pytest.mark.parametrize("domain", ["docker.io", "quay.io:443", "inner.example.com", "unknown.test"])
