@@ -192,23 +192,24 @@ def _unpacked(path: Path, faults: list[str]) -> Path:
                     archive.skip()
                     continue
                 _require_room(archive, entry.size, folder)
-                with tree.create(name) as file:
-                    while piece := archive.tar.read(CHUNK):
-                        file.write(piece)
+                try:
+                    with tree.create(name) as file:
+                        while piece := archive.tar.read(CHUNK):
+                            file.write(piece)
+                except FileExistsError as wrong:
+                    raise StoreError(f"has the file {name} twice") from wrong
+                except OSError as wrong:
+                    raise _NoRoomError(f"cannot read {path} into {folder}: {wrong.strerror or wrong}") from wrong
             archive.drain()
     except _NoRoomError as wrong:
         raise StoreError(wrong.message, hint="SLIPWAY_CACHE names a folder on a larger disk") from wrong
-    except FileExistsError as wrong:
-        faults.append(f"has the file {wrong.filename} twice")
     except StoreError as wrong:
         faults.append(wrong.message)
-    except OSError as wrong:
-        raise StoreError(f"cannot read {path} into {folder}: {wrong.strerror or wrong}") from wrong
     return folder
 
 
 class _NoRoomError(StoreError):
-    """The disk has no room for a blob."""
+    """The disk does not take a blob: no fault of the archive."""
 
 
 def _require_room(archive: ArchiveSource, size: int, folder: Path) -> None:

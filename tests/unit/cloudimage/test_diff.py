@@ -229,14 +229,26 @@ def test_diff_of_two_names_of_same_image_is_equal(store: Store, capsys: pytest.C
     assert (said["equal"], said["transfer"]["send"], said["platforms"][0]["changes"]) == (True, {"blobs": 0, "bytes": 0}, [])
 
 
-def test_diff_json_output_holds_changes_with_content(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    put(store, "old", [file("a", "1\n")])
-    put(store, "new", [file("a", "2\n")])
+def test_diff_json_output_holds_all_changes_with_values_and_content(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    put(store, "old", [file("a", "1\n"), file("gone", "x"), file("same", "s")], info=Info(env={"A": "1"}, labels={"team": "web"}))
+    put(store, "new", [file("a", "2\n"), file("came", "y"), file("same", "s")], info=Info(env={"A": "2"}, launch=("echo 1",)))
     assert cli.execute(["diff", "old", "new", "--content", "-o", "json"]) == 0
     (part,) = json.loads(capsys.readouterr().out)["platforms"]
-    (change,) = part["changes"]
-    assert (change["kind"], change["name"], change["change"], part["filesCompared"]) == ("file", "a", "changed", True)
-    assert change["diff"].endswith("-1\n+2\n")
+    assert (part["platform"], part["filesCompared"]) == ("linux/amd64", True)
+    assert [(change["kind"], change["name"], change["change"]) for change in part["changes"]] == [
+        ("env", "A", "changed"),
+        ("label", "team", "removed"),
+        ("launch", "echo 1", "added"),
+        ("file", "a", "changed"),
+        ("file", "came", "added"),
+        ("file", "gone", "removed"),
+    ]
+    values = {(change["kind"], change["name"]): (change["old"], change["new"]) for change in part["changes"]}
+    assert values["env", "A"] == ("1", "2")
+    assert values["label", "team"] == ("web", None)
+    assert values["file", "gone"] == ({"kind": "file", "mode": "0644", "size": 1, "digest": digest_of(b"x")}, None)
+    changed = next(change for change in part["changes"] if change["name"] == "a")
+    assert changed["diff"].endswith("-1\n+2\n")
 
 
 def test_diff_output_escapes_control_characters(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,12 +129,14 @@ def test_unpacked_rootfs_removed_tree_is_unpacked_and_locked_again(store: Store)
     layers = image.platforms[0].layers
     place = trees.unpacked_rootfs(store, layers)
     held = os.fstat(trees._locks[place]).st_ino
-    os.close(trees._locks.pop(place))
-    trees.remove(())
+    # The folder stays open, so that no other gets its inode; only its lock is gone.
+    fcntl.flock(trees._locks[place], fcntl.LOCK_UN)
+    assert trees.remove(()).count == 1
     assert not place.exists()
     assert (trees.unpacked_rootfs(store, layers) / "a").read_text() == "1"
-    assert os.fstat(trees._locks[place]).st_ino == place.stat().st_ino
-    assert held is not None
+    assert os.fstat(trees._locks[place]).st_ino == place.stat().st_ino != held
+    assert trees.remove(()).in_use == 1
+    assert place.is_dir()
 
 
 def test_prune_removes_tree_with_read_only_folders(store: Store) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import posixpath
 import random
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -36,18 +37,10 @@ def test_rootfs_damaged_layer_raises_store_error_and_is_not_cached(store: Store)
     assert store.record(prune.LISTING, layer.digest[7:]) is None
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_merged_random_layers_equal_unpacked_tree(seed: int, store: Store, tmp_path: Path) -> None:
     """Layers of files, folders, links, hard links and removals, drawn by chance, against the tree on disk."""
-    chance = random.Random(seed)
-    made = [random_layer(chance, store) for _ in range(4)]
-    unpacked = True
-    try:
-        unpack(store, made, tmp_path / "tree")
-    except StoreError:
-        unpacked = False  # the layers would leave the tree, or go through a file
-    if not unpacked:
-        return
+    made = unpackable_layers(random.Random(seed), store, tmp_path / "tree")
     on_disk = {}
     for entry in scan(tmp_path / "tree"):
         path = tmp_path / "tree" / entry.path
@@ -61,6 +54,19 @@ def test_merged_random_layers_equal_unpacked_tree(seed: int, store: Store, tmp_p
         )
     on_paper = {path: (one.kind, one.mode, one.digest, one.target) for path, one in rootfs.merged(store, made).items()}
     assert on_paper == on_disk
+
+
+def unpackable_layers(chance: random.Random, store: Store, tree: Path) -> list[Descriptor]:
+    """Random layers that are unpacked into ``tree``: about two of three leave the tree, or go through a file."""
+    for _ in range(100):
+        layers = [random_layer(chance, store) for _ in range(4)]
+        try:
+            unpack(store, layers, tree)
+        except StoreError:
+            shutil.rmtree(tree)
+        else:
+            return layers
+    pytest.fail("no random layers can be unpacked")
 
 
 def random_layer(chance: random.Random, store: Store) -> Descriptor:
@@ -94,16 +100,3 @@ def random_layer(chance: random.Random, store: Store) -> Descriptor:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return Descriptor(OCI_LAYER, *store.put(buffer.getvalue()))
-
-
-def test_random_layers_unpack_for_ten_or_more_of_forty_seeds(store: Store, tmp_path: Path) -> None:
-    good = 0
-    for seed in range(40):
-        chance = random.Random(seed)
-        made = [random_layer(chance, store) for _ in range(4)]
-        try:
-            unpack(store, made, tmp_path / str(seed))
-            good += 1
-        except StoreError:
-            continue
-    assert good >= 10

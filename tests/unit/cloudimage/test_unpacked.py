@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from harness.cloudimage import prune, unpacked
 from harness.host import paths
 from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.store import Store
+from tests.unit.cloudimage.examples import file, put
 
 
 @pytest.mark.parametrize("before", [None, 0o755])
@@ -37,12 +39,27 @@ def test_stores_sharing_cache_are_listed_once(tmp_path: Path, monkeypatch: pytes
     assert unpacked.stores() == (tmp_path / "one", tmp_path / "two")
 
 
-def test_trees_of_others_come_only_from_existing_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_keeps_trees_of_images_in_other_existing_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "cache", lambda: tmp_path / "cache")
     one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    trees = []
     for store in (one, two):
-        unpacked.unpacked_rootfs(store, [write_layer([LayerEntry(store.root.name, "dir")], store).descriptor])
-    monkeypatch.setattr(prune, "_trees", lambda store: {store.root.name})
-    assert prune._trees_of_others(one) == {"two"}
+        image = put(store, "web", [file(f"of-{store.root.name}")])
+        trees.append(unpacked.unpacked_rootfs(store, image.platforms[0].layers))
+        os.close(unpacked._locks.pop(trees[-1]))
+    prune.prune(one)
+    assert [tree.is_dir() for tree in trees] == [True, True]
+    two.untag("web")
+    prune.prune(one)
+    assert [tree.is_dir() for tree in trees] == [True, False]
+
+
+def test_prune_removes_trees_of_store_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "cache", lambda: tmp_path / "cache")
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    tree = unpacked.unpacked_rootfs(two, put(two, "web", [file("a")]).platforms[0].layers)
+    os.close(unpacked._locks.pop(tree))
     (two.root / "oci-layout").unlink()
-    assert prune._trees_of_others(one) == set()
+    prune.prune(one)
+    assert not tree.exists()
+    assert not (two.root / "oci-layout").exists()

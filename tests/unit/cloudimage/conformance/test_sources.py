@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from harness.cloudimage.conformance.sources import is_file, subject
 from harness.errors import StoreError, UsageError
 from harness.oci.archive.save import save
 from harness.oci.store import Store
+from harness.untrusted import UntrustedTree
 from tests.unit.cloudimage.conformance.drafts import evidence, failed, outcome, write
 
 Files = dict[str, bytes]
@@ -202,7 +204,7 @@ def test_check_of_archive_with_duplicate_file_fails_archive_clause(archive: Path
     again = tarfile.TarInfo("oci-layout")
     report = checked(pack(tmp_path / "broken.tar", files, again))
     assert failed(report) == ["CI-ARCHIVE-1"]
-    assert "twice" in evidence(report, "CI-ARCHIVE-1")
+    assert evidence(report, "CI-ARCHIVE-1") == "has the file oci-layout twice"
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"x" * 5000, b"PK\x03\x04" + bytes(600), b"\x1f\x8b\x08" + bytes(100)])
@@ -220,18 +222,42 @@ def test_check_of_truncated_archive_fails_archive_clause(archive: Path, tmp_path
     assert "CI-ARCHIVE-1" in failed(checked(tmp_path / "cut.tar"))
 
 
-def test_check_of_archive_with_impossible_size_fails_only_archive_clause(archive: Path, tmp_path: Path) -> None:
+def test_check_of_archive_with_impossible_size_fails_archive_clause_and_writes_no_file(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = UntrustedTree.create
+    written: list[str] = []
+
+    def noted(tree: UntrustedTree, path: str) -> Any:
+        written.append(path)
+        return create(tree, path)
+
+    monkeypatch.setattr(UntrustedTree, "create", noted)
+    # The disk would have room for it.
+    monkeypatch.setattr("harness.cloudimage.conformance.sources.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1 << 50}))
     info = tarfile.TarInfo(f"blobs/sha256/{'0' * 64}")
     info.size = 1 << 44
     (tmp_path / "huge.tar").write_bytes(info.tobuf() + archive.read_bytes())
     report = checked(tmp_path / "huge.tar")
     assert failed(report) == ["CI-ARCHIVE-1"]
-    assert "more than the" in evidence(report, "CI-ARCHIVE-1")
+    assert f"it has a file of {1 << 44} bytes, more than the" in evidence(report, "CI-ARCHIVE-1")
+    assert written == []
+    checked(archive)
+    assert "index.json" in written
 
 
 def test_check_of_archive_on_full_disk_raises_store_error(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.cloudimage.conformance.sources.shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
     with pytest.raises(StoreError, match="no space left to read the archive"):
+        checked(archive)
+
+
+def test_check_of_archive_that_disk_does_not_take_raises_store_error(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(UntrustedTree, "create", refuse)
+    with pytest.raises(StoreError, match="cannot read .*: Disk quota exceeded"):
         checked(archive)
 
 
