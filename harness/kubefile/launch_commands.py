@@ -23,7 +23,7 @@ _FLAGS = frozenset(
 """Options of ``helm install`` and ``helm upgrade`` that take no value."""
 _NAMELESS = frozenset(("-g", "--generate-name", "--name-template"))
 _WORD = re.compile(r"""(?:\\.|'[^']*'|"(?:\\.|[^"\\])*"|[^\s'"\\;&|<>()])+""", re.DOTALL)
-_HELM = re.compile(r"(?:^|(?<=[;&|({\n]))[ \t]*((?:[^\s;&|(){}]*/)?helm)[ \t]+(?=install\b|upgrade\b)")
+_HELM = re.compile(r"(?:^|(?<=[;&|({\n])(?<!\\\n))[ \t]*((?:[^\s;&|(){}]*/)?helm)[ \t]+(?=install\b|upgrade\b)")
 
 
 def unquoted(text: str, escape: str = "\\") -> str:

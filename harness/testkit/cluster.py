@@ -183,14 +183,16 @@ class Cluster:
         else:
             machine.run("systemctl reboot", check=False)
         machine.disconnect()
-        problem: object = "the machine does not answer"
+        problem = "the machine does not answer"
 
         def over() -> bool:
             nonlocal problem
             try:
                 if self.group is None and machine.run(_BOOT_ID).stdout.split() == before[1:]:
+                    problem = "the machine has not restarted"
                     return False
-                problem = self._not_anew(machine.name, before[0]) or readiness.problems(self.kubectl)
+                old = self._not_anew(machine.name, before[0])
+                problem = "; ".join(old or [f"{unready.object}: {unready.reason}" for unready in readiness.problems(self.kubectl)])
             except SlipwayError as error:
                 problem = error.message
             return not problem

@@ -17,7 +17,7 @@ import pytest
 
 from harness.build import possible_images
 from harness.clusterfile import secrets, serialize
-from harness.kubefile import context, version_range
+from harness.kubefile import context, launch_commands, version_range
 from harness.lifecycle.cluster import redaction
 from harness.lifecycle.steps import registries
 from harness.nodes import kubectl
@@ -97,6 +97,13 @@ def versions() -> None:
         version_range.check("1-" * (SIZE // 2))
 
 
+def commands() -> None:
+    for unit in (";", "helm install '", "helm install a \\\n", "helm install -g ;", "/", "$(A)", "\\"):
+        text = unit * (SIZE // len(unit))
+        launch_commands.with_releases([text], ())
+        launch_commands.with_references(text, {"A"})
+
+
 CASES: dict[str, Callable[[], object]] = {
     "a log": lambda: each(redaction.text),
     "a stored text": lambda: each(secrets.holds_secret),
@@ -110,6 +117,7 @@ CASES: dict[str, Callable[[], object]] = {
     "names that speak of images": lambda: each(possible_images.speaks_of_image),
     "what kubectl says": lambda: kubectl._SILENT.search("connection to the server " * (SIZE // 25)),
     "keys": lambda: keys._PEM.search(b"-----BEGIN A-----" + b" " * (64 << 10)),
+    "launch commands": commands,
     "patterns of COPY": lambda: context._pattern("*a" * 30 + "*b").fullmatch("a" * 255),
     "ranges of versions": versions,
     "documents": lambda: serialize.read_documents("---\n" * (SIZE // 32)),

@@ -53,8 +53,9 @@ def _fields(image: ExaminedImage) -> Checked:
         # These have clauses of their own.
         plain = {key: value for key, value in info.items() if key not in ("values", "proven")}
         yield fault_of(root.where, Info.from_json, plain)
-        runtime = info.get("runtime")
-        yield None if runtime is None or isinstance(runtime, str) else f"{root.where}: runtime is not text"
+        # What is empty reads as if it were not there.
+        wrong = [key for key in ("runtime", "kubernetes", "kubeVersion") if not isinstance(info.get(key), str | None)]
+        yield f"{root.where}: {wrong[0]} is not text" if wrong else None
 
 
 def _type(image: ExaminedImage) -> Checked:
@@ -131,12 +132,19 @@ def _values(image: ExaminedImage) -> Checked:
         names: set[str] = set()
         for number, value in enumerate(values or ()):
             where = f"{root.where}: values[{number}]"
-            fault = fault_of(where, ExpectedValue.from_json, value)
+            fault = fault_of(where, _value, value)
             if fault is None and value["name"] in names:
                 fault = f"{where}: {value['name']} stands twice"
             yield fault
             if fault is None:
                 names.add(value["name"])
+
+
+def _value(value: Mapping[str, Any]) -> None:
+    ExpectedValue.from_json(value)
+    for key in ("required", "secret"):
+        if not isinstance(value.get(key, False), bool):
+            raise TypeError(f"{key} is not true or false")
 
 
 def _secrets(image: ExaminedImage) -> Checked:

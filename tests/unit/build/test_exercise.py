@@ -48,7 +48,9 @@ def test_exercise_digest_changes_with_scripts_and_their_order(tmp_path: Path) ->
     ],
     ids=["large", "binary", "link"],
 )
-def test_exercise_file_large_binary_or_linked_out_raises_input_error(tmp_path: Path, content: str | bytes | Path, message: str) -> None:
+def test_exercise_file_large_binary_or_linked_out_is_fault_beside_those_of_kubefile(
+    tmp_path: Path, content: str | bytes | Path, message: str
+) -> None:
     (tmp_path / "Kubefile").write_text("FROM scratch\nAPP web local://none\n")
     file = tmp_path / "exercise.sh"
     if isinstance(content, Path):
@@ -57,8 +59,10 @@ def test_exercise_file_large_binary_or_linked_out_raises_input_error(tmp_path: P
         file.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(InputError) as caught:
         read_all(BuildOptions(tmp_path, "x"))
-    assert [fault.where for fault in caught.value.faults][-1] == str(file)
-    assert message in caught.value.faults[-1].message
+    of_kubefile, of_file = caught.value.faults
+    assert (of_kubefile.where, of_file.where) == (f"{tmp_path / 'Kubefile'}:2", str(file))
+    assert of_kubefile.message.startswith("none: no such file or folder")
+    assert message in of_file.message
 
 
 def test_check_lists_exercise_steps(tmp_path: Path) -> None:

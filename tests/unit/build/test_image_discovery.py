@@ -229,6 +229,17 @@ def possible_discovery(tmp_path: Path, mode: str) -> Any:
     )  # fmt: skip
 
 
+def pulling(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let the run pull these images."""
+    pulled = tuple(PulledImage(name, "", "", "") for name in names)
+    monkeypatch.setattr(sandbox_plan, "facts", lambda _: Facts("v1.36.3"))
+    monkeypatch.setattr(sandbox_plan, "environment", lambda *_: {})
+    monkeypatch.setattr(image_discovery.ImageDiscovery, "runs", property(lambda _: True))
+    monkeypatch.setattr(image_discovery.ImageDiscovery, "_image", lambda _: None)
+    monkeypatch.setattr(image_discovery.ImageDiscovery, "_boot", lambda *_: RunRecord(pulled, {}, frozenset()))
+    monkeypatch.setattr(image_discovery.ImageDiscovery, "_build_ahead", lambda *_: None)
+
+
 @pytest.mark.parametrize(("mode", "declared"), [("take", ["a", "other", "side"]), ("report", ["a"])])
 def test_discovery_possible_images_are_taken_or_reported_unless_pulled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: str, declared: list[str]
@@ -240,14 +251,8 @@ def test_discovery_possible_images_are_taken_or_reported_unless_pulled(
         collected.extend(sorted(image.name.rpartition("/")[2].partition(":")[0] for image in images))
         return ImageSet()
 
-    pulled = (PulledImage("docker.io/library/side:2", "", "", ""),)
     monkeypatch.setattr(image_discovery, "collect", collect)
-    monkeypatch.setattr(sandbox_plan, "facts", lambda _: Facts("v1.36.3"))
-    monkeypatch.setattr(sandbox_plan, "environment", lambda *_: {})
-    monkeypatch.setattr(image_discovery.ImageDiscovery, "runs", property(lambda _: True))
-    monkeypatch.setattr(image_discovery.ImageDiscovery, "_image", lambda _: None)
-    monkeypatch.setattr(image_discovery.ImageDiscovery, "_boot", lambda *_: RunRecord(pulled, {}, frozenset()))
-    monkeypatch.setattr(image_discovery.ImageDiscovery, "_build_ahead", lambda *_: None)
+    pulling(monkeypatch, "docker.io/library/side:2")
     discovery._run()
     assert collected == declared
     warned = capsys.readouterr().err
@@ -255,10 +260,30 @@ def test_discovery_possible_images_are_taken_or_reported_unless_pulled(
     assert ("other:3 may be an image" in warned) is (mode == "report")
 
 
-def test_discovery_possible_images_in_refuse_mode_raise_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("pulled", "refused"),
+    [
+        (None, ["docker.io/library/side:2", "docker.io/library/other:3"]),
+        (["docker.io/library/side:2"], ["docker.io/library/other:3"]),
+        (["docker.io/library/other:3", "docker.io/library/side:2"], []),
+    ],
+    ids=["no run", "one pulled", "all pulled"],
+)
+def test_discovery_refuse_mode_refuses_possible_images_that_run_does_not_pull(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pulled: list[str] | None, refused: list[str]
+) -> None:
     discovery = possible_discovery(tmp_path, "refuse")
-    monkeypatch.setattr(sandbox_plan, "facts", lambda _: None)
-    monkeypatch.setattr(image_discovery.ImageDiscovery, "runs", property(lambda _: False))
+    monkeypatch.setattr(image_discovery, "collect", lambda *_, **__: ImageSet())
+    if pulled is None:
+        monkeypatch.setattr(sandbox_plan, "facts", lambda _: None)
+        monkeypatch.setattr(image_discovery.ImageDiscovery, "runs", property(lambda _: False))
+    else:
+        pulling(monkeypatch, *pulled)
+    if not refused:
+        assert discovery._run().images == ImageSet()
+        return
     with pytest.raises(InputError) as caught:
         discovery._run()
-    assert [fault.where for fault in caught.value.faults] == ["manifests/a.yaml:4"] * 2
+    assert [(fault.where, fault.message.partition(" ")[0]) for fault in caught.value.faults] == [
+        ("manifests/a.yaml:4", name) for name in refused
+    ]

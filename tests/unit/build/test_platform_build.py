@@ -13,7 +13,7 @@ from harness import kubefile
 from harness.build import image_info, platform_build
 from harness.build.options import BuildOptions
 from harness.build.platform_build import PlatformBuild, PlatformBuilder
-from harness.cloudimage import ImageSet, ProvingRun
+from harness.cloudimage import ImageSet, ProvingRun, rootfs
 from harness.errors import BuildError, InputError
 from harness.oci.model import Platform
 from harness.oci.registry.guarded import Permits
@@ -38,9 +38,14 @@ def built(builder: PlatformBuilder, platform: Platform) -> PlatformBuild:
 
 
 def test_build_makes_one_layer_per_instruction_with_files(builder: PlatformBuilder) -> None:
-    part = built(builder, Platform.host())
+    text = f"{KUBEFILE}ENV Port=80\nCOPY app.yaml etc/\nLABEL team=web\n"
+    with builder.stack:
+        part = builder.build(Platform.host(), kubefile.parse(text, "K"))
     image = part.image(ImageSet())
-    assert len(image.layers) == len(image.diff_ids) == 1
+    trees = [rootfs.merged(builder.store, [layer]) for layer in image.layers]
+    assert [[path for path, entry in tree.items() if entry.kind == "file"] for tree in trees] == [["manifests/app.yaml"], ["etc/app.yaml"]]
+    assert len(set(image.diff_ids)) == 2
+    assert [item.created_by.partition(" ")[0] for item in image.history if not item.empty] == ["COPY", "COPY"]
     assert image.info.launch == ("kubectl apply -f manifests/app.yaml",)
     assert not part.foreign
 

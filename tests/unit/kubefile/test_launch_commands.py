@@ -106,7 +106,21 @@ def test_with_releases_leaves_other_commands_alone(command: str) -> None:
     assert with_releases([command], {"charts/shop/Chart.yaml"}) == ((command,), ())
 
 
-def test_with_releases_and_references_accept_very_long_commands() -> None:
-    for text in (";" * 200_000, "helm install '" * 20_000, "/" * 200_000, "$(A)" * 50_000):
-        with_releases([text], ())
-        with_references(text, {"A"})
+def test_with_releases_helm_in_continued_line_of_other_command_is_left_alone() -> None:
+    command = "echo \\\nhelm install charts/shop"
+    assert with_releases([command], {"charts/shop/Chart.yaml"}) == ((command,), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        (";" * 200_000, ";" * 200_000),
+        ("helm install '" * 20_000, "helm install '" * 20_000),
+        ("/" * 200_000, "/" * 200_000),
+        ("$(A)" * 50_000, "${A}" * 50_000),
+    ],
+    ids=["separators", "open quotes", "slashes", "references"],
+)
+def test_with_releases_and_references_of_very_long_command_change_references_only(text: str, expanded: str) -> None:
+    assert with_releases([text], ()) == ((text,), ())
+    assert with_references(text, {"A"}) == (expanded, ())

@@ -93,8 +93,3 @@ def test_parse_sealos_shape_gives_expected_commands_or_fault(name: str, tmp_path
     parsed = kubefile.parse(shape.text, "Kubefile", context=tmp_path)
     assert parsed.commands == shape.commands
     assert len(parsed.warnings) == shape.warnings, parsed.warnings
-
-
-def test_sealos_shapes_number_21_with_4_refused() -> None:
-    assert len(SHAPES) == 21
-    assert sum(bool(shape.refused) for shape in SHAPES.values()) == 4

@@ -174,12 +174,58 @@ def test_reboot_waits_for_newer_containers_and_ready_workloads(monkeypatch: pyte
     assert machine.commands.count("systemctl reboot") == 1
 
 
-def test_reboot_without_return_of_machine_raises_check_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    monkeypatch.setattr(testkit.ClusterKubectl, "__call__", lambda *_, **__: running_since("2026-01-01T00:00:09Z"))
-    here = cluster(group=None, control_plane=("m0",), workers=(), machines=(Rebooting(),))
-    with pytest.raises(CheckError, match=r"name-1 was restarted, and is not ready after 0 s: .*"):
-        here.reboot(here.control_plane[0], timeout=0)
+class Gone(Rebooting):
+    """A machine that does not answer any more."""
+
+    def run(self, command: str, **options: Any) -> ProcessResult:
+        if self.dropped:
+            raise NodeError("10.0.0.1: no answer")
+        return super().run(command, **options)
+
+
+class Refusing(Rebooting):
+    """A machine that does not restart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boots = ["one", "one"]
+
+
+class Clock:
+    """Time that passes while it is slept only."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("machine", "since", "problems", "left"),
+    [
+        (Gone, "11", (), "10.0.0.1: no answer"),
+        (Refusing, "11", (), "the machine has not restarted"),
+        (Rebooting, "09", (), "web/main"),
+        (Rebooting, "11", (readiness.Problem("Pod web", "no image"), readiness.Problem("Pod db", "down")), "Pod web: no image; Pod db: down"),
+    ],
+    ids=["gone", "not restarted", "old containers", "not ready"],
+)
+def test_reboot_not_over_in_time_raises_check_error_with_rest(
+    monkeypatch: pytest.MonkeyPatch, machine: type[Rebooting], since: str, problems: tuple[readiness.Problem, ...], left: str
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(testkit, "time", clock)
+    monkeypatch.setattr(testkit.ClusterKubectl, "__call__", lambda *_, **__: running_since(f"2026-01-01T00:00:{since}Z"))
+    monkeypatch.setattr(readiness, "problems", lambda _: problems)
+    here = cluster(group=None, control_plane=("m0",), workers=(), machines=(machine(),))
+    with pytest.raises(CheckError) as caught:
+        here.reboot(here.control_plane[0], timeout=30)
+    assert caught.value.message == f"name-1 was restarted, and is not ready after 30 s: {left}"
+    assert clock.now > 30
 
 
 def test_reboot_of_machine_outside_cluster_raises_usage_error() -> None:
@@ -257,7 +303,7 @@ def of_values(**given: str) -> testkit.ClusterRequest:
     return testkit.ClusterRequest("web:latest", 1, 1, tuple(sorted(given.items())))
 
 
-def test_check_values_missing_or_invalid_values_raise_input_error() -> None:
+def test_check_values_missing_and_invalid_values_are_all_named_at_once() -> None:
     with pytest.raises(InputError) as caught:
         testkit.check_values(of_values(Ports="80"), image(VALUES))
     missing, secret = caught.value.faults
@@ -266,8 +312,12 @@ def test_check_values_missing_or_invalid_values_raise_input_error() -> None:
         "  hint: pytest --value Port=VALUE, or @pytest.mark.values(Port=VALUE); Ports is given, which the image does not expect"
     )
     assert secret.where == "SitePhrase"
-    with pytest.raises(InputError, match="Port: 'http' is not a whole number"):
-        testkit.check_values(of_values(Port="http", SitePhrase="open sesame"), image(VALUES))
+    with pytest.raises(InputError) as caught:
+        testkit.check_values(of_values(Port="http"), image(VALUES))
+    assert [(fault.where, fault.message.partition(",")[0]) for fault in caught.value.faults] == [
+        ("Port", "'http' is not a whole number (integer)"),
+        ("SitePhrase", "has no value"),
+    ]
 
 
 def test_check_values_accepts_valid_values_and_hides_secrets() -> None:

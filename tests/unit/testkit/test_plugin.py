@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import dataclasses
+import importlib.util
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +34,7 @@ class FakeCluster:
     kubectl: str = "kubectl"
     offline: Any = None
     group: str | None = "test-1"
+    asked: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def image(self) -> str:
@@ -42,12 +45,15 @@ class FakeCluster:
         return (*self.control_plane, *self.workers)
 
     def trouble(self) -> str:
+        self.asked.append("trouble")
         return "Pod web/nginx-0: container main: image cannot be pulled"
 
     def reach(self) -> list[str]:
+        self.asked.append("reach")
         return ["ssh -F config 10.0.0.1", "slipway nodes down test-1"]
 
     def prove_offline(self) -> Any:
+        self.asked.append("prove_offline")
         if isinstance(self.offline, Exception):
             raise self.offline
         return self.offline
@@ -62,6 +68,8 @@ class Lab:
     failure: Exception | None = None
     offline: Any = None
     digests: list[str] = dataclasses.field(default_factory=lambda: [FakeCluster.digest])
+    asked: list[str] = dataclasses.field(default_factory=list)
+    """Questions of the plugin to all clusters."""
 
     @contextlib.contextmanager
     def boot(self, wanted: ClusterRequest, given: GivenMachines | None = None, *, keep: bool = False) -> Iterator[FakeCluster]:
@@ -74,7 +82,8 @@ class Lab:
         control_plane = tuple(f"m{index}" for index in range(len(given.control_plane) if given else wanted.control_plane))
         workers = tuple(f"n{index}" for index in range(len(given.workers) if given else wanted.workers))
         digest = self.digests.pop(0) if len(self.digests) > 1 else self.digests[0]
-        yield FakeCluster(wanted, control_plane, workers, digest=digest, offline=self.offline, group=None if given else "test-1")
+        group = None if given else "test-1"
+        yield FakeCluster(wanted, control_plane, workers, digest=digest, offline=self.offline, group=group, asked=self.asked)
         self.events.append(f"{'keep' if keep else 'remove'} {what}")
 
 
@@ -200,11 +209,14 @@ def test_plugin_failed_test_shows_unready_workloads(pytester: pytest.Pytester, l
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*state of the cluster test-1*", "Pod web/nginx-0: container main: image cannot be pulled"])
     assert result.stdout.str().count("state of the cluster") == 1
+    assert lab.asked == ["trouble"]
 
 
-def test_plugin_passed_tests_print_summary_without_cluster_state(pytester: pytest.Pytester, lab: Lab) -> None:
+def test_plugin_passed_tests_print_summary_and_ask_cluster_nothing(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, TWO_TESTS)
     result = run(pytester)
+    result.assert_outcomes(passed=2)
+    assert lab.asked == []
     assert "state of the cluster" not in result.stdout.str()
     result.stdout.fnmatch_lines(
         ["slipway: web:latest (sha256:0123456789ab, 7 container images) on 1 control-plane nodes and 1 workers, ready in 61 s"]
@@ -387,6 +399,22 @@ def test_plugin_unused_prints_nothing(pytester: pytest.Pytester) -> None:
     assert "slipway" not in run(pytester, "-q").stdout.str()
 
 
-def test_plugin_module_imports_only_pytest_and_standard_library() -> None:
-    names = {name for name in vars(plugin) if name in sys.modules} - set(sys.stdlib_module_names)
-    assert names == {"pytest"}
+def test_plugin_import_loads_only_pytest_and_standard_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str] = set()
+    importing = builtins.__import__
+
+    def noted(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+        package = str((globals or {}).get("__package__"))
+        if package.partition(".")[0] == "harness":
+            asked.add(importlib.util.resolve_name(f"{'.' * level}{name}", package) if level else name)
+        return importing(name, globals, locals, fromlist, level)
+
+    # As in a process that has loaded nothing of slipway.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "harness"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", noted)
+    importlib.import_module(plugin.__name__)
+    monkeypatch.setattr(builtins, "__import__", importing)
+    loaded = {name for name in sys.modules if name.partition(".")[0] == "harness"}
+    assert loaded == {"harness", "harness.testkit", "harness.testkit.plugin"}
+    assert {name.partition(".")[0] for name in asked} - set(sys.stdlib_module_names) == {"pytest"}

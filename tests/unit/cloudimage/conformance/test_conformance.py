@@ -550,8 +550,8 @@ HARMLESS = {
     "config": {"history.0.comment", "history.0.created_by", "history.1.created_by", "history.2", "history.2.created_by", "rootfs.type"},
     "images": {"images.0.foundBy", "images.1.requestedBy", "images.2.foundBy.0"},
     "info": {
-        *("apps.0.files.0", "base", "kubeVersion", "kubernetes", "mergedFrom.0", "values", "values.0.required", "values.1.required"),
-        *("convertedFrom.tool", "convertedFrom.version", "launchArguments.FILE", "values.1.secret"),
+        *("apps.0.files.0", "base", "convertedFrom.tool", "convertedFrom.version", "kubeVersion"),
+        *("launchArguments.FILE", "mergedFrom.0", "values"),
     },
 }
 """Places of each document where the junk is text of any kind, or means that the field is not there, or no clause speaks of it."""
