@@ -210,7 +210,7 @@ class Clock:
         (Gone, "11", (), "10.0.0.1: no answer"),
         (Refusing, "11", (), "the machine has not restarted"),
         (Rebooting, "09", (), "web/main"),
-        (Rebooting, "11", (readiness.Problem("Pod web", "no image"), readiness.Problem("Pod db", "down")), "Pod web: no image; Pod db: down"),
+        (Rebooting, "11", (readiness.Problem("Pod web", "unready"), readiness.Problem("Pod db", "down")), "Pod web: unready; Pod db: down"),
     ],
     ids=["gone", "not restarted", "old containers", "not ready"],
 )

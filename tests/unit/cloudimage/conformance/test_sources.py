@@ -257,7 +257,7 @@ def test_check_of_archive_that_disk_does_not_take_raises_store_error(archive: Pa
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     monkeypatch.setattr(UntrustedTree, "create", refuse)
-    with pytest.raises(StoreError, match="cannot read .*: Disk quota exceeded"):
+    with pytest.raises(StoreError, match=r"cannot read .*: Disk quota exceeded"):
         checked(archive)
 
 
