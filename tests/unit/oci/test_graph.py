@@ -51,6 +51,15 @@ def test_walk_missing_or_too_large_manifest_raises(store: Store) -> None:
         list(graph.walk(store, index))
 
 
+def test_walk_indexes_nested_too_deep_raise(store: Store) -> None:
+    image = put_manifest(store, b"deep")
+    for _ in range(graph.DEEPEST_INDEX):
+        image = put_index(store, image)
+    assert len(list(graph.walk(store, image))) == graph.DEEPEST_INDEX + 3
+    with pytest.raises(StoreError, match=f"more than {graph.DEEPEST_INDEX} indexes within each other"):
+        list(graph.walk(store, put_index(store, image)))
+
+
 def test_closure_needs_every_blob_in_full_length(store: Store) -> None:
     index, *_ = multi(store)
     assert {blob.digest for blob in graph.closure(store, index)} == {blob.digest for blob in graph.walk(store, index)}

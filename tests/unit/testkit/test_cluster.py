@@ -175,7 +175,7 @@ def test_reboot_waits_for_newer_containers_and_ready_workloads(monkeypatch: pyte
 
 
 class Gone(Rebooting):
-    """A machine that does not answer any more."""
+    """A machine that does not come back."""
 
     def run(self, command: str, **options: Any) -> ProcessResult:
         if self.dropped:

@@ -96,7 +96,7 @@ def test_load_unreferenced_blob_is_not_kept(files: dict[str, bytes], other: Stor
 
 def test_load_blob_size_differing_from_manifest_is_refused_before_content_is_read(files: dict[str, bytes], other: Store) -> None:
     data = packed({**files, blob_name(LAYER): LAYER + b"more"}).getvalue()
-    # It ends behind the header of the blob: who reads on finds an archive that is cut.
+    # It ends behind the header of the blob: reading the content would find an archive that is cut.
     cut = io.BytesIO(data[: data.index(blob_name(LAYER).encode()) + tarfile.BLOCKSIZE])
     refused(other, cut, f"{len(LAYER) + 4} bytes, and its manifest says {len(LAYER)}")
     assert not other.has(digest_of(LAYER))
