@@ -26,7 +26,10 @@ def user_home() -> Path:
 
 
 def home() -> Path:
-    """The store of CloudImages and what is remembered of clusters: ``$SLIPWAY_HOME`` or ``~/.local/share/slipway``."""
+    """The store of CloudImages and what is remembered of clusters.
+
+    ``$SLIPWAY_HOME``, ``$XDG_DATA_HOME/slipway`` or ``~/.local/share/slipway``.
+    """
     chosen = os.environ.get("SLIPWAY_HOME")
     if chosen:
         return expanded(chosen).absolute()

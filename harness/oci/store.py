@@ -75,9 +75,8 @@ class Store:
 
     @classmethod
     def default(cls) -> Store:
-        """The store of this user: ``$SLIPWAY_HOME/store``, or ``~/.local/share/slipway/store``."""
-        home = os.environ.get("SLIPWAY_HOME")
-        return cls((paths.expanded(home) if home else paths.user_home() / ".local/share/slipway") / "store")
+        """The store of this user: ``store`` below ``paths.home()``."""
+        return cls(paths.home() / "store")
 
     def _begin(self) -> None:
         with self.lock():

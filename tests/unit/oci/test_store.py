@@ -324,6 +324,9 @@ def test_default_store_follows_slipway_home(tmp_path: Path, monkeypatch: pytest.
     assert Store.default().root == tmp_path / "home/.local/share/slipway/store"
     monkeypatch.setenv("SLIPWAY_HOME", "~/here")
     assert Store.default().root == tmp_path / "home/here/store"
+    monkeypatch.delenv("SLIPWAY_HOME")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert Store.default().root == tmp_path / "data/slipway/store"
 
 
 def test_default_store_home_of_unknown_user_raises_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
