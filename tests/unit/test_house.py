@@ -417,11 +417,14 @@ def test_node_methods_that_run_commands_have_default_timeout() -> None:
 
 
 def test_ssh_process_calls_have_timeout() -> None:
-    for name in ("harness.nodes.ssh", "harness.nodes.local", "harness.nodes.control_sockets"):
-        calls = [node for node in sources.nodes(SOURCES[name]) if isinstance(node, ast.Call)]
+    for name, least in (("harness.nodes.ssh", 5), ("harness.nodes.local", 1), ("harness.nodes.control_sockets", 1)):
+        nodes = sources.nodes(SOURCES[name])
+        calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "process.run"]
+        assert len(calls) >= least, name
         for call in calls:
-            if ast.unparse(call.func) == "process.run":
-                assert any(keyword.arg == "timeout" for keyword in call.keywords), f"{name}:{call.lineno}: process.run without a timeout"
+            limits = [keyword.value for keyword in call.keywords if keyword.arg == "timeout"]
+            assert limits, f"{name}:{call.lineno}: process.run without a timeout"
+            assert ast.unparse(limits[0]) != "None", f"{name}:{call.lineno}: process.run without a timeout"
 
 
 def test_cli_modules_import_heavy_modules_lazily() -> None:

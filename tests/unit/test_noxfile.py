@@ -204,10 +204,34 @@ def test_rings_include_hostile_and_fuzz_by_default() -> None:
     assert not {"hostile", "fuzz"} & set(noxfile.ON_REQUEST)
 
 
-def test_shell_scripts_without_suffix_are_found_and_python_files_are_not() -> None:
-    found = noxfile.shell_scripts()
-    assert {"nox", ".ci/run", "images/builder/gather", "images/builder/iptables-select"} <= set(found)
-    assert not [path for path in found if path.endswith(".py")]
+def test_shell_scripts_are_found_by_their_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {
+        "nox": "#!/bin/sh\n",
+        ".ci/run": "#!/usr/bin/env bash\n",
+        "harness/assets/a.sh": "#! /bin/dash -e\n",
+        "images/b": "#!/bin/bash\n",
+        "kubefiles/c.txt": "#!/bin/sh\n",
+        "tests/d": "#!/usr/bin/sh\n",
+        "tests/e": "#!/usr/bin/python3\n",
+        "tests/f.py": "#!/usr/bin/env python3\n# sh\n",
+        "tests/g": "text\n#!/bin/sh\n",
+        "tests/h": "#!/bin/shell\n",
+        "tests/i": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(noxfile, "ROOT", tmp_path)
+    assert noxfile.shell_scripts() == [".ci/run", "harness/assets/a.sh", "images/b", "kubefiles/c.txt", "nox", "tests/d"]
+
+
+def test_shell_scripts_of_project_are_all_found() -> None:
+    found = set(noxfile.shell_scripts())
+    assert {"nox", ".ci/run", "images/builder/gather", "images/builder/iptables-select", "images/runtime/program"} <= found
+    folders = [path for path in noxfile.ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "reports"))]
+    suffixed = {str(path.relative_to(noxfile.ROOT)) for folder in folders for path in folder.rglob("*.sh")}
+    assert len(suffixed) > 40
+    assert suffixed <= found
 
 
 def test_rings_cover_all_test_folders() -> None:
@@ -482,12 +506,13 @@ def test_publish_test_record_not_passed_is_refused(
     assert "the record of its tests says FAILED" in capsys.readouterr().out
 
 
-def test_publish_join_pushes_joined_tag_without_build(publish: Callable[[Publisher], str], reports: Path) -> None:
+def test_publish_join_pushes_joined_tag_without_build_or_test(publish: Callable[[Publisher], str], reports: Path) -> None:
     session = Publisher(reports, "--join", "amd64,arm64", "web", "chart")
     session.failing = {("attest", "web")}
     assert publish(session) == "not published: web"
     assert session.of("push") == ["registry.example/team/chart:latest"]
-    assert session.of("build") == []
+    verbs = [words[1] if words[0] == "slipway" else words for words in session.commands]
+    assert verbs == ["manifest", "attest", "manifest", "attest", "sbom", "provenance", "sign", "push"]
 
 
 WORKFLOWS = sorted((noxfile.ROOT / ".github/workflows").glob("*.yml"))
@@ -517,9 +542,14 @@ def test_nightly_workflow_runs_rings_on_request() -> None:
 
 
 def test_workflow_commands_contain_no_secrets() -> None:
-    for path in WORKFLOWS:
-        for job in yaml.safe_load(path.read_text())["jobs"].values():
-            assert not [step["run"] for step in job.get("steps", ()) if "secrets." in step.get("run", "")]
+    workflows = [yaml.safe_load(path.read_text()) for path in WORKFLOWS]
+    steps = [step for workflow in workflows for job in workflow["jobs"].values() for step in job.get("steps", ())]
+    commands = [step["run"] for step in steps if "run" in step]
+    assert len(commands) >= 10
+    assert [command for command in commands if re.search(r"\bsecrets\b", command)] == []
+    # A step gets them by its environment.
+    given = {value for step in steps if "run" in step for value in step.get("env", {}).values() if "secrets." in value}
+    assert given == {"${{ secrets.SIGNING_KEY }}", "${{ secrets.SIGNING_KEY_PASSWORD }}"}
 
 
 def test_publishing_without_registry_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def contents(tmp_path: Path) -> Callable[[], dict[str, bytes]]:
+    """Return all files of the test's folder, by path."""
+    return lambda: {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
 def refused(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Sequence[str], str], None]:
     """Run a command line that is wrong, and expect its message before anything is done."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,13 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
         (["apps", "remove", "shop", "--kubeconfig", "/nosuch"], "no such file"),
     ],
 )
-def test_run_and_apps_contradictory_options_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_and_apps_contradictory_options_are_refused_and_change_nothing(
+    words: list[str], said: str, contents: Callable[[], dict[str, bytes]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents()
     assert execute(words) == 2
     assert said in capsys.readouterr().err
+    assert contents() == before
 
 
 @pytest.mark.parametrize(("words", "option"), [(["run", "shop"], "--control-plane"), (["apps"], "--via")])

@@ -46,6 +46,8 @@ def test_of_site_certificate_below_home_folder_is_read(tmp_path: Path, monkeypat
         cluster_options._of_site(ExternalRegistry("harbor.site", username="a", password=Password("b"), ca="~nosuchuser/ca.crt"))
 
 
-def test_known_profile_unknown_name_is_refused() -> None:
-    with pytest.raises(UsageError, match="--profile stig: there is no such profile"):
+def test_known_profile_unknown_name_is_refused_with_names_of_profiles() -> None:
+    assert [cluster_options.known_profile(name) for name in ("cis", None)] == ["cis", None]
+    with pytest.raises(UsageError, match="--profile stig: there is no such profile") as refused:
         cluster_options.known_profile("stig")
+    assert refused.value.hint == "there are: cis"

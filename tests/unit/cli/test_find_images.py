@@ -89,14 +89,39 @@ def test_outdated_unreachable_registry_reports_status_unknown(context: Path, cap
 
 
 @pytest.mark.parametrize(
-    "words", [["find-images", "a.yaml", "--lock"], ["outdated", "."], ["outdated", "none"], ["find-images", "none/none:1"]]
+    ("words", "code", "lines"),
+    [
+        (
+            ["find-images", "a.yaml", "--lock"],
+            2,
+            ["--lock: a.yaml has no Kubefile", "slipway find-images FOLDER --lock, with the folder of a Kubefile"],
+        ),
+        (["outdated", "."], 2, ["images.lock: no such file", "`slipway find-images --lock FOLDER` writes it"]),
+        (["outdated", "none"], 2, ["none: no such file or folder"]),
+        (
+            ["find-images", "none/none:1"],
+            4,
+            ["none/none:1: no such image in HOME/store", "`slipway images` lists all images; build, pull or load it first"],
+        ),
+    ],
 )
-def test_find_images_and_outdated_missing_path_exits_without_traceback(
-    words: list[str], context: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_find_images_and_outdated_missing_path_is_one_error_with_hint(
+    words: list[str],
+    code: int,
+    lines: list[str],
+    context: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(context)
-    assert execute(words) in (2, 4)
-    assert "Traceback" not in capsys.readouterr().err
+    assert execute(words) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    expected = [
+        prefix + line.replace("HOME", str(tmp_path / "home")) for prefix, line in zip(("slipway: ", "  hint: "), lines, strict=False)
+    ]
+    assert printed.err.splitlines() == expected
 
 
 def test_build_check_faulty_lock_is_refused(context: Path, capsys: pytest.CaptureFixture[str]) -> None:

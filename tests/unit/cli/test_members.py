@@ -41,12 +41,15 @@ def test_name_and_nodes_with_via_accepts_unknown_cluster() -> None:
     assert members._name_and_nodes(["10.0.0.4", "worker-3"], None, named=True) == ("default", ["10.0.0.4", "worker-3"])
 
 
-def test_join_and_remove_unknown_cluster_is_refused_with_via_hint(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["join", "lab", "--workers", "10.0.0.4"], ["remove", "10.0.0.4", "--yes"]):
+def test_join_and_remove_unknown_cluster_hint_names_known_clusters_and_via(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("shop", "prod"):
+        ClusterState.of(name, home).remember({"controlPlane": [{"address": "10.0.0.1"}]})
+    for words, name in ((["join", "lab", "--workers", "10.0.0.4"], "lab"), (["remove", "10.0.0.4", "--yes"], "default")):
         assert execute(words) == 2
-        said = capsys.readouterr().err
-        assert "nothing is known of a cluster" in said
-        assert "--via" in said
+        assert capsys.readouterr().err.endswith(
+            f"slipway: nothing is known of a cluster {name}\n"
+            "  hint: known here: prod, shop; name one of its control-plane nodes with --via\n"
+        )
 
 
 def test_join_invalid_or_missing_addresses_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

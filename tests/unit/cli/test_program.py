@@ -48,9 +48,15 @@ def test_version_option_before_or_after_verb_prints_version(words: list[str], ca
 
 
 @pytest.mark.parametrize("words", [["certs", "-q", "list", "mine"], ["certs", "-q", "mine"], ["certs", "mine", "-q"]])
-def test_quiet_option_between_group_and_verb_is_accepted(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_option_between_group_and_verb_hides_progress(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute([word for word in words if word != "-q"]) == 2
+    assert not isinstance(log._state.display, log.Null)
+    loud = capsys.readouterr()
     assert app.execute(words) == 2
-    assert "nothing is known of a cluster mine" in capsys.readouterr().err
+    assert isinstance(log._state.display, log.Null)
+    # Results and errors stay.
+    assert "nothing is known of a cluster mine" in loud.err
+    assert capsys.readouterr() == loud
 
 
 @pytest.mark.parametrize(
@@ -112,10 +118,10 @@ def test_old_option_accepts_several_spellings() -> None:
 
 
 def test_file_option_help_names_kubefile_or_clusterfile() -> None:
-    for name, verb in verbs():
-        for one in verb.params:
-            if "-f" in one.opts:
-                assert ("Kubefile" if name == "slipway build" else "Clusterfile") in one.help, name
+    helps = {name: one.help for name, verb in verbs() for one in verb.params if "-f" in one.opts}
+    assert {"slipway build", "slipway run", "slipway apply", "slipway upgrade"} <= set(helps)
+    for name, text in helps.items():
+        assert ("Kubefile" if name == "slipway build" else "Clusterfile") in text, name
 
 
 def test_cluster_option_has_same_name_in_all_verbs() -> None:

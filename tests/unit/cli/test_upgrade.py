@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from harness.cli import upgrade
 from harness.cli.app import execute
 from harness.errors import UsageError
 from harness.host.cluster_cache import ClusterState
+from harness.oci.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +45,14 @@ def test_name_and_image_cluster_may_precede_image_and_two_clusters_are_refused()
         (["upgrade"], "Missing argument 'IMAGE'.\n  hint: The image; the name of the cluster may precede it."),
     ],
 )
-def test_upgrade_and_rollback_invalid_command_line_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_upgrade_and_rollback_invalid_command_line_is_refused_and_changes_nothing(
+    words: list[str], said: str, contents: Callable[[], dict[str, bytes]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Store.default()
+    before = contents()
     assert execute(words) == 2
     assert said in capsys.readouterr().err
+    assert contents() == before
 
 
 def test_upgrade_missing_image_is_reported(capsys: pytest.CaptureFixture[str]) -> None:

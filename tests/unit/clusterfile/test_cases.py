@@ -50,14 +50,17 @@ def test_case_config_overwrite_replaces_whole_files() -> None:
     }
 
 
-def test_case_as_written_env_and_configs_are_applied() -> None:
+def test_case_as_written_env_and_configs_are_applied_and_image_name_is_lowered() -> None:
     """An image with capitals, files under names that an author has mistyped, and no machines."""
     environments, configs = case("as-written/environment/Clusterfile"), case("as-written/configuration/Clusterfile")
     assert environments.cluster is not None
     assert (environments.cluster.image, environments.cluster.hosts) == ("mydashobard:latest", ())
     assert environment({}, environments, {}) == {"DashBoardPort": "6443"}
     assert configs.cluster is not None
-    assert configs.cluster.image.lower() == "registry.cn-qingdao.aliyuncs.com/sealer-app/my-saas-all-inone:latest"
+    assert configs.cluster.image == "registry.cn-qingdao.aliyuncs.com/sealer-app/my-saas-all-inone:latest"
+    assert [warning.message.partition(": ")[2] for warning in configs.warnings if "my-SAAS-all-inone" in warning.message] == [
+        f"names of images have no capitals; {configs.cluster.image} is taken"
+    ]
     assert apply_configs(configs.configs, {"etc/mysql-valus.yaml": b"mysql-user: nobody\n"}) == {
         "etc/mysql-valus.yaml": b"mysql-user: root\nmysql-passwd: xxx\n",
         "etc/redis-valus.yaml": b"redis-user: root\nredis-passwd: xxx\n",

@@ -59,6 +59,22 @@ def test_write_into_missing_folder_raises_with_hint(tmp_path: Path) -> None:
     assert "ls -ld" in str(caught.value.hint)
 
 
+def test_write_into_unwritable_folder_raises_with_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    target = tmp_path / "file"
+    target.write_text("old")
+    # Root may write everywhere: the refusal is a stand-in.
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StoreError) as caught:
+        durable.write(target, "secret")
+    monkeypatch.undo()
+    assert caught.value.message == f"{target} cannot be written: Permission denied"
+    assert caught.value.hint == f"see ls -ld {tmp_path}, and run the same command again"
+    assert target.read_text() == "old"
+
+
 class Order:
     """What was synced and renamed, in order."""
 
@@ -114,11 +130,14 @@ def test_replacing_without_mode_follows_umask(tmp_path: Path) -> None:
 
 def test_store_keep_syncs_blob_names_before_record_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "store")
-    blob = store.put(b"{}")
-    order = Order(monkeypatch)
-    store.keep("step", "one", {"layer": str(blob)})
     blobs = store.path("sha256:" + "0" * 64).parent.name
-    assert order.seen.index(f"sync {blobs}") < order.seen.index("name one.json")
+    order = Order(monkeypatch)
+    digest = store.put(b"{}")[0]
+    # Many blobs share one wait for the disk, before the first name that needs them.
+    assert order.seen[-1] == f"name {digest.removeprefix('sha256:')}"
+    store.keep("step", "one", {"layer": digest})
+    named = [order.seen.index(f"name {name}") for name in (digest.removeprefix("sha256:"), "one.json")]
+    assert f"sync {blobs}" in order.seen[named[0] : named[1]]
     assert order.seen[-1] == "sync step"
 
 

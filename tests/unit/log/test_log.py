@@ -39,11 +39,12 @@ def test_step_failure_is_marked_and_nested(monkeypatch: pytest.MonkeyPatch) -> N
     assert lines[2].startswith("x outer ")
 
 
-def test_debug_without_verbose_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("verbose", "printed"), [(False, ""), (True, "  > kubectl get nodes\n")])
+def test_debug_prints_with_verbose_only(verbose: bool, printed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    monkeypatch.setattr(log, "_state", log._State(log.Plain(Console(file=stream)), verbose=False))
-    log.debug("secretly")
-    assert stream.getvalue() == ""
+    monkeypatch.setattr(log, "_state", log._State(log.Plain(Console(file=stream)), verbose=verbose))
+    log.debug("kubectl get nodes")
+    assert stream.getvalue() == printed
 
 
 HOSTILE = "web\x1b]0;owned\x07\x1b[2J\r\u202enot"

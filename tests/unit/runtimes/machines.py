@@ -28,10 +28,12 @@ class Machine:
         self.name, self.address = name, address
         self.files: dict[str, tuple[bytes, int, str]] = {}
         self.commands: list[str] = []
+        self.timeouts: list[float] = []
         self.answers: dict[str, ProcessResult] = {}
 
     def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
         self.commands.append(command)
+        self.timeouts.append(timeout)
         if isinstance(input, bytes):
             with tarfile.open(fileobj=io.BytesIO(input)) as tar:
                 for member in tar:

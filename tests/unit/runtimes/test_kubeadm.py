@@ -286,15 +286,20 @@ def test_configure_running_control_plane_node_writes_config_without_phases() -> 
     assert "phase control-plane scheduler" in machine(of.control_plane[0]).commands[-1]
 
 
-def test_apply_addons_waits_for_ready_node_first() -> None:
+def test_apply_addons_waits_for_ready_node_with_limit() -> None:
     of = cluster(1)
     kubeadm = Kubeadm(of)
     kubeadm.apply({"dns.yaml": "kind: Deployment"}, timeout=5)
-    waiting = next(index for index, command in enumerate(machine(of.control_plane[0]).commands) if "get nodes" in command)
-    applying = next(index for index, command in enumerate(machine(of.control_plane[0]).commands) if "apply" in command)
+    node = machine(of.control_plane[0])
+    waiting = next(index for index, command in enumerate(node.commands) if "get nodes" in command)
+    applying = next(index for index, command in enumerate(node.commands) if "apply" in command)
     assert waiting < applying
-    assert "not-ready" in machine(of.control_plane[0]).commands[waiting]
-    assert machine(of.control_plane[0]).files["/var/lib/slipway/addons/dns.yaml"][0] == b"kind: Deployment"
+    assert "not-ready" in node.commands[waiting]
+    # The script ends by itself before its command is cut off, and without an error: the manifests are applied in any case.
+    assert node.commands[waiting].startswith("end=$(($(date +%s) + 5))\n")
+    assert '[ "$(date +%s)" -lt "$end" ] || break' in node.commands[waiting].splitlines()[2]
+    assert 5 < node.timeouts[waiting] <= 60
+    assert node.files["/var/lib/slipway/addons/dns.yaml"][0] == b"kind: Deployment"
 
 
 @pytest.mark.parametrize(("labels", "named"), [("{slipway.dev/addon: dns}", False), ("{app: dns}", True), ("[]", True), ("{", True)])
@@ -352,12 +357,22 @@ def test_prepare_unreachable_control_plane_node_is_skipped() -> None:
     assert f"{FOLDER}/ca.key" in machine(control_plane[1]).files
 
 
-def test_welcome_marks_control_plane_node_and_uploads_config() -> None:
+def test_welcome_marks_control_plane_node_and_uploads_config_with_its_address() -> None:
     found = cluster(2)
-    Kubeadm(found).welcome(found.control_plane[1])
-    (command,) = machine(found.control_plane[1]).commands
-    assert "mark-control-plane" in command
-    assert "upload-config kubeadm" in command
+    kubeadm = Kubeadm(found)
+    kubeadm.configure(found.control_plane[1])
+    node = machine(found.control_plane[1])
+    node.commands.clear()
+    kubeadm.welcome(found.control_plane[1])
+    (command,) = node.commands
+    assert f"init phase mark-control-plane --config {CONFIG}.upload" in command
+    assert f"init phase upload-config kubeadm --config {CONFIG}.upload" in command
+    # kubeadm adds the endpoint of this node to the addresses that the cluster keeps.
+    documents = {each["kind"]: each for each in yaml.safe_load_all(node.files[f"{CONFIG}.upload"][0])}
+    assert documents["InitConfiguration"]["localAPIEndpoint"]["advertiseAddress"] == "10.0.0.2"
+    kubeadm.welcome(found.control_plane[0])
+    (command,) = machine(found.control_plane[0]).commands
+    assert "upload-config" not in command
 
 
 def test_certify_sans_of_documents_are_in_certificates() -> None:

@@ -107,11 +107,16 @@ def test_replace_changed_manifest_waits_for_new_container() -> None:
     assert waited(node.commands[-1]) == {"kube-apiserver": "abc", "ready": ""}
 
 
-def test_replace_etcd_without_api_does_not_wait_for_api() -> None:
-    node = control_plane_node(MANIFEST)
-    node.answers["base64 <"] = f"{MANIFESTS}/etcd.yaml {base64.b64encode(b'x').decode()}\nend\n"
-    replace(node, ("etcd",), lambda: None, serves=False)
-    assert "ready" not in waited(node.commands[-1])
+def test_replace_etcd_without_api_waits_for_etcd_and_not_for_api() -> None:
+    node = StandIn("10.0.0.1", "one")
+    files = {"etcd": "old"}
+
+    def manifest() -> str:
+        return f"{MANIFESTS}/etcd.yaml {base64.b64encode(files['etcd'].encode()).decode()}\nend\n"
+
+    node.answers = {"base64 <": manifest, "running etcd || true": "abc\n"}
+    assert replace(node, ("etcd",), lambda: files.update(etcd="new"), serves=False) == ("etcd",)
+    assert waited(node.commands[-1]) == {"etcd": "abc"}
 
 
 def test_replace_unchanged_manifest_waits_for_api_only() -> None:

@@ -21,12 +21,20 @@ def test_render_tree_output_over_total_limit_is_refused(root: Path, monkeypatch:
     assert (root / "manifests/app.yaml").read_text() == "port: {{ Port }}\n"
 
 
-def test_render_tree_large_template_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "_LARGEST", 20)
+def test_render_tree_large_file_is_kept_and_large_template_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "_LARGEST", 40)
     (root / "etc/large").write_text("{{ .Port }}" * 5)
     (root / "etc/large.j2").write_text("{{ Port }}" * 5)
-    with pytest.raises(InputError, match=r"etc/large\.j2: a template of more than 20 bytes"):
+    with pytest.raises(InputError) as refused:
         render_tree(root, ENV)
+    assert [(fault.where, fault.message) for fault in refused.value.faults] == [
+        ("etc/large.j2", "a template of more than 40 bytes is not rendered")
+    ]
+    (root / "etc/large.j2").unlink()
+    written = render_tree(root, ENV)
+    assert "etc/conf" in written
+    assert "etc/large" not in written
+    assert (root / "etc/large").read_text() == "{{ .Port }}" * 5
 
 
 @pytest.fixture

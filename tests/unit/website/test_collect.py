@@ -82,11 +82,12 @@ def test_site_of_registry_shows_cloudimages_without_layers(store: Store, far: St
     assert "x.io/i:1" in page(tmp_path / "site", "reg-test-5000-acme-mq-1")
 
 
-def test_of_registry_missing_tag_is_left_out_and_unknown_field_is_accepted(store: Store, far: Store) -> None:
+def test_of_registry_damaged_image_and_missing_tag_are_left_out_with_reason(store: Store, far: Store) -> None:
     image = put(far, "mq:1", [file("a")])
-    broken = far.put(far.read(image.digest).replace(b'"manifests":[{', b'"manifests":[{"x":1,'))[0]
-    far.path(put(far, "gone:1", [file("b")]).digest).unlink()
-    names = {"acme/mq": {"1": image.digest, "2": broken, "3": image.digest}}
+    index = far.read(image.digest)
+    extended = far.put(index.replace(b'"manifests":[{', b'"manifests":[{"x":1,'))[0]
+    damaged = far.put(index.replace(b'"manifests":[{"', b'"manifests":[{"no-'))[0]
+    names = {"acme/mq": {"1": image.digest, "2": extended, "3": damaged}}
     client: Any = Answering(far, names)
     asked = client.tags
 
@@ -95,8 +96,12 @@ def test_of_registry_missing_tag_is_left_out_and_unknown_field_is_accepted(store
 
     client.tags = tags
     found = collected(store, client)
-    assert [version.tag for version in found.images[0].versions] == ["3", "2", "1"]
-    assert [one.name for one in found.left_out] == [f"{HOST}/acme/mq:4"]
+    # The image specification lets a reader ignore fields that it does not know.
+    assert [(version.tag, version.digest) for version in found.images[0].versions] == [("2", extended), ("1", image.digest)]
+    missing, wrong = found.left_out
+    assert (missing.name, missing.reason) == (f"{HOST}/acme/mq:4", f"{HOST}/acme/mq:4: not found")
+    assert wrong.name == f"{HOST}/acme/mq:3"
+    assert f"manifest {damaged} cannot be understood: not a descriptor" in wrong.reason
 
 
 def test_site_of_registry_that_fails_is_not_written(store: Store, far: Store, tmp_path: Path) -> None:
