@@ -11,6 +11,7 @@ import pytest
 pytestmark = pytest.mark.topology(control_plane=1, workers=1)
 
 NFT, KUBECTL = "/var/lib/slipway/rootfs/bin/nft", "/var/lib/slipway/rootfs/bin/kubectl"
+CRICTL = "/var/lib/slipway/rootfs/bin/crictl --runtime-endpoint unix:///run/containerd/containerd.sock"
 SHELL = "docker.io/rancher/local-path-provisioner:v0.0.30"
 """Of the images of the base, one with a shell."""
 
@@ -63,7 +64,7 @@ def test_addons_are_recorded_and_labelled(kubectl):
     assert {one["metadata"]["name"] for one in labelled} == {"kube-flannel-ds", "local-path-provisioner", "metrics-server"}
 
 
-def test_pod_images_are_embedded_and_containerd_uses_cluster_registry(kubectl, cluster, node):
+def test_pod_images_are_embedded_and_pulled_from_cluster_registry(kubectl, cluster, node):
     pods = kubectl.json("get", "pods", "--all-namespaces")["items"]
     images = {container["image"] for pod in pods for container in pod["spec"]["containers"]}
     platforms = json.loads(cluster.run("inspect", cluster.image, "--output", "json").stdout)["platforms"]
@@ -78,6 +79,8 @@ def test_pod_images_are_embedded_and_containerd_uses_cluster_registry(kubectl, c
     assert images <= {image["name"] for platform in platforms for image in platform["images"]}
     for domain in ("registry.k8s.io", "docker.io"):
         assert ":5000/v2" in node.check_output(f"cat /etc/containerd/certs.d/{domain}/hosts.toml")
+    # A node has no way to the registry of this name.
+    assert "Image is up to date for sha256:" in node.check_output(f"{CRICTL} pull {SHELL}")
 
 
 def test_api_service_answers_on_each_node(node, kubectl):

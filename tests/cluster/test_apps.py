@@ -226,11 +226,13 @@ def test_run_application_is_recorded_with_objects_and_without_secret(lab: Lab, s
     assert "front.yaml" in lab.first.run("ls /var/lib/slipway/apps/shop/rootfs/application/apps/front").stdout
 
 
-def test_run_application_for_other_kubernetes_version_is_refused(lab: Lab, images: Images) -> None:
+def test_run_application_for_other_kubernetes_version_is_refused_and_changes_nothing(lab: Lab, images: Images) -> None:
+    before = lab.objects()
     said = lab.slipway(*words(lab, images.future, "--as", "future"), check=False)
     assert said.returncode == 7
     assert "made for Kubernetes >=1.40, and the cluster has v1.36.3" in said.stderr
     assert "future" not in listed(lab)
+    assert lab.objects() == before
 
 
 def clusterfile(lab: Lab, folder: Path, *applications: dict[str, Any]) -> Path:

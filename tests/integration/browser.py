@@ -79,6 +79,12 @@ class Browser:
         self.evaluate(f"document.querySelector({json.dumps(selector)}).select()")
         self._call("Input.insertText", text=text)
 
+    def clipboard(self, *, granted: bool) -> None:
+        """Let pages write to the clipboard, or deny it."""
+        self._call("Emulation.setFocusEmulationEnabled", enabled=True)
+        for name in ("clipboard-read", "clipboard-write"):
+            self._call("Browser.setPermission", permission={"name": name}, setting="granted" if granted else "denied")
+
     def picture(self, path: Path, *, whole: bool = False) -> None:
         """Save what is to be seen as PNG."""
         answer = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)

@@ -10,27 +10,30 @@ from pathlib import Path
 EVENTS = frozenset({"open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree", "fcntl.flock"})
 """Audit events of Python that are counted."""
 
-# The command line, counted or killed: python -c PROGRAM COUNT FILE WORDS...
+# The command line, counted or killed: python -c PROGRAM COUNT FILE BELOW WORDS...
 PROGRAM = """
 import sys
 from pathlib import Path
 from tests.integration import dying
-count, file = int(sys.argv.pop(1)), Path(sys.argv.pop(1))
+count, file, below = int(sys.argv.pop(1)), Path(sys.argv.pop(1)), sys.argv.pop(1)
 from harness.cli import app
-dying.arm(count, file)
+dying.arm(count, file, below)
 sys.exit(app.execute(sys.argv[1:]))
 """
 
 
-def arm(count: int, file: Path) -> None:
-    """Kill this process at its event number ``count``; with 0 keep in ``file`` how many there were."""
+def arm(count: int, file: Path, below: str = "") -> None:
+    """Kill this process at its event number ``count``; with 0 keep in ``file`` how many there were.
+
+    With ``below`` only those events count whose path has it: not what Python itself reads.
+    """
     seen = 0
     me = os.getpid()
     tally = os.open(file, os.O_WRONLY | os.O_CREAT) if not count else -1
 
-    def hook(event: str, _: object) -> None:
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal seen
-        if event not in EVENTS or os.getpid() != me:
+        if event not in EVENTS or os.getpid() != me or below not in str(arguments[0]):
             return
         seen += 1
         if tally >= 0:
@@ -41,9 +44,9 @@ def arm(count: int, file: Path) -> None:
     sys.addaudithook(hook)
 
 
-def command(count: int, file: Path, *words: str | Path) -> list[str]:
+def command(count: int, file: Path, *words: str | Path, below: str = "") -> list[str]:
     """The command line as an argument list, armed."""
-    return [sys.executable, "-c", PROGRAM, str(count), str(file), *map(str, words)]
+    return [sys.executable, "-c", PROGRAM, str(count), str(file), below, *map(str, words)]
 
 
 def counted(file: Path) -> int:

@@ -168,12 +168,22 @@ def test_build_same_inputs_in_other_folder_and_store_give_same_digest(
     assert digests[0] == digests[1]
 
 
-def test_build_unchanged_context_reports_no_change_and_same_digest(tmp_path: Path, home: Path, slipway: Slipway) -> None:
-    made = context(tmp_path / "c", "FROM scratch\nCOPY etc etc\nRUN sleep 0\n", etc__a="x")
+def test_build_unchanged_context_runs_no_step_and_gives_same_digest(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+    # A step that runs again yields another file.
+    made = context(tmp_path / "c", "FROM scratch\nCOPY etc etc\nRUN cat /proc/sys/kernel/random/uuid > etc/id\n", etc__a="x")
     first = slipway("build", "-t", "one", made)
+    assert "nothing had changed" not in first.stdout
+    blobs = set((home / "store/blobs/sha256").iterdir())
+    digest = read(Store(home / "store"), "one").digest
     second = slipway("build", "-t", "one", made)
     assert "nothing had changed" in second.stdout
     assert second.stdout.splitlines()[0] == first.stdout.splitlines()[0]
+    assert read(Store(home / "store"), "one").digest == digest
+    assert set((home / "store/blobs/sha256").iterdir()) == blobs
+    (made / "etc/a").write_text("y")
+    third = slipway("build", "-t", "one", made)
+    assert "nothing had changed" not in third.stdout
+    assert read(Store(home / "store"), "one").digest != digest
 
 
 def test_build_secret_argument_is_neither_stored_nor_printed(tmp_path: Path, home: Path, slipway: Slipway) -> None:

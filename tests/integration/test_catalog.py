@@ -111,12 +111,25 @@ def test_catalog_search_box_filters_image_list(site: Site, chromium: Browser) ->
     assert chromium.evaluate("document.querySelector('[role=status]').textContent") == "1 of 3 images"
 
 
-def test_catalog_copy_button_confirms_click(site: Site, chromium: Browser) -> None:
+@pytest.mark.parametrize(
+    ("granted", "label", "place"), [(True, "Copied", "navigator.clipboard.readText()"), (False, "Selected", "getSelection().toString()")]
+)
+def test_catalog_copy_button_copies_command_or_selects_it_without_clipboard(
+    granted: bool, label: str, place: str, site: Site, chromium: Browser
+) -> None:
     (path,) = site.folder.glob("images/web-1-10-*.html")
+    chromium.clipboard(granted=granted)
     chromium.open(path.as_uri())
-    chromium.evaluate("document.querySelector('[data-copy]').click()")
-    words = "new Promise(done => setTimeout(() => done(document.querySelector('[data-copy]').textContent)))"
-    assert chromium.evaluate(words) in ("Copied", "Selected")
+    # The label changes once the browser has answered.
+    changed = """new Promise(done => {
+      const button = document.querySelector('[data-copy]');
+      new MutationObserver(() => done(button.textContent)).observe(button, {childList: true});
+      button.click();
+    })"""
+    assert chromium.evaluate(changed) == label
+    command = chromium.evaluate("document.querySelector('[data-copy]').parentElement.querySelector('code').textContent")
+    assert command.startswith("slipway ")
+    assert chromium.evaluate(place).strip() == command.strip()
 
 
 def test_catalog_without_script_shows_all_images_and_hides_search(site: Site, chromium: Browser) -> None:

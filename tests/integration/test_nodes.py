@@ -156,15 +156,18 @@ def test_provider_interrupted_up_leaves_no_machine_network_or_folder(client: doc
     assert not (tmp_path / f"nodes/{INTERRUPTED}").exists()
 
 
-def test_provider_down_removes_volumes_and_key(client: docker.Client, image: str, tmp_path: Path) -> None:
+def test_provider_down_removes_machines_volumes_network_and_key(client: docker.Client, image: str, tmp_path: Path) -> None:
     provider = ContainerProvider(client, tmp_path)
     made = provider.up(DOWN, 1, 0, image=image)
     container = client.containers.list(filters={"label": f"{LABEL}={DOWN}"})[0]
     volumes = [mount["Name"] for mount in container.attrs["Mounts"] if mount["Type"] == "volume"]
     assert volumes
+    assert len(client.networks.list(filters={"label": f"{LABEL}={DOWN}"})) == 1
     with pytest.raises(UsageError, match="exist already"):
         provider.up(DOWN, 1, 0, image=image)
     assert provider.down(DOWN)
+    assert client.containers.list(all=True, filters={"label": f"{LABEL}={DOWN}"}) == []
+    assert client.networks.list(filters={"label": f"{LABEL}={DOWN}"}) == []
     assert not provider.down(DOWN)
     left = {volume.name for volume in client.volumes.list()}
     assert not left & set(volumes)

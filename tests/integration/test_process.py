@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -54,9 +56,19 @@ def test_run_hanging_program_is_ended_at_timeout_despite_open_output_of_child() 
         process.run(["sh", "-c", "exec >&- 2>&-; exec sleep 600"], timeout=0.2)
 
 
-def test_attach_program_writes_to_process_streams_and_returns_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
-    assert process.attach(["sh", "-c", "echo $SAID; echo worse >&2; exit 5"], env={"SAID": "out"}) == 5
-    assert tuple(capfd.readouterr()) == ("out\n", "worse\n")
+ATTACH = """
+import sys
+from harness import process
+sys.exit(process.attach(["sh", "-c", "read -r line; echo $SAID $line; echo worse >&2; exit 5"], env={"SAID": "out"}))
+"""
+
+
+def test_attach_program_has_input_and_output_of_process_and_returns_exit_code() -> None:
+    done = subprocess.run([sys.executable, "-c", ATTACH], input="spoken\nrest\n", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "out spoken\n", "worse\n")
+
+
+def test_attach_missing_program_raises_command_error() -> None:
     with pytest.raises(CommandError, match="no such program"):
         process.attach(["no-such-program-here"])
 

@@ -74,8 +74,19 @@ def site(tmp_path: Path, binaries: Path) -> Path:
 
 
 @pytest.fixture
-def mirror(site: Path, tmp_path: Path) -> Iterator[str]:
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
+def fetched() -> list[str]:
+    """Paths that the mirror was asked for."""
+    return []
+
+
+@pytest.fixture
+def mirror(site: Path, tmp_path: Path, fetched: list[str]) -> Iterator[str]:
+    class Noting(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            fetched.append(self.path)
+            super().do_GET()
+
+    handler = functools.partial(Noting, directory=str(tmp_path / "site"))
     with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as port:
         yield f"http://127.0.0.1:{port}"
 
@@ -145,8 +156,15 @@ def test_build_release_source_embeds_official_binaries_and_images_of_kubeadm(
     assert not (tmp_path / "root/finish.sh").exists()
 
 
-def test_build_release_source_for_foreign_platform_embeds_its_binaries_and_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, alone: Path, registries: Registry, slipway: Slipway
+def test_build_release_source_for_foreign_platform_fetches_its_binaries_and_runs_own_kubeadm(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    site: Path,
+    mirror: str,
+    fetched: list[str],
+    alone: Path,
+    registries: Registry,
+    slipway: Slipway,
 ) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
     theirs = program(THERE.architecture)
@@ -162,7 +180,13 @@ def test_build_release_source_for_foreign_platform_embeds_its_binaries_and_image
     part = cloudimage.read(store, "kubernetes:theirs").platform(THERE)
     assert {one.name for one in part.images.images} == NAMED
     layer.unpack(store, part.layers, tmp_path / "root")
-    assert (tmp_path / "root/bin/kubelet").read_bytes() == theirs
+    for name in ("kubeadm", "kubelet", "kubectl"):
+        assert (tmp_path / f"root/bin/{name}").read_bytes() == theirs, name
+    # Its programs cannot run here: the images are those that this machine's own kubeadm names.
+    assert "exec format error" not in output.lower()
+    folder = f"/release/{VERSION}/bin/linux"
+    programs = {path for path in fetched if not path.endswith(".sha256")}
+    assert programs == {"XXX"}
 
 
 def test_build_release_source_binary_with_wrong_stated_checksum_is_refused(

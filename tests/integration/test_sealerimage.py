@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +18,8 @@ from harness.oci.model import OCI_INDEX
 from harness.oci.store import Store
 from harness.process import run
 from tests.conftest import Slipway
-from tests.integration import sealer
+from tests.integration import dying, sealer
 from tests.integration.registry import Image, Registry, image, index, push, registry
-from tests.waiting import HANG
 
 APP = image("app", size=300_000)
 WEB = image("web", docker=True)
@@ -208,23 +206,28 @@ def test_build_from_sealer_image_without_platform_is_refused(app: str, slipway: 
     assert "Kubefile:1: sealerio/app:v2 is in the local store only for linux/amd64" in built.stderr
 
 
-def test_convert_killed_at_random_moments_leaves_store_intact_and_succeeds_again(store: Store, slipway: Slipway) -> None:
+def test_convert_killed_at_any_moment_leaves_store_intact_and_succeeds_again(store: Store, slipway: Slipway, tmp_path: Path) -> None:
     large = image("large", layers=6, size=4 << 20)
     sealer.put(
         store, "app", sealer.image([sealer.ROOTFS, sealer.storage({"acme/large:1": large})], images=sealer.listed("a.b/acme/large:1"))
     )
+    words, tally, blobs = ("convert", "app", "-t", "new"), tmp_path / "events", store.root / "blobs/sha256"
+    # A copy is not killed, and counts what the command does to files of the store: the moments are parts of that.
+    shutil.copytree(store.root, tmp_path / "measured/store")
+    run(dying.command(0, tally, *words, below="/store/"), env={"SLIPWAY_HOME": str(tmp_path / "measured")})
+    every = dying.counted(tally)
+    before = len(list(blobs.iterdir()))
     chance = random.Random(3)
-    for _ in range(5):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "harness.cli", "convert", "app", "-t", "new"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(chance.uniform(0.3, 1.0))  # anywhere within it: that is the point
-        process.send_signal(signal.SIGKILL)
-        process.wait(HANG)
-        for blob in (store.root / "blobs/sha256").iterdir():
+    midway = 0
+    for moment in (0.3, 0.5, *(chance.uniform(0.1, 0.5) for _ in range(3))):
+        ended = subprocess.run(dying.command(int(moment * every), tally, *words, below="/store/"), capture_output=True, check=False)
+        assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
+        midway += "new:latest" not in store.names() and len(list(blobs.iterdir())) > before
+        for blob in blobs.iterdir():
             store.verify(f"sha256:{blob.name}")
         if "new:latest" in store.names():
             cloudimage.verify(store, cloudimage.read(store, "new"))
+    assert midway
     slipway("convert", "app", "-t", "new", "--strict")
     cloudimage.verify(store, cloudimage.read(store, "new"))
     assert not list((store.root / "tmp").iterdir())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -9,7 +13,8 @@ import pytest
 
 from harness import process
 from harness.errors import CommandError
-from tests.waiting import HANG
+from tests.integration.test_build import heed_ctrl_c
+from tests.waiting import HANG, until
 
 
 def lines(script: str, **more: object) -> tuple[int, list[tuple[str, str]]]:
@@ -61,12 +66,25 @@ def test_stream_stop_event_ends_program() -> None:
     assert found == ["begun"]
 
 
-def test_stream_failing_listener_raises_its_error() -> None:
-    def fails(_stream: str, _line: str) -> None:
+def is_running(program: int) -> bool:
+    """Return True unless the process has ended; init may not have waited for it yet."""
+    try:
+        return Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_stream_failing_listener_raises_its_error_and_ends_program() -> None:
+    ids: list[int] = []
+
+    def fails(_stream: str, line: str) -> None:
+        ids.append(int(line))
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        process.stream(["sh", "-c", "echo now; exec sleep 60"], fails)
+        process.stream(["sh", "-c", "echo $$; exec sleep 36000"], fails)
+    (program,) = ids
+    assert not is_running(program)
 
 
 def test_stream_missing_program_raises_command_error() -> None:
@@ -79,6 +97,45 @@ def test_run_output_to_file_keeps_bytes_and_captures_stderr(tmp_path: Path) -> N
     with path.open("wb") as file:
         result = process.run(["sh", "-c", "printf '\\000\\377'; echo err >&2"], output=file)
     assert (path.read_bytes(), result.stdout, result.stderr) == (b"\x00\xff", "", "err\n")
+
+
+CTRL_C = """
+import os
+import sys
+import threading
+from harness import process
+from harness.cli import app
+from harness.cloudimage import listing
+
+def images(_):
+    program = ["sh", "-c", "echo $$; exec sleep 36000"]
+    thread = threading.Thread(target=process.stream, args=(program, lambda _, line: os.write(1, f"{line}\\n".encode())))
+    thread.start()
+    thread.join()
+
+listing.images = images
+sys.exit(app.execute(["images"]))
+"""
+
+
+def test_execute_ctrl_c_ends_program_of_other_thread(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", CTRL_C]
+    env = {**os.environ, "SLIPWAY_HOME": str(tmp_path)}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, preexec_fn=heed_ctrl_c) as running:
+        try:
+            assert running.stdout is not None
+            program = int(running.stdout.readline())
+            # Not to the group, as a terminal does: the program is ended by the command alone.
+            running.send_signal(signal.SIGINT)
+            _, error = running.communicate(timeout=HANG)
+        finally:
+            running.kill()
+    assert running.returncode == 130, error
+    try:
+        until(lambda: not is_running(program), "the program runs on")
+    finally:
+        if is_running(program):
+            os.kill(program, signal.SIGKILL)
 
 
 def test_end_all_terminates_program_of_other_thread() -> None:

@@ -604,7 +604,7 @@ def test_pull_blob_with_wrong_bytes_is_refused_and_not_stored(here: Site, there:
     assert trip.done()
 
 
-def test_pull_blob_over_breaking_connections_is_completed(here: Site, there: Site, plain: Registry, server: Faulty) -> None:
+def test_pull_blob_over_breaking_connections_resumes_where_it_broke_off(here: Site, there: Site, plain: Registry, server: Faulty) -> None:
     trip = Trip("pull", here, there, plain, server.host, "wrong/end")
     blob = max(blobs_of(here.store, trip.image), key=lambda one: one.size)
     data = here.store.open(blob.digest).read()
@@ -614,6 +614,9 @@ def test_pull_blob_over_breaking_connections_is_completed(here: Site, there: Sit
     with there.client(dataclasses.replace(QUICK, read=1.0, attempts=100, timeouts=100)) as client:
         pull.pull(there.store, Reference.parse(trip.name), client)
     assert trip.done()
+    asked = [request.headers.get("range") for request in server.requests if request.method == "GET" and blob.digest in request.path]
+    # Once it has broken, 64 KiB are read at a time: what came of the second answer is not asked for again.
+    assert asked == [None, None, *["bytes=131072-"] * 3]
 
 
 @pytest.mark.parametrize(

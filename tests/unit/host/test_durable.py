@@ -69,7 +69,6 @@ def test_write_into_unwritable_folder_raises_with_hint(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(StoreError) as caught:
         durable.write(target, "secret")
-    monkeypatch.undo()
     assert caught.value.message == f"{target} cannot be written: Permission denied"
     assert caught.value.hint == f"see ls -ld {tmp_path}, and run the same command again"
     assert target.read_text() == "old"
