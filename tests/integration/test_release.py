@@ -184,9 +184,9 @@ def test_build_release_source_for_foreign_platform_fetches_its_binaries_and_runs
         assert (tmp_path / f"root/bin/{name}").read_bytes() == theirs, name
     # Its programs cannot run here: the images are those that this machine's own kubeadm names.
     assert "exec format error" not in output.lower()
-    folder = f"/release/{VERSION}/bin/linux"
-    programs = {path for path in fetched if not path.endswith(".sha256")}
-    assert programs == {"XXX"}
+    programs = {path.removeprefix(f"/release/{VERSION}/bin/linux/") for path in fetched if not path.endswith(".sha256")}
+    own = Platform.host().architecture
+    assert programs == {f"{own}/kubeadm", *(f"{THERE.architecture}/{name}" for name in ("kubeadm", "kubelet", "kubectl"))}
 
 
 def test_build_release_source_binary_with_wrong_stated_checksum_is_refused(
