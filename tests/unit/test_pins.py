@@ -55,6 +55,9 @@ PATTERNS: Mapping[str, re.Pattern[str]] = {
     ),
 }
 
+SOURCE = re.compile(r"\b(?:apt|apt-get|aptitude)\b[^\n;&|]*[\s\"']source(?=[\s\"']|$)|\b(?:dget|debcheckout)\s")
+"""A source package, of the version that an archive has today: what is compiled from it is another program tomorrow."""
+
 
 def pins(text: str) -> Iterator[str]:
     """What kinds of pins a text has, and where."""
@@ -87,6 +90,38 @@ def test_project_files_pin_no_debian_packages() -> None:
 def test_allowed_files_still_contain_pins() -> None:
     used = {allowed(name) for name, text in files() if name.startswith(tuple(ALLOWED)) and any(pins(text))}
     assert set(ALLOWED) - used - {"tests/cases"} == set()
+
+
+def source_package(text: str) -> str | None:
+    """The command that fetches the source of a Debian package."""
+    found = SOURCE.search(text.replace("\\\n", "  "))
+    return found[0] if found else None
+
+
+def test_project_builds_fetch_no_debian_source_packages() -> None:
+    """What images compile comes from Go modules, each with its sum."""
+    built = ("harness/", "images/", "kubefiles/", ".ci/")
+    assert [f"{name}: {command}" for name, text in files() if name.startswith(built) and (command := source_package(text))] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RUN apt-get source kubernetes",
+        "RUN apt-get update && apt-get -qq source --download-only \\\n  kubernetes",
+        "RUN apt-get -qq \\\n  source kubernetes",
+        'process.run(["apt-get", "-qq", "source", package])',
+        "apt source etcd/trixie",
+        "dget -u $ADDRESS",
+    ],
+)
+def test_source_package_fetch_command_is_found(text: str) -> None:
+    assert source_package(text)
+
+
+@pytest.mark.parametrize("text", ["apt-get install -y source-highlight", "apt-get update; . source", "echo the source", "apt-get sources"])
+def test_source_package_other_command_is_not_reported(text: str) -> None:
+    assert source_package(text) is None
 
 
 @pytest.mark.parametrize(
