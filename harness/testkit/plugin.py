@@ -394,7 +394,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 class _Html:
-    """Title and summary of the report that pytest-html writes. Its hooks do not get the run, hence one object per run."""
+    """Title, summary and ids of tests in the report that pytest-html writes. Its hooks do not get the run, hence one object per run."""
 
     def __init__(self, kit: Kit) -> None:
         self.kit = kit
@@ -409,3 +409,11 @@ class _Html:
         if self.kit.images:
             self.report.title = ", ".join(self.kit.images)  # written after this
         prefix += [f"<p>{html.escape(line)}</p>" for line in self.kit.booted]
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_html_results_table_row(self, report: Any, cells: list[str]) -> None:
+        """Escape ids of tests, which may hold text of an image: pytest-html 4.2 inserts them as markup."""
+        cell = '<td class="col-testId">'
+        for index, text in enumerate(cells):
+            if text.startswith(f"{cell}{report.nodeid}"):
+                cells[index] = cell + html.escape(report.nodeid) + text.removeprefix(f"{cell}{report.nodeid}")

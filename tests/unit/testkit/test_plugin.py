@@ -5,7 +5,9 @@ from __future__ import annotations
 import builtins
 import contextlib
 import dataclasses
+import html
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -361,6 +363,32 @@ def test_plugin_html_report_names_image_and_unready_workloads(pytester: pytest.P
     assert '<title id="head-title">web:latest</title>' in text
     assert "7 container images) on 1 control-plane nodes and 1 workers" in text
     assert "image cannot be pulled" in text
+
+
+HOSTILE_MARKUP = """
+MARKUP = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+
+@pytest.mark.parametrize("page", [MARKUP])
+def test_one(cluster, page):
+    print("printed", MARKUP)
+    assert not MARKUP, MARKUP
+"""
+
+
+def test_plugin_html_report_escapes_markup_of_test_id_output_and_image(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, HOSTILE_MARKUP)
+    options = ("--html", "report.html", "--self-contained-html", "--image", "<script>alert(1)</script>")
+    run(pytester, *options).assert_outcomes(failed=1)
+    text = (pytester.path / "report.html").read_text()
+    assert "<script>alert" not in text
+    assert "<img src=x" not in text
+    records = json.loads(html.unescape(text.partition('data-jsonblob="')[2].partition('"')[0]))
+    (record,) = next(iter(records["tests"].values()))
+    shown = "&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;"
+    # The script of the page inserts both as markup.
+    assert f"test_one[{shown}]" in record["resultsTableRow"][1]
+    assert f"printed {shown}" in record["log"]
+    assert "<script>" not in "".join([*record["resultsTableRow"], record["log"]])
 
 
 # Projects that know nothing of us
