@@ -534,11 +534,81 @@ def test_workflow_pins_actions_by_commit_and_states_permissions(path: Path) -> N
         assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
+def workflow(name: str) -> dict[str, Any]:
+    """A workflow by its name. What YAML 1.1 reads as a boolean, the key ``on``, goes by its name."""
+    read = yaml.safe_load((noxfile.ROOT / f".github/workflows/{name}.yml").read_text())
+    return {"on" if key is True else key: value for key, value in read.items()}
+
+
+def steps(name: str, job: str, action: str) -> list[dict[str, Any]]:
+    """The steps of a job that use an action, in order."""
+    return [step for step in workflow(name)["jobs"][job]["steps"] if step.get("uses", "").startswith(f"{action}@")]
+
+
+def test_workflows_are_ci_codeql_dependency_review_nightly_release_and_scan() -> None:
+    assert [path.stem for path in WORKFLOWS] == ["ci", "codeql", "dependency-review", "nightly", "release", "scan"]
+
+
+def test_codeql_workflow_analyzes_python_and_workflows_of_each_change() -> None:
+    assert {"push", "pull_request", "schedule"} <= set(workflow("codeql")["on"])
+    assert set(workflow("codeql")["jobs"]["analyze"]["strategy"]["matrix"]["language"]) == {"python", "actions"}
+    (start,) = steps("codeql", "analyze", "github/codeql-action/init")
+    assert start["with"] == {"languages": "${{ matrix.language }}", "queries": "security-extended"}
+    assert steps("codeql", "analyze", "github/codeql-action/analyze")
+
+
+def test_dependency_review_workflow_fails_pull_request_for_severity_high() -> None:
+    assert set(workflow("dependency-review")["on"]) == {"pull_request"}
+    (review,) = steps("dependency-review", "review", "actions/dependency-review-action")
+    assert review["with"]["fail-on-severity"] == "high"
+
+
+def test_lint_ring_runs_zizmor_on_workflows(reports: Path) -> None:
+    session = Session(reports, 0)
+    noxfile.RINGS["lint"](cast("nox.Session", session))
+    (words,) = [words for words in session.commands if words[0] == "zizmor"]
+    assert words[-1] == ".github"
+    assert "lint" in next(iter(workflow("ci")["jobs"].values()))["strategy"]["matrix"]["session"]
+
+
+def test_scan_workflow_covers_published_images_and_runs_on_schedule() -> None:
+    assert workflow("scan")["on"]["schedule"]
+    published = workflow("release")["env"]["IMAGES"].split()
+    assert {"kubernetes", "web", "operator"} <= set(published)
+    assert set(published) <= set(workflow("scan")["jobs"]["image"]["strategy"]["matrix"]["image"])
+
+
+def test_scan_workflow_lists_all_findings_and_then_fails_for_critical_ones_with_fix() -> None:
+    written, listed, uploaded, judged = workflow("scan")["jobs"]["image"]["steps"][-4:]
+    assert "-s sbom -- " in written["run"]
+    assert [step["with"]["sbom"] for step in (listed, judged)] == ["reports/${{ matrix.image }}.cdx.json"] * 2
+    assert all(step["uses"].startswith("anchore/scan-action@") for step in (listed, judged))
+    # Without other inputs everything is listed, also what has no fix yet.
+    assert {name: value for name, value in listed["with"].items() if name != "sbom"} == {"output-format": "sarif", "fail-build": False}
+    assert uploaded["with"]["sarif_file"] == "${{ steps.scan.outputs.sarif }}"
+    assert (judged["with"]["only-fixed"], judged["with"]["severity-cutoff"], judged["with"]["fail-build"]) == (True, "critical", True)
+    assert not any("continue-on-error" in step or "if" in step for step in (written, listed, uploaded, judged))
+
+
+def nightly_words() -> list[str]:
+    """What sessions nightly.yml runs, with their arguments."""
+    return [entry["words"] for entry in workflow("nightly")["jobs"]["session"]["strategy"]["matrix"]["include"]]
+
+
 def test_nightly_workflow_runs_rings_on_request() -> None:
-    nightly = yaml.safe_load((noxfile.ROOT / ".github/workflows/nightly.yml").read_text())
-    words = [entry["words"] for entry in nightly["jobs"]["session"]["strategy"]["matrix"]["include"]]
-    assert {f"tests -- {ring}" for ring in noxfile.ON_REQUEST} <= set(words)
-    assert {"vm", "bench -- --smoke"} <= set(words)
+    assert {f"tests -- {ring}" for ring in noxfile.ON_REQUEST} <= set(nightly_words())
+    assert {"vm", "bench -- --smoke"} <= set(nightly_words())
+
+
+def test_nightly_workflow_tests_default_kubernetes_minor_and_its_neighbours() -> None:
+    """Rings test the default, sessions the minors beside it. The dates of upstream's support are not known here; the distance is."""
+    (default,) = re.findall(r"^ARG VERSION=v1\.(\d+)\.\d+$", (noxfile.ROOT / "kubefiles/kubernetes/Kubefile").read_text(), re.MULTILINE)
+    assert {"tests -- cluster", "tests -- catalog", "tests -- upgrade"} <= set(nightly_words())
+    others = [int(words.removeprefix("minor -- 1.")) for words in nightly_words() if words.startswith("minor -- ")]
+    minors = sorted([int(default), *others])
+    # Upstream serves three minors at least.
+    assert minors == list(range(minors[0], minors[0] + len(minors)))
+    assert int(default) >= minors[-1] - 2
 
 
 def test_workflow_commands_contain_no_secrets() -> None:
