@@ -56,12 +56,15 @@ class World:
 
     def ask(self, name: str, *paths: str, key: str | None = None, address: str | None = None) -> bytes:
         """The answer to a request for paths of a parcel, made with its key unless another one is given."""
+        return self.ask_with(f"{self.exchange.key(name) if key is None else key}\n".encode(), name, *paths, address=address)
+
+    def ask_with(self, key: bytes, name: str, *paths: str, address: str | None = None) -> bytes:
+        """The same with a code over these bytes in place of the file that holds the key."""
         with socket.create_connection((address or self.first.address, PORT), timeout=120) as connection:
             stream = connection.makefile("rwb")
             nonce = stream.readline()
             listed = "".join(f"{path}\n" for path in paths).encode()
-            used = self.exchange.key(name) if key is None else key
-            code = hashlib.blake2b(b"%b\n%b%b\n%b" % (used.encode(), nonce, name.encode(), listed)).hexdigest()
+            code = hashlib.blake2b(b"%b%b%b\n%b" % (key, nonce, name.encode(), listed)).hexdigest()
             answer = b""
             # What the machine leaves unread makes the end a reset.
             with contextlib.suppress(ConnectionError):
@@ -145,6 +148,20 @@ def test_share_file_added_to_folder_is_not_served(world: World) -> None:
 def test_share_missing_or_wrong_key_is_refused(world: World) -> None:
     for key in ("", "guessed", world.exchange.key("images-other"), world.exchange.key("")):
         assert world.ask("rootfs-small", "./bin/tool", key=key) == b""
+
+
+@pytest.mark.parametrize("change", ["rm {}", ": > {}"], ids=["missing", "empty"])
+def test_share_code_without_key_bytes_is_refused(world: World, change: str) -> None:
+    """Where the file of a key is missing or empty, every machine could compute the code."""
+    assert world.ask_with(b"", "rootfs-small", "./bin/tool") == b""
+    key, kept = f"{RUNNING}/offers/rootfs-small/key", f"{RUNNING}/kept-key"
+    world.first.run(f"cp -p {key} {kept}; {change.format(key)}")
+    try:
+        for name in ("rootfs-small", "unknown", ""):
+            assert world.ask_with(b"", name, "./bin/tool") == b"", name
+    finally:
+        world.first.run(f"mv {kept} {key}")
+    assert world.ask("rootfs-small", "./bin/tool")
 
 
 def test_share_replayed_request_is_refused(world: World) -> None:
