@@ -103,6 +103,12 @@ def cluster(machine: Machine, record: Mapping[str, Any] | str, nodes: Mapping[st
     machine.on("MemTotal", says(facts(f"node-{machine.address.rpartition('.')[2]}", machine.address, "cluster default 0123456789abcdef")))
     machine.on("slipway-clusterfile", says(record if isinstance(record, str) else json.dumps(record)))
     machine.on("/readyz", says("ok"))
+    machine.on("--raw /version", says('{"gitVersion": "v1.31.4"}'))
+    # No upgrade has begun.
+    machine.on("configmap slipway-upgrade", says())
+    # Each command that changes the cluster gets its lease.
+    lease = {"metadata": {"resourceVersion": "1"}, "spec": {"leaseDurationSeconds": 60, "leaseTransitions": 1}}
+    machine.on("--output=json -f -", says(json.dumps(lease)))
 
 
 def snapshot(machine: Machine, data: bytes) -> None:

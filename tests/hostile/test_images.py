@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import stat
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +82,14 @@ def test_run_image_with_link_to_local_file_does_not_send_it(kind: str, home: Hom
 
 ENTRIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "absolute": [("/etc/cron.d/x", {"data": b"* * * * * root id\n"})],
-    "dots": [("../../../../../../etc/x", {"data": b"x"})],
+    "dots": [(f"{'../' * 30}etc/x", {"data": b"x"})],
     "dots-inside": [("etc/../../../x", {"data": b"x"})],
     "device": [("dev/sda", {"type": tarfile.BLKTYPE, "devmajor": 8})],
     "character": [("dev/mem", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 1})],
     "pipe": [("etc/addons/a.yaml", {"type": tarfile.FIFOTYPE})],
     "pipe-template": [("etc/a.tmpl", {"type": tarfile.FIFOTYPE})],
     "whiteout-dots": [(".wh...", {}), ("etc/.wh...", {}), (".wh..", {}), (".wh.", {})],
-    "through-link": [link("out", "/tmp"), ("out/x", {"data": b"x"})],
+    "through-link": [link("out", "/tmp"), ("out/slipway-hostile", {"data": b"x"})],
     "under-file": [("a", {"data": b"x"}), ("a/b", {"data": b"x"})],
     "loop": [link("a", "b"), link("b", "a"), ("a/x", {"data": b"x"})],
     "empty-name": [("", {"data": b"x"}), (".", {"type": tarfile.DIRTYPE, "mode": 0}), ("./", {"type": tarfile.DIRTYPE, "mode": 0})],
@@ -98,24 +100,75 @@ ENTRIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 
 
+ESCAPES = {
+    "absolute": "its entry '/etc/cron.d/x' has an absolute path",
+    "dots": f"its entry '{'../' * 30}etc/x' leaves the rootfs",
+    "dots-inside": "its entry 'etc/../../../x' leaves the rootfs",
+    "through-link": "its entry 'out/slipway-hostile' leaves the rootfs through a link",
+}
+"""Cases that name a file outside of the tree, and the words that refuse them."""
+
+
+def state(path: Path) -> tuple[int, ...] | None:
+    """All that a write changes of a file. Of a folder or a device the mode: other programs write to them too."""
+    try:
+        about = path.lstat()
+    except (OSError, ValueError):
+        return None
+    more = (about.st_ino, about.st_size, about.st_mtime_ns) if stat.S_ISREG(about.st_mode) else ()
+    return about.st_mode, *more
+
+
+@contextlib.contextmanager
+def machine_unchanged(entries: list[tuple[str, dict[str, Any]]]) -> Iterator[None]:
+    """Watch the files of this machine that entries name, from its root or through a link before them: no home for canaries has these."""
+    links = {name: fields["linkname"] for name, fields in entries if fields.get("type") == tarfile.SYMTYPE}
+    paths = {Path(os.path.normpath(f"/{name}")) for name, _ in entries}
+    for folder_name, target in links.items():
+        paths |= {Path("/", target, name.removeprefix(f"{folder_name}/")) for name, _ in entries if name.startswith(f"{folder_name}/")}
+    before = {path: state(path) for path in paths}
+    yield
+    changed = sorted(path for path in paths if state(path) != before[path])
+    for path in changed:
+        if before[path] is None and not path.is_dir():
+            path.unlink()
+    assert not changed
+
+
 @pytest.mark.parametrize("kind", ENTRIES)
-def test_run_layer_with_hostile_entry_leaves_home_unchanged(kind: str, home: Home, machines: Sshd) -> None:
-    loaded(home, with_files({}, *ENTRIES[kind]))
-    healthy(machines.first)
-    run(home, machines)
-    home.slipway("sbom", "bad")
-    home.slipway("history", "bad")
+def test_run_layer_with_hostile_entry_leaves_home_and_machine_unchanged(kind: str, home: Home, machines: Sshd) -> None:
+    with machine_unchanged(ENTRIES[kind]):
+        loaded(home, with_files({}, *ENTRIES[kind]))
+        healthy(machines.first)
+        outcome = run(home, machines)
+        home.slipway("sbom", "bad")
+        home.slipway("history", "bad")
+    if kind in ESCAPES:
+        assert outcome.code == 4
+        assert ESCAPES[kind] in outcome.stderr
+        assert [*home.root.rglob("x")] == []
+
+
+@pytest.mark.parametrize("named", ["from-root", "through-link"])
+def test_machine_unchanged_written_file_is_noticed_and_removed(named: str, tmp_path: Path) -> None:
+    """What the tests around this one rely on."""
+    written = tmp_path / "x"
+    entries = [(str(written), {})] if named == "from-root" else [link("out", str(tmp_path)), ("out/x", {})]
+    with pytest.raises(AssertionError, match=str(written)), machine_unchanged(entries):
+        written.write_text("x")
+    assert not written.exists()
 
 
 @pytest.mark.parametrize("kind", [*LINKS, *ENTRIES])
 def test_conformance_hostile_archive_fails_rootfs_clause_and_unpacks_nothing(kind: str, home: Home) -> None:
     entries = LINKS[kind](str(home.home).lstrip("/")) if kind in LINKS else ENTRIES[kind]
     archive = cloud_image([layer({}, entries)]).archive(home.work / "image.tar")
-    for words in ((), ("--output", "json")):
-        checked = home.slipway("conformance", archive, *words)
-        assert checked.code == 1
-        assert "CI-ROOTFS-5" in checked.stdout
-        assert [path for path in home.cache.rglob("*") if path.is_file()] == []
+    with machine_unchanged(entries) if kind in ENTRIES else contextlib.nullcontext():
+        for words in ((), ("--output", "json")):
+            checked = home.slipway("conformance", archive, *words)
+            assert checked.code == 1
+            assert "CI-ROOTFS-5" in checked.stdout
+            assert [path for path in home.cache.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -178,8 +231,9 @@ TEMPLATES = {
     "quotes": "{{ A " + "| quote " * 60 + "}}",
     "indent": "{{ indent 9999999999 A }}",
     "indent-pipe": "{{ A | indent 9999999999 }}",
+    "indent-call": "{{ A | indent(9999999999) }}",
     "repeat": "{{ 'x' * 10**10 }}",
-    "power": "{{ 9 ** 9 ** 9 }}",
+    "power": "{{ 9 ** (9 ** 9) }}",
     "format": "{{ '%9999999999d' % 1 }}",
     "ranges": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}x{% endfor %}{% endfor %}{% endfor %}",
     "joined": "{% set a = 'x' * 1000 %}" + "{% set a = a ~ a %}" * 40 + "{{ a }}",
@@ -210,6 +264,48 @@ def test_run_hostile_template_ends_within_disk_limit(kind: str, home: Home, mach
     healthy(machines.first)
     run(home, machines)
     assert home.size() < DISK
+
+
+JINJA = {
+    "quotes": "it takes more memory than a template may",
+    "indent": "expected token 'end of print statement', got 'integer'",
+    "indent-pipe": "expected token 'end of print statement', got 'integer'",
+    "indent-call": "numbers up to 10000 are taken here",
+    "repeat": "* makes a value that is too large",
+    "power": "** makes a value that is too large",
+    "format": "a format pads to more columns than it may",
+    "ranges": "the ranges of a template give more than 1000000 numbers",
+    "joined": "it takes more memory than a template may",
+    "comments": "unexpected '/'",
+    "braces": "it is nested too deeply",
+    "nested": "it is nested too deeply",
+    "ifs": "expected token 'end of print statement', got 'A'",
+    "zero": "integer division or modulo by zero",
+    "number": "name 'inf' is not defined",
+    "attribute": "access to attribute '__class__' of 'str' object is unsafe.",
+    "include": "no loader for this environment specified",
+    "tuple": "",
+    "lipsum": "lipsum is not defined",
+    "center": "numbers up to 10000 are taken here",
+    "terminal": "",
+}
+"""The fault of each template as one of Jinja; an empty text for those that it renders."""
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_run_hostile_jinja_template_is_refused_with_fault_or_rendered(kind: str, home: Home, machines: Sshd) -> None:
+    files: dict[str, bytes | str] = {"etc/a.conf.j2": TEMPLATES[kind], "manifests/b.yaml.j2": TEMPLATES[kind]}
+    layout = cloud_image([layer({**BASIC, **files})], about=images.info(env={"A": "\\\\'\"x"}))
+    assert loaded(home, layout).code == 0
+    healthy(machines.first)
+    outcome = run(home, machines)
+    assert home.size() < DISK
+    if JINJA[kind]:
+        assert outcome.code == 2
+        assert all(f"{name}:1: {JINJA[kind]}\n" in outcome.stderr for name in files)
+        assert not machines.first.heard
+    else:
+        assert "+ unpack and render the rootfs" in outcome.stderr
 
 
 YAML = {
@@ -277,7 +373,11 @@ def test_run_etcd_hook_path_of_image_writes_no_local_file(spelling: str, home: H
     assert loaded(home, with_files({"plugins/keep.yaml": json.dumps(plugin)})).code == 0
     healthy(machines.first)
     snapshot(machines.first, b"ssh-ed25519 AAAA attacker\n")
-    run(home, machines)
+    outcome = run(home, machines)
+    assert outcome.code == 2
+    refusal = "an image, or the Clusterfile that a cluster keeps, may not choose a place on this machine"
+    assert f"plugins/keep.yaml:1: hook keep names {targets[spelling]}: {refusal}" in outcome.stderr
+    assert not machines.first.was_told("snapshot save")
 
 
 # ---- documents --------------------------------------------------------------------------------------------------------
