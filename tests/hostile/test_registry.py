@@ -127,22 +127,29 @@ def test_pull_dripping_registry_is_given_up(home: Home) -> None:
 
 
 def test_pull_password_is_not_sent_to_other_registry(home: Home) -> None:
-    secret = "the-password-of-alice"
+    secret, token = "the-password-of-alice", "the-token-of-alice"
+    login = base64.b64encode(f"alice:{secret}".encode()).decode()
     with lying(good()) as registry, faulty() as other:
         config = home.home / ".docker/config.json"
-        login = base64.b64encode(f"alice:{secret}".encode()).decode()
         config.write_text(json.dumps({"auths": {registry.server.host: {"auth": login}}}))
         home.accept("home/.docker/config.json")
-        other.on("/v2/", body(b"{}"))
-        registry.server.on(registry.tag, redirect(f"{other.url}/stolen"))
-        pull(home, registry)
-        registry.server.on(registry.tag, status(401, "UNAUTHORIZED", www_authenticate=f'Bearer realm="{other.url}/token",service="a"'))
-        pull(home, registry)
-        registry.server.on("/v2/", status(401, "UNAUTHORIZED", www_authenticate=f'Basic realm="{other.url}"'))
-        pull(home, registry)
-        heard = [str(request.headers) for request in other.requests if not request.path.startswith("/token")]
-        assert not [text for text in heard if login in text or secret in text]
-        assert not tells(registry.sent())
+        bearer = f'Bearer realm="{other.url}/token",service="a"'
+        asked = f"/token?scope=repository%3A{REPOSITORY.replace('/', '%2F')}%3Apull&service=a"
+        other.on(asked, body(json.dumps({"token": token}).encode(), "application/json"))
+        away = redirect(f"{other.url}/stolen")
+        # Without a challenge, for one of the password, and for one of a token, which the server that the registry names gives for the password.
+        for challenge, sent in (("", ""), (f'Basic realm="{other.url}"', login), (bearer, token)):
+            answers = [status(401, "UNAUTHORIZED", www_authenticate=challenge)] if challenge else []
+            registry.server.on(registry.tag, *answers, away)
+            registry.server.requests.clear()
+            other.requests.clear()
+            assert pull(home, registry) == 4
+            assert sent.encode() in registry.sent()
+            heard = [request for request in other.requests if request.path != asked]
+            assert [request.path for request in heard] == ["/stolen"]
+            assert not [text for text in (login, secret, token) if text in str(heard)]
+            assert bool(other.asked(asked)) == (challenge == bearer)
+            assert not tells(registry.sent())
 
 
 @pytest.mark.parametrize("link", ["</v2/http://{other}/x>", "<http://{other}/v2/x/tags/list>", "<//{other}/v2/>", "<../../{other}>"])
@@ -177,15 +184,73 @@ def test_search_malformed_repository_and_tag_names_do_not_crash(names: object, h
         home.slipway("search", f"{registry.server.host}/{REPOSITORY}", "--tags", "--plain-http")
 
 
-def test_pull_and_verify_malformed_attachments_do_not_crash(home: Home) -> None:
-    layout = good()
-    with lying(layout) as registry:
-        root = layout.index[0]["digest"]
-        attached = [f"/v2/{REPOSITORY}/manifests/{root.replace(':', '-')}{suffix}" for suffix in (".sig", ".att")]
-        for document in (b"[]", b'{"schemaVersion": 2, "layers": [{"annotations": "x"}]}', b'{"manifests": ' + DEEP + b"}"):
-            for path in attached:
-                registry.server.on(path, body(document, images.MANIFEST))
-            registry.server.on(f"/v2/{REPOSITORY}/referrers/{root}", body(document, images.INDEX))
-            pull(home, registry)
-            home.slipway("verify", registry.reference, "--remote", "--plain-http", "--attestations")
-            home.slipway("verify", registry.reference)
+CONFIG = {"mediaType": images.CONFIG, "digest": images.digest(b"{}"), "size": 2}
+ATTACHMENTS: dict[str, tuple[bytes, str]] = {
+    # Document that is served as signatures and attestations, and its fault.
+    "list": (b"[]", "is not a JSON object"),
+    "no-type": (b'{"schemaVersion": 2, "layers": [{"annotations": "x"}]}', "answers JSON that is neither manifest nor index"),
+    "layer": (
+        json.dumps(
+            {"schemaVersion": 2, "mediaType": images.MANIFEST, "config": CONFIG, "layers": [{**CONFIG, "annotations": "x"}]}
+        ).encode(),
+        "answers JSON that is neither manifest nor index",
+    ),
+    "deep": (b'{"manifests": ' + DEEP + b"}", "it is nested more than 64 levels deep"),
+}
+ATTACHED = (".sig", ".att")
+
+
+def serve_attachment(registry: Lying, suffix: str, document: bytes) -> str:
+    """Serve what is attached to the image under one of the names that cosign gives; return its path."""
+    root = registry.layout.index[0]["digest"]
+    path = f"/v2/{REPOSITORY}/manifests/{root.replace(':', '-')}{suffix}"
+    registry.server.on(path, body(document, images.MANIFEST, docker_content_digest=images.digest(document)))
+    return path
+
+
+def serve_signature(home: Home, registry: Lying) -> None:
+    """Sign the image that the store holds with k.key, and serve the signature."""
+    password = {"SLIPWAY_KEY_PASSWORD": "sesame"}
+    assert home.slipway("keys", "create", "--to", "k", env=password).code == 0
+    assert home.slipway("sign", "--key", "k.key", registry.reference, env=password).code == 0
+    store = home.state / "store"
+    names = {
+        entry["annotations"]["org.opencontainers.image.ref.name"]: entry
+        for entry in json.loads((store / "index.json").read_text())["manifests"]
+    }
+    (digest,) = [entry["digest"] for name, entry in names.items() if name.endswith(".sig")]
+    document = (store / "blobs" / digest.replace(":", "/")).read_bytes()
+    serve_attachment(registry, ".sig", document)
+    manifest = json.loads(document)
+    for descriptor in (manifest["config"], *manifest["layers"]):
+        registry.blob(descriptor["digest"], body((store / "blobs" / descriptor["digest"].replace(":", "/")).read_bytes()))
+
+
+@pytest.mark.parametrize("kind", ATTACHMENTS)
+def test_pull_malformed_attachments_are_not_copied_with_warning(kind: str, home: Home) -> None:
+    document, fault = ATTACHMENTS[kind]
+    with lying(good()) as registry:
+        paths = [serve_attachment(registry, suffix, document) for suffix in ATTACHED]
+        registry.server.on(f"/v2/{REPOSITORY}/referrers/{registry.layout.index[0]['digest']}", body(document, images.INDEX))
+        outcome = home.slipway("pull", registry.reference, "--plain-http")
+        assert outcome.code == 0
+        assert "warning: signatures and attestations of " in outcome.stderr
+        assert fault in outcome.stderr
+        assert any(registry.server.asked(path) for path in paths)
+    assert not any(suffix in (home.state / "store/index.json").read_text() for suffix in ATTACHED)
+
+
+@pytest.mark.parametrize("kind", ATTACHMENTS)
+def test_verify_malformed_signature_or_attestation_is_refused_with_fault(kind: str, home: Home) -> None:
+    document, fault = ATTACHMENTS[kind]
+    with lying(good()) as registry:
+        assert pull(home, registry) == 0
+        serve_signature(home, registry)
+        words = ("verify", registry.reference, "--remote", "--plain-http", "--key", "k.pub")
+        assert home.slipway(*words).code == 0
+        for suffix, options in ((".att", ("--attestations",)), (".sig", ())):
+            path = serve_attachment(registry, suffix, document)
+            outcome = home.slipway(*words, *options)
+            assert outcome.code == 4
+            assert fault in outcome.stderr
+            assert registry.server.asked(path)
