@@ -278,7 +278,7 @@ def test_kubeconfig_of_machine_loses_programs_and_local_paths(how: str, home: Ho
     assert outcome.code == 0
     made = outcome.stdout + (target.read_text() if target.exists() else "")
     assert not [word for word in _OBEYED if word in made], made
-    # What the machine is asked for arrives; where the API is comes from the command line.
+    # Its certificates and its key arrive. The address of the API is that of the command line.
     assert f"client-key-data: {pem('RSA PRIVATE KEY')}" in made
     assert f"server: https://{CONTROL_PLANE}:6443" in made
 

@@ -137,7 +137,7 @@ def test_pull_password_is_not_sent_to_other_registry(home: Home) -> None:
         asked = f"/token?scope=repository%3A{REPOSITORY.replace('/', '%2F')}%3Apull&service=a"
         other.on(asked, body(json.dumps({"token": token}).encode(), "application/json"))
         away = redirect(f"{other.url}/stolen")
-        # Without a challenge, for one of the password, and for one of a token, which the server that the registry names gives for the password.
+        # Without a challenge, for one of the password, and for one of a token, which the registry lets another host issue.
         for challenge, sent in (("", ""), (f'Basic realm="{other.url}"', login), (bearer, token)):
             answers = [status(401, "UNAUTHORIZED", www_authenticate=challenge)] if challenge else []
             registry.server.on(registry.tag, *answers, away)
