@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.clusterfile import ROLES, WORKER
-from harness.errors import CheckError, SlipwayError
+from harness.errors import SlipwayError
 from harness.host import cluster_cache
 from harness.lifecycle.cluster import access, change, record
 from harness.lifecycle.cluster.access import Access
-from harness.lifecycle.cluster.record import OWN, ClusterRecord
+from harness.lifecycle.cluster.record import OWN, ClusterRecord, NoRecordError
 from harness.lifecycle.kube import objects, readiness
 from harness.lifecycle.kube.readiness import Resource
 from harness.lifecycle.provision import ipvs
 from harness.nodes import Machine, Node, each
+
+Value = TypeVar("Value")
 
 _WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 _ROLE = "node-role.kubernetes.io/"
@@ -35,8 +37,8 @@ def status(
 
 def gather(cluster: Access) -> dict[str, Any]:
     """``{"name", "image", "digest", "healthy", "kubernetes", "nodes": [...], "workloads": {kind: {"ready", "total"}}, "notReady": [...],
-    "registry": [...], "balancers": [...], "unreachable": [...], "change": {...}}``. An API that does not answer is told in ``notReady``;
-    ``change`` is an upgrade or a rollback that has not come to its end, None without one.
+    "registry": [...], "balancers": [...], "unreachable": [...], "change": {...}}``. An API that does not answer, and a record that
+    cannot be read, are in ``notReady``; ``change`` is an upgrade or a rollback that is not finished, None without one.
     """
     state: dict[str, Any] = {
         "name": cluster.known.state.name,
@@ -48,15 +50,20 @@ def gather(cluster: Access) -> dict[str, Any]:
         "change": None,
     }
     own = True
+    problems: tuple[readiness.Problem, ...]
     try:
         items = readiness.get(cluster.kubectl)
         problems = readiness.explain(cluster.kubectl, items, static=False)
         state |= {"nodes": _nodes(items, problems), "workloads": _workloads(items, problems), "kubernetes": _version(cluster)}
-        stored = _record(cluster)
-        own = stored is None or stored.registry == OWN
-        state |= {"image": stored and stored.image, "digest": stored and stored.digest, "change": _change(cluster)}
     except SlipwayError as error:
         problems = (readiness.Problem("the API", f"does not answer: {error.message}", "Silent"),)
+    else:
+        # What cannot be read is one problem more, and hides nothing of the rest.
+        stored, unreadable = _read("the record of the cluster", lambda: _record(cluster))
+        own = stored is None or stored.registry == OWN
+        state |= {"image": stored and stored.image, "digest": stored and stored.digest}
+        state["change"], unreadable_change = _read("the record of its last change", lambda: _change(cluster))
+        problems = (*problems, *unreadable, *unreadable_change)
     state["notReady"] = [problem.to_json() for problem in problems]
     state["registry"] = each(cluster.control_plane, _registry) if own else []
     state["balancers"] = [one for one in each((*cluster.control_plane, *cluster.workers), ipvs.status) if one]
@@ -64,6 +71,13 @@ def gather(cluster: Access) -> dict[str, Any]:
     serves = not own or any(registry["active"] for registry in state["registry"])
     state["healthy"] = not problems and not cluster.unreachable and serves and all(one["active"] for one in state["balancers"])
     return state
+
+
+def _read(what: str, read: Callable[[], Value | None]) -> tuple[Value | None, tuple[readiness.Problem, ...]]:
+    try:
+        return read(), ()
+    except SlipwayError as error:
+        return None, (readiness.Problem(what, f"cannot be read: {error.message}", "Unreadable"),)
 
 
 def _change(cluster: Access) -> dict[str, Any] | None:
@@ -77,7 +91,7 @@ def _change(cluster: Access) -> dict[str, Any] | None:
 def _record(cluster: Access) -> ClusterRecord | None:
     try:
         return record.read(cluster.kubectl)
-    except CheckError:
+    except NoRecordError:
         # A run that did not finish, or a cluster of another tool.
         return None
 

@@ -355,8 +355,8 @@ def test_check_pre_malformed_probe_answer_does_not_crash(answer: str, home: Home
 
 
 def bad_record(text: str, says: str) -> tuple[object, str, str]:
-    """A record whose Clusterfile is not one: ``join`` names the fault, for ``status`` the cluster has no record."""
-    return stored(text), says, ""
+    """A record whose Clusterfile is not one: ``join`` and ``status`` name the fault."""
+    return stored(text), says, says
 
 
 RECORDS: dict[str, tuple[object, str, str]] = {

@@ -120,10 +120,8 @@ def _members(cluster: Access, node: SshNode) -> dict[str, bytes]:
     stored = ClusterRecord()
     try:
         stored = record.read(kubectl)
-    except CheckError:
-        log.warning(
-            f"the cluster {cluster.known.state.name} has no record of slipway: it can be restored onto its own control-plane nodes only"
-        )
+    except CheckError as error:
+        log.warning(f"{cluster.known.state.name}: {error.message}; it can be restored onto its own control-plane nodes only")
     members["Clusterfile"] = stored.text.encode()
     members["record.json"] = json.dumps({"name": stored.image, "digest": stored.digest, "registry": stored.registry}).encode()
     members |= {f"pki/{name}": data for name, data in certificates.keys_of(node).files.items()}

@@ -32,6 +32,10 @@ GET = ("get", *_OBJECT, "--output=json")
 _LEFT, _UNREADY = "left", "ailing"
 
 
+class NoRecordError(CheckError):
+    """The cluster has no record: another tool made it, or slipway run did not finish."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ClusterRecord:
     """The record of one cluster."""
@@ -114,13 +118,13 @@ def _list(mapping: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def read(kubectl: NodeKubectl) -> ClusterRecord:
-    """Return the record of a cluster. Raises CheckError when it has none: another tool made it, or slipway run did not finish."""
+    """Return the record of a cluster. Raises NoRecordError without one, CheckError or NodeError for one that cannot be read."""
     try:
         return ClusterRecord.of(kubectl.run(*GET), kubectl.where)
     except CommandError as error:
         if "NotFound" not in (error.details or ""):
             raise
-        raise CheckError(
+        raise NoRecordError(
             "this cluster has no record of slipway",
             hint="finish it first with the command that began it, slipway run, or adopt it: slipway generate --from-cluster --adopt",
         ) from error

@@ -110,6 +110,22 @@ def test_status_api_without_answer_is_reported_as_unhealthy(tmp_path: Path) -> N
     json.dumps(found)
 
 
+def test_status_unreadable_record_is_reported_and_hides_nothing_else(tmp_path: Path) -> None:
+    broken = cluster(tmp_path, [node("one")])
+    answers = broken.control_plane[0].answers  # type: ignore[attr-defined]
+    good = answers["get configmap"]
+    answers["get configmap"] = json.dumps({"data": {"image": "web:1", "digest": "sha256:1", "Clusterfile": "a: [1"}})
+    answers["configmap slipway-upgrade"] = ""
+    found = gather(broken)
+    assert (found["healthy"], found["image"], [entry["name"] for entry in found["nodes"]]) == (False, None, ["one"])
+    assert [(problem["object"], problem["cause"]) for problem in found["notReady"]] == [("the record of the cluster", "Unreadable")]
+    answers["get configmap"] = good
+    answers["configmap slipway-upgrade"] = json.dumps({"data": {"move": "no JSON"}})
+    found = gather(broken)
+    assert (found["healthy"], found["image"], found["digest"], found["change"]) == (False, "web:1", "sha256:1", None)
+    assert [problem["object"] for problem in found["notReady"]] == ["the record of its last change"]
+
+
 def test_status_failed_ipvs_balancer_is_unhealthy(tmp_path: Path) -> None:
     def found(active: str) -> dict[str, Any]:
         led = StandIn("10.0.0.2", "two")
