@@ -47,6 +47,8 @@ Python looks for signals before it begins to wait. One that arrives between both
 OUTPUT_LIMIT = 64 << 20
 """Bytes that one program may print, on both streams together, before it is ended."""
 
+_GRACE = 10.0
+"""Seconds that a program has to end after it was asked to."""
 _TOGETHER = 96 << 20
 """Bytes that all programs which run at the same time may have printed into memory, before one that printed much is ended."""
 _SHARE = 8 << 20
@@ -291,9 +293,20 @@ def stream(
         try:
             _hand_on(running, take, stop)
         except BaseException:
-            running.terminate()
+            _end(running)
             raise
     return running.returncode
+
+
+def _end(running: subprocess.Popen[bytes]) -> None:
+    """End a program, by force when it does not heed the request."""
+    running.terminate()
+    try:
+        running.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        log.debug(f"{running.args!r} does not end by itself")
+    finally:
+        running.kill()
 
 
 def _hand_on(running: subprocess.Popen[bytes], take: Take, stop: threading.Event | None) -> None:
@@ -314,5 +327,5 @@ def _hand_on(running: subprocess.Popen[bytes], take: Take, stop: threading.Event
                 for line in whole:
                     take(key.data, line.decode(errors="replace"))
             if stop is not None and stop.is_set():
-                running.terminate()
+                _end(running)
                 return

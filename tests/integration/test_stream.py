@@ -74,7 +74,9 @@ def is_running(program: int) -> bool:
         return False
 
 
-def test_stream_failing_listener_raises_its_error_and_ends_program() -> None:
+@pytest.mark.parametrize("deaf", ["", "trap '' TERM; "], ids=["heeds the request", "ignores it"])
+def test_stream_failing_listener_raises_its_error_and_ends_program(deaf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_GRACE", 0.5)
     ids: list[int] = []
 
     def fails(_stream: str, line: str) -> None:
@@ -82,7 +84,7 @@ def test_stream_failing_listener_raises_its_error_and_ends_program() -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        process.stream(["sh", "-c", "echo $$; exec sleep 36000"], fails)
+        process.stream(["sh", "-c", f"{deaf}echo $$; exec sleep 36000"], fails)
     (program,) = ids
     assert not is_running(program)
 
