@@ -5,6 +5,7 @@ That the site builds, and that its links lead somewhere, is the business of the 
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import os
@@ -25,6 +26,7 @@ from harness.clusterfile import Phase
 from harness.kubefile.instructions import USAGE
 from harness.oci import model
 from harness.oci.archive import index
+from tests.unit import sources
 
 PROJECT = Path(__file__).parents[2]
 PAGES = {
@@ -223,6 +225,46 @@ def test_docs_named_project_paths_exist() -> None:
             foreign = page.endswith("guides/from-sealos.md") or re.search(r"\b[A-Z]{4,}\b", word)  # a placeholder
             if not whole and not foreign and re.fullmatch(r"[\w./-]+", word) and word.startswith(roots):
                 assert (PROJECT / word).exists(), f"{page}: {word}"
+
+
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """Every ``path::name`` in backquotes: path of a file of tests, name."""
+    return [(path, name) for path, separator, name in (word.partition("::") for word in re.findall(r"`([^`]+)`", text)) if separator]
+
+
+def missing_tests(text: str) -> list[str]:
+    """The tests that a text names and that no function of their file is called after."""
+    missing = []
+    for path, name in named_tests(text):
+        exists = re.fullmatch(r"tests/[\w/]+/test_\w+\.py", path) and (PROJECT / path).is_file()
+        functions = {node.name for node in sources.tree(PROJECT / path).body if isinstance(node, ast.FunctionDef)} if exists else set()
+        if not name.startswith("test_") or name not in functions:
+            missing.append(f"{path}::{name}")
+    return missing
+
+
+def test_threats_page_names_existing_tests() -> None:
+    page = PAGES["docs/contributing/threats.md"]
+    assert len(set(named_tests(page))) >= 60
+    assert missing_tests(page) == []
+    defended, separator, _ = page.partition("\n## Not defended\n")
+    rows = [line for line in defended.splitlines() if line.startswith("| ") and line != "| threat | what slipway does | test |"]
+    assert separator
+    assert [row for row in rows if not named_tests(row)] == []
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "tests/unit/test_docs.py::test_absent",
+        "tests/unit/test_docs.py::named_tests",
+        "tests/unit/test_docs.py::test_threats_page_names_existing_tests[a]",
+        "tests/unit/test_absent.py::test_threats_page_names_existing_tests",
+        "unit/test_docs.py::test_threats_page_names_existing_tests",
+    ],
+)
+def test_threats_page_missing_test_is_reported(named: str) -> None:
+    assert missing_tests(f"| a | b | `tests/unit/test_docs.py::test_threats_page_names_existing_tests`, `{named}` |") == [named]
 
 
 def test_readme_is_short_and_shows_two_nox_commands() -> None:
