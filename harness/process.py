@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import os
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from harness import log
 from harness.errors import CommandError
@@ -79,6 +80,15 @@ class _Running:
             programs = list(self._programs)
         for program in programs:
             program.terminate()
+        if programs:
+            force = threading.Timer(_GRACE, _kill, [programs])
+            force.daemon = True
+            force.start()
+
+
+def _kill(programs: Sequence[subprocess.Popen[bytes]]) -> None:
+    for program in programs:
+        program.kill()  # nothing for one that has ended
 
 
 _running = _Running()
@@ -87,6 +97,14 @@ _running = _Running()
 def end_all() -> None:
     """End every program that ``stream`` runs; each of its calls then returns as if the program had failed."""
     _running.end()
+
+
+def wait_for(futures: Sequence[concurrent.futures.Future[Any]], *, until_failure: bool = False) -> None:
+    """Wait until all have ended, or one has failed. Ctrl-C ends the wait, whenever it comes."""
+    until = concurrent.futures.FIRST_EXCEPTION if until_failure else concurrent.futures.ALL_COMPLETED
+    while (state := concurrent.futures.wait(futures, timeout=HEED, return_when=until)).not_done:
+        if until_failure and any(future.cancelled() or future.exception() for future in state.done):
+            return
 
 
 class _Kept:
@@ -220,7 +238,10 @@ def _text(output: bytearray) -> str:
 
 
 def _pieces(running: subprocess.Popen[bytes], data: bytes, deadline: float | None) -> Generator[tuple[str, bytes], None, None]:
-    """Yield the output of a program by stream until both end, and write ``data`` to it meanwhile. Raises _LateError."""
+    """Yield the output of a program by stream until both end, and write ``data`` to it meanwhile. Raises _LateError.
+
+    It looks for Ctrl-C every ``HEED`` seconds.
+    """
     remaining = memoryview(data)
     with selectors.DefaultSelector() as selector:
         for name, pipe in (("stdout", running.stdout), ("stderr", running.stderr)):
@@ -299,8 +320,11 @@ def stream(
 
 
 def _end(running: subprocess.Popen[bytes]) -> None:
-    """End a program, by force when it does not heed the request."""
+    """End a program, by force when it does not heed the request. What it still prints is not read: it must not wait for that."""
     running.terminate()
+    for pipe in (running.stdout, running.stderr):
+        if pipe is not None:
+            pipe.close()
     try:
         running.wait(_GRACE)
     except subprocess.TimeoutExpired:

@@ -202,6 +202,10 @@ class _ShellReader:
 
     def read(self, text: str, where: str) -> None:
         self.where = where
+        if len(text) > LONGEST_ARGUMENT:
+            # The lexer needs minutes for a word of megabytes.
+            self._warn(f"a line of {len(text)} characters was not read", "list the images in manifests/imageList")
+            return
         input_files: list[str] = []
         for separator, words in _simple_commands(text):
             self.left -= 1
@@ -388,12 +392,7 @@ def _script_lines(file: RootfsFile) -> Iterator[tuple[int, str]]:
 
 
 def _simple_commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The simple commands of a list or pipe, each with what separates it from the one before. Broken quotes end the list.
-
-    A text that is too long for an argument has none: no shell is given it, and a lexer needs minutes for a word of megabytes.
-    """
-    if len(text) > LONGEST_ARGUMENT:
-        return
+    """The simple commands of a list or pipe, each with what separates it from the one before. Broken quotes end the list."""
     lexer = shlex.shlex(text.replace("\\\n", " "), posix=True, punctuation_chars=_BREAKS + "<>")
     lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
     words: list[str] = []

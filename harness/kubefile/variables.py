@@ -101,11 +101,7 @@ class Variables:
         """
         written = []
         for command in commands:
-            if len(command.encode()) > LONGEST_ARGUMENT:
-                raise InstructionError(
-                    f"a launch command of {len(command)} characters: {command[:60]}...",
-                    f"Linux takes at most {LONGEST_ARGUMENT} bytes as one argument; COPY a script and run that",
-                )
+            _check_length(command)
             text, unknown = with_references(command, self._values)
             for name in unknown:
                 self._warn(
@@ -118,11 +114,10 @@ class Variables:
         names = {name for text in written for name in words.referenced(text, candidates)}
         named = {name: value for name, value in own.items() if name in names}
         others = {name: value for name, value in values.items() if name not in named}
-        return (
-            tuple(words.substitute(text, values) for text in written),
-            tuple(words.substitute(text, others) for text in written),
-            named,
-        )
+        substituted = tuple(words.substitute(text, values) for text in written)
+        for command in substituted:
+            _check_length(command)
+        return substituted, tuple(words.substitute(text, others) for text in written), named
 
     def declare(self, text: str, choices: tuple[str, ...]) -> dict[str, str | None]:
         """Define the names of an ARG, and return their effective values. Raises InstructionError for a value that is not in ``choices``."""
@@ -152,6 +147,14 @@ class Variables:
         if name in self._builtin:
             return self._builtin[name]
         return self._global_args.get(name) if default is None else self.expand(default)
+
+
+def _check_length(command: str) -> None:
+    if len(command.encode()) > LONGEST_ARGUMENT:
+        raise InstructionError(
+            f"a launch command of {len(command)} characters: {command[:60]}...",
+            f"Linux takes at most {LONGEST_ARGUMENT} bytes as one argument; COPY a script and run that",
+        )
 
 
 def _platform_variables(platform: str) -> dict[str, str]:

@@ -18,9 +18,10 @@ from harness.host import cluster_cache
 from harness.lifecycle.cluster import access, record
 from harness.lifecycle.cluster.access import Known
 from harness.lifecycle.kube import objects
-from harness.nodes import Machine, wait_for
+from harness.nodes import Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshConnections, SshNode
+from harness.process import wait_for
 
 JOBS = 16
 """Machines at a time: each costs an ssh process of some megabytes, and a login some milliseconds of processor at both ends."""
@@ -172,9 +173,9 @@ def on_each(chosen: Sequence[ExecTarget], command: str, jobs: int = JOBS, show: 
                 show(name, stream, line)
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=min(jobs, len(chosen))) as pool:
-        futures = [pool.submit(_one, target, command, shown if show else None, stop) for target in chosen]
         outcomes: list[Outcome] = []
         try:
+            futures = [pool.submit(_one, target, command, shown if show else None, stop) for target in chosen]
             for future in futures:
                 wait_for([future])
                 outcomes.append(future.result())

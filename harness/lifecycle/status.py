@@ -58,7 +58,7 @@ def gather(cluster: Access) -> dict[str, Any]:
     except SlipwayError as error:
         problems = (readiness.Problem("the API", f"does not answer: {error.message}", "Silent"),)
     else:
-        # What cannot be read is one problem more, and hides nothing of the rest.
+        # An unreadable record is a problem of its own; the rest is still shown.
         stored, unreadable = _read("the record of the cluster", lambda: _record(cluster))
         own = stored is None or stored.registry == OWN
         state |= {"image": stored and stored.image, "digest": stored and stored.digest}

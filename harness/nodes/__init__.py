@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 from harness.errors import CommandError, NodeError, SlipwayError
-from harness.process import HEED, ProcessResult
+from harness.process import ProcessResult, wait_for
 
 Writer = Callable[[BinaryIO], None]
 """Writes a command's standard input; called once, in a thread of its own."""
@@ -171,12 +171,6 @@ def each(items: Iterable[Item], action: Callable[[Item], Value]) -> list[Value]:
     if failures:
         raise together(failures)
     return [future.result() for future in futures]
-
-
-def wait_for(futures: Sequence[concurrent.futures.Future[Any]]) -> None:
-    """Wait until all have ended. Ctrl-C ends the wait, whenever it comes."""
-    while concurrent.futures.wait(futures, timeout=HEED).not_done:
-        pass
 
 
 def _work(action: Callable[[Item], Value], waiting: queue.SimpleQueue[tuple[Item, concurrent.futures.Future[Value]]]) -> None:

@@ -25,7 +25,8 @@ from harness import log
 from harness.clusterfile import ROLES
 from harness.errors import EngineError, UsageError
 from harness.host import cluster_cache, docker, paths
-from harness.nodes import GroupMember, Login, NodeGroup, wait_for
+from harness.nodes import GroupMember, Login, NodeGroup
+from harness.process import wait_for
 
 IMAGE = "slipway.dev/node:13"
 LABEL = "dev.slipway.nodes"

@@ -124,7 +124,7 @@ class _Restoring:
 
     def _blobs(self, digest: str) -> Iterator[Blob]:
         """The manifest, and all below it that the platform needs. Of an index the whole index, as it is addressed by its digest."""
-        for _ in range(DEEPEST_INDEX):
+        for _ in range(DEEPEST_INDEX + 1):
             self._check(digest)
             value = document(self.store, self.tree, digest)
             if value is None:

@@ -106,7 +106,7 @@ class _Expansion:
         blobs = {blob.digest: blob for blob in part.images.blobs}
         if blobs[digest].media_type not in INDEXES:
             return [digest]
-        if depth > DEEPEST_INDEX:
+        if depth >= DEEPEST_INDEX:
             raise StoreError(f"{digest}: more than {DEEPEST_INDEX} indexes within each other", hint="this is not an image")
         children = [entry.digest for entry in entries_of(self.store.json(digest), digest)]
         return [*(one for child in children if child in blobs for one in self._manifests(part, child, depth + 1)), digest]

@@ -126,7 +126,7 @@ class _Pull:
         """Every blob below the manifests, which are fetched for it; each once."""
         by_digest: dict[str, Descriptor] = {}
         level = [root]
-        for _ in range(DEEPEST_INDEX):
+        for _ in range(DEEPEST_INDEX + 1):
             below: list[Descriptor] = []
             for manifest in level:
                 children, blobs = self._children(manifest)

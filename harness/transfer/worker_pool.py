@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
+from harness.process import wait_for
 
 JOBS = 8
 """Blobs that are on their way at once."""
@@ -32,9 +33,10 @@ class WorkerPool:
             try:
                 # Also inside: the first may be under way for long while Ctrl-C arrives during the submission of the last.
                 futures = [pool.submit(work, item) for item in items]
-                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in finished:
-                    future.result()
+                wait_for(futures, until_failure=True)
+                for future in futures:
+                    if future.done():
+                        future.result()
             except BaseException:
                 self.stop.set()
                 self.client.close()  # no thread waits for another attempt

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness import cloudimage, errors, log, untrusted
 from harness.errors import StoreError
+from harness.oci.graph import DEEPEST_INDEX
 from harness.oci.model import INDEXES, MANIFESTS, Descriptor, Platform
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
@@ -21,8 +22,6 @@ from harness.oci.registry.referrers import sha256_of, stream
 from harness.oci.store import CHUNK, Store
 from harness.trust.signature import RefusedError
 
-_DEEPEST = 8
-"""Indexes within indexes that are followed."""
 _STREAMS = 4
 """Blobs of a registry that are read at once."""
 
@@ -144,8 +143,8 @@ def _parts(
         damaged.append(f"{part} is damaged or missing: {problem.message}")
         return
     try:
-        if depth > _DEEPEST:
-            raise ValueError(f"more than {_DEEPEST} indexes within each other")
+        if depth > DEEPEST_INDEX:
+            raise ValueError(f"more than {DEEPEST_INDEX} indexes within each other")
         children = list(_children(untrusted.json_object(data, what=""), part))
     except (StoreError, ValueError, KeyError, TypeError, AttributeError) as wrong:
         damaged.append(f"{part} cannot be understood: {wrong}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import shutil
 import stat
 import tempfile
@@ -199,23 +200,28 @@ def _unpacked(path: Path, faults: list[str]) -> Path:
                 except FileExistsError as wrong:
                     raise StoreError(f"has the file {name} twice") from wrong
                 except OSError as wrong:
-                    raise _NoRoomError(f"cannot read {path} into {folder}: {wrong.strerror or wrong}") from wrong
+                    full = wrong.errno in (errno.ENOSPC, errno.EDQUOT)
+                    message = f"cannot read {path} into {folder}: {wrong.strerror or wrong}"
+                    raise _LocalDiskError(message, hint=_LARGER if full else None) from wrong
             archive.drain()
-    except _NoRoomError as wrong:
-        raise StoreError(wrong.message, hint="SLIPWAY_CACHE names a folder on a larger disk") from wrong
+    except _LocalDiskError as wrong:
+        raise StoreError(wrong.message, hint=wrong.hint) from wrong
     except StoreError as wrong:
         faults.append(wrong.message)
     return folder
 
 
-class _NoRoomError(StoreError):
+_LARGER = "SLIPWAY_CACHE names a folder on a larger disk"
+
+
+class _LocalDiskError(StoreError):
     """The disk does not take a blob: no fault of the archive."""
 
 
 def _require_room(archive: ArchiveSource, size: int, folder: Path) -> None:
-    """Raise StoreError for a file that the archive cannot hold, _NoRoomError for one that the disk cannot."""
+    """Raise StoreError for a file that the archive cannot hold, _LocalDiskError for one that the disk cannot."""
     if archive.size and size > compression.RATIO * archive.size + compression.SLACK:
         raise StoreError(f"it has a file of {size} bytes, more than the {archive.size} bytes of the archive can hold")
     free = shutil.disk_usage(folder).free
     if size + _MARGIN > free:
-        raise _NoRoomError(f"no space left to read the archive: {log.size(size)} are needed, {log.size(free)} are free")
+        raise _LocalDiskError(f"no space left to read the archive: {log.size(size)} are needed, {log.size(free)} are free", hint=_LARGER)

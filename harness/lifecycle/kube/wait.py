@@ -12,7 +12,9 @@ from harness.lifecycle.kube import readiness
 from harness.lifecycle.kube.readiness import KubectlRunner, Problem, Resource
 
 _HEALED = 15
-"""Seconds without a change after which ``heal`` has done what it can: by then every kubelet has looked by itself."""
+"""Seconds without a change after which ``heal`` is called less often: most kubelets have looked by themselves."""
+_HEAL_SELDOM = 5
+"""Seconds between two calls of ``heal`` then, for what starts slowly."""
 
 
 def settle(
@@ -40,12 +42,12 @@ def settle(
     not heal (a failed Job, an impossible image name); or when for ``stuck`` seconds all that is missing is images that cannot be
     pulled, containers that keep failing, nodes short of space or pods that fit nowhere. An API that does not answer yet is waited for
     like any workload, and so are ``nodes`` that have not registered. Static pods need only run. ``namespaces`` limits the wait.
-    ``heal`` is given the objects while something is missing that has not been as it is for long. ``but`` are titles as
+    ``heal`` is given the objects while something is missing, less often once nothing changes. ``but`` are titles as
     ``readiness.ailing`` gives them, of workloads that need not become ready.
     """
     names, expected = tuple(namespaces), frozenset(nodes)
     started = clock()
-    quiet_since = moved = changed = started
+    quiet_since = moved = changed = healed = started
     before: frozenset[tuple[Any, ...]] | None = None
     restless = True
     while True:
@@ -72,8 +74,9 @@ def settle(
         if not problems and now - quiet_since >= max(quiet, quiet_share * (quiet_since - started)):
             return items
         progress(_summary(problems))
-        if problems and items and now - changed <= _HEALED:
+        if problems and items and (now - changed <= _HEALED or now - healed >= _HEAL_SELDOM):
             heal(items)
+            healed = now
         late, final = now - started >= timeout, any(problem.final for problem in problems)
         if late or final or now - moved >= stuck:
             if trouble is None:

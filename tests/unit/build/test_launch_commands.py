@@ -173,6 +173,13 @@ def test_launch_command_doubling_variable_is_cut_off_with_warning() -> None:
     assert len(warning.message) < 300
 
 
+def test_script_line_longer_than_argument_is_left_out_with_warning(tmp_path: Path) -> None:
+    found = read("sh scripts/long.sh", tmp_path, long="kubectl apply -f app.yaml # " + "a" * 140_000 + "\nkubectl apply -f app.yaml\n")
+    assert found.manifests == {"app.yaml": "long.sh:2"}
+    (warning,) = found.warnings
+    assert (warning.where, warning.message) == ("long.sh:1", "a line of 140028 characters was not read")
+
+
 def test_scripts_calling_themselves_are_read_up_to_command_limit(tmp_path: Path) -> None:
     script = "kubectl apply -f app.yaml\n" + "sh scripts/many.sh\n" * 300
     found = read("sh scripts/many.sh", tmp_path, many=script)

@@ -428,6 +428,15 @@ def test_parse_too_long_names_are_refused() -> None:
     assert fault(f"FROM scratch\nAPP {'a' * 300} local://x").message.endswith("is not a name for an application")
 
 
+@pytest.mark.parametrize(
+    "text", [f"CMD echo {'a' * 131072}", f"ARG A={'b' * 70000}\nCMD echo {'a' * 70000} $A", f'CMDS ["{"a" * 131072}"]']
+)
+def test_parse_launch_command_longer_than_argument_of_linux_is_refused(text: str) -> None:
+    found = fault(f"FROM scratch\n{text}")
+    assert "a launch command of " in found.message
+    assert found.where == f"web/Kubefile:{text.count(chr(10)) + 2}"
+
+
 def test_parse_deeply_nested_variables_raise_input_error() -> None:
     nested = "${A:-" * 400 + "x" + "}" * 400
     for text in (f"COPY {nested} x", f"ARG A=1\nCMD echo {nested}", f"ENV A={nested}", f"FROM {nested}"):

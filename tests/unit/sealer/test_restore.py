@@ -7,6 +7,7 @@ import json
 import pytest
 
 from harness.errors import UsageError
+from harness.oci.graph import DEEPEST_INDEX
 from harness.oci.model import DOCKER_MANIFEST, canonical_json, digest_of
 from harness.oci.store import Store
 from harness.sealer import convert
@@ -188,10 +189,14 @@ def test_convert_index_without_own_platform_is_incomplete(store: Store) -> None:
     assert "linux/amd64, only for linux/arm64" in found.problems[0].reason
 
 
-def test_convert_deeply_nested_indexes_are_incomplete(store: Store) -> None:
+@pytest.mark.parametrize("depth", [DEEPEST_INDEX, DEEPEST_INDEX + 1])
+def test_convert_nested_indexes_are_incomplete_beyond_limit(store: Store, depth: int) -> None:
     nested = BOTH
-    for _ in range(6):
+    for _ in range(depth - 1):
         nested = made.index({"linux/amd64": nested})
     found = converted(store, simple({"library/nested:1": nested}, sealer.listed("nested:1")))
-    assert problems(found) == [("incomplete", "docker.io/library/nested:1")]
-    assert "nest more than 4 deep" in found.problems[0].reason
+    if depth > DEEPEST_INDEX:
+        assert problems(found) == [("incomplete", "docker.io/library/nested:1")]
+        assert "nest more than 4 deep" in found.problems[0].reason
+    else:
+        assert problems(found) == []

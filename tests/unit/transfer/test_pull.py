@@ -10,7 +10,7 @@ import pytest
 from harness.errors import StoreError
 from harness.oci.admission import Admitted
 from harness.oci.garbage import collect
-from harness.oci.graph import closure
+from harness.oci.graph import DEEPEST_INDEX, closure
 from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
@@ -123,13 +123,21 @@ def refer(registry: Registry, tag: str, manifests: list[dict[str, Any]]) -> str:
     return digest_of(data)
 
 
-def test_pull_deeply_nested_indexes_are_refused(other: Store, registry: Registry, remote: Client) -> None:
-    inner: list[dict[str, Any]] = []
-    for _ in range(12):
+@pytest.mark.parametrize("depth", [DEEPEST_INDEX, DEEPEST_INDEX + 1, 12])
+def test_pull_nested_indexes_are_refused_beyond_limit(
+    depth: int, image: Descriptor, store: Store, other: Store, registry: Registry, remote: Client
+) -> None:
+    # The image that the registry has is an index of manifests: one level more.
+    inner = [image.to_json()]
+    for _ in range(depth - 1):
         digest = refer(registry, "1", inner)
         inner = [{"mediaType": OCI_INDEX, "digest": digest, "size": len(registry.manifests["team/web", digest][1])}]
-    with pytest.raises(StoreError, match="indexes within each other"):
+    if depth > DEEPEST_INDEX:
+        with pytest.raises(StoreError, match="indexes within each other"):
+            pull(other, TARGET, remote)
+    else:
         pull(other, TARGET, remote)
+        assert other.has(image.digest)
 
 
 def test_pull_index_of_non_image_is_refused(other: Store, registry: Registry, remote: Client) -> None:

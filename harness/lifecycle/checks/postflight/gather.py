@@ -65,13 +65,9 @@ def _of_api(cluster: Access) -> Health:
         problems = readiness.explain(cluster.kubectl, items, static=False)
         version = objects.version(cluster.kubectl.run("get", "--raw", "/version"), where=cluster.kubectl.where)
         unfinished = change.unfinished(cluster.kubectl)
+        recorded, own = _record(cluster)
     except SlipwayError as error:
         return dataclasses.replace(health, silent=error.message)
-    recorded = own = True
-    try:
-        own = record.read(cluster.kubectl).registry == record.OWN
-    except SlipwayError:
-        recorded = False
     return dataclasses.replace(
         health,
         names={**health.names, **names(readiness.of_kind(items, "Node"))},
@@ -83,6 +79,14 @@ def _of_api(cluster: Access) -> Health:
         own_registry=own,
         network=_network(cluster),
     )
+
+
+def _record(cluster: Access) -> tuple[bool, bool]:
+    """Return if the cluster has a record of slipway, and a registry of its own. Raises SlipwayError for a record that cannot be read."""
+    try:
+        return True, record.read(cluster.kubectl).registry == record.OWN
+    except record.NoRecordError:
+        return False, True
 
 
 def _network(cluster: Access) -> ClusterNetwork | None:
