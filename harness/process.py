@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from harness import log
 from harness.errors import CommandError
+
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +101,20 @@ def end_all() -> None:
     _running.end()
 
 
-def wait_for(futures: Sequence[concurrent.futures.Future[Any]], *, until_failure: bool = False) -> None:
-    """Wait until all have ended, or one has failed. Ctrl-C ends the wait, whenever it comes."""
-    until = concurrent.futures.FIRST_EXCEPTION if until_failure else concurrent.futures.ALL_COMPLETED
-    while (state := concurrent.futures.wait(futures, timeout=HEED, return_when=until)).not_done:
-        if until_failure and any(future.cancelled() or future.exception() for future in state.done):
-            return
+def wait_for(futures: Sequence[concurrent.futures.Future[Any]]) -> None:
+    """Wait until all have ended. Ctrl-C ends the wait, whenever it comes."""
+    while concurrent.futures.wait(futures, timeout=HEED).not_done:
+        pass
+
+
+def results(futures: Sequence[concurrent.futures.Future[Value]]) -> tuple[Value, ...]:
+    """Return the results in order. Raises the first failure without a wait for the others; Ctrl-C ends the wait as in ``wait_for``."""
+    running = set(futures)
+    while running:
+        ended, running = concurrent.futures.wait(running, timeout=HEED, return_when=concurrent.futures.FIRST_EXCEPTION)
+        for future in ended:
+            future.result()
+    return tuple(future.result() for future in futures)
 
 
 class _Kept:

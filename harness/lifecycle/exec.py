@@ -21,7 +21,6 @@ from harness.lifecycle.kube import objects
 from harness.nodes import Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshConnections, SshNode
-from harness.process import wait_for
 
 JOBS = 16
 """Machines at a time: each costs an ssh process of some megabytes, and a login some milliseconds of processor at both ends."""
@@ -173,18 +172,14 @@ def on_each(chosen: Sequence[ExecTarget], command: str, jobs: int = JOBS, show: 
                 show(name, stream, line)
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=min(jobs, len(chosen))) as pool:
-        outcomes: list[Outcome] = []
         try:
             futures = [pool.submit(_one, target, command, shown if show else None, stop) for target in chosen]
-            for future in futures:
-                wait_for([future])
-                outcomes.append(future.result())
+            return process.results(futures)
         except BaseException:
             # Interrupted: what runs is ended, what waits is not begun.
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return tuple(outcomes)
 
 
 def _one(target: ExecTarget, command: str, show: Show | None, stop: threading.Event) -> Outcome:

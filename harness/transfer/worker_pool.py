@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
-from harness.process import wait_for
+from harness.process import results
 
 JOBS = 8
 """Blobs that are on their way at once."""
@@ -33,10 +33,7 @@ class WorkerPool:
             try:
                 # Also inside: the first may be under way for long while Ctrl-C arrives during the submission of the last.
                 futures = [pool.submit(work, item) for item in items]
-                wait_for(futures, until_failure=True)
-                for future in futures:
-                    if future.done():
-                        future.result()
+                results(futures)
             except BaseException:
                 self.stop.set()
                 self.client.close()  # no thread waits for another attempt
