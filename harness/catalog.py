@@ -33,6 +33,8 @@ class CatalogEntry:
     summary: str
     """The first paragraph of its README, on one line; empty when it has none."""
     tests: tuple[Path, ...]
+    bundled: bool = False
+    """It comes with slipway, and is there for images that are built from it."""
 
     @property
     def reference(self) -> str:
@@ -42,23 +44,31 @@ class CatalogEntry:
         return {"name": self.name, "image": self.reference, "from": self.base, "needs": self.needs, "summary": self.summary}
 
 
-def find(root: Path) -> dict[str, CatalogEntry]:
-    """The entries of ``root`` (a folder kubefiles/) by name. Raises UsageError when there is no such folder."""
+def find(root: Path, *, bases: Path | None = None) -> dict[str, CatalogEntry]:
+    """The entries of ``root`` (a folder kubefiles/) by name, then those of ``bases`` that have other names: the folder of slipway itself.
+
+    Raises UsageError when there is no folder ``root``.
+    """
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder", hint="images are described in kubefiles/<name>/Kubefile")
-    folders = sorted(path.parent for path in root.glob("*/Kubefile"))
-    names = {folder.name for folder in folders}
-    entries = {}
-    for folder in folders:
-        base = _base((folder / "Kubefile").read_text())
-        tests = tuple(sorted([*folder.rglob("test_*.py"), *folder.rglob("*_test.py")]))
-        entries[folder.name] = CatalogEntry(folder.name, folder, base, _folder_of(base, names), _summary(folder / "README.md"), tests)
-    return entries
+    own = {path.parent.name: path.parent for path in sorted(root.glob("*/Kubefile"))}
+    bundled = {path.parent.name: path.parent for path in sorted(bases.glob("*/Kubefile"))} if bases else {}
+    folders = {**own, **{name: folder for name, folder in bundled.items() if name not in own}}
+    return {name: _entry(folder, folders, bundled=name not in own) for name, folder in folders.items()}
+
+
+def _entry(folder: Path, names: Iterable[str], *, bundled: bool) -> CatalogEntry:
+    base = _base((folder / "Kubefile").read_text())
+    tests = tuple(sorted([*folder.rglob("test_*.py"), *folder.rglob("*_test.py")]))
+    return CatalogEntry(folder.name, folder, base, _folder_of(base, names), _summary(folder / "README.md"), tests, bundled)
 
 
 def select(entries: Mapping[str, CatalogEntry], names: Iterable[str]) -> tuple[CatalogEntry, ...]:
-    """The entries called ``names``, each once; all of them when there are no names. Raises UsageError that lists every unknown one."""
-    wanted = tuple(dict.fromkeys(names)) or tuple(entries)
+    """The entries called ``names``, each once; without names, all that do not come with slipway.
+
+    Raises UsageError that lists every unknown name.
+    """
+    wanted = tuple(dict.fromkeys(names)) or tuple(name for name, entry in entries.items() if not entry.bundled)
     unknown = [name for name in wanted if name not in entries]
     if unknown:
         raise UsageError("; ".join(f"no kubefile is called {name}" for name in unknown), hint=_nearest(unknown, entries))

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.clusterfile import REDACTED, Clusterfile, Password, is_redacted, serialize
+from harness.clusterfile import REDACTED, Clusterfile, Password, is_redacted
 
 _KEYS = frozenset({"bootstrapTokens", "certificateKey", "token", "tlsBootstrapToken"})
 
@@ -171,6 +171,8 @@ _LONGEST_LINES = 2048
 
 def holds_secret(text: str, known: Iterable[str] = ()) -> bool:
     """Return True when a text has a secret: a ``known`` value, a secret name with a value, a private key, a Kubernetes Secret."""
+    from harness.clusterfile import serialize  # here: names are recognized where only the standard library is, too
+
     if any(value in text for value in known) or _KIND.search(text) or "PRIVATE KEY-----" in text:
         return True
     try:

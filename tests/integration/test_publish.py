@@ -1,4 +1,4 @@
-"""Publishing with proof: the commands of `nox -s publish` against a real registry, and cosign, which verifies what they leave there.
+"""Publishing with proof: the commands of the session `publish` against a real registry, and cosign, which verifies what they leave there.
 
 Nodes are not booted: the record of the tests is what the test kit would write.
 """
@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-import noxfile
 from harness import catalog, cloudimage, process
 from harness.cloudimage import CloudImage
 from harness.host import paths
 from harness.oci.reference import Reference
 from harness.oci.registry.referrers import ATTESTATIONS, LocalReferrers, tag_of
 from harness.oci.store import Store
+from harness.sessions.publishing import Publishing
 from harness.transfer import access
 from harness.trust import attestation, keys, results
 from harness.trust.results import SuiteRun, Topology
@@ -46,6 +46,7 @@ class Publisher:
             "SLIPWAY_KEY_PASSWORD": PASSWORD,
         }
         self.key = folder / "release.key"
+        self.record = folder / "web.test-result.json"
         self.run("keys", "create", "--to", folder / "release")
 
     @property
@@ -69,16 +70,16 @@ class Publisher:
         """Leave the record of tests that passed."""
         run = SuiteRun(digest, platform, "1.2.3", passed=["test_web.py::test_page"], topologies=[Topology(1, 1)])
         statement = attestation.statement("web:latest", digest, results.PREDICATE, run.predicate())
-        noxfile.record_of(self.entry).write_text(json.dumps(statement))
+        self.record.write_text(json.dumps(statement))
 
-    def wanted(self, *words: str) -> noxfile.Publishing:
+    def wanted(self, *words: str) -> Publishing:
         given = ("--registry", f"{self.host}/team", "--tag", "1", "--plain-http", "--key", str(self.key))
-        return noxfile.Publishing.read([*given, *words, "web"])
+        return Publishing.read([*given, *words, "web"])
 
     def publish(self, digest: str, *words: str) -> process.ProcessResult:
         """Run the commands of the session one by one; the first that fails, or the last."""
         wanted = self.wanted(*words)
-        commands = wanted.join_commands(self.entry) if wanted.join else wanted.commands(self.entry, digest)
+        commands = wanted.join_commands(self.entry) if wanted.join else wanted.commands(self.entry, digest, str(self.record))
         done = None
         for command in commands:
             done = self.run(*command, check=False)
@@ -96,10 +97,8 @@ def there(tmp_path: Path) -> Iterator[Registry]:
 
 @pytest.fixture
 def publisher(tmp_path: Path, slipway: Slipway, there: Registry, monkeypatch: pytest.MonkeyPatch) -> Publisher:
-    monkeypatch.setattr(noxfile, "REPORTS", tmp_path / "reports")
-    (tmp_path / "reports").mkdir()
     monkeypatch.setattr(paths, "architecture", lambda: "amd64")
-    return Publisher(tmp_path, slipway, there.host, catalog.find(noxfile.ROOT / "kubefiles")["web"])
+    return Publisher(tmp_path, slipway, there.host, catalog.find(Path(__file__).parents[2] / "kubefiles")["web"])
 
 
 @pytest.fixture

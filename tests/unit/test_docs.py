@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import typer
+from nox import registry
 
 import noxfile
 from docs import generated, links
@@ -133,7 +134,7 @@ def test_docs_invalid_command_line_is_reported(line: str, wrong: str) -> None:
 
 
 def sessions() -> dict[str, Any]:
-    return {function.name: function for function in vars(noxfile).values() if type(function).__name__ == "Func"}
+    return dict(registry.get())
 
 
 def test_docs_named_sessions_and_rings_exist() -> None:
