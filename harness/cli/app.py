@@ -43,6 +43,7 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     manifest,
     members,
     merge,
+    new,
     registry,
     run,
     search,

@@ -17,7 +17,22 @@ HELP = """Builds, tests, shares and runs cluster images: a whole distributed app
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "Images",
-        ("build", "find-images", "outdated", "images", "inspect", "history", "diff", "tag", "rmi", "prune", "manifest", "merge", "convert"),
+        (
+            "new",
+            "build",
+            "find-images",
+            "outdated",
+            "images",
+            "inspect",
+            "history",
+            "diff",
+            "tag",
+            "rmi",
+            "prune",
+            "manifest",
+            "merge",
+            "convert",
+        ),
     ),
     ("Sharing", ("push", "pull", "login", "logout", "search", "catalog", "save", "load")),
     ("Trust", ("keys", "sign", "verify", "attest", "conformance", "sbom", "provenance")),

@@ -106,6 +106,7 @@ RENAMES = {
     "harness.cloudimage.unpacked": "whole folders",
     "harness.oci.store": "blobs, which are written in many calls and resumed, and take the name of their digest",
     "harness.website.folder": "whole folders",
+    "harness.build.new_repository": "whole folders",
     "harness.oci.archive.volumes": "volumes, which are locked while they are written, and are renamed together",
 }
 """Who may rename by itself, and what. All else is written by harness.host.durable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -189,7 +190,7 @@ def test_workflow_pins_actions_by_commit_and_states_permissions(path: Path) -> N
     text = path.read_text()
     uses = re.findall(r"uses: (.*)", text)
     assert [
-        use for use in uses if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*|\./\.github/workflows/ci\.yml( #.*)?", use)
+        use for use in uses if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*|\./\.github/workflows/(ci|image)\.yml( #.*)?", use)
     ] == []
     workflow = yaml.safe_load(text)
     assert workflow["permissions"] == {}
@@ -211,8 +212,9 @@ def steps(name: str, job: str, action: str) -> list[dict[str, Any]]:
     return [step for step in workflow(name)["jobs"][job]["steps"] if step.get("uses", "").startswith(f"{action}@")]
 
 
-def test_workflows_are_ci_codeql_dependency_review_nightly_release_and_scan() -> None:
-    assert [path.stem for path in WORKFLOWS] == ["ci", "codeql", "dependency-review", "nightly", "release", "scan"]
+def test_workflows_are_those_of_project_and_those_that_others_call() -> None:
+    assert [path.stem for path in WORKFLOWS] == ["ci", "codeql", "dependency-review", "image", "nightly", "release", "scan", "site"]
+    assert [path.stem for path in WORKFLOWS if "workflow_call" in workflow(path.stem)["on"]] == ["ci", "image", "site"]
 
 
 def test_codeql_workflow_analyzes_python_and_workflows_of_each_change() -> None:
@@ -239,7 +241,7 @@ def test_lint_ring_runs_zizmor_on_workflows(reports: Path) -> None:
 
 def test_scan_workflow_covers_published_images_and_runs_on_schedule() -> None:
     assert workflow("scan")["on"]["schedule"]
-    published = workflow("release")["env"]["IMAGES"].split()
+    published = workflow("release")["jobs"]["images"]["with"]["names"].split()
     assert {"kubernetes", "web", "operator"} <= set(published)
     assert set(published) <= set(workflow("scan")["jobs"]["image"]["strategy"]["matrix"]["image"])
 
@@ -286,3 +288,36 @@ def test_workflow_commands_contain_no_secrets() -> None:
     # A step gets them by its environment.
     given = {value for step in steps if "run" in step for value in step.get("env", {}).values() if "secrets." in value}
     assert given == {"${{ secrets.SIGNING_KEY }}", "${{ secrets.SIGNING_KEY_PASSWORD }}"}
+
+
+def test_image_workflow_jobs_may_do_what_they_need_only() -> None:
+    permissions = {name: job["permissions"] for name, job in workflow("image")["jobs"].items()}
+    write = {"contents": "read", "packages": "write"}
+    assert permissions == {"test": {"contents": "read"}, "publish": write, "join": write}
+    assert "pages" not in str(permissions)
+    assert {name: job["permissions"] for name, job in workflow("site")["jobs"].items()} == {
+        "write": {"contents": "read", "packages": "read"},
+        "deploy": {"pages": "write", "id-token": "write"},
+    }
+
+
+def test_image_workflow_publishes_on_request_what_each_platform_has_tested() -> None:
+    jobs, inputs = workflow("image")["jobs"], workflow("image")["on"]["workflow_call"]["inputs"]
+    assert (inputs["publish"]["default"], jobs["test"]["if"], jobs["publish"]["if"]) == (False, "${{ !inputs.publish }}", "inputs.publish")
+    for name in ("test", "publish"):
+        assert jobs[name]["strategy"]["matrix"]["platform"] == "${{ fromJSON(inputs.platforms) }}"
+        assert "ubuntu-24.04-arm" in jobs[name]["runs-on"]
+    assert jobs["join"]["needs"] == "publish"
+    assert {"amd64", "arm64"} == set(json.loads(inputs["platforms"]["default"]))
+    for secret in workflow("image")["on"]["workflow_call"]["secrets"].values():
+        assert secret["required"] is False  # those of a fork have none, and test all the same
+
+
+def test_image_workflow_and_release_share_pinned_actions() -> None:
+    """The same commit of an action everywhere: one update reaches all."""
+    pins: dict[str, set[str]] = {}
+    for path in WORKFLOWS:
+        for action, commit in re.findall(r"uses: ([\w./-]+)@([0-9a-f]{40})", path.read_text()):
+            pins.setdefault(action, set()).add(commit)
+    assert len(pins) >= 8
+    assert {action: commits for action, commits in pins.items() if len(commits) > 1} == {}

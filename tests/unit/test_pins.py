@@ -1,7 +1,7 @@
 """Nothing in the project names what an archive that moves has today only: an exact version, an address or a digest of a Debian package.
 
 Such a pin is green for a week. What must be exact comes from registries whose versions stay, with its hash in the tree: requirements.lock,
-nox.lock and docs.lock (PyPI), go.sum (Go modules).
+nox.lock, sessions.lock and docs.lock (PyPI), go.sum (Go modules).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SKIPPED = {
     "build",
     "dist",
 }
-LOCKS = {"go.sum", "requirements.lock", "nox.lock", "docs.lock"}
+LOCKS = {"go.sum", "requirements.lock", "nox.lock", "sessions.lock", "docs.lock"}
 """Hashes of registries whose versions stay."""
 
 ALLOWED: Mapping[str, str] = {
@@ -178,7 +178,7 @@ def requirements(path: Path) -> dict[str, str]:
     return {entry.partition("==")[0].strip(): entry for entry in entries if "==" in entry.partition("\n")[0]}
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "nox.lock", "docs.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "nox.lock", "sessions.lock", "docs.lock"])
 def test_lock_packages_have_hashes_and_no_address(name: str) -> None:
     locked = requirements(PROJECT / name)
     assert locked
@@ -193,10 +193,13 @@ def test_lock_contains_dependencies_of_pyproject() -> None:
     assert noxfile.missing_in_lock(pyproject, groups, text) == []
     documents = (PROJECT / "docs.lock").read_text()
     assert noxfile.missing_in_lock({**pyproject, "project": {"dependencies": []}}, ["docs"], documents) == []
+    extra = [*pyproject["project"]["dependencies"], *pyproject["project"]["optional-dependencies"]["sessions"]]
+    sessions = (PROJECT / "sessions.lock").read_text()
+    assert noxfile.missing_in_lock({**pyproject, "project": {"dependencies": extra}}, ["build"], sessions) == []
     assert noxfile.missing_in_lock(pyproject, ["lint"], text.replace("ruff==", "rough==")) == ["ruff"]
 
 
-@pytest.mark.parametrize("name", ["nox.lock", "docs.lock"])
+@pytest.mark.parametrize("name", ["nox.lock", "sessions.lock", "docs.lock"])
 def test_locks_agree_on_versions_of_shared_packages(name: str) -> None:
     all_sessions, others = requirements(PROJECT / "requirements.lock"), requirements(PROJECT / name)
     shared = set(all_sessions) & set(others)
