@@ -19,7 +19,7 @@ from harness.host import paths
 from harness.sessions.reports import Counts, PytestError, ending, read_json, size
 
 MEASURED = "COVERAGE_FILE"
-"""The variable by which coverage knows where its data is. It is set while tests are measured."""
+"""The variable by which coverage knows where its data is. It is set while slipway's own tests are measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Repository:
         xml = self.report(name, "xml")
         xml.unlink(missing_ok=True)
         options = ("--junitxml", self.shown(xml), "--html", self.shown(self.report(name, "html")), "--self-contained-html")
-        measured = ("coverage", "run", "-m") if MEASURED in session.env else ()
+        measured = ("coverage", "run", "-m") if self.installer and MEASURED in session.env else ()
         try:
             session.run("python", "-m", *measured, "pytest", *words, *options)
         except nox.command.CommandFailed as ended:

@@ -37,6 +37,7 @@ GROUPS = (
     ("test_change.py",),
     ("test_dual_stack.py",),
     ("test_profile.py",),
+    ("test_repository.py",),
     ("test_share.py",),
     ("test_network.py",),
     ("test_upgrade.py",),

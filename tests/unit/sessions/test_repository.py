@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -50,11 +51,14 @@ def test_pytest_aborted_run_raises_error_with_reason(code: int, reason: str, rep
         repository.pytest(cast("nox.Session", Session(repository.reports, code)), "unit", "tests/unit")
 
 
-def test_pytest_measured_session_runs_under_coverage(repository: Repository) -> None:
+def test_pytest_measured_session_of_slipway_itself_runs_under_coverage(repository: Repository) -> None:
     session = Session(repository.reports, 0, GREEN)
     session.env[MEASURED] = "coverage"
-    assert repository.pytest(cast("nox.Session", session), "unit", "tests/unit")
+    assert dataclasses.replace(repository, installer=lambda _: None).pytest(cast("nox.Session", session), "unit", "tests/unit")
     assert session.commands[0][:6] == ("python", "-m", "coverage", "run", "-m", "pytest")
+    # An environment without coverage.
+    assert repository.pytest(cast("nox.Session", session), "unit", "tests/unit")
+    assert session.commands[1][:3] == ("python", "-m", "pytest")
 
 
 class Builder(Session):
