@@ -27,8 +27,8 @@ def new(
         str | None,
         typer.Option(
             "--source",
-            help="Where it installs slipway from: git+https://HOST/OWNER/REPOSITORY@COMMIT, or the folder of a checkout.  "
-            "[default: where this slipway was installed from]",
+            help="The slipway that it installs: git+https://HOST/OWNER/REPOSITORY@COMMIT, or the folder of a checkout.  "
+            "[default: the one that this slipway was installed from]",
             metavar="SOURCE",
             show_default=False,
         ),
