@@ -123,6 +123,8 @@ def create(folder: Path, name: str, from_where: Origin) -> NewRepository:
     texts = {
         _filled(path, marks): _filled(_text(asset), marks) for path, asset in _FILES.items() if from_where.workflows or path != WORKFLOW
     }
+    if from_where.workflows:
+        texts["README.md"] += f"\n{_text('README_github.md.in')}"
     texts |= {path: _shared(asset) for path, asset in _SHARED.items()}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ def new(
         written = new_repository.create(to or Path(name), name, origin)
     if origin.is_local:
         log.warning(f"{new_repository.REQUIREMENTS} names a folder of this machine: --source git+https://... is for others")
-    if not origin.workflows:
+    if not origin.workflows and update is None:
         log.warning(f"{new_repository.WORKFLOW} is not written: --workflows OWNER/REPOSITORY@REF says whose workflows it calls")
     if as_json:
         print_json({"folder": str(written.folder), "files": list(written.files), "source": origin.source, "workflows": origin.workflows})

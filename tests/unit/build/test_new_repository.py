@@ -36,6 +36,7 @@ def test_create_writes_repository_that_catalogue_reads(tmp_path: Path) -> None:
     assert f"slipway-cluster @ {GIT}\n" in texts["requirements.txt"]
     assert texts["nox"] == (PROJECT / "nox").read_text()
     assert texts["nox.lock"] == (PROJECT / "sessions.lock").read_text()
+    assert "On GitHub, `.github/workflows/images.yml` tests every change" in texts["README.md"]
     assert os.access(folder / "nox", os.X_OK)
     assert not os.access(folder / "noxfile.py", os.X_OK)
 
@@ -71,6 +72,7 @@ def test_create_without_workflows_writes_no_workflow(tmp_path: Path) -> None:
     made = new_repository.create(tmp_path, "shop", Origin("file:///srv/slipway"))
     assert new_repository.WORKFLOW not in made.files
     assert not (tmp_path / ".github").exists()
+    assert "GitHub" not in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["", "Shop", "1shop", "shop_", "shop-", "a" * 41, "sh.op", "shop\n", "../shop", "@SOURCE@"])

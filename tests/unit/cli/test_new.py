@@ -35,7 +35,9 @@ def test_new_json_lists_files_and_origin(tmp_path: Path, capsys: pytest.CaptureF
 def test_new_update_without_change_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["new", "shop", "--to", str(tmp_path), "--source", SOURCE]) == 0
     assert app.execute(["new", "--update", str(tmp_path), "--source", SOURCE]) == 0
-    assert capsys.readouterr().out.endswith("(nothing has changed)\n")
+    printed = capsys.readouterr()
+    assert printed.out.endswith("(nothing has changed)\n")
+    assert "images.yml is not written" not in printed.err
 
 
 @pytest.mark.parametrize(
