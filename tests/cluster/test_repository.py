@@ -20,6 +20,18 @@ PROJECT = Path(__file__).parents[2]
 NAME = f"storefront-{os.getpid()}"
 PASSWORD = "a password of the test"
 PROOF = ("--type", "test-result", "--type", "sbom", "--type", "provenance")
+PROBE = """import sys
+from pathlib import Path
+
+import nox
+
+
+@nox.session(venv_backend="none")
+def renew(session):
+    folder, source = session.posargs
+    session.run(str(Path(sys.executable).parent / "slipway"), "new", "--update", folder, "--source", source)
+"""
+"""A noxfile: the slipway of the environment that `./nox` has made renews the repository."""
 
 
 @pytest.fixture
@@ -66,6 +78,11 @@ def test_publish_in_new_repository_builds_tests_and_pushes_image_with_proof(
     assert pulled["digest"] == f"sha256:{record['subject'][0]['digest']['sha256']}"
     embedded = json.loads(slipway("inspect", name, "-o", "json", env=user).stdout)["platforms"][0]["images"]
     assert f"slipway.dev/{NAME}:1" in {image["name"] for image in embedded}
+
+    # What the author's environment holds is a package, no checkout; it has all that makes another repository.
+    (tmp_path / "probe.py").write_text(PROBE)
+    renewed = process.run(["./nox", "-f", tmp_path / "probe.py", "-s", "renew", "--", folder, PROJECT], cwd=folder, timeout=HANG)
+    assert "(nothing has changed)" in renewed.output
 
     session(folder, "site", "--", *place, "--to", "build/site", NAME)
     index = json.loads((folder / "build/site/index.json").read_text())
