@@ -38,7 +38,7 @@ _FILES = {
     WORKFLOW: "images.yml.in",
 }
 _REVISION = r"[A-Za-z0-9][A-Za-z0-9._/-]*"
-_GIT = re.compile(rf"git\+(?:https|ssh|file)://(?:git@)?(?P<place>[A-Za-z0-9._~/:-]+)@(?P<revision>{_REVISION})")
+_GIT = re.compile(rf"git\+(?:https|ssh)://(?:git@)?(?P<place>[A-Za-z0-9._~/:-]+)@(?P<revision>{_REVISION})")
 _WORKFLOWS = re.compile(rf"(?P<repository>[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)@(?P<revision>{_REVISION})")
 _CALL = re.compile(r"(?P<before>\buses: )[\w./-]+/\.github/workflows/(?P<file>image|site)\.yml@\S+(?: #.*)?")
 
@@ -105,7 +105,7 @@ def _installed() -> str | None:
 def _workflows(source: str) -> str:
     """The repository of a source as workflows name it; empty for one that is not OWNER/REPOSITORY of a host."""
     git = _GIT.fullmatch(source)
-    path = git["place"].removesuffix(".git").split("/")[1:] if git and not source.startswith("git+file:") else []
+    path = git["place"].removesuffix(".git").split("/")[1:] if git else []
     name = f"{'/'.join(path)}@{git['revision']}" if git else ""
     return name if len(path) == 2 and _WORKFLOWS.fullmatch(name) else ""
 

@@ -109,7 +109,6 @@ def test_create_disk_that_refuses_leaves_nothing(tmp_path: Path, monkeypatch: py
         ("git+https://git.example/slipway@v1", ""),
         ("git+https://git.example/a/b/slipway@v1", ""),
         ("git+ssh://git@git.example/team/slipway.git@v1", "team/slipway@v1"),
-        ("git+file:///srv/git/slipway@main", ""),
     ],
 )
 def test_origin_of_git_address_names_workflows_of_owner_and_repository(source: str, workflows: str) -> None:
@@ -126,6 +125,7 @@ def test_origin_of_git_address_names_workflows_of_owner_and_repository(source: s
         "git+https://git.example/team/slipway@v1 --index-url https://other.example",
         "git+https://git.example/team/slipway@v1\nother",
         "git+http://git.example/team/slipway@v1",
+        "git+file:///srv/git/slipway@v1",
         "git+https://git.example/team/slipway@-x",
         "https://git.example/team/slipway",
         "/nowhere",
