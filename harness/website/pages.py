@@ -20,7 +20,7 @@ from harness.cloudimage.diff import Difference
 from harness.clusterfile import secrets
 from harness.oci.store import Store
 from harness.trust.provenance import without_values
-from harness.website import evidence, picture
+from harness.website import evidence, file_changes, picture
 from harness.website.collect import Collection, ImageHistory, ImageVersion
 from harness.website.evidence import AttachedDocument
 from harness.website.picture import SizedPart
@@ -154,12 +154,13 @@ class PageMaker:
     def _changes(self, before: ImageVersion, version: ImageVersion) -> dict[str, Any]:
         with log.step(f"compare {version.reference.familiar} with {before.tag}"):
             difference = diff.compare(self._store, before.side, version.side)
+            difference, way = file_changes.add(difference, before.evidence, version.evidence)
         rows = list(_changed(difference))
         return {
             "rows": rows[:MOST_ROWS],
             "more": max(0, len(rows) - MOST_ROWS),
             "send": log.size(difference.transfer.bytes),
-            "files": all(part.files for part in difference.platforms),
+            "files": way,
         }
 
 

@@ -205,6 +205,32 @@ def test_catalog_of_registry_shows_attachments_without_fetching_layers(site: Sit
     assert not [path for path in asked if any(digest in path for digest in layers)]
 
 
+def test_catalog_of_registry_compares_files_by_bills_of_materials(slipway: Slipway, tmp_path: Path) -> None:
+    author, reader = Site(tmp_path / "author", slipway), Site(tmp_path / "reader", slipway)
+    private, public = keys.create(tmp_path / "release", "")
+    put(author.store, "web:1", [file("a", "1"), file("gone", "x"), file("same", "x")])
+    put(author.store, "web:2", [file("a", "2"), file("new", "y"), file("same", "x")])
+    put(author.store, "web:3", [file("a", "3")])
+    with registry(tmp_path / "registry") as running:
+        for name in ("web:1", "web:2", "web:3"):
+            # As `publish` does: the last one without its bill.
+            if name != "web:3":
+                author.run("sbom", name, "--attach", "--key", private)
+            author.run("push", "--plain-http", name, f"{running.host}/shop/{name}")
+        words = ("catalog", "--to", reader.folder, "--plain-http", "--registry", f"{running.host}/shop")
+        reader.run(*words, "--key", public)
+        asked = running.requests("GET", "blobs")
+        layers = {layer.digest for name in ("web:1", "web:2") for layer in cloudimage.read(author.store, name).platforms[0].layers}
+        assert not [path for path in asked if any(digest in path for digest in layers)]
+        beginning = running.host.replace(".", "-").replace(":", "-")
+        text = Page(page(reader.folder, f"{beginning}-shop-web-2")).text
+        assert "Files are compared as the attached bills of materials list them." in text
+        for row in ("changed file a", "removed file gone", "added file new"):
+            assert row in text
+        assert "file same" not in text
+        assert "Files were not compared, only layers." in Page(page(reader.folder, f"{beginning}-shop-web-3")).text
+
+
 def test_catalog_of_stopped_registry_fails_and_keeps_former_site(site: Site, tmp_path: Path) -> None:
     with registry(tmp_path / "registry") as running:
         site.run("push", "--plain-http", "web:1.9", f"{running.host}/shop/web:1.9")
