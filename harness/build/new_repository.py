@@ -16,6 +16,7 @@ from typing import Any
 
 from harness import about, assets
 from harness.errors import Fault, InputError, StoreError, UsageError
+from harness.host import durable
 
 NAME = r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?"
 """Name of an image, and of a Service in it: at most 40 characters."""
@@ -156,11 +157,9 @@ def update(folder: Path, from_where: Origin) -> NewRepository:
         if called != text:
             texts[str(workflow.relative_to(folder))] = called
     changed = {path: text for path, text in texts.items() if not (folder / path).is_file() or (folder / path).read_text() != text}
-    try:
-        for path, text in changed.items():
-            _write(folder / path, text)
-    except OSError as problem:
-        raise _refused(folder, problem) from problem
+    for path, text in changed.items():
+        # In one move: a link in the repository of another author is replaced, not followed.
+        durable.write(folder / path, text, mode=_mode(text))
     return NewRepository(folder, tuple(sorted(changed)), from_where)
 
 
@@ -185,8 +184,11 @@ def _shared(name: str) -> str:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    if text.startswith("#!"):
-        path.chmod(0o755)
+    path.chmod(_mode(text))
+
+
+def _mode(text: str) -> int:
+    return 0o755 if text.startswith("#!") else 0o644
 
 
 def _refused(folder: Path, problem: OSError) -> StoreError:

@@ -197,6 +197,18 @@ def test_update_renews_slipway_and_keeps_files_of_author(tmp_path: Path) -> None
     assert new_repository.update(folder, newer).files == ()
 
 
+def test_update_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    folder = new_repository.create(tmp_path / "shop", "shop", ORIGIN).folder
+    (tmp_path / "outside").write_text("kept")
+    for name in ("nox", "nox.lock"):
+        (folder / name).unlink()
+        (folder / name).symlink_to(tmp_path / "outside")
+    assert new_repository.update(folder, ORIGIN).files == ("nox", "nox.lock")
+    assert (tmp_path / "outside").read_text() == "kept"
+    assert (folder / "nox").stat().st_mode & 0o777 == 0o755
+    assert not (folder / "nox").is_symlink()
+
+
 def test_update_other_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("flask\n")
     with pytest.raises(UsageError, match="is not a repository of images"):
