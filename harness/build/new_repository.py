@@ -7,14 +7,12 @@ which installs slipway from its own repository, and the lock of the packages tha
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from harness import about, assets
+from harness import about, assets, untrusted
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.host import durable
 
@@ -94,13 +92,14 @@ def _source(text: str) -> str:
 def _installed() -> str | None:
     """The address that pip noted when it installed slipway (PEP 610); None for one from an index."""
     try:
-        note: Any = json.loads(metadata.distribution(about.DISTRIBUTION).read_text("direct_url.json") or "null")
+        text = metadata.distribution(about.DISTRIBUTION).read_text("direct_url.json") or ""
+        note = untrusted.json_object(text.encode(), what="direct_url.json")
         address, version = str(note["url"]), note.get("vcs_info")
-        text = f"git+{address}@{version['commit_id']}" if version else address
-    except (metadata.PackageNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        source = f"git+{address}@{version['commit_id']}" if version else address
+    except (metadata.PackageNotFoundError, StoreError, KeyError, TypeError):
         return None
     is_folder = address.startswith("file:") and not version
-    return text if is_folder or _GIT.fullmatch(text) else None
+    return source if is_folder or _GIT.fullmatch(source) else None
 
 
 def _workflows(source: str) -> str:
