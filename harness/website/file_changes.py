@@ -84,4 +84,8 @@ def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[ImageCh
     for path in sorted({*old, *new}):
         before, after = old.get(path), new.get(path)
         if before != after:
-            yield ImageChange("file", path, *({"digest": digest} if digest else None for digest in (before, after)))
+            yield ImageChange("file", path, _side(before), _side(after))
+
+
+def _side(digest: str | None) -> dict[str, str] | None:
+    return None if digest is None else {"digest": digest}
