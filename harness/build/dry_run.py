@@ -153,7 +153,11 @@ def scan(
     )
     result = with_shim_lists(discover.discover(placed, settings), context)
     listed, faults = images_with_auth(context)
-    archived = [image for archive in find_archives(context, placed) for image in archive.images]
+    archived: list[DeclaredImage] = []
+    try:
+        archived = [image for archive in find_archives(context, placed) for image in archive.images]
+    except InputError as wrong:
+        faults = (*faults, *wrong.faults)
     return dataclasses.replace(result, images=(*result.images, *listed, *archived), faults=(*result.faults, *faults))
 
 

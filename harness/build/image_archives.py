@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness import log
 from harness.build.declared_images import DeclaredImage, RootfsFile
-from harness.errors import BuildError, SlipwayError, StoreError
+from harness.errors import Fault, InputError, SlipwayError, StoreError
 from harness.oci import attached
 from harness.oci.archive import docker_archive
 from harness.oci.archive.docker_archive import ImageListing
@@ -17,7 +17,7 @@ from harness.oci.graph import child_for
 from harness.oci.model import INDEXES, Descriptor, Platform
 from harness.oci.reference import Reference
 from harness.oci.registry.manifest import Manifest
-from harness.oci.registry.sources import LayoutSource, Source, Stream
+from harness.oci.registry.sources import FinalSourceError, LayoutSource, Source, Stream
 from harness.oci.store import Store
 
 FOLDER = "images"
@@ -41,24 +41,27 @@ class ImageArchive:
 def find_archives(context: Path, placed: Iterable[RootfsFile]) -> tuple[ImageArchive, ...]:
     """Archives of images below ``images/`` of the context, and among the files that the Kubefile places below ``images/`` of the rootfs.
 
-    What is not an archive of images stays an ordinary file, with a warning when the Kubefile places it there.
+    Another tar stays an ordinary file, with a warning when the Kubefile places it there. Raises InputError that names each file that
+    cannot be read: its images must not come from a registry instead.
     """
     named = [file for file in placed if file.path.startswith(f"{FOLDER}/") and file.path.endswith(ENDINGS)]
     every = {file.source.resolve(): file for file in [*_in_context(context), *named]}
     asked = {file.source.resolve() for file in named}
-    archives = []
+    archives, faults = [], []
     for path, file in every.items():
         try:
             listed = docker_archive.listing(path)
-            reason = "it is not an archive of images, as `docker save` or `skopeo copy` write it"
         except SlipwayError as wrong:
-            listed, reason = None, wrong.message
+            faults.append(Fault(file.shown, wrong.message.removeprefix(f"{path} ").removeprefix(f"{path}: "), wrong.hint))
+            continue
         if listed is not None and listed.images:
             archives.append(ImageArchive(path, file.shown, listed))
         elif listed is not None:
             log.warning(f"{file.shown}: no image in it has a name; save it with its name and tag")
         elif path in asked:
-            log.warning(f"{file.shown}: {reason}; it is copied as a file")
+            log.warning(f"{file.shown}: it is not an archive of images, as `docker save` or `skopeo copy` write it; it is copied as a file")
+    if faults:
+        raise InputError(sorted(faults))
     return tuple(sorted(archives, key=lambda archive: archive.shown))
 
 
@@ -95,12 +98,15 @@ class ArchivedImages(Source):
         self._names: dict[str, Descriptor] = {}
         self._refusals: dict[str, StoreError] = {}
         self._taken: set[Path] = set()
+        self._damage: dict[Path, FinalSourceError] = {}
         self._layout = self._admitted = LayoutSource(store, {}, FOLDER)
 
     def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:
         for archive in self.archives if not reference.digest else ():
             if str(reference) in archive.listing.images:
                 with self._lock:
+                    if archive.path in self._damage:
+                        raise self._damage[archive.path]
                     if archive.path not in self._taken:
                         self._take(archive)
         return self._layout.manifest(reference, accept)
@@ -126,7 +132,9 @@ class ArchivedImages(Source):
                 names = {name: Reference.parse(name).familiar for name in signatures}
                 arriving = {names[name]: attached.merged(self.store, names[name], root) for name, root in signatures.items()}
             except StoreError as wrong:
-                raise BuildError(f"{archive.shown}: {wrong.message}", hint=wrong.hint, details=wrong.details) from wrong
+                damage = FinalSourceError(f"{archive.shown}: {wrong.message}", hint=wrong.hint, details=wrong.details)
+                self._damage[archive.path] = damage
+                raise damage from wrong
             fitting = {name: root for name, root in images.items() if self._fits(root)}
             for name in sorted(set(images) - set(fitting)):
                 log.warning(f"{archive.shown}: {name} is not for {self.platform}, so its registry is asked")

@@ -16,7 +16,7 @@ from harness.oci.reference import Reference
 from harness.oci.registry.download import BlobContent, BlobDownload, Stored
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.manifest import ACCEPT, Manifest
-from harness.oci.registry.sources import Source, Stream, stored_manifest
+from harness.oci.registry.sources import FinalSourceError, Source, Stream, stored_manifest
 from harness.oci.store import Store
 
 _T = TypeVar("_T")
@@ -132,11 +132,13 @@ class Fetcher:
         return self._first(lambda source: source.blob(reference, digest, size), absent)
 
     def _first(self, ask: Callable[[Source], _T | None], absent: RemoteError) -> _T:
-        """The answer of the first source that has one. Raises the reasons of the others together, or ``absent``."""
+        """The answer of the first source that has one. Raises FinalSourceError, the reasons of all together, or ``absent``."""
         problems: list[SlipwayError] = []
         for source in self.sources:
             try:
                 answer = ask(source)
+            except FinalSourceError:
+                raise
             except SlipwayError as problem:
                 problems.append(problem)
                 continue

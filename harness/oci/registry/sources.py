@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from harness.errors import BuildError
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
@@ -28,8 +29,15 @@ class Stream(Protocol):
         """From another thread: make a waiting read() fail."""
 
 
+class FinalSourceError(BuildError):
+    """A source that has the image and cannot give it, where the image of another source must not take its place."""
+
+
 class Source(Protocol):
-    """Somewhere images may be. None means "not here, ask the next"; a SlipwayError means "here, but it fails"."""
+    """Somewhere images may be. None means "not here, ask the next"; a SlipwayError means "here, but it fails".
+
+    The next source is asked after a failure as well, except after a FinalSourceError.
+    """
 
     def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None: ...
 

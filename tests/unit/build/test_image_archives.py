@@ -12,7 +12,7 @@ from harness import kubefile
 from harness.build import dry_run, image_set
 from harness.build.image_archives import ArchivedImages, find_archives
 from harness.cloudimage import ImageSet
-from harness.errors import BuildError
+from harness.errors import BuildError, InputError
 from harness.oci import garbage
 from harness.oci.archive import docker_archive
 from harness.oci.archive.save import save
@@ -26,7 +26,7 @@ from harness.trust import signature
 from harness.trust.keys import PrivateKey
 from harness.trust.signature import RefusedError
 from tests.unit.build.rootfs_files import write
-from tests.unit.oci.archive.test_docker_archive import LAYERS, NAME, docker
+from tests.unit.oci.archive.test_docker_archive import LAYERS, NAME, archive, docker
 
 AMD64, ARM64 = Platform.parse("linux/amd64"), Platform.parse("linux/arm64")
 
@@ -39,7 +39,7 @@ def context_of(tmp_path: Path) -> Path:
     docker(context / "web.tar", *LAYERS)
     docker(context / "images/db.tar", *LAYERS, names=("db:1",))
     docker(context / "other.tar", *LAYERS, names=("other:1",))
-    (context / "plain.tar").write_text("no tar")
+    archive(context / "plain.tar", [("notes.txt", b"no images")])
     return context
 
 
@@ -81,13 +81,36 @@ def test_archived_images_of_other_platform_are_left_to_registry(tmp_path: Path, 
     assert "is not for linux/arm64, so its registry is asked" in capsys.readouterr().err
 
 
+def test_find_archives_damaged_archives_raises_input_error_naming_each(tmp_path: Path) -> None:
+    context = context_of(tmp_path)
+    (context / "images/db.tar").write_bytes((context / "images/db.tar").read_bytes()[:700])
+    (context / "plain.tar").write_text("no tar")
+    parsed = kubefile.parse((context / "Kubefile").read_text(), str(context / "Kubefile"), context=context)
+    with pytest.raises(InputError) as refused:
+        find_archives(context, dry_run.rootfs_files(parsed, context))
+    assert [fault.where.removeprefix(f"{context}/") for fault in refused.value.faults] == ["images/db.tar", "plain.tar"]
+    assert all("is not a readable OCI archive" in fault.message for fault in refused.value.faults)
+    with pytest.raises(InputError, match=r"images/db\.tar: is not a readable OCI archive"):
+        dry_run.plan(parsed, context)
+
+
+def test_collect_damaged_archive_is_refused_and_its_registry_not_asked(tmp_path: Path) -> None:
+    context, store = context_of(tmp_path), Store(tmp_path / "store")
+    path = context / "images/db.tar"
+    path.write_bytes(path.read_bytes().replace(b"first layer", b"worst layer"))
+    with pytest.raises(BuildError, match=r"docker\.io/library/db:1 .*images/db\.tar: .* is damaged: a layer"):
+        embedded(store, context)
+
+
 def test_archived_images_damaged_archive_raises_build_error_with_path(tmp_path: Path) -> None:
     context, store = context_of(tmp_path), Store(tmp_path / "store")
     archives = find_archives(context, ())
     path = context / "images/db.tar"
     path.write_bytes(path.read_bytes().replace(b"first layer", b"worst layer"))
-    with store.shared_lease(), pytest.raises(BuildError, match=r"images/db\.tar: .* is damaged: a layer"):
-        ArchivedImages(store, archives, AMD64).manifest(Reference.parse("db:1"), ())
+    source = ArchivedImages(store, archives, AMD64)
+    for _ in range(2):
+        with store.shared_lease(), pytest.raises(BuildError, match=r"images/db\.tar: .* is damaged: a layer"):
+            source.manifest(Reference.parse("db:1"), ())
 
 
 # Policy

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import StoreError
+from harness.errors import SlipwayError, StoreError
 from harness.oci.model import DOCKER_MANIFEST
 from harness.oci.reference import Reference
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.fetcher import Fetcher
 from harness.oci.registry.manifest import Manifest
-from harness.oci.registry.sources import LayoutSource, Stream
+from harness.oci.registry.sources import FinalSourceError, LayoutSource, Stream
 from harness.oci.store import Store
 from tests.unit.oci.memory import Memory, indexed, layer_of, made, named, top
 
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Store:
 class Failing:
     """A Source that is there but fails."""
 
-    def __init__(self, error: StoreError) -> None:
+    def __init__(self, error: SlipwayError) -> None:
         self.error = error
 
     def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:
@@ -76,6 +76,8 @@ def test_manifest_failing_source_falls_back_to_next_and_reports_reasons(store: S
     with pytest.raises(RemoteError, match="503 in repair") as raised:
         Fetcher([failing, Memory()], store).manifest(named("test.io/a:1"))
     assert raised.value.status == 503
+    with pytest.raises(FinalSourceError, match="is damaged"):
+        Fetcher([Failing(FinalSourceError("images/a.tar is damaged")), Memory(a=made("a"))], store).manifest(named("test.io/a:1"))
     with pytest.raises(RemoteError, match=r"503 in repair; test\.io/a:1: 404 unknown") as raised:
         Fetcher([failing, Failing(RemoteError("test.io/a:1: 404 unknown", status=404))], store).manifest(named("test.io/a:1"))
     assert raised.value.status == 404
