@@ -52,7 +52,7 @@ def read(kubectl: NodeKubectl) -> Move | None:
     text = kubectl.run("get", "configmap", CONFIG_MAP, "--namespace=kube-system", "--ignore-not-found", "--output=json")
     if not text.strip():
         return None
-    stored = objects.config_map(text, where=kubectl.where)["data"]["move"]
+    stored = objects.config_map(text, where=kubectl.where)["data"].get("move") or ""
     data = untrusted.json_object(stored, what="the record of the last change of the cluster", error=NodeError)
     try:
         return Move(**{**data, "before": Version(**data["before"]), "after": Version(**data["after"])})

@@ -87,6 +87,8 @@ class Health:
     """Reason why the API does not answer."""
     version: str | None = None
     record: bool = True
+    unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Reason why ``record`` or ``change`` cannot be read, by that name."""
     change: Move | None = None
     """An upgrade or a rollback that is not finished."""
     network: ClusterNetwork | None = None

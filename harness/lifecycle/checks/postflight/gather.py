@@ -13,6 +13,7 @@ from harness.lifecycle.checks.postflight.core import EtcdHealth, Health, NodeAns
 from harness.lifecycle.checks.preflight import gather as preflight
 from harness.lifecycle.cluster import certificates, change, record
 from harness.lifecycle.cluster.access import Access
+from harness.lifecycle.cluster.record import ClusterRecord
 from harness.lifecycle.kube import etcd, objects, readiness
 from harness.lifecycle.kube.drain import names
 from harness.lifecycle.provision import node_files, registry
@@ -26,9 +27,9 @@ def gather(cluster: Access, store: Store) -> Health:
     """Gather all facts that can be determined. Raises NodeError when no control-plane node answers."""
     cluster.first  # noqa: B018 -- raises
     with log.step("ask the API"):
-        health = _of_api(cluster)
+        health, recorded = _of_api(cluster)
     reached = (*cluster.control_plane, *cluster.workers)
-    images = _images(cluster, store, health)
+    images = _images(store, health.items, recorded)
     with log.step("ask the machines"):
         own_registry = health.own_registry
         questions: list[Callable[[], dict[str, Any]]] = [
@@ -49,7 +50,8 @@ def gather(cluster: Access, store: Store) -> Health:
 # ---- the API ----------------------------------------------------------------------------------------------------------
 
 
-def _of_api(cluster: Access) -> Health:
+def _of_api(cluster: Access) -> tuple[Health, ClusterRecord | None]:
+    """Facts of the API, and the record of the cluster if it can be read."""
     roles = {machine.address: "control-plane" for machine in cluster.known.control_plane}
     roles |= {machine.address: "worker" for machine in cluster.known.workers}
     health = Health(
@@ -64,29 +66,32 @@ def _of_api(cluster: Access) -> Health:
         items = tuple(item for item in readiness.get(cluster.kubectl, kinds) if pods.LABEL not in (item["metadata"].get("labels") or {}))
         problems = readiness.explain(cluster.kubectl, items, static=False)
         version = objects.version(cluster.kubectl.run("get", "--raw", "/version"), where=cluster.kubectl.where)
-        unfinished = change.unfinished(cluster.kubectl)
-        recorded, own = _record(cluster)
     except SlipwayError as error:
-        return dataclasses.replace(health, silent=error.message)
-    return dataclasses.replace(
+        return dataclasses.replace(health, silent=error.message), None
+    recorded, move = None, None
+    unreadable: dict[str, str] = {}
+    try:
+        recorded = record.read(cluster.kubectl)
+    except SlipwayError as error:
+        # Without a record: a run that did not finish, or a cluster of another tool.
+        unreadable |= {} if isinstance(error, record.NoRecordError) else {"record": error.message}
+    try:
+        move = change.unfinished(cluster.kubectl)
+    except SlipwayError as error:
+        unreadable["change"] = error.message
+    health = dataclasses.replace(
         health,
         names={**health.names, **names(readiness.of_kind(items, "Node"))},
         items=items,
         problems=problems,
         version=version,
-        record=recorded,
-        change=unfinished,
-        own_registry=own,
+        record=recorded is not None,
+        unreadable=unreadable,
+        change=move,
+        own_registry=recorded is None or recorded.registry == record.OWN,
         network=_network(cluster),
     )
-
-
-def _record(cluster: Access) -> tuple[bool, bool]:
-    """Return if the cluster has a record of slipway, and a registry of its own. Raises SlipwayError for a record that cannot be read."""
-    try:
-        return True, record.read(cluster.kubectl).registry == record.OWN
-    except record.NoRecordError:
-        return False, True
+    return health, recorded
 
 
 def _network(cluster: Access) -> ClusterNetwork | None:
@@ -111,15 +116,14 @@ class _Images:
     """All blobs of the image, when it is in the local store."""
 
 
-def _images(cluster: Access, store: Store, health: Health) -> _Images:
+def _images(store: Store, items: Sequence[readiness.Resource], recorded: ClusterRecord | None) -> _Images:
     used = {
         str(container["image"])
-        for pod in readiness.of_kind(health.items, "Pod")
+        for pod in readiness.of_kind(items, "Pod")
         for container in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ()))
     }
     try:
-        digest = record.read(cluster.kubectl).digest
-        image = cloudimage.read(store, digest)
+        image = cloudimage.read(store, recorded.digest if recorded else "")
         images = image.platforms[0].images
         layout = registry.layout(store, images) if len(image.platforms) == 1 else None
         return _Images(tuple(sorted(each.name for each in images.images)), layout)

@@ -9,6 +9,7 @@ from harness.lifecycle.checks import preflight
 from harness.lifecycle.checks.findings import Verdict, failed, ok, unknown, warning
 from harness.lifecycle.checks.postflight.core import Health, check
 from harness.lifecycle.checks.preflight import Target, Wanted
+from harness.lifecycle.cluster import change, record
 from harness.lifecycle.kube import readiness
 from harness.runtimes import ClusterNetwork
 
@@ -42,6 +43,8 @@ def _api(health: Health) -> Iterable[tuple[str, Verdict]]:
 def _record(health: Health) -> Iterable[tuple[str, Verdict]]:
     if health.silent is not None:
         yield health.name, unknown("the API does not answer")
+    elif "record" in health.unreadable:
+        yield health.name, _unreadable(health.unreadable["record"], record.CONFIG_MAP)
     elif health.record:
         yield health.name, ok("exists")
     else:
@@ -52,13 +55,19 @@ def _record(health: Health) -> Iterable[tuple[str, Verdict]]:
 def _change(health: Health) -> Iterable[tuple[str, Verdict]]:
     if health.silent is not None:
         yield health.name, unknown("the API does not answer")
+    elif "change" in health.unreadable:
+        yield health.name, _unreadable(health.unreadable["change"], change.CONFIG_MAP)
     elif health.change is None:
         yield health.name, ok("none is unfinished")
     else:
-        change = health.change
-        remedy = f"finish it: slipway upgrade {health.name} {change.after.image}, or slipway rollback {health.name}"
-        text = f"the {change.kind} from {change.before} to {change.after} of {change.since} is not finished"
+        move = health.change
+        remedy = f"finish it: slipway upgrade {health.name} {move.after.image}, or slipway rollback {health.name}"
+        text = f"the {move.kind} from {move.before} to {move.after} of {move.since} is not finished"
         yield health.name, warning(text, remedy)
+
+
+def _unreadable(reason: str, config_map: str) -> Verdict:
+    return failed(f"cannot be read: {reason}", f"look at it: kubectl --namespace kube-system get configmap {config_map} --output yaml")
 
 
 @check("nodes", "nodes", "every node is Ready, and every machine is a node")

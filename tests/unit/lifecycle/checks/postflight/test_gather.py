@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from harness.errors import CheckError
+from harness.lifecycle.checks.findings import Result
 from harness.lifecycle.checks.postflight import gather, pods
-from harness.lifecycle.checks.postflight.core import EtcdHealth, NodeAnswer, PodAnswer, Unit
+from harness.lifecycle.checks.postflight.core import EtcdHealth, NodeAnswer, PodAnswer, Unit, evaluate
 from harness.lifecycle.kube.etcd import Etcd
 from harness.oci.store import Store
 from tests.unit.lifecycle.checks.postflight.test_postflight import NETWORK, node
@@ -119,6 +120,24 @@ def test_gather_check_pods_are_deleted_after_success_and_interrupt(tmp_path: Pat
     found = gather.gather(access, Store(tmp_path / "store"))
     assert found.pods is not None
     assert "exit code 1" in str(found.pods["one"].trouble)
+
+
+def test_gather_unreadable_record_or_change_is_reported_and_hides_nothing_else(tmp_path: Path) -> None:
+    access = cluster(tmp_path, [node("one", "10.0.0.1", role="control-plane")])
+    answers = access.control_plane[0].answers  # type: ignore[attr-defined]
+    good = answers["get configmap"]
+    answers["get configmap"] = json.dumps({"data": {"image": "web:1", "Clusterfile": "a: [1"}})
+    found = gather.gather(access, Store(tmp_path / "store"))
+    assert (found.silent, found.version, len(found.items), list(found.unreadable)) == (None, "v1.36.3", 1, ["record"])
+    failed = [(one.check, str(one)) for one in evaluate(found) if one.result is Result.FAILED and one.check in ("api", "record")]
+    assert [check for check, _ in failed] == ["record"]
+    assert "cannot be read: the stored Clusterfile" in failed[0][1]
+    answers["get configmap"] = good
+    for text in ({"move": "no JSON"}, {}):
+        answers["configmap slipway-upgrade"] = json.dumps({"data": text})
+        found = gather.gather(access, Store(tmp_path / "store"))
+        assert (found.silent, found.record, list(found.unreadable)) == (None, True, ["change"])
+        assert {one.check: one.result for one in evaluate(found)}["change"] is Result.FAILED
 
 
 def test_etcd_health_is_read_from_answer_and_unknown_without_one() -> None:
