@@ -171,6 +171,7 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
     import tempfile
 
     from harness.clusterfile import SshSettings as Way
+    from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
     from harness.lifecycle import adopt as takeover
     from harness.nodes import Machine
     from harness.nodes.ssh import SshConnections as Connections
@@ -180,8 +181,10 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
     if not first:
         raise UsageError("no control-plane node is named", hint="--control-plane 10.0.0.1: one of those whose API answers")
     way = Way(user=login.user, port=login.port, key=str(ssh.key) if ssh.key else None)
-    with tempfile.TemporaryDirectory(prefix="slipway-take-") as folder:
-        with Connections(Path(folder), first) as connections:
+    state = ClusterState.of(spec.cluster or DEFAULT_NAME)
+    with tempfile.TemporaryDirectory(prefix="slipway-take-") as name:
+        folder = Path(name)
+        with Connections(folder, first, state.known_hosts) as connections:
             (node,) = connections.connect()
             existing = takeover.read(node, spec.cluster, way, spec.images[0] if spec.images else None)
         cluster = existing.clusterfile.cluster
@@ -189,7 +192,10 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
             # The control-plane node that answered comes first: it is asked again.
             listed = sorted(cluster.control_plane, key=lambda address: address != first[0].address)
             control_plane, workers = (tuple(Machine(address, login) for address in group) for group in (listed, cluster.workers))
-            with Connections(Path(folder), (*control_plane, *workers)) as connections:
+            if cluster.name != state.name:
+                # Keys that were compared with those of another cluster.
+                state, folder = ClusterState.of(cluster.name), folder / cluster.name
+            with Connections(folder, (*control_plane, *workers), state.known_hosts) as connections:
                 takeover.adopt(existing, connections, control_plane, workers)
             log.info(f"slipway status {cluster.name}")
     return existing.text

@@ -124,6 +124,8 @@ def _hosts(nodes: Iterable[Mapping[str, Any]], ssh: SshSettings) -> tuple[Host, 
 def adopt(existing: Taken, connections: Connections, control_plane: tuple[Machine, ...], workers: tuple[Machine, ...]) -> None:
     """Keep in the cluster, on its machines and here that it is one of ours. Its workloads are not touched; it has no registry of ours.
 
+    ``connections`` hold to the host keys that are known of a cluster of this name.
+
     Raises NodeError when a machine cannot be reached, or when this machine knows a cluster of the same name with another CA; CheckError
     when one belongs to another cluster of slipway or the cluster has a record.
     """
@@ -158,8 +160,9 @@ def _remember(
     workers: tuple[Machine, ...],
 ) -> None:
     by_address = {node.address: node for node in connections.nodes}
-    if connections.known_hosts.exists():
-        state.write("known_hosts", connections.known_hosts.read_text())
+    # ssh has compared with the keys that were known, and wrote those of other machines only.
+    pins = [line for file in (state.known_hosts, connections.known_hosts) if file.exists() for line in file.read_text().splitlines()]
+    state.write("known_hosts", "".join(f"{line}\n" for line in dict.fromkeys(pins)))
     access.remember(
         state,
         [by_address[machine.address] for machine in control_plane],

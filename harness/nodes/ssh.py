@@ -46,14 +46,19 @@ _OWN = "slipway: this was the command's own exit code"
 
 
 class SshConnections:
-    """The way into the machines of one cluster. Files go to ``folder``: ssh_config (testinfra and people may use it), known_hosts."""
+    """The way into the machines of one cluster. Files go to ``folder``: ssh_config (testinfra and people may use it), known_hosts.
 
-    def __init__(self, folder: Path, machines: Sequence[Machine]) -> None:
+    ``pinned``: a file of host keys that must not change; it is read only.
+    """
+
+    def __init__(self, folder: Path, machines: Sequence[Machine], pinned: Path | None = None) -> None:
         self.folder = folder
         self.machines = tuple(machines)
         self.config = folder / "ssh_config"
         """For people and testinfra."""
         self.known_hosts = folder / "known_hosts"
+        self.pinned = pinned or self.known_hosts
+        """Host keys of machines that were known before."""
         self._held = control_sockets.held()
         self.sockets = self._held.path
         """Control sockets of this object alone: a parallel command on the same cluster closes its own connections only."""
@@ -76,8 +81,9 @@ class SshConnections:
         for machine in self.machines:
             ssh_config.check(machine)
         lasting = control_sockets.lasting(hashlib.sha256(str(self.folder.absolute()).encode()).hexdigest()[:8])
+        known_hosts = tuple(dict.fromkeys((self.known_hosts, self.pinned)))
         for path, sockets in ((self.config, lasting), (self.own, self.sockets)):
-            durable.write(path, ssh_config.config_text(self.machines, self.known_hosts, sockets), mode=0o600)
+            durable.write(path, ssh_config.config_text(self.machines, known_hosts, sockets), mode=0o600)
         if any(ssh_config.secrets(machine.login) for machine in self.machines):
             durable.write(self._askpass, ssh_config.ASKPASS, mode=0o700)
 
@@ -177,7 +183,7 @@ class SshNode:
             try:
                 result = process.run(argv, check=False, env=self.ssh.environment(self.machine.login), timeout=_LOGIN_TIMEOUT)
             except CommandError as error:
-                raise explain(self.machine, "timed out", self.ssh.known_hosts) from error
+                raise explain(self.machine, "timed out", self.ssh.pinned) from error
             errors = Path(output.name).read_text(errors="replace")
         self._check_transport(result.returncode, errors)
         if not result.ok:
@@ -318,7 +324,7 @@ class SshNode:
 
     def _check_transport(self, code: int, output: str) -> None:
         if code == _LOST:
-            raise explain(self.machine, output, self.ssh.known_hosts)
+            raise explain(self.machine, output, self.ssh.pinned)
         if (
             code != 0
             and self.machine.login.user != "root"

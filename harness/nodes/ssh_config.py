@@ -43,8 +43,11 @@ def check(machine: Machine) -> None:
             raise UsageError(f"{key}: no such private key", hint="give the file of a private key with --key")
 
 
-def config_text(machines: Sequence[Machine], known_hosts: Path, sockets: Path) -> str:
-    """The ssh_config of a cluster: an entry for each machine under its address, then what holds for all."""
+def config_text(machines: Sequence[Machine], known_hosts: Sequence[Path], sockets: Path) -> str:
+    """The ssh_config of a cluster: an entry for each machine under its address, then what holds for all.
+
+    ssh writes new host keys to the first of ``known_hosts`` and compares with all of them.
+    """
     lines = ["# Made by slipway for one cluster; remade by every command on it."]
     # Under names of slipway's own: the same machine may also be a node, with another login.
     jumps = {jump: f"slipway-jump-{index}" for index, jump in enumerate(dict.fromkeys(m.login.jump for m in machines if m.login.jump), 1)}
@@ -67,7 +70,7 @@ def config_text(machines: Sequence[Machine], known_hosts: Path, sockets: Path) -
         "Host *",
         "  BatchMode yes",
         "  StrictHostKeyChecking accept-new",
-        f"  UserKnownHostsFile {_quoted(known_hosts)}",
+        f"  UserKnownHostsFile {' '.join(map(_quoted, known_hosts))}",
         "  GlobalKnownHostsFile none",
         "  HashKnownHosts no",
         "  UpdateHostKeys no",

@@ -391,6 +391,15 @@ def test_generate_adopt_takes_over_cluster_without_record(site: Site) -> None:
     found = lab.status()
     assert found["healthy"], found["notReady"]
     assert found["image"] == "kubernetes:v1.36.3"
+    pins = ClusterState.of(lab.name).known_hosts
+    kept = pins.read_text()
+    (key,) = [line.split()[2] for line in kept.splitlines() if line.split()[0] == lab.workers[0]]
+    changed = kept.replace(key, f"{key[:24]}{'B' * 44}")
+    pins.write_text(changed)
+    refused = lab.slipway(*words, "--adopt", check=False)
+    assert (refused.returncode, "its host key is not the pinned one" in refused.stderr) == (5, True), refused.stderr
+    assert pins.read_text() == changed
+    pins.write_text(kept)
 
 
 def test_delete_runs_clean_hooks_and_restores_host_names(site: Site) -> None:

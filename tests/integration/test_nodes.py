@@ -392,6 +392,23 @@ def test_connect_changed_host_key_is_refused_until_forgotten(node: SshNode, into
     assert first.known_hosts.read_text() == pinned
 
 
+def test_connect_pinned_keys_of_other_file_are_compared_and_not_written(node: SshNode, tmp_path: Path) -> None:
+    pins = tmp_path / "pinned"
+    with SshConnections(tmp_path / "first", [node.machine], pins) as first:
+        first.connect()
+        key = first.known_hosts.read_text()
+    pins.write_text(key)
+    with SshConnections(tmp_path / "second", [node.machine], pins) as second:
+        second.connect()
+        assert not second.known_hosts.exists()
+    pins.write_text(key.replace(key.split()[2], "AAAAC3NzaC1lZDI1NTE5AAAAI" + "B" * 43))
+    with SshConnections(tmp_path / "third", [node.machine], pins) as third:
+        with pytest.raises(NodeError, match="its host key is not the pinned one") as caught:
+            third.connect()
+        assert f"-f {pins};" in str(caught.value.hint)
+        assert not third.known_hosts.exists()
+
+
 def test_node_run_after_restart_of_sshd_reconnects(node: SshNode) -> None:
     node.run("systemctl restart ssh")
     node.disconnect()

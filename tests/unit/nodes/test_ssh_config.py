@@ -17,16 +17,21 @@ def machines(*addresses: str, **login: Any) -> tuple[Machine, ...]:
 
 
 def test_config_text_lists_every_machine_and_pins_host_keys(tmp_path: Path) -> None:
-    text = config_text(machines("10.0.0.1", "10.0.0.2", user="ops", port=2222), tmp_path / "known_hosts", tmp_path / "s")
+    text = config_text(machines("10.0.0.1", "10.0.0.2", user="ops", port=2222), [tmp_path / "known_hosts"], tmp_path / "s")
     assert "Host 10.0.0.1\n  HostName 10.0.0.1\n  User ops\n  Port 2222\n" in text
     assert "Host 10.0.0.2\n" in text
     for line in ("StrictHostKeyChecking accept-new", f"UserKnownHostsFile {tmp_path}/known_hosts", "BatchMode yes", "ControlMaster auto"):
         assert f"  {line}\n" in text
 
 
+def test_config_text_several_known_hosts_are_all_compared_and_quoted(tmp_path: Path) -> None:
+    text = config_text(machines("10.0.0.1"), [tmp_path / "new", tmp_path / "a cluster/known_hosts"], tmp_path / "s")
+    assert f'  UserKnownHostsFile {tmp_path}/new "{tmp_path}/a cluster/known_hosts"\n' in text
+
+
 def test_config_text_forwards_no_agent_and_precedes_user_settings(tmp_path: Path) -> None:
     jump = JumpHost("bastion.example.com")
-    text = config_text([Machine("10.0.0.1", Login(jump=jump, password="hunter2"))], tmp_path / "known_hosts", tmp_path / "s")
+    text = config_text([Machine("10.0.0.1", Login(jump=jump, password="hunter2"))], [tmp_path / "known_hosts"], tmp_path / "s")
     _, everywhere = text.split("\nHost *\n")
     # ssh takes the first value that it reads.
     assert everywhere.index("  ForwardAgent no\n") < everywhere.index("  Include ~/.ssh/config\n")
@@ -34,15 +39,15 @@ def test_config_text_forwards_no_agent_and_precedes_user_settings(tmp_path: Path
 
 
 def test_config_text_given_key_is_sole_identity_and_path_is_quoted(tmp_path: Path) -> None:
-    text = config_text(machines("10.0.0.1", key=tmp_path / "my keys" / "id"), tmp_path / "k", tmp_path / "s")
+    text = config_text(machines("10.0.0.1", key=tmp_path / "my keys" / "id"), [tmp_path / "k"], tmp_path / "s")
     assert f'  IdentityFile "{tmp_path}/my keys/id"\n  IdentitiesOnly yes\n' in text
-    assert "IdentitiesOnly" not in config_text(machines("10.0.0.1"), tmp_path / "k", tmp_path / "s")
+    assert "IdentitiesOnly" not in config_text(machines("10.0.0.1"), [tmp_path / "k"], tmp_path / "s")
 
 
 def test_config_text_shared_jump_host_has_one_entry_and_proxy_jump_lines(tmp_path: Path) -> None:
     jump = JumpHost("bastion.example.com", "ops", 2200, tmp_path / "jump")
     machines = [Machine("10.0.0.1", Login(jump=jump)), Machine("10.0.0.2", Login(jump=jump)), Machine("10.0.0.3")]
-    text = config_text(machines, tmp_path / "known_hosts", tmp_path)
+    text = config_text(machines, [tmp_path / "known_hosts"], tmp_path)
     entries = {part.splitlines()[0]: part for part in text.split("\n\n")}
     assert entries["Host slipway-jump-1"].splitlines()[1:4] == ["  HostName bastion.example.com", "  User ops", "  Port 2200"]
     assert "  ProxyJump slipway-jump-1" in entries["Host 10.0.0.1"]

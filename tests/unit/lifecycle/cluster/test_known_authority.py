@@ -145,6 +145,14 @@ def test_access_from_node_of_other_ca_is_refused_and_kubeconfig_kept(connected: 
     assert cluster.kubeconfig == before
 
 
+def test_adopt_known_host_keys_are_kept_and_new_ones_added(connected: Callable[..., Cluster]) -> None:
+    cluster = connected(known=authority("kubernetes"), of=authority("kubernetes"))
+    cluster.state.write("known_hosts", "10.0.0.1 ssh-ed25519 A\n10.0.0.9 ssh-ed25519 B\n")
+    cluster.state.write("none", "10.0.0.2 ssh-ed25519 C\n")
+    adopt_cluster(cluster)
+    assert cluster.state.known_hosts.read_text() == "10.0.0.1 ssh-ed25519 A\n10.0.0.9 ssh-ed25519 B\n10.0.0.2 ssh-ed25519 C\n"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_access_from_node_of_known_ca_replaces_kubeconfig(connected: Callable[..., Cluster], verb: str) -> None:
     cluster = connected(known=authority("kubernetes"), of=authority("kubernetes"))
