@@ -289,7 +289,7 @@ class Info:
             converted_from=_pairs(value["convertedFrom"]) if value.get("convertedFrom") else None,
             proven=ProvingRun.from_json(value["proven"]) if value.get("proven") else None,
             values=each_of(ExpectedValue.from_json, value.get("values")),
-            merged_from=each_of(_pairs, value.get("mergedFrom")),
+            merged_from=each_of(_origin, value.get("mergedFrom")),
             extra={key: text for key, text in value.items() if key not in known_keys},
         )
 
@@ -375,6 +375,12 @@ def text_list(value: object) -> tuple[str, ...]:
 
 def _pairs(value: object) -> dict[str, str]:
     return texts(value or None)
+
+
+def _origin(value: object) -> dict[str, str]:
+    if value is None:
+        raise TypeError("an entry of mergedFrom is null")
+    return texts(value)
 
 
 def each_of(make: Callable[[Mapping[str, Any]], _T], values: object) -> tuple[_T, ...]:

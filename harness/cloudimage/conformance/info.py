@@ -67,10 +67,10 @@ def _type(image: ExaminedImage) -> Checked:
 
 def _origins(image: ExaminedImage) -> Checked:
     for root, info in _infos(image):
-        named = [("base", info.get("base")), *(("mergedFrom", source) for source in _objects(info, "mergedFrom"))]
-        for key, value in named:
-            if isinstance(value, Mapping) and value:
-                yield fault_of(f"{root.where}: {key}", _origin, value)
+        base = info.get("base")
+        named = [("base", base)] if isinstance(base, Mapping) and base else []
+        for key, value in (*named, *(("mergedFrom", source) for source in _objects(info, "mergedFrom"))):
+            yield fault_of(f"{root.where}: {key}", _origin, value)
         if isinstance(info.get("convertedFrom"), Mapping) and info["convertedFrom"]:
             yield fault_of(f"{root.where}: convertedFrom", _tool, info["convertedFrom"])
         if info.get("proven"):
