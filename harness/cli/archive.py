@@ -93,7 +93,7 @@ def save(
     for path in saved.files:
         say(f"{path}  {log.size(path.stat().st_size)}")
     if saved.since:
-        say(f"  {log.size(saved.content)} instead of {log.size(saved.whole)}, for whoever has {' and '.join(saved.since)}")
+        say(f"  {log.size(saved.content)} instead of {log.size(saved.whole)}, where the site has {' and '.join(saved.since)}")
 
 
 def _old(text: str) -> str | Path:

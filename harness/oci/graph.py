@@ -14,6 +14,11 @@ from harness.untrusted import json_object, shown
 DEEPEST_INDEX = 4
 """Indexes within indexes that are followed: something deeper is a loop or an attack."""
 
+
+class NestingError(StoreError):
+    """Indexes within each other, deeper than ``DEEPEST_INDEX``."""
+
+
 _ATTACHMENT = re.compile(r"sha256-([0-9a-f]{64})(?:\.[A-Za-z0-9._-]+)?")
 
 
@@ -107,7 +112,7 @@ def walk(store: Store, image: Descriptor, platforms: Sequence[Platform] = ()) ->
                 if store.size(blob.digest) > LARGEST_MANIFEST:
                     raise StoreError(f"manifest {blob.digest} is larger than manifests may be")
                 if blob.media_type in INDEXES and depth > DEEPEST_INDEX:
-                    raise StoreError(f"{image.digest}: more than {DEEPEST_INDEX} indexes within each other", hint="this is not an image")
+                    raise NestingError(f"{image.digest}: more than {DEEPEST_INDEX} indexes within each other", hint="this is not an image")
                 waiting += [(child, depth + 1) for child in children(store.json(blob.digest), blob, platforms)]
 
 

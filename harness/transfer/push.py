@@ -14,7 +14,7 @@ from typing import Any
 from harness import log
 from harness.errors import StoreError
 from harness.log.progress import Meter
-from harness.oci.graph import DEEPEST_INDEX, below_of, closure, entries_of, is_manifest
+from harness.oci.graph import DEEPEST_INDEX, NestingError, below_of, closure, entries_of, is_manifest
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
@@ -65,6 +65,8 @@ def push(store: Store, name: str, target: Reference, client: Client, *, replace:
         image = store.resolve(name)
         try:
             parts = closure(store, image)
+        except NestingError as problem:
+            raise StoreError(f"{name} cannot be pushed: {problem.message}", hint=problem.hint) from problem
         except StoreError as problem:
             raise StoreError(
                 f"{name} is not whole here and cannot be pushed: {problem.message}", hint="pull or load it for all its platforms"

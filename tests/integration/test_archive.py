@@ -177,7 +177,7 @@ def test_save_since_writes_small_delta_that_loads_only_beside_its_base(
     second = write_again(store, image)
     slipway("save", "web:1", "-f", tmp_path / "1.tar", env=at(home))
     said = slipway("save", "web:2", "-f", tmp_path / "2.tar", "--since", "web:1", env=at(home)).stdout
-    assert "instead of 6.3 MB, for whoever has web:1" in said
+    assert "instead of 6.3 MB, where the site has web:1" in said
     assert (tmp_path / "2.tar").stat().st_size < 20_000
     refused = slipway("load", "-f", tmp_path / "2.tar", env=at(site), check=False)
     assert refused.returncode == 4

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from harness.errors import StoreError
 from harness.oci.archive.index import Image
-from harness.oci.graph import attachments, children, closure, is_manifest, walk
+from harness.oci.graph import NestingError, attachments, children, closure, is_manifest, walk
 from harness.oci.model import Descriptor, Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
@@ -26,7 +26,7 @@ def images_of(store: Store, names: Sequence[str], platforms: tuple[Platform, ...
         try:
             manifests = [blob.digest for blob in walk(store, image.root, image.platforms) if is_manifest(blob)]
         except StoreError as problem:
-            raise _not_whole(store, image, problem) from problem
+            raise _refusal(store, image, problem) from problem
         for name, root in attachments(descriptors, manifests).items():
             if name not in images:
                 images[name] = Image(name, root)
@@ -43,7 +43,7 @@ def blobs_of(store: Store, images: Iterable[Image]) -> list[Descriptor]:
             for blob in closure(store, image.root, image.platforms):
                 (manifests if is_manifest(blob) else others)[blob.digest] = blob
         except StoreError as problem:
-            raise _not_whole(store, image, problem) from problem
+            raise _refusal(store, image, problem) from problem
     return [*manifests.values(), *(others[digest] for digest in sorted(others) if digest not in manifests)]
 
 
@@ -54,7 +54,9 @@ def _check_platforms(store: Store, image: Image) -> None:
             raise StoreError(f"{image.name} is not made for {platform}", hint=f"it is made for {', '.join(sorted(available)) or 'none'}")
 
 
-def _not_whole(store: Store, image: Image, problem: StoreError) -> StoreError:
+def _refusal(store: Store, image: Image, problem: StoreError) -> StoreError:
+    if isinstance(problem, NestingError):
+        return StoreError(f"{image.name} cannot be saved: {problem.message}", hint=problem.hint)
     here = [] if image.platforms else _whole_platforms(store, image.root)
     hint = f"of its platforms {', '.join(here)} can be saved: --platform {here[0]}" if here else problem.hint
     return StoreError(f"{image.name} is not whole: {problem.message}", hint=hint)

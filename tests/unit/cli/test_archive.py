@@ -40,7 +40,7 @@ def test_load_delta_is_refused_until_volumes_of_base_are_loaded(
     assert out.split() == ["web-1.tar.001", "100", "kB", "web-1.tar.002", "100", "kB", "web-1.tar.003", "100", "kB", *out.split()[-3:]]
     out, _ = said(capsys, "save", "web:2", "-f", "delta.tar", "--since", "web-1.tar")
     assert out.startswith("delta.tar  ")
-    assert out.endswith("797 B instead of 301 kB, for whoever has web:1\n")
+    assert out.endswith("797 B instead of 301 kB, where the site has web:1\n")
     digest = Store.default().resolve("web:2").digest
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "site"))
     assert app.execute(["load", "-f", "delta.tar"]) == 4

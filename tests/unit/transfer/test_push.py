@@ -11,7 +11,7 @@ from harness import cloudimage
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.errors import StoreError
 from harness.oci.attached import ENVELOPE
-from harness.oci.graph import closure, is_manifest
+from harness.oci.graph import DEEPEST_INDEX, closure, is_manifest
 from harness.oci.model import OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, canonical_json, digest_of
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
@@ -21,6 +21,7 @@ from harness.oci.statement import IN_TOTO
 from harness.oci.store import Store
 from harness.transfer.pull import pull
 from harness.transfer.push import TakenError, present, push
+from tests.unit.oci.archive.test_load import nested
 from tests.unit.oci.standin import HOST, Asked, Registry, answer
 from tests.unit.transfer.images import AMD64, TARGET, blobs_of, make
 
@@ -85,6 +86,14 @@ def test_push_missing_local_blob_is_reported_before_any_request(store: Store, re
     store.path(min(blobs_of(store, image))).unlink()
     with pytest.raises(StoreError, match="is not whole here"):
         push(store, "web:1", TARGET, remote)
+    assert registry.asked == []
+
+
+def test_push_too_deeply_nested_indexes_is_refused_with_that_reason(store: Store, registry: Registry, remote: Client) -> None:
+    image = nested(store, DEEPEST_INDEX + 1)[0]
+    store.tag("deep", image)
+    with pytest.raises(StoreError, match=rf"deep cannot be pushed: {image.digest}: more than {DEEPEST_INDEX} indexes within each other"):
+        push(store, "deep", TARGET, remote)
     assert registry.asked == []
 
 

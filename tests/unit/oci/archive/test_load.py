@@ -265,7 +265,7 @@ def test_save_and_load_deepest_nested_indexes_succeed_and_deeper_are_not_saved(s
     save(store, ["deep"], tmp_path / "deep.tar")
     assert load(other, tmp_path / "deep.tar").names == {"deep:latest": image}
     store.tag("deeper", put_index(store, image))
-    with pytest.raises(StoreError, match=r"deeper:latest is not whole: .*indexes within each other"):
+    with pytest.raises(StoreError, match=r"deeper:latest cannot be saved: .*more than 4 indexes within each other"):
         save(store, ["deeper"], tmp_path / "deeper.tar")
     assert not (tmp_path / "deeper.tar").exists()
 
