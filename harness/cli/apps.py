@@ -12,7 +12,7 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.options import ClusterAccess, ClusterName, Json, Yes, confirmed, existing, seconds, to_machines
-from harness.cli.output import local_store, plain, print_json, say, short, steps_table, table, wants_json
+from harness.cli.output import plain, print_json, say, short, steps_table, table, wants_json
 from harness.cli.program import ListGroup, Program
 from harness.cli.root import app
 from harness.errors import UsageError
@@ -125,7 +125,7 @@ def apps_remove(
 
     as_json = wants_json(output)
     where = access.where()
-    with uninstall.prepared(app_name, where, local_store(), timeout=timeout) as work:
+    with uninstall.prepared(app_name, where, timeout=timeout) as work:
         going = [str(one) for one in work.record.objects if one.ours and one not in work.kept]
         if plan:
             _show_removal(work, going, as_json)
@@ -133,7 +133,7 @@ def apps_remove(
         if not yes:
             _tell_removal(work, going)
             confirmed(f"Remove all this from {work.target.name}, with its data?")
-    removal = uninstall.remove(app_name, where, local_store(), timeout=timeout)
+    removal = uninstall.remove(app_name, where, timeout=timeout)
     if as_json:
         print_json(plain(removal))
         return

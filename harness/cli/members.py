@@ -72,6 +72,7 @@ def join(
     """Add nodes to a running cluster. The same command again finishes an interrupted join."""
     from harness.clusterfile import ClusterDocument, Clusterfile
     from harness.lifecycle import join as joining
+    from harness.lifecycle.cluster.access import known
 
     as_json = wants_json(output)
     name, ssh = cluster.name, access.settings()
@@ -79,6 +80,7 @@ def join(
     wanted = Clusterfile("", cluster=ClusterDocument(name, "", joining_hosts, pairs(env or [], "--env"), ssh=ssh))
     login = access.login()
     options = joining.JoinOptions(to_machines(access.via, login, "--via"), login.password, timeout, skipping(skip_check))
+    known(name, options.via)  # before the local store is made
     if plan:
         with joining.prepared(wanted, local_store(), options) as work:
             _show_plan(joining.plan(work), as_json)

@@ -84,10 +84,12 @@ def upgrade(
       slipway upgrade production registry.example.com/web:2 --batch 5
     """
     from harness.lifecycle import upgrade as upgrading
+    from harness.lifecycle.cluster.access import known
 
     as_json = wants_json(output)
     name, image = _name_and_image(words, cluster)
     options = _options(rollout, access)
+    known(name, options.via)  # before an image is fetched
     fetch(image, site)
     with upgrading.prepared(name, image, options, store=local_store()) as work:
         if rollout.file is not None and options.clusterfile is not None:

@@ -45,7 +45,7 @@ def prepared(
     Nothing is touched where an API answers. Where none does, and an upgrade was cut off while a node changed, ``mend`` has that
     node run what it ran before.
     """
-    options, store = options or RolloutOptions(), store or Store.default()
+    options = options or RolloutOptions()
     with ExitStack() as stack:
         with log.step("read what the cluster keeps about itself"):
             try:
@@ -55,6 +55,7 @@ def prepared(
                     raise
                 cluster = stack.enter_context(membership.gathered(name, via=options.via, password=options.password, home=home))
             move = _move(cluster)
+        store = store or Store.default()
         try:
             # Under the name that it had then, whatever has that name now.
             image = dataclasses.replace(upgrade.readable(store, move.after.digest), name=move.after.image)

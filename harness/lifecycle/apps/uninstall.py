@@ -61,10 +61,12 @@ class AppRemoval:
 
 
 @contextmanager
-def prepared(name: str, where: Where, store: Store, *, timeout: float = 300, home: Path | None = None) -> Iterator[AppRemoval]:
+def prepared(
+    name: str, where: Where, store: Store | None = None, *, timeout: float = 300, home: Path | None = None
+) -> Iterator[AppRemoval]:
     """Find the application; nothing is changed. Raises UsageError when the cluster does not have it."""
     with opened(where, nodes=False, home=home) as target:
-        yield make(target, name, store, timeout=timeout)
+        yield make(target, name, store or Store.default(), timeout=timeout)
 
 
 def make(target: AppTarget, name: str, store: Store, *, timeout: float = 300) -> AppRemoval:
@@ -85,7 +87,7 @@ def _shared(target: AppTarget, record: Installed) -> tuple[TrackedObject, ...]:
     return tuple(each for each in record.objects if each.ours and each.words in others)
 
 
-def remove(name: str, where: Where, store: Store, *, timeout: float = 300, home: Path | None = None) -> RemovalResult:
+def remove(name: str, where: Where, store: Store | None = None, *, timeout: float = 300, home: Path | None = None) -> RemovalResult:
     """Remove an application from a cluster. The same call after a kill or a failure finishes the removal.
 
     Raises CommandError when an object is not gone within ``timeout`` seconds; the application is still recorded then.

@@ -146,6 +146,26 @@ def test_execute_invalid_command_line_exits_with_code_and_message(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("apps", "list", "--name"), ("apps", "remove", "web", "--yes", "--name")),
+        *(("check",), ("check", "--post", "cis"), ("delete", "--yes")),
+        *(("join", "--workers", "10.0.0.4", "--cluster"), ("kubeconfig",), ("logs",), ("remove", "10.0.0.4", "--yes", "--cluster")),
+        *(("rollback",), ("rollback", "--plan"), ("status",)),
+        *(("upgrade", "web:2", "--cluster"), ("upgrade", "web:2", "--plan", "--cluster")),
+    ],
+    ids=" ".join,
+)
+def test_execute_unknown_cluster_changes_nothing_on_this_machine(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "none"))
+    assert app.execute([*words, "nothere"]) == 2
+    assert "nothing is known of a cluster nothere" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_images_output_json_prints_empty_list(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["images", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == []

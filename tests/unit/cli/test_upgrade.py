@@ -11,13 +11,12 @@ from harness.cli import upgrade
 from harness.cli.app import execute
 from harness.errors import UsageError
 from harness.host.cluster_cache import ClusterState
-from harness.oci.store import Store
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
-    ClusterState.of("prod", tmp_path).remember({"controlPlane": []})
+    ClusterState.of("prod", tmp_path).remember({"controlPlane": [{"address": "10.0.0.1"}]})
     return tmp_path
 
 
@@ -48,7 +47,6 @@ def test_name_and_image_cluster_may_precede_image_and_two_clusters_are_refused()
 def test_upgrade_and_rollback_invalid_command_line_is_refused_and_changes_nothing(
     words: list[str], said: str, contents: Callable[[], dict[str, bytes]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Store.default()
     before = contents()
     assert execute(words) == 2
     assert said in capsys.readouterr().err
