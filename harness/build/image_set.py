@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
-from harness import log
+from harness import log, process
 from harness.build.pull_record import PulledImage
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet
 from harness.errors import BuildError, SlipwayError
@@ -19,7 +21,6 @@ from harness.oci.registry.manifest import Manifest
 from harness.oci.registry.sources import Source
 from harness.oci.store import Store
 
-_T = TypeVar("_T")
 _MOST_AT_ONCE = 4
 
 
@@ -76,17 +77,23 @@ def collect(
     pool = concurrent.futures.ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="collect")
     try:
         with log.step("collect images") as step:
-            resolving = {pool.submit(_resolve, fetcher, image, platform): image for image in requests}
-            resolved = [
-                image_or_none for image_or_none in (_outcome(future, image, faults) for future, image in resolving.items()) if image_or_none
-            ]
+
+            def resolve(image: _Request) -> _ResolvedImage | None:
+                with _noted(image, faults):
+                    return _resolve(fetcher, image, platform)
+
+            resolved = [image for image in process.results([pool.submit(resolve, image) for image in requests]) if image]
             _raise(faults)  # before gigabytes are fetched for a set that cannot be whole
             owners = {blob.digest: (image.request, blob) for image in reversed(resolved) for blob in image.blobs}
             missing = [owner for digest, owner in sorted(owners.items()) if not store.has(digest)]
-            fetching = {pool.submit(_fetch, fetcher, image.reference, blob): image for image, blob in missing}
-            for count, future in enumerate(concurrent.futures.as_completed(fetching), 1):
-                _outcome(future, fetching[future], faults)
-                step.note = f"{count} of {len(fetching)} blobs"
+            done = itertools.count(1)
+
+            def fetch(image: _Request, blob: Descriptor) -> None:
+                with _noted(image, faults):
+                    _fetch(fetcher, image.reference, blob)
+                step.note = f"{next(done)} of {len(missing)} blobs"
+
+            process.results([pool.submit(fetch, *owner) for owner in missing])
             _raise(faults)
             step.note = f"{len(resolved)} images, {len(owners)} blobs, {log.size(sum(blob.size for _, blob in owners.values()))}"
     finally:
@@ -133,13 +140,13 @@ def _raise(faults: _Faults) -> None:
     raise BuildError(f"{len(lines)} image{'s' if len(lines) > 1 else ''} cannot be fetched:\n  " + "\n  ".join(lines), hint=hint)
 
 
-def _outcome(future: concurrent.futures.Future[_T], image: _Request, faults: _Faults) -> _T | None:
-    """Result of a job; a failure is recorded for the image."""
+@contextlib.contextmanager
+def _noted(image: _Request, faults: _Faults) -> Iterator[None]:
+    """Record a failure of the block for the image."""
     try:
-        return future.result()
+        yield
     except SlipwayError as failed:
         faults[str(image.reference), image.origin] = failed.message.removeprefix(f"{image.reference}: ")
-        return None
 
 
 def _resolve(fetcher: Fetcher, image: _Request, platform: Platform) -> _ResolvedImage:

@@ -1,4 +1,4 @@
-"""Ctrl-C while machines do not answer: the process ends, whatever its threads wait for."""
+"""Ctrl-C while machines or a registry do not answer: the process ends, whatever its threads wait for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def place_of_main_thread():
     frame = sys._current_frames()[threading.main_thread().ident]
     return frame.f_code.co_name, frame.f_lasti
 
-def ask(_):
+def ask(_, end=None):
     os.write(1, b"asked\n")
     if sys.argv[1:] == ["here"]:
         # As when it arrives just before the main thread begins to wait: it is noted, and ends no wait.
@@ -34,7 +34,7 @@ def ask(_):
             place = place_of_main_thread()
             time.sleep(0.1)
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
-    threading.Event().wait()
+    (end or threading.Event()).wait()
 """
 IN_THE_MAIN_THREAD = "each([1, 2], ask)"
 IN_A_STEP = """
@@ -43,16 +43,57 @@ execute([Step("ask", "ask the machines", lambda: each([1, 2], ask))])
 """
 
 
-PLACES = pytest.mark.parametrize("place", [IN_THE_MAIN_THREAD, IN_A_STEP], ids=["main thread", "step"])
+IN_A_BUILD = """
+import pathlib
+import tempfile
+from types import SimpleNamespace
+from harness.build import image_set
+from harness.errors import StoreError
+from harness.oci.model import Platform
+from harness.oci.registry.manifest import Manifest
+from harness.oci.store import Store
+from tests.unit.oci import memory
+
+image = memory.made("a")
+
+class SilentBlob:
+    size = 100
+
+    def __init__(self):
+        self.ended = threading.Event()
+
+    def read(self, _):
+        ask(None, self.ended)
+        raise StoreError("it was ended")
+
+    def close(self):
+        pass
+
+    def abort(self):
+        self.ended.set()
+
+class SilentRegistry(memory.Memory):
+    def blob(self, reference, digest, size):
+        return SilentBlob() if digest == memory.layer_of(image) else super().blob(reference, digest, size)
+
+with tempfile.TemporaryDirectory() as folder:
+    wanted = [SimpleNamespace(name="test.io/a:1", where="Kubefile:1")]
+    image_set.collect(
+        (), wanted, store=Store(pathlib.Path(folder)), sources=[SilentRegistry(a=image)], platform=Platform.parse("linux/amd64")
+    )
+"""
+
+
+PLACES = pytest.mark.parametrize("place", [IN_THE_MAIN_THREAD, IN_A_STEP, IN_A_BUILD], ids=["main thread", "step", "build"])
 
 
 @PLACES
-def test_nodes_each_ctrl_c_while_machines_are_silent_ends_process(place: str) -> None:
+def test_ctrl_c_while_machines_or_registry_are_silent_ends_process(place: str) -> None:
     assert _ended(place, lambda running: running.send_signal(signal.SIGINT)) == -signal.SIGINT
 
 
 @PLACES
-def test_nodes_each_ctrl_c_that_another_thread_takes_ends_process(place: str) -> None:
+def test_ctrl_c_that_another_thread_takes_ends_process(place: str) -> None:
     assert _ended(place, lambda _: None, "here") == -signal.SIGINT
 
 
