@@ -8,6 +8,7 @@ list that its build writes; ``operator`` is, although its second image has its n
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import sys
@@ -38,8 +39,12 @@ _KEY = re.compile(r"""(?:^|[\s{,])["']?image["']?:\s*["']?([^\s"'#,}\]]+)""", re
 
 
 def measure(*, install: bool = True) -> list[dict[str, Any]]:
-    """Percent of the needed images that are missed, and of what is found that is not needed. ``install``: get helm where it is missing."""
+    """Percent of the needed images that are missed, and of what is found that is not needed.
+
+    ``install``: compile helm where it is missing; without helm, charts are not among the inputs.
+    """
     helm, kubectl = tools.helm() if install else tools.present_helm(), tools.present_kubectl()
+    row = functools.partial(_row, charts=helm is not None)
     needed = ours = peer = ours_false = peer_false = 0
     missed: list[str] = []
     for name, context, images in inputs(charts=helm is not None):
@@ -51,8 +56,8 @@ def measure(*, install: bool = True) -> list[dict[str, Any]]:
         peer_false += len(searched - images)
         missed += [f"{name}: {image}" for image in sorted(images - found)]
     return [
-        _row("find: needed images missed", needed - ours, needed - peer, needed, missed=missed, recall=round(100 * ours / needed, 1)),
-        _row("find: false images", ours_false, peer_false, max(ours + ours_false, 1)),
+        row("find: needed images missed", needed - ours, needed - peer, needed, missed=missed, recall=round(100 * ours / needed, 1)),
+        row("find: false images", ours_false, peer_false, max(ours + ours_false, 1)),
     ]
 
 
