@@ -11,13 +11,14 @@ import shlex
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 from harness import log
 from harness.errors import CommandError
 
+Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
@@ -115,6 +116,23 @@ def results(futures: Sequence[concurrent.futures.Future[Value]]) -> tuple[Value,
         for future in ended:
             future.result()
     return tuple(future.result() for future in futures)
+
+
+def parallel(
+    action: Callable[[Item], Value], items: Iterable[Item], most: int, stop: Callable[[], object] = lambda: None
+) -> tuple[Value, ...]:
+    """Return the results of ``action`` in the order of the items, ``most`` of which are worked on at a time.
+
+    The first failure, or Ctrl-C, is raised when nothing runs any more: what waits is not begun, and ``stop`` ends what runs.
+    """
+    with concurrent.futures.ThreadPoolExecutor(most) as pool:
+        try:
+            # Also inside: the first may be under way for long while Ctrl-C arrives during the submission of the last.
+            return results([pool.submit(action, item) for item in items])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop()
+            raise
 
 
 class _Kept:

@@ -5,12 +5,11 @@ One line for each image, ``NAME:TAG sha256:...``, sorted, with the whole name: `
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from harness import untrusted
+from harness import process, untrusted
 from harness.errors import Fault, InputError, SlipwayError
 from harness.host import durable
 from harness.oci.reference import Reference, is_digest
@@ -80,15 +79,16 @@ def write(path: Path, locked: Mapping[str, str]) -> None:
 def resolve_tags(names: Iterable[str], resolve: Resolve) -> tuple[dict[str, str], dict[str, SlipwayError]]:
     """Digests of tags, and the errors of those that have none; names with a digest are left out."""
     references = [reference for name in dict.fromkeys(names) if not (reference := Reference.parse(name)).digest]
-    digests: dict[str, str] = {}
-    errors: dict[str, SlipwayError] = {}
-    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="tags") as pool:
-        for reference, future in [(reference, pool.submit(resolve, reference)) for reference in references]:
-            try:
-                digests[str(reference)] = future.result()
-            except SlipwayError as wrong:
-                errors[str(reference)] = wrong
-    return digests, errors
+
+    def one(reference: Reference) -> str | SlipwayError:
+        try:
+            return resolve(reference)
+        except SlipwayError as wrong:
+            return wrong
+
+    answers = dict(zip(map(str, references), process.parallel(one, references, _AT_ONCE), strict=True))
+    digests = {name: answer for name, answer in answers.items() if isinstance(answer, str)}
+    return digests, {name: answer for name, answer in answers.items() if isinstance(answer, SlipwayError)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from harness import cloudimage, log, untrusted
+from harness import cloudimage, log, process, untrusted
 from harness.cloudimage import reader
 from harness.cloudimage.model import CloudImage, PlatformImage
 from harness.errors import StoreError
@@ -120,19 +119,14 @@ class _Fetched:
         # Fetch no more of an image that is not a CloudImage: its reader reports that.
         if reader.is_cloudimage(index):
             manifests = [child for child in graph.children(index, root) if graph.is_manifest(child)]
-            with ThreadPoolExecutor(_JOBS, thread_name_prefix="compare") as pool:
-                self._keep(pool, manifests)
-                self._keep(pool, [config for manifest in manifests for config in self._config(manifest)])
+            self._keep(manifests)
+            self._keep([config for manifest in manifests for config in self._config(manifest)])
         return root
 
-    def _keep(self, pool: ThreadPoolExecutor, wanted: Iterable[Descriptor]) -> None:
+    def _keep(self, wanted: Iterable[Descriptor]) -> None:
         unique = {blob.digest: blob for blob in wanted}
-        try:
-            self._documents.update(zip(unique, pool.map(self._fetch, unique.values()), strict=True))
-        except BaseException:
-            self._client.close()  # no thread waits for another attempt
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        fetched = process.parallel(self._fetch, unique.values(), _JOBS, self._client.close)
+        self._documents.update(zip(unique, fetched, strict=True))
 
     def _config(self, manifest: Descriptor) -> list[Descriptor]:
         value = self.json(manifest.digest)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness import assets, catalog, cloudimage, kubefile, log
+from harness import assets, catalog, cloudimage, kubefile, log, process
 from harness.cloudimage import listing, reader
 from harness.cloudimage.model import Info
 from harness.cloudimage.site_index import SiteIndex
@@ -251,13 +250,7 @@ def _look(place: RegistryNamespace, repositories: Sequence[str], client: Client)
         except (StoreError, ValueError, KeyError, TypeError, AttributeError) as wrong:
             return FailedRegistry(f"{place.host}/{repository}", f"cannot be understood: {wrong}")
 
-    with ThreadPoolExecutor(_JOBS, thread_name_prefix="search") as pool:
-        try:
-            results = list(pool.map(one, repositories))
-        except BaseException:
-            client.close()  # no thread waits for another attempt
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    results = process.parallel(one, repositories, _JOBS, client.close)
     return SearchResults(
         tuple(result for result in results if isinstance(result, SearchResult)),
         tuple(result for result in results if isinstance(result, FailedRegistry)),

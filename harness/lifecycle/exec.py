@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import shlex
 import threading
@@ -171,15 +170,8 @@ def on_each(chosen: Sequence[ExecTarget], command: str, jobs: int = JOBS, show: 
             with lock:
                 show(name, stream, line)
 
-    with concurrent.futures.ThreadPoolExecutor(max_workers=min(jobs, len(chosen))) as pool:
-        try:
-            futures = [pool.submit(_one, target, command, shown if show else None, stop) for target in chosen]
-            return process.results(futures)
-        except BaseException:
-            # Interrupted: what runs is ended, what waits is not begun.
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    take = shown if show else None
+    return process.parallel(lambda target: _one(target, command, take, stop), chosen, min(jobs, len(chosen)), stop.set)
 
 
 def _one(target: ExecTarget, command: str, show: Show | None, stop: threading.Event) -> Outcome:

@@ -18,6 +18,7 @@ from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.referrers import ATTESTATIONS, REFERRERS, SIGNATURES, ReferrerStore, RemoteReferrers, merge, put_layers, tag_of
 from harness.oci.statement import require_subject
+from harness.process import results
 from harness.untrusted import json_object
 
 Refuse = Callable[[StoreError], None]
@@ -53,10 +54,14 @@ def copy_referrers(source: ReferrerStore, target: ReferrerStore, digest: str, *,
     """
     tags = [tag_of(digest, suffix) for suffix in (SIGNATURES, ATTESTATIONS)]
     # Each request costs a round trip: send all at once, and ask the target only about what the source has.
-    with ThreadPoolExecutor(len(tags) + 1, thread_name_prefix="transfer") as pool:
+    pool = ThreadPoolExecutor(len(tags) + 1, thread_name_prefix="transfer")
+    try:
         referrers = pool.submit(source.referrers, digest)
-        attached = dict(zip(tags, pool.map(source.find, tags), strict=True))
-        entries = referrers.result()
+        attached = dict(zip(tags, results([pool.submit(source.find, tag) for tag in tags]), strict=True))
+        (entries,) = results([referrers])
+    finally:
+        # What still runs after a failure ends with its client.
+        pool.shutdown(wait=False, cancel_futures=True)
     changed = [tag for tag, manifests in attached.items() if manifests and _copy_layers(source, target, tag, manifests, digest, refused)]
     existing = {entry.digest for entry in target.referrers(digest)} if entries else set()
     copied = [entry for entry in entries if entry.digest not in existing and _copy_referrer(source, target, entry, digest, refused)]
@@ -76,17 +81,22 @@ def _copy_referrer(source: ReferrerStore, target: ReferrerStore, entry: Descript
 
 
 def _copy_layers(source: ReferrerStore, target: ReferrerStore, tag: str, manifests: Sequence[bytes], digest: str, refused: Refuse) -> bool:
-    existing = target.find(tag)
-    layers = merge(existing)
+    layers = merge(target.find(tag))
     missing = [layer for layer in merge(manifests) if layer not in layers]
     copied = [layer for layer in missing if _copy_layer(source, target, layer, digest, refused)]
     if not copied:
         return False
-    if not existing and len(manifests) == 1 and len(copied) == len(missing):
+    whole = len(manifests) == 1 and len(copied) == len(missing)
+    if whole:
         _copy_blobs(source, target, manifests[0], besides=copied)
-        target.name(tag, manifests[0], OCI_MANIFEST)
-    else:
-        put_layers(target, tag, [*layers, *copied])
+    with target.changing():
+        # Another process may have added a signature meanwhile.
+        existing = target.find(tag)
+        if whole and not existing:
+            target.name(tag, manifests[0], OCI_MANIFEST)
+        else:
+            layers = merge(existing)
+            put_layers(target, tag, [*layers, *(layer for layer in copied if layer not in layers)])
     return True
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
-from harness.process import results
+from harness.process import parallel
 
 JOBS = 8
 """Blobs that are on their way at once."""
@@ -29,20 +28,15 @@ class WorkerPool:
 
     def each(self, work: Callable[[_T], object], items: Iterable[_T]) -> None:
         """``work(item)`` for every item. Raises what the first failure raised, when none runs any more."""
-        with ThreadPoolExecutor(JOBS, thread_name_prefix="transfer") as pool:
-            try:
-                # Also inside: the first may be under way for long while Ctrl-C arrives during the submission of the last.
-                futures = [pool.submit(work, item) for item in items]
-                results(futures)
-            except BaseException:
-                self.stop.set()
-                self.client.close()  # no thread waits for another attempt
-                pool.shutdown(wait=False, cancel_futures=True)
-                with self.lock:
-                    streams = tuple(self._open)
-                for stream in streams:
-                    stream.abort()
-                raise
+        parallel(work, items, JOBS, self._end)
+
+    def _end(self) -> None:
+        self.stop.set()
+        self.client.close()  # no thread waits for another attempt
+        with self.lock:
+            streams = tuple(self._open)
+        for stream in streams:
+            stream.abort()
 
     @contextlib.contextmanager
     def abortable(self, stream: Any) -> Iterator[None]:

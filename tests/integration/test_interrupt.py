@@ -84,7 +84,36 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
-PLACES = pytest.mark.parametrize("place", [IN_THE_MAIN_THREAD, IN_A_STEP, IN_A_BUILD], ids=["main thread", "step", "build"])
+IN_A_PULL = """
+import pathlib
+import socket
+import tempfile
+from harness.oci.reference import Reference
+from harness.oci.registry.errors import RetryPolicy
+from harness.oci.registry.referrers import LocalReferrers, RemoteReferrers
+from harness.oci.store import Store
+from harness.transfer import access, attachments
+from tests.waiting import HANG
+
+def serve(listening):
+    while True:
+        kept.append(listening.accept())
+        threading.Thread(target=ask, args=[None], daemon=True).start()
+
+kept = []
+with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listening:
+    threading.Thread(target=serve, args=[listening], daemon=True).start()
+    image = Reference("127.0.0.1:" + str(listening.getsockname()[1]), "web", None, "sha256:" + "0" * 64)
+    patient = RetryPolicy(read=HANG * 10, rate_window=HANG * 10)
+    with access.client(access.RegistryAccess(plain_http=True), retry=patient) as client:
+        local = LocalReferrers(Store(pathlib.Path(folder)), image)
+        attachments.copy_referrers(RemoteReferrers(client, image), local, image.digest)
+"""
+
+
+PLACES = pytest.mark.parametrize(
+    "place", [IN_THE_MAIN_THREAD, IN_A_STEP, IN_A_BUILD, IN_A_PULL], ids=["main thread", "step", "build", "pull"]
+)
 
 
 @PLACES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,30 @@ def test_run_failing_program_raises_error_with_its_output() -> None:
     assert failed.value.details == "out\nerr"
     with pytest.raises(CommandError, match="no such program"):
         process.run(["slipway-has-no-such-program"])
+
+
+def test_parallel_returns_results_in_order_of_items() -> None:
+    second = threading.Event()
+
+    def work(number: int) -> int:
+        # The first ends behind the second.
+        (second.wait if number == 1 else second.set)()
+        return number * 10
+
+    assert process.parallel(work, [1, 2], 2) == (10, 20)
+    assert process.parallel(work, [], 2) == ()
+
+
+def test_parallel_first_failure_ends_what_runs_and_begins_nothing_more() -> None:
+    began: list[int] = []
+    ended = threading.Event()
+
+    def work(number: int) -> None:
+        began.append(number)
+        if number == 2:
+            raise CommandError("it failed")
+        ended.wait()
+
+    with pytest.raises(CommandError, match="it failed"):
+        process.parallel(work, [1, 2, *range(3, 50)], 2, ended.set)
+    assert len(began) < 10

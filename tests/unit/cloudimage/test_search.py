@@ -43,6 +43,9 @@ class Registry:
         self.status = 401
         self._lock = threading.Lock()
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def _ask(self, what: str) -> None:
         with self._lock:
             self.asked.append(what)

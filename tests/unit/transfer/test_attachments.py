@@ -43,6 +43,20 @@ def test_copy_referrers_keeps_what_the_target_has(tmp_path: Path) -> None:
     assert {layer.digest for layer in merge(target.find(tag))} == {first.digest, second.digest}
 
 
+def test_copy_referrers_signature_added_by_another_process_meanwhile_is_kept(tmp_path: Path) -> None:
+    source, target = repository(Store(tmp_path / "here"), "web"), repository(Store(tmp_path / "there"), "reg.test/web")
+    tag = tag_of(IMAGE, SIGNATURES)
+    put_layers(source, tag, [source.keep(b"first", "application/octet-stream")])
+
+    class SlowSource(LocalReferrers):
+        def read(self, blob: Descriptor) -> bytes:
+            put_layers(target, tag, [target.keep(b"second", "application/octet-stream")])
+            return super().read(blob)
+
+    assert copy_referrers(SlowSource(source.store, source.reference), target, IMAGE) == (tag,)
+    assert {target.read(layer) for layer in merge(target.find(tag))} == {b"first", b"second"}
+
+
 def envelope(shelf: LocalReferrers, digest: str, number: int = 0) -> Descriptor:
     """An attestation about ``digest``, signed by no key: who signed it is not asked when it is copied."""
     subject = [{"name": "web", "digest": {"sha256": digest.removeprefix("sha256:")}}]
