@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ class There:
     control_plane_node: SshNode
     stored: Clusterfile
     digest: str
+    version: str = ""
+    """Of the record."""
     apps: tuple[Installed, ...] = ()
     """Applications with images of their own, however they came."""
 
@@ -136,7 +138,7 @@ def apply(
             if not plan:
                 if gone:
                     confirm(gone)
-                with lease.held(current.control_plane_node, wanted.name):
+                with _held(current, wanted.name):
                     _carry_out_apps(work, clusterfile, options, current, store, state, home)
             return Applied(wanted.name, changes, tuple(_described(work)), not plan, time.monotonic() - started, removed=gone)
         context = run.prepare(clusterfile, store, options, home=home, previous=current.stored)
@@ -146,10 +148,18 @@ def apply(
             return Applied(wanted.name, changes, described, False, time.monotonic() - started, removed=gone)
         if gone:
             confirm(gone)
-        with lease.held(current.control_plane_node, wanted.name):
+        with _held(current, wanted.name):
             _carry_out(work, clusterfile, options, current, context, recipe)
             _carry_out_apps(work, clusterfile, options, current, store, state, home)
     return Applied(wanted.name, changes, described, True, time.monotonic() - started, removed=gone)
+
+
+@contextlib.contextmanager
+def _held(current: There, name: str) -> Iterator[None]:
+    with lease.held(current.control_plane_node, name):
+        # Images were fetched and questions asked since it was read.
+        membership.require_unchanged(current.control_plane_node, current.version, name)
+        yield
 
 
 def _make(
@@ -188,6 +198,7 @@ def find(ssh: SshConnections, name: str) -> There | None:
     """
     nodes, _ = ssh.reachable()
     silent: list[str] = []
+    absent = False
     ask = f"{KUBECTL} --request-timeout=10s"
     record = f"{ask} {shlex.join(GET)} && echo {_APPS} && {ask} {shlex.join(records.LIST)}"
     script = f'set -- $(cat {MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(name)} ] || exit {_NOT_OURS}; {record}'
@@ -198,11 +209,13 @@ def find(ssh: SshConnections, name: str) -> There | None:
         if asked.ok:
             cluster, _, of_apps = asked.stdout.partition(f"\n{_APPS}\n")
             stored = ClusterRecord.of(cluster, node.name)
-            return There(node, stored.clusterfile, stored.digest, records.of_list(of_apps or '{"items": []}', node.name))
+            return There(node, stored.clusterfile, stored.digest, stored.version, records.of_list(of_apps or '{"items": []}', node.name))
         if "NotFound" in asked.stderr or "No such file" in asked.stderr or "not found" in asked.stderr:
-            return None
+            # Of the cluster, or of kubectl on a machine that did not get far.
+            absent = True
+            continue
         silent.append(f"{node.name}: {(asked.output.splitlines() or ['no answer'])[-1]}")
-    if silent and _was_finished(name, ssh):
+    if silent and not absent and _was_finished(name, ssh):
         raise CheckError(f"the API of the cluster {name} does not answer", hint="slipway status says more", details="\n".join(silent))
     return None
 

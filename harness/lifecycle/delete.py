@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +11,13 @@ from harness import log
 from harness.clusterfile import Phase
 from harness.errors import CommandError, NodeError
 from harness.host import cluster_cache
-from harness.lifecycle.cluster import access
+from harness.lifecycle.cluster import access, lease
 from harness.lifecycle.cluster.access import Known
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision import node_files
 from harness.lifecycle.provision.rootfs import MARK
 from harness.lifecycle.steps.uninstall_hooks import Parting
-from harness.nodes import LONG_TIMEOUT, Machine, Node
+from harness.nodes import LONG_TIMEOUT, Machine, Node, each
 from harness.nodes.files import STATE, restore_files
 from harness.nodes.ssh import SshConnections
 from harness.runtimes import kubeadm
@@ -43,6 +44,9 @@ class _Work:
     cleaned: list[str] = dataclasses.field(default_factory=list)
     untouched: list[str] = dataclasses.field(default_factory=list)
     parting: Parting = dataclasses.field(default_factory=Parting)
+    owners: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
+    """Name and identity of the cluster that each machine belongs to, by address."""
+    claim: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
 
 
 def prepare(
@@ -70,10 +74,11 @@ def delete(
 ) -> Deleted:
     """Delete a cluster. May be repeated: a machine that is clean already is left alone.
 
-    Raises CommandError when a machine that was reached could not be cleaned; the others are.
+    Raises UsageError when another command changes the cluster, CommandError when a machine that was reached could not be cleaned; the
+    others are.
     """
     work = prepare(name, control_plane, workers, home=home)
-    with work.found.state.lock(), work.ssh:
+    with work.found.state.lock(), work.ssh, work.claim:
         execute(plan(work))
     return Deleted(
         name,
@@ -103,8 +108,13 @@ def _part(work: _Work) -> Step:
 
     def action() -> str:
         reached = [node for node in work.ssh.nodes if node.address not in work.unreachable]
-        mine = [node for node in reached if belongs(node)[:1] == [work.found.state.name]]
+        name = work.found.state.name
+        # Machines of other clusters are not to hear of the claim: it would stop what works there.
+        work.owners = {node.address: owner for node, owner in zip(reached, each(reached, belongs), strict=True)}
+        mine = [node for node in reached if work.owners[node.address][:1] == [name]]
         control_plane = [node for node in mine if node.address in {machine.address for machine in work.found.control_plane}]
+        if control_plane:
+            work.claim.enter_context(lease.claimed(control_plane, name))
         work.parting = Parting.read(control_plane, mine)
         work.parting.run(Phase.PRE_UNINSTALL)
         return f"{len(work.parting.hooks)}" if work.parting.hooks else "none"
@@ -116,9 +126,9 @@ def _clean(work: _Work) -> Step:
     def action(node: Node) -> str:
         if node.address in work.unreachable:
             return "some are unreachable"
-        owner = belongs(node)
-        content = node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip()
-        if not content or (owner and owner[0] != work.found.state.name):
+        owner = work.owners[node.address]
+        others = owner and owner[0] != work.found.state.name
+        if others or not node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip():
             work.untouched.append(node.name)
             return f"{node.name} {'belongs to ' + owner[0] if owner else 'holds nothing of ours'}"
         work.parting.run(Phase.PRE_CLEAN_HOST, node)
@@ -152,6 +162,7 @@ def _forget(work: _Work) -> Step:
         if work.unreachable:
             # Their way in must stay known, for the next attempt.
             return "kept, for those that were not reached"
+        work.claim.close()
         work.ssh.close()
         work.found.state.forget()
         return ""

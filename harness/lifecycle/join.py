@@ -16,7 +16,7 @@ from harness.errors import CheckError, StoreError, UsageError
 from harness.lifecycle import delete
 from harness.lifecycle.apps import records
 from harness.lifecycle.checks.preflight import gather
-from harness.lifecycle.cluster import certificates, lease, membership, request
+from harness.lifecycle.cluster import certificates, membership, request
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.plan import Plan, Step, execute
@@ -109,7 +109,7 @@ def join(clusterfile: Clusterfile, store: Store, options: JoinOptions | None = N
     """
     started = time.monotonic()
     with prepared(clusterfile, store, options, home=home) as work:
-        with work.found.state.lock(), lease.held(work.found.first, work.spec.name), store.shared_lease():
+        with membership.changing(work.found), store.shared_lease():
             execute(plan(work), work.journal)
         return Joined(
             work.spec.name,

@@ -14,7 +14,7 @@ from harness.clusterfile import Phase
 from harness.errors import CheckError, CommandError, Fault, InputError, SlipwayError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
 from harness.lifecycle import delete
-from harness.lifecycle.cluster import lease, membership
+from harness.lifecycle.cluster import membership
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, etcd
 from harness.lifecycle.plan import Journal, Plan, Step, digest, execute
@@ -97,7 +97,7 @@ def remove(
     started = time.monotonic()
     with prepared(name, addresses, force=force, via=via, login=login, drain_timeout=drain_timeout, home=home) as work:
         names = tuple(work.name(node) for node in work.going)
-        with work.found.state.lock(), lease.held(work.first, name):
+        with membership.changing(work.found):
             execute(plan(work))
         errors = {node.address: work.found.errors[node.address].message for node in work.going if node not in work.alive}
         return Removed(name, names, tuple(sorted(work.cleaned)), errors, time.monotonic() - started)

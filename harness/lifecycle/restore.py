@@ -6,6 +6,7 @@ one, but with the keys of the backup and with its data in etcd before the first 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tarfile
 import time
@@ -21,7 +22,7 @@ from harness.host import cluster_cache
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import run
 from harness.lifecycle.apps import images
-from harness.lifecycle.cluster import access, kubeconfig, request
+from harness.lifecycle.cluster import access, kubeconfig, lease, request
 from harness.lifecycle.cluster.access import Access, Known
 from harness.lifecycle.cluster.backup import Contents, open_backup
 from harness.lifecycle.kube import objects, wait
@@ -98,7 +99,8 @@ def restore(
 
     Without machines: onto those that it was on, into which ``login`` leads when they are forgotten here. ``image`` is used in place of
     the one that the backup names; ``env`` has values that it does not know, since they are secrets.
-    Raises UsageError for a bad file, NodeError when a machine is missing, CheckError when some of them hold another cluster.
+    Raises UsageError for a bad file and when another command changes the cluster, NodeError when a machine is missing, CheckError when some
+    of them hold another cluster.
     """
     began = time.monotonic()
     with open_backup(file, password) as (contents, snapshot):
@@ -112,7 +114,8 @@ def restore(
             else:
                 for error in cluster.unreachable.values():
                     log.warning(f"{error.message}; its kubelet must be started anew when it is back: systemctl restart kubelet")
-                execute(_in_place(cluster, source, timeout))
+                with lease.claimed(cluster.control_plane, contents.name):
+                    execute(_in_place(cluster, source, timeout))
         if not in_place:
             image_store = store or Store.default()
             _onto_others(source, wanted(known_cluster, contents, image, env or {}, image_store), image_store, timeout, home)
@@ -271,8 +274,9 @@ def _keep_access(cluster: Access, authority: bytes | None) -> None:
 def _onto_others(source: _Source, clusterfile: Clusterfile, store: Store, timeout: float, home: Path | None) -> None:
     # Nothing is launched: objects come with the data.
     context = run.prepare(clusterfile, store, run.RunOptions(commands=(), timeout=timeout), home=home)
-    with context.spec.state.lock(), context.spec.ssh, store.shared_lease():
-        execute(plan(context, source))
+    with context.spec.state.lock(), context.spec.ssh, store.shared_lease(), contextlib.ExitStack() as stack:
+        claim = lease.claimed(context.spec.control_plane, context.spec.name)
+        execute(plan(context, source, lambda: stack.enter_context(claim)))
 
 
 def wanted(known_cluster: Known, contents: Contents, image: str | None, env: Mapping[str, str], store: Store) -> Clusterfile:
@@ -323,8 +327,11 @@ def _image(contents: Contents, store: Store) -> str:
     )
 
 
-def plan(context: ClusterContext, source: _Source) -> list[Step]:
-    """The recipe of ``run`` with the keys planted before they would be made, and the data before the control-plane nodes start."""
+def plan(context: ClusterContext, source: _Source, begin: Callable[[], object] = lambda: None) -> list[Step]:
+    """The recipe of ``run`` with the keys planted before they would be made, and the data before the control-plane nodes start.
+
+    ``begin``: see ``preparation.connect``.
+    """
     first = context.spec.first
 
     def plant(node: Node) -> None:
@@ -355,7 +362,7 @@ def plan(context: ClusterContext, source: _Source) -> list[Step]:
     # The network may be one of the applications: addons and nodes wait for it.
     apps = images.bring_back(context, "register-control-plane")
     insertions = ((keys, "make-keys"), (etcd, "start-control-plane"), (others, "finish-cluster"), (apps, "start-addons"))
-    recipe = run.cluster_steps(context, *(Insertion((step,), (before,)) for step, before in insertions))
+    recipe = run.cluster_steps(context, *(Insertion((step,), (before,)) for step, before in insertions), begin=begin)
     recipe.add(waits.wait_for_workloads(context, recipe.last, launched=False))
     recipe.add(Step("record", "record the cluster", record_it, after=(recipe.last,)))
     return recipe.steps

@@ -19,7 +19,7 @@ from harness.errors import CheckError, InputError, NodeError, SlipwayError, Stor
 from harness.host.cluster_cache import DEFAULT_NAME
 from harness.lifecycle import rollout, run
 from harness.lifecycle.apps import records
-from harness.lifecycle.cluster import access, lease, membership, missing_secrets, request
+from harness.lifecycle.cluster import access, membership, missing_secrets, request
 from harness.lifecycle.cluster import change as moves
 from harness.lifecycle.cluster.change import RUNNING, UPGRADE, Move, Version
 from harness.lifecycle.cluster.membership import Gathered
@@ -103,7 +103,7 @@ def carry_out(work: RolloutWork) -> Changed:
     move, cluster = work.move, work.found
     nothing = move.before == move.after and not work.resumed
     if not nothing:
-        with cluster.state.lock(), lease.held(cluster.first, cluster.state.name), work.spec.store.shared_lease():
+        with membership.changing(cluster), work.spec.store.shared_lease():
             try:
                 execute(rollout_plan.plan(work), work.journal)
             except SlipwayError as error:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.clusterfile import CONTROL_PLANE, WORKER, ApplicationDocument, Clusterfile, Host
-from harness.errors import CheckError, CommandError, NodeError
+from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle.cluster import access, record
+from harness.lifecycle.cluster import access, lease, record
 from harness.lifecycle.cluster.record import ClusterRecord
 from harness.lifecycle.kube import drain, objects, readiness
 from harness.lifecycle.provision import ipvs, node_files, registry
@@ -162,6 +162,7 @@ def gathered(
         if unknown:
             # Another machine has changed the cluster since this one did.
             login = members[0].login
+            ssh.close()
             ssh = SshConnections(cluster.state.folder, [*machines.values(), *(Machine(address, login) for address in unknown)])
             _, errors = ssh.reachable()
             first = _among(ssh, [first.address])[0]
@@ -178,6 +179,22 @@ def gathered(
         )
     finally:
         ssh.close()
+
+
+@contextmanager
+def changing(cluster: Gathered) -> Iterator[None]:
+    """Hold the lease of a cluster. Raises UsageError when another command holds it, or has changed the cluster since it was read."""
+    with cluster.state.lock(), lease.held(cluster.first, cluster.state.name):
+        require_unchanged(cluster.first, cluster.record.version, cluster.state.name)
+        yield
+
+
+def require_unchanged(node: Node, version: str, name: str) -> None:
+    """Raises UsageError when the record of a cluster is not the version that was read before the lease was held."""
+    if record.read(NodeKubectl(node)).version != version:
+        raise UsageError(
+            f"another command has changed the cluster {name} meanwhile; this one has changed nothing", hint="run the same command again"
+        )
 
 
 def _with_password(machine: Machine, password: str | None) -> Machine:

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import datetime
 import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -326,14 +328,44 @@ class OneCluster:
         self.said: list[str] = []
         node: Any = StandIn()
         node.machine = Machine("10.0.0.1", Login())
+        node.answers = {"get configmap": json.dumps({"metadata": {"resourceVersion": "7"}, "data": {}})}
         monkeypatch.setattr(apply, "SshConnections", lambda *_: contextlib.nullcontext())
-        monkeypatch.setattr(apply, "find", lambda *_: There(node, stored, digest, apps))
+        monkeypatch.setattr(apply, "find", lambda *_: There(node, stored, digest, "7", apps))
         monkeypatch.setattr(lease, "held", lambda *_: contextlib.nullcontext())
         monkeypatch.setattr(uninstall, "remove", lambda name, *_, **__: self.said.append(f"remove {name}"))
         monkeypatch.setattr(install, "install", lambda request, *_, **__: self.said.append(f"install {request.document.name}"))
         monkeypatch.setattr(multi_image, "judge", lambda apps, *_: self.said.append(f"judge {[app.name for app in apps]}"))
         monkeypatch.setattr(apply, "seen_from", lambda *_: None)
         monkeypatch.setattr(membership, "set_apps", lambda _, apps: self.said.append(f"note {[app.name for app in apps]}"))
+
+
+class Asked(StandIn):
+    """A machine whose question about the cluster fails with an error, or is answered."""
+
+    def __init__(self, address: str, error: str = "", answer: str = "") -> None:
+        super().__init__(address)
+        self.error, self.answer = error, answer
+
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
+        return ProcessResult((), 1 if self.error else 0, self.answer, self.error)
+
+
+@pytest.mark.parametrize("error", ["sh: kubectl: not found", 'configmaps "slipway-clusterfile" not found (NotFound)', "no answer"])
+def test_find_record_on_second_control_plane_node_is_found(tmp_path: Path, error: str) -> None:
+    record = json.dumps({"metadata": {"resourceVersion": "7"}, "data": {"Clusterfile": CLUSTER, "digest": "sha256:1"}})
+    second = Asked("10.0.0.2", answer=f'{record}\n{apply._APPS}\n{{"items": []}}')
+    ssh: Any = SimpleNamespace(reachable=lambda: ((Asked("10.0.0.1", error), second), {}), folder=tmp_path)
+    current = apply.find(ssh, "lab")
+    assert current is not None
+    assert (current.control_plane_node, current.digest, current.version) == (second, "sha256:1", "7")
+
+
+def test_require_unchanged_record_of_other_version_raises_usage_error() -> None:
+    node = StandIn()
+    node.answers = {"get configmap": json.dumps({"metadata": {"resourceVersion": "8"}, "data": {}})}
+    membership.require_unchanged(node, "8", "lab")
+    with pytest.raises(UsageError, match="another command has changed the cluster lab meanwhile"):
+        membership.require_unchanged(node, "7", "lab")
 
 
 def of_list(*images: str) -> str:

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from harness import log
-from harness.errors import CommandError, NodeError
+from harness.errors import CommandError, NodeError, UsageError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import delete
+from harness.lifecycle.cluster import lease
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import node_files
-from harness.nodes import Machine
+from harness.nodes import Machine, claim
 from harness.nodes.ssh import SshConnections
+from harness.process import ProcessResult
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -110,6 +112,33 @@ def test_delete_machine_of_other_cluster_or_none_is_not_cleaned(work: Any) -> No
     assert sorted(found.untouched) == ["host-2", "host-3"]
     assert not cleaned(other)
     assert not cleaned(clean)
+
+
+class BusyNode(StandIn):
+    """A control-plane node that another command has claimed."""
+
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
+        result = super().run(command, input=input, check=check, timeout=timeout)
+        taken = "flock" in command and "instead=" in command
+        return ProcessResult((), lease._TAKEN, "ops@elsewhere:7 -\n2026-01-01T00:00:00Z\n", "") if taken else result
+
+
+def test_delete_cluster_that_another_command_changes_is_refused_and_nothing_is_cleaned(work: Any) -> None:
+    busy, worker = BusyNode("10.0.0.1", "host-1"), member("10.0.0.2")
+    busy.answers = member("10.0.0.1").answers
+    found = work(busy, worker)
+    with pytest.raises(UsageError, match="ops@elsewhere:7 is changing the cluster lab since 2026-01-01"):
+        execute(delete.plan(found))
+    assert not found.cleaned
+    assert not cleaned(worker)
+    assert found.found.state.exists
+
+
+def test_delete_releases_its_claim_before_it_forgets_the_machines(work: Any) -> None:
+    node = member("10.0.0.1")
+    execute(delete.plan(work(node)))
+    assert any(f"rm -f {lease.CLAIM}" in command for command in node.commands)
+    assert claim.current() is None
 
 
 def test_delete_machine_not_emptied_by_clean_raises_command_error(work: Any) -> None:
