@@ -24,6 +24,11 @@ def oras() -> Path:
     return gotools.compiled(FOLDER / "oras")
 
 
+def sealer() -> Path:
+    """Builds images that slipway reads. Raises CommandError when it cannot be compiled."""
+    return gotools.compiled(FOLDER / "sealer")
+
+
 def crane() -> Path:
     """The other client of registries, which copies many blobs at once. Raises CommandError when it cannot be compiled."""
     return gotools.compiled(FOLDER / "crane")
