@@ -210,13 +210,13 @@ def renew(
 
 @contextlib.contextmanager
 def _alone(cluster: Access, name: str) -> Iterator[None]:
-    """Hold the lease of the cluster, unless its API does not answer: expired certificates may be the cause."""
+    """Hold the lease of the cluster, or claim its control-plane nodes where no API answers: expired certificates may be the cause."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lease.held(cluster.first, name))
         except CommandError as error:
-            log.warning(f"the API does not answer, so nobody else who changes {name} would be seen")
             log.debug(error.details or error.message)
+            stack.enter_context(lease.claimed(cluster.control_plane, name))
         yield
 
 

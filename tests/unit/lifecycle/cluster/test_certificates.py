@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from harness.errors import CommandError, InputError, NodeError, StoreError
+from harness.errors import CommandError, InputError, NodeError, StoreError, UsageError
+from harness.lifecycle.cluster import certificates, lease
 from harness.lifecycle.cluster.certificates import (
     AUTHORITY_OF,
     WARN_DAYS,
@@ -32,6 +34,7 @@ from harness.runtimes.configuration import SERVING_CRT, SERVING_KEY
 from harness.runtimes.kubeadm import CLIENT_PEM, serving_pair
 from harness.runtimes.kubeconfig import kubeconfig
 from harness.runtimes.pki import ENCRYPTION, FILES, FOLDER, Authority, Pki, alternative_names, control_plane_certificates, general_name
+from tests.unit.lifecycle.cluster.test_lease import ControlPlaneNode as ClaimedNode
 from tests.unit.lifecycle.standin import StandIn
 from tests.unit.runtimes.machines import final_path
 
@@ -138,6 +141,17 @@ def test_keys_of_node_without_authority_keys_is_refused() -> None:
 def test_renew_zero_days_raises_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         renew("lab", days=0, home=tmp_path)
+
+
+def test_alone_silent_api_claims_control_plane_nodes_and_other_command_is_refused() -> None:
+    nodes = (ClaimedNode("10.0.0.1"), ClaimedNode("10.0.0.2"))
+    cluster: Any = SimpleNamespace(first=nodes[0], control_plane=nodes)
+    with certificates._alone(cluster, "lab"):
+        assert [node.there for node in nodes] == [lease.holder()] * 2
+    assert [node.there for node in nodes] == ["", ""]
+    nodes[1].there = "ops@elsewhere:7"
+    with pytest.raises(UsageError, match="ops@elsewhere:7 is changing the cluster lab"), certificates._alone(cluster, "lab"):
+        pytest.fail("it was let in")
 
 
 def test_authority_renew_with_more_hosts_adds_names() -> None:
