@@ -1,4 +1,6 @@
-"""A CloudImage goes through registries of others and runs as it was built; a cluster takes its images from the registry of its site."""
+"""A CloudImage goes through registries of others and runs as it was built; a cluster takes its images from the registry of its site; an
+image that was merged of others runs as they do.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,17 @@ from tests.integration.registry import PASSWORD, USER, Registry, basic, password
 from tests.waiting import HANG
 
 pytestmark = pytest.mark.long
+
+DEPLOYMENT = """apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}, annotations: {{word: "{{{{ .{value} }}}}"}}}}
+spec:
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      containers: [{{name: {name}, image: "{image}", imagePullPolicy: Always}}]
+"""
 
 COPY = ("skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false")
 
@@ -87,6 +100,32 @@ def test_run_image_copied_by_skopeo_pulls_container_images_from_site_registry(
             kept = lab.kubectl("get", "configmaps", "--all-namespaces", "-o", "yaml")
             assert not [secret for secret in (PASSWORD, basic()["Authorization"].partition(" ")[2]) if secret in kept]
         assert site.requests("GET", r"/v2/cluster/slipway\.dev/nginx/")
+
+
+def test_run_merged_image_starts_kubernetes_and_every_application(slipway: Slipway, lab: Lab, kubernetes: str, tmp_path: Path) -> None:
+    """Applications of both kinds, one with a value of its own, one with a value that the merge settles."""
+    front, cache = tmp_path / "front", tmp_path / "cache"
+    for folder, name, image, text in (
+        (front, "front", "slipway.dev/nginx:1.22", "ENV Word=front Site=one\nAPP front local://front\nLAUNCH front\n"),
+        (cache, "cache", "slipway.dev/redis:7.0", 'ENV Site=two\nCOPY cache manifests\nCMDS ["kubectl apply -f manifests/cache.yaml"]\n'),
+    ):
+        (folder / name).mkdir(parents=True)
+        (folder / "Kubefile").write_text(f"FROM scratch\n{text}")
+        value = "Word" if name == "front" else "Site"
+        (folder / name / f"{name}.yaml.tmpl").write_text(DEPLOYMENT.format(name=name, value=value, image=image))
+        slipway("build", "-t", f"merge-{name}:1", "--on", "none", folder)
+    refused = slipway("merge", kubernetes, "merge-front:1", "merge-cache:1", "-t", "merge-stack:1", check=False)
+    assert (refused.returncode, "ENV Site differs from that of merge-front:1" in refused.stderr) == (2, True), refused.stderr
+    slipway("merge", kubernetes, "merge-front:1", "merge-cache:1", "-t", "merge-stack:1", "-e", "Site=three")
+    slipway("conformance", "merge-stack:1")
+    own = Elsewhere(slipway, {})
+    with cluster(own, lab, "merge-stack:1", "-e", "Word=given"):
+        state = lab.status()
+        assert (state["healthy"], state["image"], len(state["nodes"])) == (True, "merge-stack:1", 2), state["notReady"]
+        found = {name: lab.json("get", "deployment", name) for name in ("front", "cache")}
+        assert {name: one["status"]["readyReplicas"] for name, one in found.items()} == {"front": 1, "cache": 1}
+        assert {name: one["metadata"]["annotations"]["word"] for name, one in found.items()} == {"front": "given", "cache": "three"}
+        slipway("check", lab.name)
 
 
 def elsewhere_login(user: Elsewhere, site: Registry) -> None:

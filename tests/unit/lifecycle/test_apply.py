@@ -353,7 +353,7 @@ class Asked(StandIn):
 @pytest.mark.parametrize("error", ["sh: kubectl: not found", 'configmaps "slipway-clusterfile" not found (NotFound)', "no answer"])
 def test_find_record_on_second_control_plane_node_is_found(tmp_path: Path, error: str) -> None:
     record = json.dumps({"metadata": {"resourceVersion": "7"}, "data": {"Clusterfile": CLUSTER, "digest": "sha256:1"}})
-    second = Asked("10.0.0.2", answer=f'{record}\n{apply._APPS}\n{{"items": []}}')
+    second: Any = Asked("10.0.0.2", answer=f'{record}\n{apply._APPS}\n{{"items": []}}')
     ssh: Any = SimpleNamespace(reachable=lambda: ((Asked("10.0.0.1", error), second), {}), folder=tmp_path)
     current = apply.find(ssh, "lab")
     assert current is not None
