@@ -391,7 +391,7 @@ def addresses(texts: Sequence[str] | None, option: str) -> list[str]:
             valid += validators.addresses(text)
         except validators.FieldError as wrong:
             # sealer takes a number of machines for its providers.
-            hint = "slipway takes addresses; `slipway nodes up` boots machines and prints theirs" if text.isdigit() else wrong.hint
+            hint = "slipway takes addresses; `slipway nodes up` boots machines and prints their addresses" if text.isdigit() else wrong.hint
             faults.append(Fault(f"{option} {text}", wrong.message.removeprefix(f"{text} is "), hint))
     if faults:
         raise InputError(faults)

@@ -340,10 +340,12 @@ def _impossible(change: ClusterfileChange) -> Fault | None:
     if change.subject == "env" and change.name in _NETWORKS:
         return Fault(change.path, f"{change}: the networks of a cluster that runs cannot change", "make a new cluster")
     if change.subject == "env" and change.name == "CertSANs":
-        return Fault(change.path, f"{change}: certificates are made anew by a command of their own", "slipway certs")
+        return Fault(change.path, f"{change}: a command of its own issues new certificates", "slipway certs")
     if change.subject in _HERE:
         return (
-            None if not _of_kubelet(change) else Fault(change.path, f"{change}: it is read when a machine becomes a node", "make it anew")
+            None
+            if not _of_kubelet(change)
+            else Fault(change.path, f"{change}: it is read when a machine becomes a node", "remove the node, then join it")
         )
     if change.subject == "host":
         roles = change.path.endswith(".roles") and _is_control_plane(change.before) != _is_control_plane(change.after)

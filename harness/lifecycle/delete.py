@@ -30,7 +30,7 @@ class Deleted:
     name: str
     cleaned: tuple[str, ...]
     untouched: tuple[str, ...]
-    """Machines that belong to another cluster, or hold nothing of ours."""
+    """Machines that belong to another cluster, or hold nothing of any."""
     unreachable: Mapping[str, str]
 
 
@@ -130,7 +130,7 @@ def _clean(work: _Work) -> Step:
         others = owner and owner[0] != work.found.state.name
         if others or not node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip():
             work.untouched.append(node.name)
-            return f"{node.name} {'belongs to ' + owner[0] if owner else 'holds nothing of ours'}"
+            return f"{node.name} {'belongs to ' + owner[0] if owner else 'holds nothing of a cluster'}"
         work.parting.run(Phase.PRE_CLEAN_HOST, node)
         clean(node)
         work.parting.run(Phase.POST_CLEAN_HOST, node)

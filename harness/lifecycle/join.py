@@ -278,9 +278,7 @@ def _connect(work: JoinWork) -> Step:
         if failed:
             raise together(failed)
         for address, name in work.spec.unreachable.items():
-            log.warning(
-                f"{name} ({address}) does not answer: it is told nothing of the new members; the same command again does that later"
-            )
+            log.warning(f"{name} ({address}) does not answer: it does not learn of the new members; repeat this command later")
         return f"{len(work.fresh)} new, {len(work.old)} that are there"
 
     return Step("connect", "connect to the nodes", action)

@@ -113,7 +113,7 @@ def restore(
                 _require(cluster, list(cluster.unreachable))
             else:
                 for error in cluster.unreachable.values():
-                    log.warning(f"{error.message}; its kubelet must be started anew when it is back: systemctl restart kubelet")
+                    log.warning(f"{error.message}; restart its kubelet when it is back: systemctl restart kubelet")
                 with lease.claimed(cluster.control_plane, contents.name):
                     execute(_in_place(cluster, source, timeout))
         if not in_place:
@@ -201,7 +201,7 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
         Step("wait-for-api", "wait for the API", lambda node: _wait_api(node, timeout), control_plane, after=("start",)),
         # What they have seen since the backup never happened: they look again only when they begin anew.
         Step("start-kubelets", "restart the kubelets", kubelets, nodes, after_all=("wait-for-api",)),
-        Step("start-watchers", "start the pods of kube-system anew", again, after=("start-kubelets",)),
+        Step("start-watchers", "restart the pods of kube-system", again, after=("start-kubelets",)),
         Step("wait-for-nodes", "wait for the nodes", settled, after=("start-watchers",)),
         Step("record", "remember the cluster", access_kept, after=("wait-for-nodes",)),
     ]

@@ -35,8 +35,8 @@ def explain(machine: Machine, output: str, known_hosts: Path) -> NodeError:
     if login.password is not None:
         means = "the password" if login.key is None else f"{means} or the password"
     hints = {
-        "changed": f"if the machine was installed anew, forget its old key: ssh-keygen -R {machine.address} -f {known_hosts}; "
-        "if not, somebody may be listening in",
+        "changed": f"if the machine was reinstalled, forget its old key: ssh-keygen -R {machine.address} -f {known_hosts}; "
+        "if not, another machine may be listening in",
         "lost": "check the machine and its network, then run the same command again",
         "login": "give the right password (--passwd - asks for it), or a key with --key"
         if login.password is not None

@@ -55,6 +55,16 @@ def docstrings() -> Iterator[tuple[str, str]]:
                 yield f"{path.relative_to(PROJECT)}:{node.lineno}", node.value.value.strip()
 
 
+def messages() -> Iterator[tuple[str, str]]:
+    """Every text of more than a word that the package may print, docstrings left out: where, text."""
+    for path in sorted((PROJECT / "harness").rglob("*.py")):
+        nodes = sources.nodes(path)
+        documents = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value and id(node) not in documents:
+                yield f"{path.relative_to(PROJECT)}:{node.lineno}", node.value
+
+
 def prose(text: str) -> str:
     """A page without what programs print and without code."""
     return re.sub(r"`[^`]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
@@ -64,6 +74,12 @@ def test_help_texts_are_plain() -> None:
     texts = list(help_texts())
     assert len(texts) > 250
     assert [f"{where}: {wrong}: {text}" for where, text in texts for wrong in faults(text, opening=True)] == []
+
+
+def test_messages_are_plain() -> None:
+    texts = list(messages())
+    assert len(texts) > 3000
+    assert [f"{where}: {wrong}: {text}" for where, text in texts for wrong in faults(text, opening=False)] == []
 
 
 def test_docstrings_open_with_noun_or_imperative() -> None:

@@ -276,7 +276,7 @@ class _Lease:
                 raise _busy(self._cluster, spec.get("holderIdentity"), spec.get("acquireTime"))
             lease = self._write(*_instead(existing, document(now)))
         if lease is None:
-            raise UsageError(f"somebody else has just begun to change the cluster {self._cluster}", hint="wait for its end")
+            raise UsageError(f"another command has just begun to change the cluster {self._cluster}", hint="wait for its end")
 
     def renew(self) -> str:
         """Renew the lease; return its holder when another command has taken over. Raises SlipwayError when the API does not answer."""

@@ -88,7 +88,7 @@ def _empty(work: RolloutWork, node: SshNode, together: Sequence[SshNode], parts:
     leaving = frozenset(work.name(one) for one in together)
     listed = readiness.of_kind(readiness.get(api.kubectl, "nodes"), "Node")
     if not any(takes_pods(one) for one in listed if one["metadata"]["name"] not in leaving):
-        log.warning(f"{name}: no other node takes its pods; they stay while its services are started anew")
+        log.warning(f"{name}: no other node takes its pods; they stay while its services restart")
         return None
     mine = next(one for one in listed if one["metadata"]["name"] == name)
     if mine["spec"].get("unschedulable") and _CORDONED not in parts:
@@ -178,7 +178,9 @@ def _await_leaders(work: RolloutWork, node: SshNode) -> None:
     script = assets.script("await_leaders", admin=ADMIN, node=work.name(node), rootfs=ROOTFS, state=STATE)
     result = node.run(script, check=False, timeout=150)
     if not result.ok:
-        raise CheckError(f"{work.name(node)}: {result.output.strip() or 'nobody leads'} a minute after its start")
+        raise CheckError(
+            f"{work.name(node)}: {result.output.strip() or 'no controller manager or scheduler leads'} a minute after its start"
+        )
 
 
 def _require_version(work: RolloutWork, node: SshNode) -> None:

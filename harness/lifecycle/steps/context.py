@@ -450,7 +450,7 @@ def _require_version(config: Mapping[str, Any]) -> None:
     moved = {"containerd", "cni", "registry", "sandbox_image"} & set(cri if isinstance(cri, Mapping) else ())
     if config.get("version", 3) not in (3, 4) or moved:
         message = "is not of version 3 or 4: its tables would be joined with none of slipway's own"
-        raise InputError([Fault(CONTAINERD_CONFIG, message, "`containerd config migrate` writes it anew")])
+        raise InputError([Fault(CONTAINERD_CONFIG, message, "`containerd config migrate` rewrites it")])
 
 
 def own_network(info: Info) -> bool:

@@ -170,7 +170,7 @@ def test_await_leaders_script_waits_for_both_and_releases_only_leases_of_its_nod
     ("output", "message"),
     [
         ("no kube-scheduler is at work\n", "host-2: no kube-scheduler is at work a minute after its start"),
-        ("", "host-2: nobody leads a minute after its start"),
+        ("", "host-2: no controller manager or scheduler leads a minute after its start"),
     ],
 )
 def test_await_leaders_without_active_leader_raises_check_error(
