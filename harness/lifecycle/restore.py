@@ -114,6 +114,9 @@ def restore(
             else:
                 for error in cluster.unreachable.values():
                     log.warning(f"{error.message}; restart its kubelet when it is back: systemctl restart kubelet")
+                named = {machine.address for machine in known_cluster.control_plane}
+                if others := [address for address in contents.front["controlPlane"] if address not in named]:
+                    log.warning(f"{', '.join(others)}: in the backup a control-plane node, and not named; etcd must not run there any more")
                 with lease.claimed(cluster.control_plane, contents.name):
                     execute(_in_place(cluster, source, timeout))
         if not in_place:

@@ -15,11 +15,12 @@ import io
 import json
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from harness import log, untrusted
+from harness.clusterfile import CONTROL_PLANE, WORKER
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.host import cluster_cache, durable
 from harness.lifecycle.cluster import access, certificates, kubeconfig, record
@@ -101,8 +102,9 @@ def backup(
         with log.step("take a snapshot of etcd"):
             status = take_snapshot(node, snapshot)
         with log.step("write the backup"):
-            members = _members(cluster, node)
-            front = _front(cluster, node, members, status, snapshot)
+            stored = _record(cluster, node)
+            members = _members(node, stored)
+            front = _front(cluster, node, stored, members, status, snapshot)
             _write(file, front, members, snapshot, password)
     with log.step("read the backup again"), open_backup(file, password):
         pass
@@ -110,26 +112,44 @@ def backup(
     return Saved(name, file, file.stat().st_size, password is not None, etcd["revision"], etcd["totalKey"], front["image"]["digest"])
 
 
-def _members(cluster: Access, node: SshNode) -> dict[str, bytes]:
+def _record(cluster: Access, node: SshNode) -> ClusterRecord:
+    """The record of the cluster; an empty one, with a warning, where there is none that can be read."""
+    try:
+        return record.read(NodeKubectl(node))
+    except CheckError as error:
+        log.warning(f"{cluster.known.state.name}: {error.message}; it can be restored onto its own control-plane nodes only")
+        return ClusterRecord()
+
+
+def _members(node: SshNode, stored: ClusterRecord) -> dict[str, bytes]:
     """The small files of a backup, by their names in it."""
     kubectl = NodeKubectl(node)
     config = objects.config_map(
         kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"), where=kubectl.where
     )
     members = {"kubeadm.yaml": config["data"]["ClusterConfiguration"].encode()}
-    stored = ClusterRecord()
-    try:
-        stored = record.read(kubectl)
-    except CheckError as error:
-        log.warning(f"{cluster.known.state.name}: {error.message}; it can be restored onto its own control-plane nodes only")
     members["Clusterfile"] = stored.text.encode()
     members["record.json"] = json.dumps({"name": stored.image, "digest": stored.digest, "registry": stored.registry}).encode()
     members |= {f"pki/{name}": data for name, data in certificates.keys_of(node).files.items()}
     return dict(sorted(members.items()))
 
 
+def addresses(machines: Sequence[Machine], recorded: Collection[str]) -> list[str]:
+    """The addresses of ``recorded``, in the order of ``machines`` as far as those are known; without a record those of ``machines``.
+
+    A backup by way of one control-plane node must name the others as well: a restore stops all of them.
+    """
+    known = [machine.address for machine in machines]
+    return [*(address for address in known if address in recorded), *sorted(set(recorded) - set(known))] if recorded else known
+
+
 def _front(
-    cluster: Access, control_plane_node: SshNode, members: Mapping[str, bytes], status: Mapping[str, Any], snapshot: BinaryIO
+    cluster: Access,
+    control_plane_node: SshNode,
+    stored: ClusterRecord,
+    members: Mapping[str, bytes],
+    status: Mapping[str, Any],
+    snapshot: BinaryIO,
 ) -> dict[str, Any]:
     listed = objects.objects(control_plane_node.run(f"{KUBECTL} get nodes --output=json", timeout=60).stdout, where=control_plane_node.name)
     manifest = untrusted.yaml_document(
@@ -156,8 +176,8 @@ def _front(
         "image": untrusted.json_object(
             members["record.json"], what=f"{control_plane_node.name}: the record of the image", error=CommandError
         ),
-        "controlPlane": [machine.address for machine in known_cluster.control_plane],
-        "workers": [machine.address for machine in known_cluster.workers],
+        "controlPlane": addresses(known_cluster.control_plane, stored.addresses(CONTROL_PLANE)),
+        "workers": addresses(known_cluster.workers, stored.addresses(WORKER)),
         "names": sorted(node["metadata"]["name"] for node in listed),
         "etcd": {**status, "image": image},
         "files": files,

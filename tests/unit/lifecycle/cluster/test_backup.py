@@ -16,7 +16,7 @@ from harness.errors import CommandError, UsageError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.cluster import access, backup_crypto, certificates
 from harness.lifecycle.cluster.access import Access, Known
-from harness.lifecycle.cluster.backup import SNAPSHOT, _members, _write, backup, open_backup
+from harness.lifecycle.cluster.backup import SNAPSHOT, _members, _record, _write, addresses, backup, open_backup
 from harness.nodes import Machine
 from harness.nodes.ssh import SshConnections
 from harness.runtimes.pki import ENCRYPTION, FILES
@@ -133,12 +133,20 @@ def test_backup_members_of_cluster_without_record_are_readable(tmp_path: Path, m
     node.answers = {"get configmap kubeadm-config": json.dumps({"data": {"ClusterConfiguration": "kubernetesVersion: v1.36.3\n"}})}
     monkeypatch.setattr(certificates, "keys_of", lambda _: SimpleNamespace(files=dict.fromkeys(FILES, b"key")))
     known = Known(ClusterState.of("lab", tmp_path), (Machine("10.0.0.1"),), ())
-    members = _members(Access(known, SshConnections(tmp_path / "c", ()), (node,), (), {}), node)
+    members = _members(node, _record(Access(known, SshConnections(tmp_path / "c", ()), (node,), (), {}), node))
     files = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in {**members, SNAPSHOT: DATA}.items()}
     file = tmp_path / "lab.backup"
     _write(file, front(files=files, image=json.loads(members["record.json"])), members, io.BytesIO(DATA), None)
     with open_backup(file) as (contents, _):
         assert (contents.clusterfile, contents.front["image"]["digest"]) == ("", "")
+
+
+def test_addresses_of_backup_are_those_of_record_also_by_way_of_one_machine() -> None:
+    via = [Machine("10.0.0.2")]
+    assert addresses(via, {"10.0.0.1", "10.0.0.2", "10.0.0.3"}) == ["10.0.0.2", "10.0.0.1", "10.0.0.3"]
+    # One that another machine has removed is not in the record; a cluster without a record has what is known here.
+    assert addresses([*via, Machine("10.0.0.9")], {"10.0.0.2"}) == ["10.0.0.2"]
+    assert addresses(via, set()) == ["10.0.0.2"]
 
 
 def test_open_backup_format_before_age_is_refused_with_version_hint(tmp_path: Path) -> None:
