@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import functools
 import hashlib
@@ -14,27 +13,21 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from harness import assets, log, untrusted
+from harness import assets, log
 from harness.cloudimage import CloudImage, EmbeddedImage, ExpectedValue, PlatformImage, diff, enforcers, listing
 from harness.cloudimage.diff import Difference
 from harness.clusterfile import secrets
 from harness.oci.store import Store
 from harness.trust.provenance import without_values
-from harness.website import evidence, file_changes, picture
+from harness.website import evidence, file_changes, markup, picture
 from harness.website.collect import Collection, ImageHistory, ImageVersion
 from harness.website.evidence import AttachedDocument
 from harness.website.picture import SizedPart
 
 TEMPLATES = assets.FOLDER / "website"
-LONGEST = 2000
-"""Characters of a text of an image that a page shows."""
 MOST_ROWS = 500
 """Rows of a list that a page shows; it says how many more there are."""
 _MOST_PLACES = 4
-_ICON = (
-    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
-    "%3Cpath fill='%230b6bcb' d='M2 9h12l-2 5H4zM7 2h2v6H7zM4 5h3v3H4zM9 5h3v3H9z'/%3E%3C/svg%3E"
-)
 
 
 def page_path(version: ImageVersion) -> str:
@@ -108,7 +101,7 @@ class PageMaker:
         names = {one.name.rpartition("/")[2].partition("@")[0] for part in newest.side.image.platforms for one in part.images.images}
         facts = {**_facts(newest), "versions": len(history.versions) + history.older}
         words = [history.name, description, *map(str, facts["chips"]), *sorted(names)]
-        text = " ".join(word.lower() for word in words)[: 4 * LONGEST]
+        text = " ".join(word.lower() for word in words)[: 4 * markup.LONGEST]
         return {
             "name": history.name, "page": page_path(newest), "tag": newest.tag, "description": description,
             "text": text, "badges": list(_badges(newest)), **facts,
@@ -292,48 +285,10 @@ def _relative(path: str) -> str:
     return path.removeprefix("images/") if path.startswith("images/") else f"../{path}"
 
 
-def _shown(value: object) -> object:
-    """Value of an expression of a template before it is escaped."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return "" if value is None else value
-    text = value if len(value) <= LONGEST else f"{value[:LONGEST]}... ({len(value) - LONGEST} characters more)"
-    return untrusted.shown(text, lines=True)
-
-
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=_shown,
-    )
     style, script = ((TEMPLATES / name).read_text() for name in ("style.css", "site.js"))
-    environment.globals |= {
-        "style": Markup(style),  # noqa: S704 -- a file of this package, as the next
-        "script": Markup(script),  # noqa: S704
-        "policy": policy(style, script),
-        "icon": _ICON,
-    }
-    environment.filters |= {"breakable": _breakable}
-    return environment
-
-
-def _breakable(name: str) -> Markup:
-    """A name that may be broken behind each slash."""
-    return Markup("/<wbr>").join(name.split("/"))
-
-
-def policy(style: str, script: str) -> str:
-    """The Content-Security-Policy of every page: its own style and script by their digests, the icon, nothing else."""
-    allowed = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in (style, script)]
-    return (
-        f"default-src 'none'; style-src {allowed[0]}; script-src {allowed[1]}; img-src data:; base-uri 'none'; form-action 'none'; "
-        "require-trusted-types-for 'script'"
-    )
+    return markup.environment(TEMPLATES, style, script)
 
 
 def _render(template: str, **context: Any) -> bytes:
