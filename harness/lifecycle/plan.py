@@ -17,6 +17,7 @@ from typing import Any
 
 from harness import assets, log, process
 from harness.errors import SlipwayError
+from harness.log import timings
 from harness.nodes import Node, claim, no_thread, together
 from harness.nodes.files import STATE
 
@@ -367,22 +368,27 @@ def _work(task: _Task, journal: Journal, ended: queue.Queue[_Ended]) -> None:
     try:
         # Another command may have taken over while this one waited or slept.
         claim.check()
-        if node is None:
-            note = _text(step.action())
-        else:
-            inputs = step.inputs(node) if step.inputs else None
-            if inputs is not None and journal.has(node, step.id, inputs):
-                skipped = True
-            else:
-                note = _text(step.action(node))
-                if inputs is not None:
-                    journal.add(node, step.id, inputs)
+        with timings.span(step.title, f"{node.name} steps" if node else "steps", kind=timings.STEP, clean=log.hidden):
+            skipped, note = _act(step, node, journal)
     except BaseException as failure:
         error = failure
         if isinstance(failure, SlipwayError):
             log.debug(f"{step.id} failed: {failure.message}")
     log.debug(f"{step.id} {node.name if node else 'here'}: {time.monotonic() - began:.2f} s{' (skipped)' if skipped else ''}")
     ended.put(_Ended(task, error, skipped, note))
+
+
+def _act(step: Step, node: Node | None, journal: Journal) -> tuple[bool, str]:
+    """Do a step on one node, or here without one. Return True for a step that was done before, and its note."""
+    if node is None:
+        return False, _text(step.action())
+    inputs = step.inputs(node) if step.inputs else None
+    if inputs is not None and journal.has(node, step.id, inputs):
+        return True, ""
+    note = _text(step.action(node))
+    if inputs is not None:
+        journal.add(node, step.id, inputs)
+    return False, note
 
 
 def _text(value: object) -> str:

@@ -227,7 +227,7 @@ def step(title: str) -> Iterator[ProgressStep]:
 @contextlib.contextmanager
 def _lane(now: ProgressStep) -> Iterator[None]:
     """Steps within steps are drawn below each other."""
-    with timings.span(now.title, f"steps {now.depth + 1}") as kept:
+    with timings.span(now.title, f"steps {now.depth + 1}", kind=timings.SHOWN) as kept:
         try:
             yield
         finally:

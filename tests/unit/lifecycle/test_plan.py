@@ -10,6 +10,7 @@ import pytest
 from harness import log
 from harness.errors import CommandError, NodeError
 from harness.lifecycle.plan import Insertion, Journal, Plan, Step, check, describe, execute
+from harness.log import timings
 from harness.nodes import Node
 from tests.unit.lifecycle.standin import StandIn
 from tests.waiting import HANG
@@ -120,6 +121,14 @@ def test_execute_failures_of_several_nodes_are_reported_together() -> None:
         execute([Step("a", "", action, (ONE, TWO))])
     assert "10.0.0.1 is gone" in caught.value.message
     assert "10.0.0.2 broke" in caught.value.message
+
+
+def test_execute_keeps_span_of_each_step_on_each_node() -> None:
+    notes = Notes()
+    with timings.kept() as recorder:
+        execute([notes.step("a", ONE, TWO), notes.step("b", after=("a",))])
+    kept = sorted((span.title, span.lane) for span in recorder.spans() if span.kind == timings.STEP)
+    assert kept == [("a", f"{ONE.name} steps"), ("a", f"{TWO.name} steps"), ("b", "steps")]
 
 
 def test_execute_step_in_journal_is_skipped() -> None:

@@ -82,3 +82,26 @@ def test_timings_option_writes_file_after_failed_command(file: Path, capsys: pyt
     assert json.loads(file.read_text())["traceEvents"] == []
     assert app.execute(["--timings", str(file.parent), "images"]) == 2
     assert "--timings takes a file" in capsys.readouterr().err
+
+
+def test_timings_kept_in_memory_gives_spans_with_kind_lane_and_failure() -> None:
+    with timings.kept() as recorder:
+        with log.step("outer") as shown, timings.span("start kubelet", "node-1 steps", kind=timings.STEP):
+            shown.note = "2 of 2"
+        with pytest.raises(ValueError, match="x"), timings.span("systemctl start", "node-1"):
+            raise ValueError("x")
+    outer, start, command = recorder.spans()
+    assert (outer.title, outer.lane, outer.kind, outer.note, outer.failed) == ("outer", "steps 1", timings.SHOWN, "2 of 2", False)
+    assert (start.title, start.lane, start.kind) == ("start kubelet", "node-1 steps", timings.STEP)
+    assert (command.lane, command.kind, command.failed) == ("node-1", timings.COMMAND, True)
+    assert outer.started <= start.started <= start.started + start.seconds <= command.started + command.seconds
+
+
+def test_timings_kept_in_memory_leaves_recorded_file_alone(file: Path) -> None:
+    timings.record(file)
+    with timings.kept(), log.step("of the block"):
+        pass
+    with log.step("of the command"):
+        pass
+    timings.write()
+    assert [span["name"] for span in spans(file)] == ["of the command"]
