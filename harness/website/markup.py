@@ -66,4 +66,4 @@ def _shown(longest: int, value: object) -> object:
 
 def _breakable(name: str) -> Markup:
     """A name that may be broken behind each slash."""
-    return Markup("/<wbr>").join(name.split("/"))
+    return Markup("/<wbr>").join(untrusted.shown(name).split("/"))

@@ -47,4 +47,4 @@ def test_policy_without_script_allows_no_script() -> None:
 
 
 def test_breakable_name_is_escaped_and_broken_behind_slashes(tmp_path: Path) -> None:
-    assert rendered(tmp_path, "{{ text | breakable }}", "a/<b>/c") == "a/<wbr>&lt;b&gt;/<wbr>c"
+    assert rendered(tmp_path, "{{ text | breakable }}", "a/<b>/\u202e") == "a/<wbr>&lt;b&gt;/<wbr>\\u202e"

@@ -1,0 +1,146 @@
+"""A report as one HTML file: it holds all that it shows, needs no script and asks nothing of a network (harness/assets/report)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from harness import assets, log
+from harness.errors import UsageError
+from harness.host import durable
+from harness.report import timeline, topology
+from harness.report.model import CheckedCase, Observation, Outcome, ReportDocument, ReportedCluster
+from harness.report.words import short_names
+from harness.website import markup
+
+TEMPLATES = assets.FOLDER / "report"
+_STYLES = (assets.FOLDER / "website/style.css", TEMPLATES / "report.css")
+LONGEST = 64 << 10
+"""Characters of a text that the page shows; texts are cut before, so that this is a last bound."""
+_WIDE, _NARROW = 4, 1
+"""Machines in a row of the drawing, for a screen and for a phone."""
+_CLASSES: Mapping[Outcome, str] = {
+    Outcome.PASSED: "good",
+    Outcome.FAILED: "bad",
+    Outcome.WARNING: "warn",
+    Outcome.UNKNOWN: "warn",
+    Outcome.SKIPPED: "plain",
+}
+"""Class of the style of each outcome."""
+_NOUNS = {Outcome.WARNING: ("warning", "warnings")}
+
+
+def write(document: ReportDocument, path: Path) -> None:
+    """Write the page, in one move. Raises UsageError when the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.write(path, render(document), mode=0o644)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}", hint="the report takes a file that can be written") from error
+
+
+def render(document: ReportDocument) -> bytes:
+    """The page."""
+    names: dict[str, str] = {}
+    for cluster in document.clusters:
+        shown = _names(cluster)
+        names |= shown | {machine.address: shown[machine.name] for machine in cluster.machines}
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            document=document,
+            classes=_CLASSES,
+            duration=log.duration,
+            verdict=verdict(document),
+            counts=list(_counts(document)),
+            clusters=[_cluster(cluster, document.cases, number) for number, cluster in enumerate(document.clusters)],
+            groups=list(_groups(document.cases)),
+            names=names,
+            images=list(dict.fromkeys((one.image, one.digest) for one in document.clusters if one.digest)),
+            observed=_observed,
+        )
+        .encode()
+    )
+
+
+def verdict(document: ReportDocument) -> str:
+    """The outcome in a sentence: ``All 7 checks passed``."""
+    counts = document.counts
+    judged = len(document.cases) - counts[Outcome.SKIPPED]
+    if not document.complete:
+        return f"The run broke off: {counts[Outcome.PASSED]} of {judged} finished checks passed"
+    if not judged:
+        return "No check was run"
+    if counts[Outcome.FAILED]:
+        return f"{counts[Outcome.FAILED]} of {judged} checks failed"
+    bad = [f"{counts[one]} {'ended' if one is Outcome.WARNING else 'could'} {_TOLD[one]}" for one in _TOLD if counts[one]]
+    if bad:
+        return f"No check failed; {' and '.join(bad)}"
+    return "The only check passed" if judged == 1 else f"All {judged} checks passed"
+
+
+_TOLD = {Outcome.WARNING: "with a warning", Outcome.UNKNOWN: "not be determined"}
+
+
+def _counts(document: ReportDocument) -> Iterator[tuple[str, str]]:
+    """Class and words of each outcome that there is, the worst first."""
+    for outcome in Outcome:
+        count = document.counts[outcome]
+        if count:
+            one, several = _NOUNS.get(outcome, (outcome.value, outcome.value))
+            yield _CLASSES[outcome], f"{count} {one if count == 1 else several}"
+
+
+def _names(cluster: ReportedCluster) -> dict[str, str]:
+    return short_names([machine.name for machine in cluster.machines])
+
+
+def _cluster(cluster: ReportedCluster, cases: Sequence[CheckedCase], number: int) -> dict[str, Any]:
+    """The view of a cluster: its drawing in two widths, and the chart of its boot."""
+    shown = _names(cluster)
+    used = topology.uses(cases, cluster.machines)
+    drawings = [(kind, topology.draw(cluster, shown, used, columns)) for kind, columns in (("broad", _WIDE), ("narrow", _NARROW))]
+    roles = [machine.role == topology.CONTROL_PLANE for machine in cluster.machines]
+    control_plane, workers = sum(roles), len(roles) - sum(roles)
+    return {
+        "of": cluster,
+        "id": f"cluster-{number + 1}",
+        "names": shown,
+        "uses": used,
+        "drawings": drawings if cluster.machines else [],
+        "size": f"{control_plane} control-plane node{'' if control_plane == 1 else 's'} and {workers} worker{'' if workers == 1 else 's'}",
+        "chart": timeline.chart(cluster.steps, [machine.name for machine in cluster.machines], shown) if cluster.steps else None,
+    }
+
+
+def _groups(cases: Sequence[CheckedCase]) -> Iterator[tuple[str, list[CheckedCase], list[tuple[str, str]]]]:
+    """Headings with their checks, in the order of their first check, and the outcomes of each group."""
+    groups: dict[str, list[CheckedCase]] = {}
+    for case in cases:
+        groups.setdefault(case.group, []).append(case)
+    for heading, listed in groups.items():
+        outcomes = [case.outcome for case in listed]
+        words = [(_CLASSES[one], f"{outcomes.count(one)} {one.value}") for one in Outcome if one in outcomes]
+        yield heading, listed, words
+
+
+def _observed(observations: Sequence[Observation]) -> list[dict[str, Any]]:
+    """Observations as rows: what is the same at several places is one row, the worst first."""
+    rows: dict[tuple[Outcome, str, str], list[str]] = {}
+    for one in observations:
+        rows.setdefault((one.outcome, one.text, one.remedy), []).append(one.where)
+    listed: list[dict[str, Any]] = [
+        {"outcome": outcome, "text": text, "remedy": remedy, "where": where} for (outcome, text, remedy), where in rows.items()
+    ]
+    order = list(Outcome)
+    return sorted(listed, key=lambda row: order.index(row["outcome"]))
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return markup.environment(TEMPLATES, "".join(path.read_text() for path in _STYLES), longest=LONGEST)

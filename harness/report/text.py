@@ -1,0 +1,45 @@
+"""Texts of tests, machines and clusters as a report keeps them: cut, and without secrets."""
+
+from __future__ import annotations
+
+import re
+
+from harness import log
+from harness.clusterfile import secrets
+from harness.report.model import TextBlock
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""Sequences that only colour a text; all others are shown escaped."""
+_TAIL = 3
+"""One part of so many is kept of the end of a text; the rest of its begin."""
+
+
+def clean(text: str, most: int) -> str:
+    """A text without secrets and colours; of one with more than ``most`` characters the begin and the end."""
+    # Before the secrets are looked for, which takes time in proportion to the text; a secret at the cut is not recognized by its end alone.
+    margin = 4 * most + (64 << 10)
+    if len(text) > margin:
+        text = _cut(text, margin)
+    return _cut(secrets.hidden(log.hidden(_COLOURS.sub("", text)), log.GONE), most)
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    tail = most // _TAIL
+    head = most - tail
+    return f"{text[:head]}\n... {len(text) - head - tail} characters left out ...\n{text[len(text) - tail :]}"
+
+
+def last_lines(title: str, text: str, lines: int, most: int) -> TextBlock:
+    """The last lines of a log, at most ``most`` characters of them, from the begin of a line."""
+    listed = clean(text, len(text)).splitlines()
+    kept: list[str] = []
+    size = 0
+    for line in reversed(listed[-lines:]):
+        shown = line if len(line) <= 1000 else f"{line[:1000]}... ({len(line) - 1000} characters more)"
+        size += len(shown) + 1
+        if size > most and kept:
+            break
+        kept.append(shown)
+    return TextBlock(title, "\n".join(reversed(kept)), len(listed) - len(kept))
