@@ -74,7 +74,7 @@ class Recorder:
             self._busy.discard(lane)
 
     def spans(self) -> tuple[KeptSpan, ...]:
-        """What was kept until now, in the order in which it began."""
+        """Return the spans until now, in the order in which they began."""
         with self._lock:
             lanes = {number: name for (name, _), number in self._lanes.items()}
             kept = [

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 Values = TypeVar("Values")
 
 
-class Outcome(enum.StrEnum):
+class CaseOutcome(enum.StrEnum):
     """Outcome of a check. ``UNKNOWN``: it could not be determined."""
 
     FAILED = "failed"
@@ -46,6 +46,8 @@ class ShownCommand:
     code: int | None = None
     """Exit code; None for evidence that is not a command."""
     seconds: float = 0.0
+    times: int = 1
+    """Number of times that it ran in succession; the output is that of the last time, the seconds are of all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Observation:
     """Outcome of a check at one place, of those that look at several."""
 
     where: str
-    outcome: Outcome
+    outcome: CaseOutcome
     text: str
     remedy: str = ""
 
@@ -65,7 +67,7 @@ class CheckedCase:
     id: str
     name: str
     """In readable words."""
-    outcome: Outcome
+    outcome: CaseOutcome
     group: str = ""
     """Heading that it stands under."""
     description: str = ""
@@ -138,7 +140,7 @@ class ReportedCluster:
     images: tuple[RunningImage, ...] = ()
     logs: tuple[TextBlock, ...] = ()
     missing: tuple[str, ...] = ()
-    """What could not be read, with the reason."""
+    """Parts that could not be read, with the reasons."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,24 +161,24 @@ class ReportDocument:
     command: str = ""
     """The command that made it, as its reader knows it."""
     lead: str = ""
-    """What was checked, in a sentence."""
+    """Subject of the checks, in a sentence."""
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> CaseOutcome:
         """FAILED with a failed check and without a passed one, as for a run that broke off; WARNING with a warning."""
         counts = self.counts
-        if counts[Outcome.FAILED] or not counts[Outcome.PASSED] + counts[Outcome.WARNING] or not self.complete:
-            return Outcome.FAILED
-        return Outcome.WARNING if counts[Outcome.WARNING] else Outcome.PASSED
+        if counts[CaseOutcome.FAILED] or not counts[CaseOutcome.PASSED] + counts[CaseOutcome.WARNING] or not self.complete:
+            return CaseOutcome.FAILED
+        return CaseOutcome.WARNING if counts[CaseOutcome.WARNING] else CaseOutcome.PASSED
 
     @property
-    def counts(self) -> Mapping[Outcome, int]:
+    def counts(self) -> Mapping[CaseOutcome, int]:
         return collections.Counter(case.outcome for case in self.cases)
 
 
-def worst(outcomes: Iterable[Outcome]) -> Outcome:
+def worst(outcomes: Iterable[CaseOutcome]) -> CaseOutcome:
     """The worst of some outcomes. Raises ValueError for none."""
-    order = list(Outcome)
+    order = list(CaseOutcome)
     return min(outcomes, key=order.index)
 
 
@@ -197,4 +199,4 @@ def _restored(kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         (inner, _) = typing.get_args(kind)
         return tuple(_restored(inner, item) for item in value)
-    return Outcome(value) if kind is Outcome else value
+    return CaseOutcome(value) if kind is CaseOutcome else value

@@ -13,7 +13,7 @@ from harness import assets, log
 from harness.errors import UsageError
 from harness.host import durable
 from harness.report import timeline, topology
-from harness.report.model import CheckedCase, Observation, Outcome, ReportDocument, ReportedCluster
+from harness.report.model import CaseOutcome, CheckedCase, Observation, ReportDocument, ReportedCluster
 from harness.report.words import short_names
 from harness.website import markup
 
@@ -23,15 +23,15 @@ LONGEST = 64 << 10
 """Characters of a text that the page shows; texts are cut before, so that this is a last bound."""
 _WIDE, _NARROW = 4, 1
 """Machines in a row of the drawing, for a screen and for a phone."""
-_CLASSES: Mapping[Outcome, str] = {
-    Outcome.PASSED: "good",
-    Outcome.FAILED: "bad",
-    Outcome.WARNING: "warn",
-    Outcome.UNKNOWN: "warn",
-    Outcome.SKIPPED: "plain",
+_CLASSES: Mapping[CaseOutcome, str] = {
+    CaseOutcome.PASSED: "good",
+    CaseOutcome.FAILED: "bad",
+    CaseOutcome.WARNING: "warn",
+    CaseOutcome.UNKNOWN: "warn",
+    CaseOutcome.SKIPPED: "plain",
 }
 """Class of the style of each outcome."""
-_NOUNS = {Outcome.WARNING: ("warning", "warnings")}
+_NOUNS = {CaseOutcome.WARNING: ("warning", "warnings")}
 
 
 def write(document: ReportDocument, path: Path) -> None:
@@ -71,25 +71,25 @@ def render(document: ReportDocument) -> bytes:
 def verdict(document: ReportDocument) -> str:
     """The outcome in a sentence: ``All 7 checks passed``."""
     counts = document.counts
-    judged = len(document.cases) - counts[Outcome.SKIPPED]
+    judged = len(document.cases) - counts[CaseOutcome.SKIPPED]
     if not document.complete:
-        return f"The run broke off: {counts[Outcome.PASSED]} of {judged} finished checks passed"
+        return f"The run broke off: {counts[CaseOutcome.PASSED]} of {judged} finished checks passed"
     if not judged:
         return "No check was run"
-    if counts[Outcome.FAILED]:
-        return f"{counts[Outcome.FAILED]} of {judged} checks failed"
-    bad = [f"{counts[one]} {'ended' if one is Outcome.WARNING else 'could'} {_TOLD[one]}" for one in _TOLD if counts[one]]
+    if counts[CaseOutcome.FAILED]:
+        return f"{counts[CaseOutcome.FAILED]} of {judged} checks failed"
+    bad = [f"{counts[one]} {'ended' if one is CaseOutcome.WARNING else 'could'} {_TOLD[one]}" for one in _TOLD if counts[one]]
     if bad:
         return f"No check failed; {' and '.join(bad)}"
     return "The only check passed" if judged == 1 else f"All {judged} checks passed"
 
 
-_TOLD = {Outcome.WARNING: "with a warning", Outcome.UNKNOWN: "not be determined"}
+_TOLD = {CaseOutcome.WARNING: "with a warning", CaseOutcome.UNKNOWN: "not be determined"}
 
 
 def _counts(document: ReportDocument) -> Iterator[tuple[str, str]]:
     """Class and words of each outcome that there is, the worst first."""
-    for outcome in Outcome:
+    for outcome in CaseOutcome:
         count = document.counts[outcome]
         if count:
             one, several = _NOUNS.get(outcome, (outcome.value, outcome.value))
@@ -125,19 +125,19 @@ def _groups(cases: Sequence[CheckedCase]) -> Iterator[tuple[str, list[CheckedCas
         groups.setdefault(case.group, []).append(case)
     for heading, listed in groups.items():
         outcomes = [case.outcome for case in listed]
-        words = [(_CLASSES[one], f"{outcomes.count(one)} {one.value}") for one in Outcome if one in outcomes]
+        words = [(_CLASSES[one], f"{outcomes.count(one)} {one.value}") for one in CaseOutcome if one in outcomes]
         yield heading, listed, words
 
 
 def _observed(observations: Sequence[Observation]) -> list[dict[str, Any]]:
     """Observations as rows: what is the same at several places is one row, the worst first."""
-    rows: dict[tuple[Outcome, str, str], list[str]] = {}
+    rows: dict[tuple[CaseOutcome, str, str], list[str]] = {}
     for one in observations:
         rows.setdefault((one.outcome, one.text, one.remedy), []).append(one.where)
     listed: list[dict[str, Any]] = [
         {"outcome": outcome, "text": text, "remedy": remedy, "where": where} for (outcome, text, remedy), where in rows.items()
     ]
-    order = list(Outcome)
+    order = list(CaseOutcome)
     return sorted(listed, key=lambda row: order.index(row["outcome"]))
 
 

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.report.model import CheckedCase, Outcome, ReportedCluster, ReportedMachine
+from harness.report.model import CaseOutcome, CheckedCase, ReportedCluster, ReportedMachine
 
 BOX_WIDTH, BOX_HEIGHT = 236, 92
 _GAP = 20
@@ -80,15 +80,15 @@ class TopologyDrawing:
 
 
 def uses(cases: Iterable[CheckedCase], machines: Sequence[ReportedMachine]) -> dict[str, MachineUse]:
-    """How many checks touched each machine, by its name: they ran a command there, or looked at it."""
+    """Count the checks that touched each machine, by its name: they ran a command there, or looked at it."""
     names = {machine.name: machine.name for machine in machines} | {machine.address: machine.name for machine in machines}
     checks: collections.Counter[str] = collections.Counter()
     failed: collections.Counter[str] = collections.Counter()
     for case in cases:
         places = [one.where for one in case.commands] + [one.where for one in case.observations]
         touched = {names[place] for place in places if place in names}
-        bad = {names[one.where] for one in case.observations if one.where in names and one.outcome is Outcome.FAILED}
-        if case.outcome is Outcome.FAILED and not case.observations:
+        bad = {names[one.where] for one in case.observations if one.where in names and one.outcome is CaseOutcome.FAILED}
+        if case.outcome is CaseOutcome.FAILED and not case.observations:
             bad = touched
         checks.update(touched)
         failed.update(bad)

@@ -12,7 +12,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from harness.lifecycle.cluster import record
 from harness.lifecycle.cluster.request import of_machines
 from harness.lifecycle.kube import readiness, wait
 from harness.lifecycle.provision.rootfs import MARK
+from harness.log import timings
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, NodeGroup
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.nodes.kubectl import NodeKubectl
@@ -40,9 +41,12 @@ from harness.oci.model import Platform
 from harness.oci.store import Store
 from harness.runtimes.kubeconfig import administrator
 from harness.testkit import isolation
+from harness.testkit.evidence import OUTPUT, EvidenceRecorder
 from harness.trust import policy
 
 _EVENTS = 15
+_JSON_SHOWN = 1200
+"""Characters of an answer in JSON that the report of the run shows."""
 _HINT = "pytest --value {name}=VALUE, or @pytest.mark.values({name}=VALUE)"
 _BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 _count = itertools.count(1)
@@ -75,28 +79,24 @@ class GivenMachines:
 class ClusterKubectl:
     """kubectl on the first control-plane node, as administrator: ``kubectl("get", "pods")`` returns its output."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, evidence: EvidenceRecorder | None = None) -> None:
         self.node = node
+        self.evidence = evidence or EvidenceRecorder(active=False)
 
     def __call__(self, *argv: str, input: str | None = None) -> str:
         """``input`` is for ``-f -``. Raises CommandError with kubectl's output when it fails."""
         __tracebackhide__ = True
-        kubectl = NodeKubectl(self.node)
-        result = self.node.run(
-            f"KUBECONFIG={kubectl.kubeconfig} {kubectl.program} {shlex.join(argv)}", input=input, check=False, timeout=LONG_TIMEOUT
-        )
-        if not result.ok:
-            raise CommandError(f"kubectl {shlex.join(argv)}: exit code {result.returncode}: {result.output}")
-        return result.stdout
+        return self._shown(argv, input)
 
     def run(self, *argv: str) -> str:
-        """The same, in the words of ``harness.lifecycle.kube.readiness``."""
-        return self(*argv)
+        """The same, in the words of ``harness.lifecycle.kube.readiness``, and without a place in the report."""
+        return self._answer(argv, None).stdout
 
     def json(self, *argv: str) -> dict[str, Any]:
         """The same with ``--output=json``, parsed."""
         __tracebackhide__ = True
-        return dict(untrusted.json_object(self(*argv, "--output=json"), what=f"kubectl {shlex.join(argv)}", error=CommandError))
+        text = self._shown((*argv, "--output=json"), None, most=_JSON_SHOWN)
+        return dict(untrusted.json_object(text, what=f"kubectl {shlex.join(argv)}", error=CommandError))
 
     def wait(self, *argv: str, timeout: float = 300) -> None:
         """Without words: until every workload is ready and nothing changes any more. With words: ``kubectl wait`` with these.
@@ -106,8 +106,33 @@ class ClusterKubectl:
         __tracebackhide__ = True
         if argv:
             self("wait", f"--timeout={timeout:g}s", *argv)
-        else:
+            return
+        with self.evidence.timed(self.node.name, "wait until every workload is ready") as result:
             wait.settle(self, timeout=timeout)
+            result["output"] = "ready"
+
+    def _shown(self, argv: Sequence[str], input: str | None, *, most: int = OUTPUT) -> str:
+        """Run it as part of a test: the report of the run shows it."""
+        __tracebackhide__ = True
+        given = f" (with {len(input)} characters of input)" if input else ""
+        with self.evidence.timed(self.node.name, f"kubectl {shlex.join(argv)}{given}", most=most) as result:
+            answer = self._answer(argv, input, check=False)
+            result["output"], result["code"] = answer.output, answer.returncode
+        return self._checked(argv, answer).stdout
+
+    def _answer(self, argv: Sequence[str], input: str | None, *, check: bool = True) -> process.ProcessResult:
+        __tracebackhide__ = True
+        kubectl = NodeKubectl(self.node)
+        answer = self.node.run(
+            f"KUBECONFIG={kubectl.kubeconfig} {kubectl.program} {shlex.join(argv)}", input=input, check=False, timeout=LONG_TIMEOUT
+        )
+        return self._checked(argv, answer) if check else answer
+
+    def _checked(self, argv: Sequence[str], answer: process.ProcessResult) -> process.ProcessResult:
+        __tracebackhide__ = True
+        if not answer.ok:
+            raise CommandError(f"kubectl {shlex.join(argv)}: exit code {answer.returncode}: {answer.output}")
+        return answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,22 +169,10 @@ class Cluster:
         """Describe workloads that are not ready, and the last events, for a report. Never raises."""
         try:
             lines = [str(problem) for problem in readiness.problems(self.kubectl)] or ["every workload is ready"]
-            return "\n".join([*lines, "", "last events:", *(f"  {line}" for line in self._events())])
+            events = readiness.event_lines(readiness.get(self.kubectl, "events"))[-_EVENTS:]
+            return "\n".join([*lines, "", "last events:", *(f"  {line}" for line in events)])
         except SlipwayError as error:
             return f"the cluster does not answer: {error}"
-
-    def _events(self) -> list[str]:
-        events = readiness.get(self.kubectl, "events")
-
-        def when(event: readiness.Resource) -> str:
-            return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
-
-        def line(event: readiness.Resource) -> str:
-            about = event.get("involvedObject") or {}
-            place = "/".join(str(about[key]) for key in ("namespace", "name") if about.get(key))
-            return f"{when(event)} {event.get('reason')} {about.get('kind')} {place}: {' '.join(str(event.get('message')).split())}"
-
-        return [line(event) for event in sorted(events, key=when)[-_EVENTS:]]
 
     def prove_offline(self) -> isolation.Offline:
         """Prove that the nodes are offline. Raises UsageError for given machines, CheckError with the violations."""
@@ -177,6 +190,11 @@ class Cluster:
         machine = next((candidate for candidate, mine in zip(self.machines, self.hosts, strict=True) if mine is host), None)
         if machine is None:
             raise UsageError("the host is not part of this cluster", hint="give one of cluster.hosts")
+        with self.kubectl.evidence.timed(machine.name, "restart the machine, and wait until its workloads run again") as result:
+            self._restart(machine, timeout)
+            result["output"] = "every workload is ready"
+
+    def _restart(self, machine: SshNode, timeout: float) -> None:
         before = machine.run(f"date -u +%Y-%m-%dT%H:%M:%SZ; {_BOOT_ID}").stdout.split()
         if self.group is not None:
             ContainerProvider().restart(machine.name)
@@ -205,7 +223,8 @@ class Cluster:
 
     def _not_anew(self, node: str, since: str) -> list[str]:
         """Containers of a node that the API shows as started before ``since``: kubelets report a restart with delay."""
-        pods = self.kubectl.json("get", "pods", "--all-namespaces", f"--field-selector=spec.nodeName={node},status.phase=Running")["items"]
+        words = ("get", "pods", "--all-namespaces", f"--field-selector=spec.nodeName={node},status.phase=Running", "--output=json")
+        pods = untrusted.json_object(self.kubectl.run(*words), what="kubectl get pods", error=CommandError)["items"]
         return [
             f"{pod['metadata']['name']}/{status['name']}"
             for pod in pods
@@ -237,13 +256,25 @@ class Cluster:
         ]
 
 
+Lost = Callable[[str, Sequence[Machine], Sequence[Machine]], None]
+"""Receives the name, the control-plane nodes and the workers of a cluster that did not start."""
+
+
 # ---- boot -------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def boot(request: ClusterRequest, given_machines: GivenMachines | None = None, *, keep: bool = False) -> Iterator[Cluster]:
+def boot(
+    request: ClusterRequest,
+    given_machines: GivenMachines | None = None,
+    *,
+    keep: bool = False,
+    evidence: EvidenceRecorder | None = None,
+    lost: Lost | None = None,
+) -> Iterator[Cluster]:
     """Run a cluster for a request: on new nodes, or on the given machines. Removed at the end, unless ``keep``.
 
+    ``evidence`` receives what tests run there; ``lost`` is called for a cluster that did not start, before its machines are removed.
     A cluster that already runs the image on given machines is used unchanged, and kept. Raises StoreError, before anything is
     created, for an image that is not in the store, InputError for values that the image needs and that are missing or wrong, UsageError
     when given machines run something else, and whatever ``slipway run`` raises.
@@ -258,7 +289,7 @@ def boot(request: ClusterRequest, given_machines: GivenMachines | None = None, *
             group = _make(request, undo, keep=keep)
             name, control_plane, workers = group.name, group.control_plane, group.workers
             try:
-                _start(request, store, name, control_plane, workers)
+                _start(request, store, name, control_plane, workers, lost)
             except SlipwayError as error:
                 if keep:
                     error.details = "\n".join(
@@ -273,7 +304,7 @@ def boot(request: ClusterRequest, given_machines: GivenMachines | None = None, *
                 # Named after the machines, so that the next run resumes an interrupted one, as with `slipway run`.
                 # The digest is of the repr: the classes in it cannot be renamed.
                 check_values(request, image)
-                _start(request, store, name, control_plane, workers)
+                _start(request, store, name, control_plane, workers, lost)
                 if not keep:
                     undo.callback(process.run, [sys.executable, "-m", "harness.cli", "delete", name, "--yes"])
             else:
@@ -282,7 +313,7 @@ def boot(request: ClusterRequest, given_machines: GivenMachines | None = None, *
         state = ClusterState.of(name)
         ssh = undo.enter_context(SshConnections(state.folder, (*control_plane, *workers)))
         machines = ssh.connect()
-        hosts = tuple(_host(machine) for machine in machines)
+        hosts = tuple(_host(machine, evidence) for machine in machines)
         if not state.kubeconfig.exists():
             state.write("kubeconfig", administrator(machines[0], machines[0].address, name).decode())
         _require_digest(machines[0], request, image.digest)
@@ -294,7 +325,7 @@ def boot(request: ClusterRequest, given_machines: GivenMachines | None = None, *
             control_plane=hosts[: len(control_plane)],
             workers=hosts[len(control_plane) :],
             kubeconfig=state.kubeconfig,
-            kubectl=ClusterKubectl(machines[0]),
+            kubectl=ClusterKubectl(machines[0], evidence),
             boot_seconds=time.monotonic() - started,
             machines=machines,
             group=group.name if group else None,
@@ -331,11 +362,24 @@ def _make(request: ClusterRequest, undo: contextlib.ExitStack, *, keep: bool) ->
     if not keep:
         undo.callback(ClusterState.of(name).forget)
         undo.callback(provider.down, name)
-    return provider.up(name, request.control_plane, request.workers, image=image)
+    with timings.span(f"make {request.control_plane + request.workers} machines", "steps", kind=timings.STEP):
+        return provider.up(name, request.control_plane, request.workers, image=image)
 
 
-def _start(request: ClusterRequest, store: Store, name: str, control_plane: tuple[Machine, ...], workers: tuple[Machine, ...]) -> None:
-    run.run(of_machines(name, request.image, control_plane, workers, dict(request.values)), store)
+def _start(
+    request: ClusterRequest,
+    store: Store,
+    name: str,
+    control_plane: tuple[Machine, ...],
+    workers: tuple[Machine, ...],
+    lost: Lost | None,
+) -> None:
+    try:
+        run.run(of_machines(name, request.image, control_plane, workers, dict(request.values)), store)
+    except SlipwayError:
+        if lost is not None:
+            lost(name, control_plane, workers)
+        raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -381,7 +425,7 @@ def _running(machines: GivenMachines) -> _ExistingCluster | None:
             return None
 
 
-def _host(machine: SshNode) -> Host:
+def _host(machine: SshNode, evidence: EvidenceRecorder | None) -> Host:
     """testinfra host of a machine, over the connection that is open already.
 
     Not through ``get_host``: it caches facts of an earlier machine with the same address.
@@ -392,4 +436,6 @@ def _host(machine: SshNode) -> Host:
         ssh_extra_args="-o ControlMaster=no",
         sudo=machine.machine.login.user != "root",
     )
+    if evidence is not None:
+        evidence.watch(backend, machine.name)
     return Host(backend)

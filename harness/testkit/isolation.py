@@ -224,6 +224,17 @@ class Offline:
             against.append(f"of {sent} attempts to get out {max(0, rise)} were dropped by the rule: {after.drop.text}")
         _raise(against)
 
+    def summary(self) -> str:
+        """The proof in words, for the report of a run."""
+        drop = read_rules(self.client, self.network).drop
+        lines = [
+            f"network of the machines: {self.network.name}, internal, attached to no other network",
+            f"tried from {len(self.nodes)} machines: {', '.join((*OUTSIDE, *OUTSIDE6))} on port 443, and the name {NAME}; none answered",
+            f"dropped packets of these attempts: {self.attempts}",
+            f"the rule that dropped them: {drop.text if drop else 'none'}",
+        ]
+        return "\n".join(lines)
+
     def check(self) -> None:
         """Check counters and IPv6 routes: raises CheckError when a packet may have passed since the nodes exist."""
         _raise(self._complaints(read_rules(self.client, self.network)))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import html
 import re
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from harness.testkit.cluster import Cluster, ClusterKubectl, ClusterRequest, GivenMachines
     from harness.testkit.isolation import Offline
     from harness.testkit.recorder import Boot
+    from harness.testkit.reporter import PageReporter
 
 TAG = "latest"
 _OURS = ("cluster", "node")
@@ -64,6 +64,8 @@ class Kit:
     """The same for the record of the run."""
     kept: list[str] = dataclasses.field(default_factory=list)
     """Commands to access the clusters that were kept running."""
+    reporter: PageReporter | None = None
+    """Of a run that leaves a page."""
 
 
 _kit = pytest.StashKey[Kit]()
@@ -91,6 +93,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write the results as a statement about the image that ran; slipway attest attaches it",
     )
     group.addoption(
+        "--test-report",
+        dest="slipway_report",
+        metavar="FILE",
+        help="write a page about the run: tests with the commands that they ran, machines, boot, logs, images",
+    )
+    group.addoption(
         "--control-plane",
         "--masters",
         dest="slipway_control_plane",
@@ -109,7 +117,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if not options.control_plane and (options.workers or config.getoption("slipway_user") or options.key):
         raise pytest.UsageError("--workers, --ssh-user and --ssh-key go with --control-plane")
     config.stash[_kit] = Kit(options)
-    config.pluginmanager.register(_Html(config.stash[_kit]), "slipway-html")
+    if page := config.getoption("slipway_report"):
+        from harness.testkit.reporter import PageReporter
+
+        config.stash[_kit].reporter = PageReporter(None if hasattr(config, "workerinput") else Path(page))
+        config.pluginmanager.register(config.stash[_kit].reporter, "slipway-reporter")
     if (record := config.getoption("slipway_result")) and not hasattr(config, "workerinput"):
         if config.getoption("numprocesses", None):
             raise pytest.UsageError("--test-result records the tests of one process: leave out -n")
@@ -257,9 +269,10 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         testkit.GivenMachines.of(options.control_plane, options.workers, options.user, options.key) if options.control_plane else None
     )
     with contextlib.ExitStack() as stack:
+        boot = testkit.boot if kit.reporter is None else kit.reporter.boot
         with _shown(request.config, cluster_request, given_machines):
             try:
-                booted = stack.enter_context(testkit.boot(cluster_request, given_machines, keep=kit.options.keep))
+                booted = stack.enter_context(boot(cluster_request, given_machines, keep=kit.options.keep))
             except SlipwayError as error:
                 raise _failure(f"{cluster_request.image} does not run: {error}", error.details) from None
         _note(kit, booted)
@@ -311,19 +324,22 @@ def node(request: pytest.FixtureRequest, cluster: Cluster) -> Host:
 
 
 @pytest.fixture
-def offline(cluster: Cluster) -> Iterator[Offline]:
+def offline(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Offline]:
     """Proof that nothing gets out of the nodes: before the test by trying, after it by the counters; see harness.testkit.isolation.
 
     ``offline.dropped`` counts what workloads have tried to send out since the nodes exist.
     """
     from harness.errors import SlipwayError, UsageError
 
+    kit = request.config.stash[_kit]
     try:
         proof = cluster.prove_offline()
     except UsageError as error:
         pytest.skip(error.message)
     except SlipwayError as error:
         raise _failure(str(error), error.details) from None
+    if kit.reporter is not None:
+        kit.reporter.evidence.note("", "try to reach the internet from every machine", proof.summary())
     yield proof
     try:
         proof.check()
@@ -378,42 +394,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     booted = item.config.stash[_kit].cluster
     if report.failed and booted is not None and _cluster_of(item) == booted.request:
-        # Both the terminal and the HTML report show sections.
+        # Both the terminal and the page about the run show sections.
         report.sections.append((f"state of the cluster {booted.name}", booted.trouble()))
     return report
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     kit = config.stash[_kit]
-    for line in kit.booted:
+    for line in [*kit.booted, *([kit.reporter.line] if kit.reporter and kit.reporter.line else [])]:
         terminalreporter.write_line(f"slipway: {line}")
     if kit.kept:
         terminalreporter.section("left running")
         for line in kit.kept:
             terminalreporter.write_line(line)
-
-
-class _Html:
-    """Title, summary and ids of tests in the report that pytest-html writes. Its hooks do not get the run, hence one object per run."""
-
-    def __init__(self, kit: Kit) -> None:
-        self.kit = kit
-        self.report: Any = None
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_html_report_title(self, report: Any) -> None:
-        self.report = report
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_html_results_summary(self, prefix: list[str]) -> None:
-        if self.kit.images:
-            self.report.title = ", ".join(self.kit.images)  # written after this
-        prefix += [f"<p>{html.escape(line)}</p>" for line in self.kit.booted]
-
-    @pytest.hookimpl(optionalhook=True, tryfirst=True)
-    def pytest_html_results_table_row(self, report: Any, cells: list[str]) -> None:
-        """Escape ids of tests, which may hold text of an image: pytest-html 4.2 inserts them as markup."""
-        cell = '<td class="col-testId">'
-        for index, text in enumerate(cells):
-            if text.startswith(f"{cell}{report.nodeid}"):
-                cells[index] = cell + html.escape(report.nodeid) + text.removeprefix(f"{cell}{report.nodeid}")

@@ -65,7 +65,7 @@ class RunRecorder:
     def statement(self, session: pytest.Session) -> dict[str, object]:
         """The statement about the image that ran."""
         root, options = session.config.rootpath, session.config.option
-        reports = [Path(path) for name in ("xmlpath", "htmlpath") if (path := getattr(options, name, None))]
+        reports = [Path(path) for name in ("xmlpath", "slipway_report") if (path := getattr(options, name, None))]
         first = self.boots[0]
         run = SuiteRun(
             image=first.digest,

@@ -36,6 +36,7 @@ LAYERS = (
     ("lifecycle.provision.distribution",),
     ("lifecycle.plan",),
     ("runtimes",),
+    ("report",),
     ("website",),
     ("nodes", "transfer", "sealer"),
     ("trust",),

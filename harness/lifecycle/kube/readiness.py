@@ -407,6 +407,20 @@ def _regards(event: Resource) -> str:
     return f"{about.get('kind')} {place}{about.get('name')}"
 
 
+def event_lines(events: Iterable[Resource]) -> list[str]:
+    """Events as lines, the oldest first."""
+
+    def when(event: Resource) -> str:
+        return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
+
+    def line(event: Resource) -> str:
+        about = event.get("involvedObject") or {}
+        place = "/".join(str(about[key]) for key in ("namespace", "name") if about.get(key))
+        return f"{when(event)} {event.get('reason')} {about.get('kind')} {place}: {' '.join(str(event.get('message')).split())}"
+
+    return [line(event) for event in sorted(events, key=when)]
+
+
 # ---- queries ----------------------------------------------------------------------------------------------------------
 
 

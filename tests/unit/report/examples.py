@@ -7,9 +7,9 @@ from typing import Any
 
 from harness.report.model import (
     BootStep,
+    CaseOutcome,
     CheckedCase,
     Observation,
-    Outcome,
     ReportDocument,
     ReportedCluster,
     ReportedMachine,
@@ -61,7 +61,7 @@ CASES = (
     CheckedCase(
         f"{FILE}::test_web_page_answers_on_each_node[worker-1]",
         "Web page answers on each node",
-        Outcome.PASSED,
+        CaseOutcome.PASSED,
         FILE,
         "The page of the Service stands on a port of every node.",
         NAMES[1],
@@ -69,14 +69,14 @@ CASES = (
         preparation=74.4,
         commands=(PAGE,),
     ),
-    CheckedCase(f"{FILE}::test_redis", "Redis answers through its service", Outcome.PASSED, FILE, seconds=0.31, commands=(PING,)),
-    CheckedCase(f"{FILE}::test_other", "Numbers add up", Outcome.PASSED, FILE, seconds=0.001),
-    CheckedCase(f"{FILE}::test_large", "Large clusters", Outcome.SKIPPED, FILE, failure="needs 3 control-plane nodes", seconds=0.0),
+    CheckedCase(f"{FILE}::test_redis", "Redis answers through its service", CaseOutcome.PASSED, FILE, seconds=0.31, commands=(PING,)),
+    CheckedCase(f"{FILE}::test_other", "Numbers add up", CaseOutcome.PASSED, FILE, seconds=0.001),
+    CheckedCase(f"{FILE}::test_large", "Large clusters", CaseOutcome.SKIPPED, FILE, failure="needs 3 control-plane nodes", seconds=0.0),
 )
 FAILED = CheckedCase(
     f"{FILE}::test_dns",
     "Pods resolve names",
-    Outcome.FAILED,
+    CaseOutcome.FAILED,
     FILE,
     seconds=3.2,
     commands=(ShownCommand(NAMES[2], "nslookup redis", "server can't find redis: NXDOMAIN", 1, 3.1),),
@@ -107,26 +107,28 @@ def audit() -> ReportDocument:
         CheckedCase(
             "1.2.15",
             "API server: profiling",
-            Outcome.PASSED,
+            CaseOutcome.PASSED,
             "1.2 API server",
             "kube-apiserver --profiling: false",
-            observations=tuple(Observation(f"10.0.0.{number}", Outcome.PASSED, "--profiling=false") for number in range(1, 4)),
+            observations=tuple(Observation(f"10.0.0.{number}", CaseOutcome.PASSED, "--profiling=false") for number in range(1, 4)),
         ),
         CheckedCase(
             "1.2.11",
             "images pulled always",
-            Outcome.WARNING,
+            CaseOutcome.WARNING,
             "1.2 API server",
-            observations=(Observation("10.0.0.1", Outcome.WARNING, "--enable-admission-plugins=NodeRestriction", "add AlwaysPullImages"),),
+            observations=(
+                Observation("10.0.0.1", CaseOutcome.WARNING, "--enable-admission-plugins=NodeRestriction", "add AlwaysPullImages"),
+            ),
         ),
         CheckedCase(
             "4.2.1",
             "anonymous requests",
-            Outcome.FAILED,
+            CaseOutcome.FAILED,
             "4.2 kubelet",
             observations=(
-                Observation("10.0.0.4", Outcome.FAILED, "anonymous requests are answered", "authentication.anonymous.enabled: false"),
-                Observation("10.0.0.1", Outcome.PASSED, "off"),
+                Observation("10.0.0.4", CaseOutcome.FAILED, "anonymous requests are answered", "authentication.anonymous.enabled: false"),
+                Observation("10.0.0.1", CaseOutcome.PASSED, "off"),
             ),
         ),
     )

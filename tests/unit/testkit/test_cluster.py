@@ -165,7 +165,7 @@ def test_reboot_waits_for_newer_containers_and_ready_workloads(monkeypatch: pyte
     monkeypatch.setattr("time.sleep", lambda _: None)
     looks = [running_since("2026-01-01T00:00:09Z"), running_since("2026-01-01T00:00:11Z", "2026-01-01T00:00:10Z")]
     found = [(readiness.Problem("Pod web", "not ready"),), ()]
-    monkeypatch.setattr(testkit.ClusterKubectl, "__call__", lambda *_, **__: looks.pop(0) if len(looks) > 1 else looks[0])
+    monkeypatch.setattr(testkit.ClusterKubectl, "run", lambda *_, **__: looks.pop(0) if len(looks) > 1 else looks[0])
     monkeypatch.setattr(readiness, "problems", lambda _: found.pop(0))
     machine = Rebooting()
     here = cluster(group=None, control_plane=("m0",), workers=(), machines=(machine,))
@@ -219,7 +219,7 @@ def test_reboot_not_over_in_time_raises_check_error_with_rest(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(testkit, "time", clock)
-    monkeypatch.setattr(testkit.ClusterKubectl, "__call__", lambda *_, **__: running_since(f"2026-01-01T00:00:{since}Z"))
+    monkeypatch.setattr(testkit.ClusterKubectl, "run", lambda *_, **__: running_since(f"2026-01-01T00:00:{since}Z"))
     monkeypatch.setattr(readiness, "problems", lambda _: problems)
     here = cluster(group=None, control_plane=("m0",), workers=(), machines=(machine(),))
     with pytest.raises(CheckError) as caught:

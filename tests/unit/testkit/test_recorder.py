@@ -46,7 +46,7 @@ def recorded(pytester: pytest.Pytester, lab: Lab, *words: str) -> dict[str, Any]
 
 def test_recorder_names_digest_tests_topologies_and_reports(pytester: pytest.Pytester, lab: Lab) -> None:
     write(pytester, TESTS)
-    value = recorded(pytester, lab, "--junitxml", "web.xml", "--html", "web.html", "--self-contained-html")
+    value = recorded(pytester, lab, "--junitxml", "web.xml", "--test-report", "web.html")
     statement = Statement.of(value)
     assert statement.subjects == {DIGEST}
     assert statement.predicate_type == results.PREDICATE
