@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,6 +65,10 @@ def check(
     skip_check: SkipCheck = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show passed checks as well.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="List all checks with their purpose.")] = False,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="With --post: write a page (HTML) with every check, its outcome and what was seen."),
+    ] = None,
     output: Json = "text",
 ) -> None:
     """Check machines before a run (--pre), or a running cluster. Exits with 7 if a check fails.
@@ -73,11 +78,14 @@ def check(
       slipway check --pre --image web --control-plane 10.0.0.1-10.0.0.3 --workers 10.0.0.4 --skip-check swap
       slipway check
       slipway check --post cis
+      slipway check --post cis --report shop.html
     """
     as_json = wants_json(output)
     if pre and post:
         raise UsageError("--pre and --post are two things", hint="one after the other")
     name, secured = _asked(words or (), cluster, post)
+    if report_file and (pre or listing):
+        raise UsageError("--report is about a cluster that runs", hint="slipway check --post --report FILE")
     if listing:
         _list(pre, post, secured, as_json)
         return
@@ -92,8 +100,16 @@ def check(
         from harness.lifecycle.checks import postflight
 
         way = _members(control_plane, workers, ssh)
+        if report_file:
+            from harness.report import page
+
+            page.prepare(report_file)
         report = (postflight.against_cis if secured else postflight.post)(name or "default", *way, skip=skip_check or ())
         what = f"the cluster {report.name} {'is not as the CIS benchmark wants it' if secured else 'does not work as it should'}"
+    if report_file:
+        from harness.lifecycle import check_report
+
+        page.write(check_report.document(report, cis=secured), report_file)
     if as_json:
         document = {"name": report.name, **findings.to_json(report.findings, report.checks, report.names)}
         print_json({**document, "seconds": round(report.seconds, 1)})

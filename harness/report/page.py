@@ -34,13 +34,27 @@ _CLASSES: Mapping[CaseOutcome, str] = {
 _NOUNS = {CaseOutcome.WARNING: ("warning", "warnings")}
 
 
+def prepare(path: Path) -> None:
+    """Remove an earlier page, which must not pass for the new one. Raises UsageError when nothing can be written there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+        path.unlink()
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path}: {error.strerror or error}", hint="a report needs a file that can be written")
+
+
 def write(document: ReportDocument, path: Path) -> None:
     """Write the page, in one move. Raises UsageError when the file cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         durable.write(path, render(document), mode=0o644)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}", hint="the report takes a file that can be written") from error
+        raise _refused(path, error) from error
 
 
 def render(document: ReportDocument) -> bytes:

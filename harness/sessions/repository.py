@@ -93,7 +93,7 @@ class Repository:
         """Run pytest once, with its reports; return whether all tests passed. Raises PytestError when pytest did not run to its end."""
         xml = self.report(name, "xml")
         xml.unlink(missing_ok=True)
-        options = ("--junitxml", self.shown(xml), "--html", self.shown(self.report(name, "html")), "--self-contained-html")
+        options = ("--junitxml", self.shown(xml), "--test-report", self.shown(self.report(name, "html")))
         measured = ("coverage", "run", "-m") if self.installer and MEASURED in session.env else ()
         try:
             session.run("python", "-m", *measured, "pytest", *words, *options)

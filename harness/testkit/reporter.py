@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness import about
-from harness.errors import SlipwayError
+from harness.errors import SlipwayError, UsageError
 from harness.log import timings
 from harness.nodes import Machine
 from harness.oci.model import Platform
-from harness.report import text
+from harness.report import page, text
 from harness.report.model import CaseOutcome, CheckedCase, ReportDocument, ReportedCluster, ShownCommand, TextBlock, of_text, to_text
 from harness.report.words import case_name
 from harness.testkit.evidence import EvidenceRecorder
@@ -72,7 +72,10 @@ class PageReporter:
         self.line = ""
         """Said at the end of the run."""
         if path is not None:
-            _prepare(path)
+            try:
+                page.prepare(path)
+            except UsageError as error:
+                raise pytest.UsageError(f"--test-report {error.message}") from error
 
     # ---- clusters ----
 
@@ -160,8 +163,6 @@ class PageReporter:
             workeroutput: dict[str, Any] = session.config.workeroutput  # type: ignore[attr-defined]
             workeroutput[KEY] = [to_text(cluster) for cluster in self.clusters]
             return
-        from harness.report import page
-
         try:
             page.write(self.document(session), self.path)
             self.line = f"report: {self.path}"
@@ -185,16 +186,6 @@ class PageReporter:
             command="pytest --test-report",
             lead=(_LEAD_GIVEN if any(given) else _LEAD) if given else "",
         )
-
-
-def _prepare(path: Path) -> None:
-    """Remove the page of an earlier run, which must not pass for this one's. Raises pytest.UsageError when nothing can be written there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
-        path.unlink()
-    except OSError as error:
-        raise pytest.UsageError(f"--test-report {path}: {error.strerror}") from error
 
 
 def _description(item: pytest.Item) -> str:

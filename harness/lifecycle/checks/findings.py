@@ -227,6 +227,10 @@ class Report:
     names: Mapping[str, str]
     """Host names by address."""
     seconds: float
+    roles: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """``control-plane`` or ``worker``, by address, of a cluster that runs."""
+    kubernetes: str = ""
+    """Version, where it was asked for."""
 
     @property
     def faults(self) -> int:

@@ -40,7 +40,7 @@ def post(
     with access.opened(access.known(name, control_plane, workers, home=home)) as cluster:
         health = gather.gather(cluster, store or Store.default())
     reported = findings.skip(core.evaluate(health), skipped)
-    return Report(name, reported, CHECKS, health.names, time.monotonic() - started)
+    return Report(name, reported, CHECKS, health.names, time.monotonic() - started, health.roles, health.version or "")
 
 
 def against_cis(
@@ -57,4 +57,4 @@ def against_cis(
     with access.opened(access.known(name, control_plane, workers, home=home)) as cluster:
         facts = cis_facts.gather(cluster)
     reported = findings.skip(cis.evaluate(facts), skipped)
-    return Report(name, reported, cis.CHECKS, facts.names, time.monotonic() - started)
+    return Report(name, reported, cis.CHECKS, facts.names, time.monotonic() - started, facts.roles)
