@@ -47,6 +47,13 @@ def catalog(
             "--readmes", help="A folder with NAME/README.md for repositories whose last part is NAME.", metavar="FOLDER", show_default=False
         ),
     ] = None,
+    reports: Annotated[
+        Path | None,
+        typer.Option(
+            "--reports", help="A folder with reports of tests (NAME.html); those that an attached test result names by digest are linked.",
+            metavar="FOLDER", show_default=False,
+        ),
+    ] = None,
     access: RegistryOptions,
     output: Json = "text",
 ) -> None:  # fmt: skip
@@ -60,7 +67,7 @@ def catalog(
 
     as_json = wants_json(output)
     places = tuple(RegistryNamespace.parse(text) for text in registry or ())
-    request = site.SiteRequest(to, title, tuple(names or ()), places, versions, readmes)
+    request = site.SiteRequest(to, title, tuple(names or ()), places, versions, readmes, reports)
     demands = _demands(key or [])
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(connect(access, briefly=True)) if places else None

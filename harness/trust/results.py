@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from harness.oci.statement import Statement
 
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
 PASSED, WARNED, FAILED = "PASSED", "WARNED", "FAILED"
+MOST_REPORTS = 20
 RUN = "slipwayTestRun"
 """The extension field. Its name has no dot, as the specification wants it."""
 IMAGE_SUITE = "image"
@@ -120,6 +122,15 @@ def suite_of(predicate: Any) -> str:
 def platforms_of(predicate: Any) -> tuple[str, ...]:
     """Platforms that the tests ran on, as the predicate names them."""
     return tuple(dict.fromkeys(str(run.get("platform") or "?") for run in _runs(predicate)))
+
+
+def reports_of(predicate: Any) -> tuple[tuple[str, str], ...]:
+    """Names and digests of the reports that the predicate's runs have left, at most ``MOST_REPORTS``. Both are the author's."""
+    listed = [one for run in _runs(predicate) for one in _list(run.get("reports")) if isinstance(one, Mapping)]
+    digests = ((one.get("name"), one.get("digest")) for one in listed)
+    named = ((str(name)[:200], str(digest.get("sha256"))) for name, digest in digests if isinstance(digest, Mapping))
+    valid = dict.fromkeys((name, f"sha256:{value}") for name, value in named if re.fullmatch(r"[0-9a-f]{64}", value))
+    return tuple(valid)[:MOST_REPORTS]
 
 
 def told(predicate: Any) -> str:

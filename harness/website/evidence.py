@@ -18,7 +18,7 @@ from harness.oci.model import Descriptor, canonical_json
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.referrers import ATTESTATIONS, PREDICATE, SIGNATURES, ReferrerStore, layers_of, merge, tag_of
 from harness.oci.statement import IN_TOTO, LARGEST_ENVELOPE, Envelope
-from harness.trust import sbom, signature
+from harness.trust import results, sbom, signature
 from harness.trust.attestation import PREDICATE_TYPE, signer
 from harness.trust.keys import PublicKey
 from harness.trust.signature import Demand, RefusedError, SignatureClaim
@@ -69,6 +69,8 @@ class AttachedDocument:
     result: str = ""
     """``PASSED``, ``WARNED``, ``FAILED`` and the like, of a result of tests."""
     facts: tuple[tuple[str, str], ...] = ()
+    reports: tuple[tuple[str, str], ...] = ()
+    """Names and digests of the reports of a run of tests."""
 
     @property
     def meaning(self) -> str:
@@ -198,7 +200,7 @@ def _of_statement(statement: Mapping[str, Any]) -> AttachedDocument:
     if document.is_sbom:
         # As a document by itself, which programs for bills of materials read.
         return dataclasses.replace(document, data=canonical_json(content), ending="cdx.json" if "cyclonedx" in document.kind else "json")
-    return dataclasses.replace(document, result=_result(content), facts=tuple(_facts(content)))
+    return dataclasses.replace(document, result=_result(content), facts=tuple(_facts(content)), reports=results.reports_of(content))
 
 
 def _referrers(attachments: ReferrerStore, digest: str, faults: list[str]) -> Iterator[AttachedDocument]:

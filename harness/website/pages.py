@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -44,17 +44,30 @@ def document_path(document: AttachedDocument) -> str:
     return f"documents/{hashlib.sha256(document.data).hexdigest()[:32]}.{document.ending}"
 
 
+def report_path(digest: str) -> str:
+    """Path of the page of a report of tests, by its digest."""
+    return f"documents/{digest.removeprefix('sha256:')[:32]}.html"
+
+
 class PageMaker:
     """Renders the pages of one site."""
 
     def __init__(
-        self, store: Store, title: str, collection: Collection, described: Mapping[str, str], readmes: Mapping[str, Markup]
+        self,
+        store: Store,
+        title: str,
+        collection: Collection,
+        described: Mapping[str, str],
+        readmes: Mapping[str, Markup],
+        reports: Iterable[str] = (),
     ) -> None:
         self._store = store
         self._title = title
         self._collection = collection
         self._described = described
         self._readmes = readmes
+        self._reports = tuple(reports)
+        """Digests of the reports that the site holds."""
         self._pages = {version.digest: page_path(version) for history in collection.images for version in reversed(history.versions)}
 
     def front(self) -> bytes:
@@ -82,6 +95,7 @@ class PageMaker:
             badges=list(_badges(version)),
             evidence=version.evidence,
             documents=[(document, document_path(document)) for document in version.evidence.documents],
+            report_pages={digest: report_path(digest) for digest in self._reports},
             sboms=[document_path(document) for document in version.evidence.documents if document.is_sbom and document.data is not None],
             state=_STATES[version.evidence.state],
             commands=list(_commands(version)),

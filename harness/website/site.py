@@ -24,7 +24,7 @@ from harness.cloudimage.site_index import IndexedImage, IndexedVersion, SiteInde
 from harness.errors import StoreError, UsageError
 from harness.oci.registry.client import Client
 from harness.oci.store import Store
-from harness.website import artifact_hub, collect, folder, pages, readme
+from harness.website import artifact_hub, collect, folder, pages, readme, reports
 from harness.website.collect import Collection, Demands, ImageHistory, LeftOut
 from harness.website.pages import PageMaker
 
@@ -46,6 +46,8 @@ class SiteRequest:
     versions: int = VERSIONS
     readmes: Path | None = None
     """A folder with READMEs: ``NAME/README.md`` for a repository whose last part is ``NAME``."""
+    reports: Path | None = None
+    """A folder with reports of tests; those that a statement about an image names by digest become part of the site."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,8 @@ def make(store: Store, request: SiteRequest, demands: Demands, client: Client | 
     folder.check(request.target)
     if request.readmes is not None and not request.readmes.is_dir():
         raise UsageError(f"--readmes {request.readmes}: no such folder", hint="a folder with NAME/README.md")
+    if request.reports is not None and not request.reports.is_dir():
+        raise UsageError(f"--reports {request.reports}: no such folder", hint="./nox -s test-image leaves its reports in reports/")
     with store.shared_lease():
         collection = _collect(store, request, demands, client)
         for one in collection.left_out:
@@ -97,14 +101,15 @@ def files(store: Store, request: SiteRequest, collection: Collection) -> Iterato
     texts = {history.name: _readme(request.readmes, history) for history in collection.images}
     described = {history.name: _description(history, texts[history.name]) for history in collection.images}
     rendered: dict[str, Markup] = {name: readme.render(text) for name, text in texts.items() if text}
-    maker = PageMaker(store, request.title, collection, described, rendered)
+    attached = [document for history in collection.images for version in history.versions for document in version.evidence.documents]
+    tested = reports.find(request.reports, attached)
+    maker = PageMaker(store, request.title, collection, described, rendered, tested)
     yield "index.html", maker.front()
-    documents: dict[str, bytes] = {}
+    documents = {pages.report_path(digest): data for digest, data in tested.items()}
     for history in collection.images:
         for version in history.versions:
             yield pages.page_path(version), maker.version(history, version)
-            attached = version.evidence.documents
-            documents.update((pages.document_path(one), one.data) for one in attached if one.data is not None)
+    documents.update((pages.document_path(one), one.data) for one in attached if one.data is not None)
     yield from sorted(documents.items())
     yield site_index.NAME, _index(request.title, collection, described).data()
     yield from artifact_hub.files(collection.images, described, texts)

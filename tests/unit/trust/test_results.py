@@ -109,3 +109,14 @@ def test_joined_names_all_failed_parts() -> None:
 def test_joined_parts_of_different_suites_are_refused() -> None:
     with pytest.raises(StoreError, match="different suites: 'conformance', 'image'"):
         results.joined([part("linux/amd64"), part("linux/arm64", suite="conformance")])
+
+
+def test_reports_of_predicate_are_names_with_valid_digests_only() -> None:
+    digest = "a" * 64
+    good = {"name": "web.html", "digest": {"sha256": digest}}
+    bad: list[object] = [{"name": "x", "digest": {"sha256": "../x"}}, {"name": "y", "digest": "z"}, {"name": "n"}, 7]
+    predicate = {results.RUN: {"runs": [{"reports": [good, *bad, good]}, {"reports": "text"}, 5]}}
+    assert results.reports_of(predicate) == (("web.html", f"sha256:{digest}"),)
+    many = [{"name": str(number), "digest": {"sha256": digest}} for number in range(100)]
+    assert len(results.reports_of({results.RUN: {"runs": [{"reports": many}]}})) == results.MOST_REPORTS
+    assert results.reports_of({}) == results.reports_of("text") == ()
