@@ -17,10 +17,15 @@ _TAIL = 3
 def clean(text: str, most: int) -> str:
     """A text without secrets and colours; of one with more than ``most`` characters the begin and the end."""
     # Before the secrets are looked for, which takes time in proportion to the text; a secret at the cut is not recognized by its end alone.
-    margin = 4 * most + (64 << 10)
+    margin = _margin(most)
     if len(text) > margin:
         text = _cut(text, margin)
     return _cut(secrets.hidden(log.hidden(_COLOURS.sub("", text)), log.GONE), most)
+
+
+def _margin(most: int) -> int:
+    """Characters that are looked through for secrets to keep ``most`` of them."""
+    return 4 * most + (64 << 10)
 
 
 def _cut(text: str, most: int) -> str:
@@ -33,7 +38,10 @@ def _cut(text: str, most: int) -> str:
 
 def last_lines(title: str, text: str, lines: int, most: int) -> TextBlock:
     """The last lines of a log, at most ``most`` characters of them, from the begin of a line."""
-    listed = clean(text, len(text)).splitlines()
+    total = text.count("\n") + bool(text and not text.endswith("\n"))
+    # A machine may print far more than it was asked for.
+    end = text[-_margin(most) :]
+    listed = clean(end, len(end)).splitlines()
     kept: list[str] = []
     size = 0
     for line in reversed(listed[-lines:]):
@@ -42,4 +50,4 @@ def last_lines(title: str, text: str, lines: int, most: int) -> TextBlock:
         if size > most and kept:
             break
         kept.append(shown)
-    return TextBlock(title, "\n".join(reversed(kept)), len(listed) - len(kept))
+    return TextBlock(title, "\n".join(reversed(kept)), max(0, total - len(kept)))

@@ -38,5 +38,10 @@ def test_last_lines_within_size_begins_at_line_and_keeps_one() -> None:
     assert long.text == f"{'z' * 1000}... (4000 characters more)"
 
 
+def test_last_lines_of_enormous_log_reads_end_only_and_counts_all_lines() -> None:
+    block = text.last_lines("kubelet", "a line of a log\n" * (1 << 20), 3, 1000)
+    assert (block.text, block.left_out) == ("a line of a log\na line of a log\na line of a log", (1 << 20) - 3)
+
+
 def test_last_lines_of_empty_log_is_empty() -> None:
     assert (text.last_lines("x", "", 10, 100).text, text.last_lines("x", "", 10, 100).left_out) == ("", 0)
