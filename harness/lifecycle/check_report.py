@@ -77,12 +77,14 @@ def _case(check: Check, findings: Sequence[Finding], *, cis: bool) -> CheckedCas
         for finding in findings
     )  # fmt: skip
     title = check.title[:1].upper() + check.title[1:]
-    return CheckedCase(check.id, title, worst(one.outcome for one in seen), _section(check.id) if cis else "", check.why, observations=seen)
+    return CheckedCase(
+        check.id, title, worst(one.outcome for one in seen), _section(check.id) if cis else "Health", check.why, observations=seen
+    )
 
 
 def _section(number: str) -> str:
-    """``1.2 API server`` for ``1.2.15``; empty for a check that is not an item of the benchmark."""
+    """``1.2 API server`` for ``1.2.15``; ``Access`` for the check that is not an item of the benchmark."""
     for begin in (".".join(number.split(".")[:2]), number.split(".", maxsplit=1)[0]):
         if begin in _SECTIONS:
             return f"{begin} {_SECTIONS[begin]}"
-    return ""
+    return "Access"

@@ -31,6 +31,11 @@ _CLASSES: Mapping[CaseOutcome, str] = {
     CaseOutcome.SKIPPED: "plain",
 }
 """Class of the style of each outcome."""
+_BAD = (CaseOutcome.FAILED, CaseOutcome.WARNING)
+MOST_LINKS = 50
+"""Failed checks that are listed above all others."""
+_MANY = 60
+"""Checks of a page whose groups are folded where nothing failed."""
 _NOUNS = {CaseOutcome.WARNING: ("warning", "warnings")}
 
 
@@ -69,17 +74,23 @@ def render(document: ReportDocument) -> bytes:
         .render(
             document=document,
             classes=_CLASSES,
-            duration=log.duration,
+            duration=_duration,
             verdict=verdict(document),
             counts=list(_counts(document)),
             clusters=[_cluster(cluster, document.cases, number) for number, cluster in enumerate(document.clusters)],
             groups=list(_groups(document.cases)),
+            bad=[(number, case) for number, case in enumerate(document.cases) if case.outcome in _BAD][:MOST_LINKS],
+            fold=len(document.cases) > _MANY,
             names=names,
             images=list(dict.fromkeys((one.image, one.digest) for one in document.clusters if one.digest)),
             observed=_observed,
         )
         .encode()
     )
+
+
+def _duration(seconds: float) -> str:
+    return log.duration(seconds) if seconds >= 0.05 else "<0.1 s"
 
 
 def verdict(document: ReportDocument) -> str:
@@ -132,15 +143,15 @@ def _cluster(cluster: ReportedCluster, cases: Sequence[CheckedCase], number: int
     }
 
 
-def _groups(cases: Sequence[CheckedCase]) -> Iterator[tuple[str, list[CheckedCase], list[tuple[str, str]]]]:
-    """Headings with their checks, in the order of their first check, and the outcomes of each group."""
-    groups: dict[str, list[CheckedCase]] = {}
-    for case in cases:
-        groups.setdefault(case.group, []).append(case)
+def _groups(cases: Sequence[CheckedCase]) -> Iterator[dict[str, Any]]:
+    """Headings with their checks, which are numbered, in the order of their first check, and the outcomes of each group."""
+    groups: dict[str, list[tuple[int, CheckedCase]]] = {}
+    for number, case in enumerate(cases):
+        groups.setdefault(case.group, []).append((number, case))
     for heading, listed in groups.items():
-        outcomes = [case.outcome for case in listed]
+        outcomes = [case.outcome for _, case in listed]
         words = [(_CLASSES[one], f"{outcomes.count(one)} {one.value}") for one in CaseOutcome if one in outcomes]
-        yield heading, listed, words
+        yield {"heading": heading, "cases": listed, "words": words, "bad": any(outcome in _BAD for outcome in outcomes)}
 
 
 def _observed(observations: Sequence[Observation]) -> list[dict[str, Any]]:

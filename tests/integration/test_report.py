@@ -104,7 +104,7 @@ def test_report_shows_drawing_for_its_width(pages: dict[str, Path], chromium: Br
 def test_report_anchors_lead_to_sections(pages: dict[str, Path], chromium: Browser) -> None:
     chromium.open(pages["failed"].as_uri())
     links = chromium.evaluate("Array.from(document.links, link => link.hash)")
-    assert links == ["#content", "#machines", "#boot", "#checks", "#images", "#logs"]
+    assert links == ["#content", "#machines", "#boot", "#checks", "#images", "#logs", "#check-4"]
     assert chromium.evaluate("Array.from(document.links).every(link => document.querySelector(link.hash) !== null)")
 
 

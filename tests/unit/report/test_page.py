@@ -158,6 +158,15 @@ def test_page_of_cluster_that_did_not_start_names_what_is_missing() -> None:
     assert "Not shown: logs of m0: no answer" in text
 
 
+def test_page_of_many_checks_folds_groups_without_failure_and_lists_failures_first() -> None:
+    cases = [CheckedCase(f"a::test_{number}", f"Test {number}", CaseOutcome.PASSED, "a") for number in range(80)]
+    parsed = shown(document(cases=(*cases, FAILED), clusters=()))
+    groups = [attributes for tag, attributes in parsed.elements if tag == "details" and attributes.get("class") == "group"]
+    assert ["open" in attributes for attributes in groups] == [False, True]
+    assert "#check-80" in parsed.links()
+    assert parsed.text.index("Pods resolve names") < parsed.text.index("Test 0")
+
+
 def test_page_of_3000_tests_stays_small() -> None:
     cases = tuple(CheckedCase(f"tests/unit/test_a.py::test_{number}", f"Test {number}", CaseOutcome.PASSED, "a") for number in range(3000))
     assert len(page.render(document(cases=cases, clusters=()))) < 2 << 20
