@@ -35,7 +35,13 @@ def crowded() -> ReportDocument:
     return document(title=LONG, cases=(case, *CASES), clusters=(cluster, CLUSTER))
 
 
-REPORTS = {"passed": document(), "failed": document(cases=(*CASES, FAILED)), "audit": audit(), "crowded": crowded()}
+def many() -> ReportDocument:
+    """A report of a run with more checks than are shown unfolded."""
+    cases = (CheckedCase(f"a/test_b.py::test_{number}", f"Number {number}", CaseOutcome.PASSED, "a/test_b.py") for number in range(80))
+    return document(cases=(*cases, FAILED), clusters=())
+
+
+REPORTS = {"passed": document(), "failed": document(cases=(*CASES, FAILED)), "audit": audit(), "crowded": crowded(), "many": many()}
 
 
 @pytest.fixture(scope="module")
