@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from testinfra.backend import get_backend
+from testinfra.host import Host
 
 from harness import process
 from harness.report import page
 from harness.report.model import CaseOutcome, CheckedCase, ReportDocument, ShownCommand, TextBlock
+from harness.testkit.evidence import EvidenceRecorder
 from tests.integration.browser import Browser, browser
 from tests.unit.report.examples import CASES, CLUSTER, FAILED, MACHINES, NAMES, audit, document
 from tests.unit.website.examples import Page
@@ -133,6 +136,26 @@ def test_report_content_security_policy_blocks_injected_script(pages: dict[str, 
     assert "owned" not in chromium.evaluate("document.title")
     assert len([message for message in chromium.messages if "Content Security Policy" in message]) == 2
     chromium.messages.clear()
+
+
+# ---- evidence -----------------------------------------------------------------------------------------------------------
+
+
+def test_evidence_of_testinfra_host_holds_commands_of_its_modules_too(tmp_path: Path) -> None:
+    backend = get_backend("local://")
+    recorder = EvidenceRecorder()
+    recorder.watch(backend, "here")
+    host = Host(backend)
+    (tmp_path / "a b").write_text("content\n")
+    assert host.check_output("cat %s", str(tmp_path / "a b")) == "content"
+    assert not host.file(str(tmp_path / "none")).exists
+    assert host.run("echo failed >&2; exit 3").rc == 3
+    commands, more = recorder.take()
+    shown = {command.command: command for command in commands}
+    assert (shown[f"cat '{tmp_path}/a b'"].output, shown[f"cat '{tmp_path}/a b'"].code) == ("content", 0)
+    assert shown[f"test -e {tmp_path}/none"].code == 1
+    assert (shown["echo failed >&2; exit 3"].output, shown["echo failed >&2; exit 3"].code) == ("failed", 3)
+    assert ({command.where for command in commands}, more) == ({"here"}, 0)
 
 
 # ---- runs of pytest -----------------------------------------------------------------------------------------------------
