@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from harness.cli.options import Clusterfile, ClusterFlags, SiteAccess, SkipCheck, Ssh, addresses, existing, hosts, seconds
 from harness.cli.output import local_store, pairs
@@ -44,7 +44,13 @@ def skipping(ids: Sequence[str] | None) -> frozenset[str]:
     return gather.skipping(ids)
 
 
-def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Written, RunOptions, Callable[[], None]]:
+class Bring(Protocol):
+    """Pulls the images of a request; with ``filled`` the registry of the site must have what is within them."""
+
+    def __call__(self, *, filled: bool = True) -> None: ...
+
+
+def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Written, RunOptions, Bring]:
     """The request that a Clusterfile and options make, and a function that pulls its images and looks for what is within them in the
     registry of the site.
     """
@@ -79,12 +85,12 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
     if options.password is None:
         request.warn_of_passwords(clusterfile)
 
-    def bring() -> None:
+    def bring(*, filled: bool = True) -> None:
         collector = FaultCollector()
         for one in dict.fromkeys((cluster.image, *cluster.images, *(other.image or "" for other in clusterfile.apps))):
             with collector.of(one):
                 fetch(one, asked.site)
-                if site is not None:
+                if site is not None and filled:
                     _check_site(site, one, paths.expanded(external.ca) if external and external.ca else None)
         collector.finish()
 

@@ -344,7 +344,7 @@ class ClusterFlags(Options):
         str | None,
         typer.Option(
             "--registry",
-            help="Use this registry, filled by `slipway push --expand`, instead of one in the cluster.",
+            help="Use this registry, filled by `slipway push --expand`, instead of one in the cluster; with --kubeconfig, fill it.",
             metavar="REGISTRY[/PATH]",
             show_default=False,
         ),

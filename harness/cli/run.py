@@ -11,14 +11,16 @@ import typer
 from harness import log
 from harness.cli.cluster_options import ClusterOptions, wanted
 from harness.cli.install import only_applications, put, tell_installed
-from harness.cli.options import ClusterFlags, Json, Plan, existing
+from harness.cli.options import ClusterFlags, Json, Plan, SiteAccess, existing
 from harness.cli.output import local_store, plain, print_json, say, steps_table, wants_json
+from harness.cli.registry import connect
 from harness.cli.root import app
 from harness.errors import Fault, InputError, UsageError
 
 if TYPE_CHECKING:
     from harness.clusterfile import Clusterfile as Written
     from harness.lifecycle import run as running
+    from harness.lifecycle.apps.image_policy import SiteRegistry
     from harness.lifecycle.run import RunOptions
 
 
@@ -63,21 +65,24 @@ def run(
     more settings than there are options; an option wins over the file.
 
     Application images alone are installed into a running cluster, or updated there: --cluster names it; --control-plane or --kubeconfig
-    name one that is not known on this machine. `slipway apps` lists and removes applications.
+    name one that is not known on this machine. With --kubeconfig and --registry no machine is entered: the container images are sent to
+    the registry, and pods are pointed at it. `slipway apps` lists and removes applications.
     """
     from harness.lifecycle import plan as planning
     from harness.lifecycle import run as running
 
     as_json = wants_json(output)
     clusterfile, options, bring = wanted(asked, apps)
-    bring()
+    # slipway fills the registry of a cluster whose machines it does not enter.
+    bring(filled=kubeconfig is None)
     cluster = clusterfile.cluster
     assert cluster is not None
     images = (cluster.image, *cluster.images)
     if only_applications(images):
         _require_running(asked.spec, images, called)
         named = asked.spec.cluster is not None or asked.file is not None
-        _put(clusterfile, options, called, kubeconfig, not no_images, named=named, plan=plan, as_json=as_json)
+        registry = _registry(clusterfile, no_images) if kubeconfig else None
+        _put(clusterfile, options, called, kubeconfig, not no_images, registry, named=named, plan=plan, as_json=as_json)
         return
     if called or kubeconfig or no_images:
         option = "--as" if called else "--kubeconfig" if kubeconfig else "--no-images"
@@ -115,12 +120,28 @@ def _require_running(spec: ClusterFlags, images: Sequence[str], called: str | No
         raise InputError(faults)
 
 
+def _registry(clusterfile: Written, no_images: bool) -> SiteRegistry | None:
+    """The registry that pods of a cluster known by its kubeconfig are pointed at. Raises UsageError beside ``--no-images``."""
+    external = clusterfile.cluster.external_registry if clusterfile.cluster else None
+    if external is None:
+        return None
+    if no_images:
+        raise UsageError("--no-images and --registry exclude each other", hint="--registry is where the images are sent to")
+    from harness.host import paths
+    from harness.lifecycle.apps.image_policy import SiteRegistry
+    from harness.oci.registry.config import Site
+
+    access = SiteAccess(external.plain_http, existing(paths.expanded(external.ca)) if external.ca else None)
+    return SiteRegistry(Site(external.host, external.path), lambda: connect(access, writing=True))
+
+
 def _put(
     clusterfile: Written,
     options: RunOptions,
     called: str | None,
     kubeconfig: Path | None,
     bring: bool,
+    registry: SiteRegistry | None,
     *,
     named: bool,
     plan: bool,
@@ -154,7 +175,7 @@ def _put(
     if not control_plane and not kubeconfig:
         access.known(cluster.name if named else DEFAULT_NAME, option="--control-plane")
     login = control_plane[0].login if control_plane else requests.login(clusterfile, options.password)
-    where = Where(cluster.name if named else None, control_plane, existing(kubeconfig) if kubeconfig else None, login, bring)
+    where = Where(cluster.name if named else None, control_plane, existing(kubeconfig) if kubeconfig else None, login, bring, registry)
     put(wanted, where, plan=plan, as_json=as_json)
 
 

@@ -55,8 +55,8 @@ def measure(*, rounds: int = ROUNDS) -> list[dict[str, Any]]:
         rootfs = Path(scratch, "rootfs")
         image = read(Store.default(), "kubernetes").platforms[0]
         layer.unpack(Store.default(), image.layers, rootfs)
-        _preload(client, rootfs, image)
-        configuration = _kind_configuration(rootfs, Path(scratch))
+        preload(client, rootfs, image)
+        configuration = kind_configuration(rootfs, Path(scratch))
         ours, peer = [], []
         for number in range(rounds):
             ours.append(_ours(client, number))
@@ -128,7 +128,7 @@ def _await_dns(
     raise TimeoutError(f"cluster DNS is not ready after {seconds:g} s, or the command failed: {running.poll()}")
 
 
-def _preload(client: docker.Client, rootfs: Path, image: PlatformImage) -> None:
+def preload(client: docker.Client, rootfs: Path, image: PlatformImage) -> None:
     """A node image with binaries and images in it."""
     with tempfile.TemporaryDirectory(dir=rootfs.parent) as scratch:
         archive(image, Path(scratch, "images.tar"))
@@ -198,7 +198,7 @@ def addon(rootfs: Path, name: str, env: Mapping[str, str]) -> str:
     return templates.render((rootfs / path).read_text(), env, path)
 
 
-def _kind_configuration(rootfs: Path, work: Path) -> Path:
+def kind_configuration(rootfs: Path, work: Path) -> Path:
     facts = sandbox_plan.facts(rootfs)
     assert facts is not None
     env = sandbox_plan.environment(facts, {})

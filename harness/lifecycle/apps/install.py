@@ -14,14 +14,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import log
 from harness.cloudimage import ImageSet, unpacked
 from harness.clusterfile import Hook, Phase
 from harness.clusterfile import hooks as hook_documents
 from harness.errors import SlipwayError
-from harness.lifecycle.apps import images, launch, records, tracking, unused
+from harness.lifecycle.apps import image_policy, images, launch, records, tracking, unused
 from harness.lifecycle.apps.installation import PHASES, AppInstall, prepared
 from harness.lifecycle.apps.requests import Request
-from harness.lifecycle.apps.target import IMPORT, REGISTRY, Where
+from harness.lifecycle.apps.target import IMPORT, POINTED, REGISTRY, Where
 from harness.lifecycle.kube import readiness, wait
 from harness.lifecycle.plan import Journal, Plan, Step, digest, execute
 from harness.lifecycle.provision import distribution, registry, rootfs
@@ -29,6 +30,7 @@ from harness.lifecycle.steps.launch import launch_title
 from harness.nodes import Node
 from harness.nodes.files import install_files
 from harness.oci.store import Store
+from harness.transfer import mirror
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,11 @@ def plan(work: AppInstall) -> list[Step]:
         recipe.add(_tell_nodes(work))
     if target.way == IMPORT and target.nodes:
         recipe.add(_import_images(work))
+    if target.way == POINTED:
+        recipe.add(_fill_registry(work))
     recipe.add(_send_files(work))
+    if target.way == POINTED:
+        recipe.add(_point_pods(work))
     recipe.add(*_hooks(work, Phase.PRE_LAUNCH, recipe.last))
     recipe.add(*_launch(work, recipe.last))
     recipe.add(*_hooks(work, Phase.POST_LAUNCH, recipe.last))
@@ -149,6 +155,37 @@ def _import_images(work: AppInstall) -> Step:
         return f"{count} of {len(needed.images)} images"
 
     return Step("import-images", "import its container images on the nodes", action, work.target.nodes, after=("begin",))
+
+
+def _fill_registry(work: AppInstall) -> Step:
+    """Put the images into the registry of the site, each under its own name there."""
+    registry = work.target.registry
+    assert registry is not None
+
+    def action() -> str:
+        with registry.client() as client:
+            result = mirror.expand(work.store, work.image, registry.site, client)
+        work.partly = frozenset(result.partly)
+        return f"{len(result.images)} images, {log.size(result.sent)} sent"
+
+    return Step("fill-registry", f"send its container images to {registry.site}", action, after=("begin",))
+
+
+def _point_pods(work: AppInstall) -> Step:
+    """Make the policy before the first pod: a pod that was made with another name keeps it."""
+    registry = work.target.registry
+    assert registry is not None
+    file = f"{work.folder}/image-policy.yaml"
+
+    def action(node: Node) -> str:
+        changed = image_policy.names(work.images.images, registry.site, work.partly)
+        node.put(image_policy.manifests(work.name, changed, work.target.policy_version).encode(), file)
+        run_noted(work, node, f"kubectl apply --filename={shlex.quote(file)}", "policy of images")
+        image_policy.await_force(work.target.kubectl, changed)
+        return f"{len(work.images.images)} images"
+
+    title, after = f"point pods at {registry.site}", (_id(work, "files"), "fill-registry")
+    return Step(_id(work, "pods"), title, action, (work.target.first,), after_all=after)
 
 
 def _send_files(work: AppInstall) -> Step:

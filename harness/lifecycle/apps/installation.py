@@ -52,6 +52,8 @@ class AppInstall:
     """The installation waits for its workloads; False where a later step of the caller does."""
     replaces: bool = False
     """It replaces another image of the same application."""
+    partly: frozenset[str] = frozenset()
+    """Names of images of which the registry of the site has some platforms only."""
 
     @property
     def name(self) -> str:
@@ -99,7 +101,8 @@ class AppInstall:
     def generation(self) -> str:
         """Digest of everything that its launch depends on, secrets included."""
         files = rootfs.fingerprint(self.files)
-        return digest(self.record.uid, self.image.digest, files, self.env, self.commands, [hook.data for hook in self.hooks])
+        site = [str(self.target.registry.site)] if self.target.registry else []
+        return digest(self.record.uid, self.image.digest, files, self.env, self.commands, [hook.data for hook in self.hooks], *site)
 
 
 def read(request: Request, store: Store) -> CloudImage:

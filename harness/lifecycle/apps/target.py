@@ -1,7 +1,8 @@
 """Clusters as targets of applications: one of slipway, one of another tool, or one known by a kubeconfig only.
 
 They differ in how container images reach the nodes. A cluster of slipway has registries, which store more images. Into others images are
-imported node by node: over SSH, or through the local Docker engine when the nodes are its containers (kind).
+imported node by node: over SSH, or through the local Docker engine when the nodes are its containers (kind). Nodes of a managed cluster
+pull from a registry that the user names.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from harness import log, untrusted
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.host import paths
 from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
+from harness.lifecycle.apps import image_policy
+from harness.lifecycle.apps.image_policy import SiteRegistry
 from harness.lifecycle.cluster import lease, membership
 from harness.lifecycle.kube import objects
 from harness.lifecycle.provision.rootfs import MARK
@@ -29,8 +32,9 @@ from harness.oci.model import Platform
 from harness.runtimes import ROOTFS
 from harness.runtimes.kubeconfig import ADMIN
 
-REGISTRY, SITE, IMPORT, NOTHING = "registry", "site", "import", "nothing"
-"""Ways of images to the nodes: by the cluster's registries, by a registry of the site, by import on each node, or not by slipway."""
+REGISTRY, SITE, IMPORT, POINTED, NOTHING = "registry", "site", "import", "pointed", "nothing"
+"""Ways of images to the nodes: by the cluster's registries, by a registry of the site, by import on each node, by a registry of the site
+that pods are pointed at, or not by slipway."""
 
 _KIND = "kind://"
 _PROGRAMS = "PATH=$PATH:/usr/local/bin"
@@ -48,6 +52,8 @@ class Where:
     """SSH login to the nodes of another tool's cluster."""
     bring: bool = True
     """Container images are sent to the nodes."""
+    registry: SiteRegistry | None = None
+    """With a kubeconfig: images go to this registry, and pods are pointed at it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +87,10 @@ class AppTarget:
     """PATH of launch commands, behind the programs of the image."""
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Variables of the cluster for templates: PodCIDR, SvcCIDR."""
+    registry: SiteRegistry | None = None
+    """The registry that pods are pointed at."""
+    policy_version: str = ""
+    """Version of the API of the policies that point pods at it."""
 
     @classmethod
     def planned(cls, name: str, first: Node, kubernetes: str, facts: Mapping[str, str], platform: Platform) -> AppTarget:
@@ -240,7 +250,8 @@ def _by_kubeconfig(where: Where, nodes: bool, home: Path | None) -> Iterator[App
     state = ClusterState(f"of-kubeconfig-{uid}", (home or paths.home()) / "clusters" / f"of-kubeconfig-{uid}")
     with ExitStack() as stack:
         connected: list[Node] = []
-        if nodes and where.bring:
+        policy_version = image_policy.version(kubectl) if nodes and where.registry else ""
+        if nodes and where.bring and not where.registry:
             connected += [
                 LocalNode(address, _container(provider)) for address, (_, _, provider) in listed.items() if provider.startswith(_KIND)
             ]
@@ -252,13 +263,15 @@ def _by_kubeconfig(where: Where, nodes: bool, home: Path | None) -> Iterator[App
             kubectl=kubectl,
             first=local,
             nodes=tuple(connected),
-            way=IMPORT if where.bring else NOTHING,
+            way=POINTED if where.registry else IMPORT if where.bring else NOTHING,
             root=str(state.folder / "apps"),
             kubernetes=version,
             platforms={address: platform for address, (_, platform, _) in listed.items()},
             exclusive=state.lock,
             control_plane=(local,),
             facts=_facts(kubectl),
+            registry=where.registry,
+            policy_version=policy_version,
         )
 
 
@@ -271,7 +284,7 @@ def _reached(ssh: SshConnections) -> tuple[Node, ...]:
     try:
         return ssh.connect()
     except NodeError as error:
-        hint = "images are imported on each node: --user and --key for its login, --no-images to skip that"
+        hint = "images are imported on each node: --user and --key for its login, --registry for a registry that the nodes pull from"
         raise NodeError(error.message, hint=hint, details=error.details) from error
 
 

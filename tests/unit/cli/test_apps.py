@@ -29,6 +29,11 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     [
         (["run", "shop", "--workers", "10.0.0.2"], "it makes no nodes"),
         (["run", "shop", "--control-plane", "10.0.0.1", "--kubeconfig", __file__], "name two clusters"),
+        (
+            ["run", "shop", "--kubeconfig", __file__, "--registry", "r.corp/x", "--no-images"],
+            "--no-images and --registry exclude each other",
+        ),
+        (["run", "shop", "--kubeconfig", __file__, "--registry", "r.corp", "--ca", "/nosuch"], "no such file"),
         (["run", "shop", "--apps", "web", "--cmds", "true"], "both given"),
         (["run", "shop", "--as", "No!"], "is not a valid application name"),
         (["run", "shop"], "nothing is known of a cluster default"),

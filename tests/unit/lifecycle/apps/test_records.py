@@ -20,12 +20,14 @@ from harness.errors import CheckError, CommandError, InputError, StoreError, Usa
 from harness.lifecycle import plan as planning
 from harness.lifecycle.apps import images, install, installation, launch, records, uninstall
 from harness.lifecycle.apps import target as targets
+from harness.lifecycle.apps.image_policy import SiteRegistry
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import AppTarget
 from harness.lifecycle.apps.tracking import TrackedObject
 from harness.oci.layer import scan, write_layer
 from harness.oci.model import OCI_MANIFEST, Platform, canonical_json
+from harness.oci.registry.config import Site
 from harness.oci.store import Store
 from tests.unit.lifecycle.standin import StandIn
 from tests.unit.lifecycle.test_run import store
@@ -125,7 +127,7 @@ def alone() -> Iterator[None]:
     yield
 
 
-def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.36.3") -> AppTarget:
+def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.36.3", registry: SiteRegistry | None = None) -> AppTarget:
     first: Any = StandIn("10.0.0.1", "host-1")
     worker: Any = StandIn("10.0.0.4", "host-4")
     return AppTarget(
@@ -141,6 +143,7 @@ def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.36.3") 
         holders=(first,) if way == targets.REGISTRY else (),
         control_plane=(first,),
         facts={"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"},
+        registry=registry,
     )
 
 
@@ -188,6 +191,18 @@ def test_install_plan_distributes_images_before_launch_in_declared_order(store: 
 def test_install_plan_image_steps_follow_distribution_way(store: Store, way: str, steps: list[str]) -> None:
     build(store)
     assert ids(work(store, way=way))[:2] == steps
+
+
+def test_install_plan_pointed_cluster_fills_registry_and_points_pods_before_launch(store: Store) -> None:
+    build(store)
+    registry = SiteRegistry(Site("registry.corp", "team"), contextlib.nullcontext)  # type: ignore[arg-type]
+    found = work(store, way=targets.POINTED, registry=registry)
+    assert ids(found)[:4] == ["begin", "fill-registry", "app-shop-files", "app-shop-pods"]
+    by_id = {step.id: step for step in install.plan(found)}
+    assert "app-shop-pods" in by_id["app-shop-launch-1"].needs
+    # Pods that were pointed at another registry are launched again.
+    elsewhere = work(store, way=targets.POINTED, registry=SiteRegistry(Site("registry.corp", "other"), contextlib.nullcontext))  # type: ignore[arg-type]
+    assert found.generation != elsewhere.generation
 
 
 def test_install_values_are_rendered_and_secrets_are_redacted_in_record(store: Store) -> None:
