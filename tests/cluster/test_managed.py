@@ -114,7 +114,19 @@ def managed(kubernetes: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             mount = {"hostPath": str(hosts.parent), "containerPath": "/etc/containerd/certs.d", "readOnly": True}
             document["nodes"][0]["extraMounts"].append(mount)
             configuration.write_text(json.dumps(document))
-            command = [kind, "create", "cluster", "--name", NAME, "--config", configuration, "--kubeconfig", kubeconfig, "--wait", "300s"]
+            command: list[str | Path] = [
+                kind,
+                "create",
+                "cluster",
+                "--name",
+                NAME,
+                "--config",
+                configuration,
+                "--kubeconfig",
+                kubeconfig,
+                "--wait",
+                "300s",
+            ]
             process.run(command, env={"KIND_EXPERIMENTAL_DOCKER_NETWORK": NAME}, timeout=HANG)
             node = client.containers.get(f"{NAME}-control-plane")
             address = node.attrs["NetworkSettings"]["Networks"][NAME]["IPAddress"]
@@ -146,8 +158,8 @@ def test_run_application_without_ssh_points_pods_at_registry_and_removal_leaves_
 ) -> None:
     before = managed.objects()
     place = f"{managed.registry.host}/team"
-    where = ["--kubeconfig", managed.kubeconfig]
-    words = ["run", shop, *where, "--registry", place, "--plain-http"]
+    where: list[str | Path] = ["--kubeconfig", managed.kubeconfig]
+    words: list[str | Path] = ["run", shop, *where, "--registry", place, "--plain-http"]
     done = slipway(*words, env=managed.programs, timeout=HANG)
     assert f"point pods at {place}" in done.stderr
 
