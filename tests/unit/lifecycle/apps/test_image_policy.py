@@ -112,7 +112,7 @@ def pod(*images: str) -> dict[str, Any]:
 
 
 def test_await_force_ends_when_every_name_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_policy.time, "sleep", lambda _: None)
+    monkeypatch.setattr("harness.lifecycle.apps.image_policy.time.sleep", lambda _: None)
     kubectl = Kubectl(pod("a:1", "b:1"), pod("r/a:1", "b:1"), pod("r/a:1", "r/b:1"))
     image_policy.await_force(kubectl, {"a:1": "r/a:1", "b:1": "r/b:1"})  # type: ignore[arg-type]
     assert [call[:2] for call in kubectl.calls] == [("create", "--dry-run=server")] * 3
