@@ -47,6 +47,7 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     registry,
     run,
     search,
+    sites,
     status,
     trust,
     upgrade,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
+from harness.cli import sites
 from harness.cli.cluster_options import ClusterOptions, external_registry, known_profile, wanted
 from harness.cli.options import ClusterFlags, Json, SiteAccess, Ssh, Yes, addresses, confirmed, to_machines
 from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table, wants_json
@@ -33,14 +34,21 @@ def apply(
     \b
       slipway apply -f Clusterfile --plan
       slipway apply -f Clusterfile
+      slipway apply -f sites/*.yaml
 
     Applications that the Clusterfile does not list any more are removed, with their data, after a confirmation.
+
+    Several Clusterfiles are applied at once, eight at a time, and a table shows how each ended; one that fails stops no other.
     """
     from harness.lifecycle import apply as applying
 
     as_json = wants_json(output)
     if asked.file is None:
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
+    files = sites.clusterfiles(asked.file, asked.spec.images)
+    if files:
+        sites.apply(files, asked, plan=plan, yes=yes, as_json=as_json)
+        return
     clusterfile, options, bring = wanted(asked)
     confirm = _assume_yes if yes else _confirm_removal
     result = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring, confirm=confirm)

@@ -88,7 +88,8 @@ def _name_of_image(text: str | None) -> str | None:
 
 def _names_of_images(names: list[str] | None) -> list[str] | None:
     """As ``_name_of_image``, of several."""
-    return [str(_name_of_image(name)) for name in names] if names else names
+    # A Clusterfile is no name of an image: `apply -f sites/*.yaml`.
+    return [name if Path(name).is_file() else str(_name_of_image(name)) for name in names] if names else names
 
 
 def in_lower_case(name: str) -> str:

@@ -41,6 +41,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "run",
             "apply",
+            "drift",
             "apps",
             "join",
             "remove",
