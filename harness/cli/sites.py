@@ -109,7 +109,7 @@ def drift(
     exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 1 when there are differences.")] = False,
     output: Json = "text",
 ) -> None:
-    """Show how clusters differ from their Clusterfiles, and from each other.
+    """Compare clusters with their Clusterfiles and each other.
 
     \b
       slipway drift sites/*.yaml

@@ -50,7 +50,7 @@ def test_apply_three_sites_makes_two_beside_one_that_fails_and_drift_compares_th
     # The machine of one does not know the key of another.
     files = {name: clusterfile(lab, kubernetes, tmp_path, name, lab.key) for name, lab in labs.items()}
     clusterfile(labs["north"], kubernetes, tmp_path, "north", labs["east"].key)
-    apply = ("apply", "-f", *files.values(), "--yes", "--output", "json")
+    apply: tuple[str | Path, ...] = ("apply", "-f", *files.values(), "--yes", "--output", "json")
     done = slipway(*apply, check=False, timeout=2 * HANG)
     outcome = by_file(json.loads(done.stdout))
     assert {name: one["code"] for name, one in outcome.items()} == {"east": 0, "north": 5, "west": 0}
@@ -64,7 +64,7 @@ def test_apply_three_sites_makes_two_beside_one_that_fails_and_drift_compares_th
     assert [one["answer"]["made"] is not None for one in outcome.values()] == [False, True, False]
     assert [one["answer"]["changes"] for one in outcome.values()] == [[], [], []]
 
-    drift = ("drift", *files.values())
+    drift: tuple[str | Path, ...] = ("drift", *files.values())
     assert json.loads(slipway(*drift, "--exit-code", "--output", "json").stdout)["between"] == {}
     lab = labs["west"]
     slipway("join", lab.name, "--workers", lab.spares[0], "--key", lab.key, timeout=HANG)
