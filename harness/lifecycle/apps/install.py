@@ -180,7 +180,8 @@ def _point_pods(work: AppInstall) -> Step:
     def action(node: Node) -> str:
         changed = image_policy.names(work.images.images, registry.site, work.partly)
         node.put(image_policy.manifests(work.name, changed, work.target.policy_version).encode(), file)
-        run_noted(work, node, f"kubectl apply --filename={shlex.quote(file)}", "policy of images")
+        # By the server: kubectl would keep the list of names a second time, in an annotation, which is limited.
+        run_noted(work, node, f"kubectl apply --server-side --force-conflicts --filename={shlex.quote(file)}", "policy of images")
         image_policy.await_force(work.target.kubectl, changed)
         return f"{len(work.images.images)} images"
 
