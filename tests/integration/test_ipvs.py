@@ -85,10 +85,10 @@ class Kept:
         }
 
     def start(self) -> None:
-        log = (self.folder / "log").open("wb")
-        self.process = subprocess.Popen(
-            ["sh", KEEPER, "keep"], env={**os.environ, **self.environment}, stdout=log, stderr=log, start_new_session=True
-        )
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                ["sh", KEEPER, "keep"], env={**os.environ, **self.environment}, stdout=log, stderr=log, start_new_session=True
+            )
         self.until((self.folder / "run/ready").exists)
 
     def stop(self) -> None:

@@ -587,7 +587,7 @@ def test_transfer_429_waits_for_retry_after(verb: str, here: Site, there: Site, 
 def test_pull_blob_with_wrong_bytes_is_refused_and_not_stored(here: Site, there: Site, plain: Registry, server: Faulty) -> None:
     trip = Trip("pull", here, there, plain, server.host, "wrong/bytes")
     blob = max(blobs_of(here.store, trip.image), key=lambda one: one.size)
-    data = here.store.open(blob.digest).read()
+    data = here.store.read(blob.digest)
     for answer, reason in (
         (bad.body(bytes(blob.size)), "that should be"),
         (bad.body(data + b"more"), f"has {blob.size + 4} bytes there, not {blob.size}"),
@@ -607,7 +607,7 @@ def test_pull_blob_with_wrong_bytes_is_refused_and_not_stored(here: Site, there:
 def test_pull_blob_over_breaking_connections_resumes_where_it_broke_off(here: Site, there: Site, plain: Registry, server: Faulty) -> None:
     trip = Trip("pull", here, there, plain, server.host, "wrong/end")
     blob = max(blobs_of(here.store, trip.image), key=lambda one: one.size)
-    data = here.store.open(blob.digest).read()
+    data = here.store.read(blob.digest)
     breaks = (bad.broken(data, 90_000), bad.broken_without_ranges(data, 150_000), bad.stalled(data, 0), bad.broken(data, 1))
     server.spoil("GET", blob.digest, *breaks)
     # A busy registry may be as silent as one that has stalled: it is asked again as well.
