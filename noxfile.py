@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))  # the `nox` command does not put the project ther
 
 from harness import catalog, sessions  # noqa: E402 - standard library and nox only, all three
 from harness.host import paths  # noqa: E402
-from harness.sessions.reports import Counts, say  # noqa: E402
+from harness.sessions.reports import Counts, read_json, say  # noqa: E402
 from harness.sessions.repository import MEASURED  # noqa: E402
 
 nox.needs_version = ">=2024.10.9"
@@ -38,9 +38,44 @@ DOCS_BUILT = ROOT / "build/docs"
 DIST = ROOT / "dist"
 VM = "tests/vm"
 UPGRADE = "tests/cluster/test_upgrade.py"
+SUITE_FOLDER = ROOT / "kubefiles/conformance"
+"""The end-to-end tests of Kubernetes as an application image."""
 
 IMAGES = sessions.define(ROOT, lambda session: install(session))  # noqa: PLW0108 -- install() stands below
 """`build-image`, `test-image`, `publish`, `sbom`, `site` and `catalog`, as every repository of images has them."""
+
+
+@nox.session(default=False)
+def conformance(session: nox.Session) -> None:
+    """Run the end-to-end tests of Kubernetes itself against an image on nodes: `-- IMAGE [--focus RE | --specs FILE | --full]`.
+
+    Ten specs without a choice. `--processes N` runs N specs at a time; `--workers N`, `--control-plane N` make more nodes.
+    """
+    image, words = conformance_words(session.posargs)
+    if not image or image.startswith("-"):
+        session.error("give an image with Kubernetes: ./nox -s conformance -- kubernetes")
+    install(session)
+    facts = read_json(session.run("slipway", "inspect", image, "--output", "json", silent=True, log=False, success_codes=range(256)))
+    version = next((one["info"].get("kubernetes") or "" for one in facts.get("platforms", ())), "")
+    if not version:
+        session.error(f"{image} is not in the store, or has no Kubernetes: ./nox -s build-image -- {image}")
+    minor_version = ".".join(version.removeprefix("v").split(".")[:2])
+    lists = SUITE_FOLDER / minor_version
+    if not lists.is_dir():
+        there = ", ".join(sorted(path.name for path in SUITE_FOLDER.iterdir() if path.is_dir()))
+        session.error(f"{image} has Kubernetes {version}; {shown(SUITE_FOLDER)} has the tests of {there}")
+    suite = f"{SUITE_FOLDER.name}:{version}"
+    arguments = ("--build-arg", f"VERSION={version}", "--build-arg", f"MINOR={minor_version}")
+    session.run("slipway", "build", shown(SUITE_FOLDER), "--tag", suite, *arguments)
+    options = ("--suite", suite, "--unavailable", shown(lists / "unavailable.yaml"))
+    chosen = any(word.partition("=")[0] in ("--focus", "--specs", "--full") for word in words)
+    session.run("slipway", "e2e", image, *options, *(words if chosen else ["--specs", shown(lists / "smoke.txt"), *words]))
+
+
+def conformance_words(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The image, with its tag, and the other words after ``conformance --``: the name of a kubefile means what `build-image` made of it."""
+    image, *others = words or [""]
+    return (f"{image}:{catalog.TAG}" if image and not set(image) & set(":/@") else image), others
 
 
 @nox.session(default=False)

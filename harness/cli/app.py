@@ -34,6 +34,7 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     debug,
     delete,
     diff,
+    e2e,
     exec,  # noqa: A004 -- the module of a verb
     find_images,
     images,

@@ -35,7 +35,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("Sharing", ("push", "pull", "login", "logout", "search", "catalog", "save", "load")),
-    ("Trust", ("keys", "sign", "verify", "attest", "conformance", "sbom", "provenance")),
+    ("Trust", ("keys", "sign", "verify", "attest", "conformance", "e2e", "sbom", "provenance")),
     (
         "Clusters",
         (

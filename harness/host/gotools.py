@@ -6,6 +6,7 @@ packages to compile and nothing else, and says in comments how:
     //slipway:tags TAG...              build tags
     //slipway:set PACKAGE.NAME=VALUE   a string variable of the program; {version} (v1.2.3), {bare} (1.2.3), {major}, {minor} are replaced
     //slipway:name PROGRAM PACKAGE     the name of a program that is not the last element of its import path
+    //slipway:test PROGRAM PACKAGE     the program is the tests of the package (go test -c), under this name
     //slipway:experiment NAME...       experiments of the Go toolchain (GOEXPERIMENT), as nojsonv2
 
 The compiler is ``go`` on PATH when it is new enough for go.mod; otherwise, and for what goes into images, the release that is pinned
@@ -75,6 +76,8 @@ class Recipe:
     stamps: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Variables that the linker sets: import path and name -> value."""
     experiments: tuple[str, ...] = ()
+    tests: frozenset[str] = frozenset()
+    """Programs that are the tests of their package."""
 
     @classmethod
     def read(cls, folder: Path) -> Recipe:
@@ -87,7 +90,7 @@ class Recipe:
         if go is None or not packages:
             raise CommandError(f"{folder}: go.mod states no Go version, or tools.go imports no package")
         told = [(match["word"], match["rest"]) for match in _DIRECTIVE.finditer(source)]
-        names = {package: name for name, _, package in (rest.partition(" ") for word, rest in told if word == "name")}
+        names = {package: name for name, _, package in (rest.partition(" ") for word, rest in told if word in ("name", "test"))}
         modules = {match["module"]: match["version"] for match in _REQUIRE.finditer(module)}
         modules |= {match["module"]: match["version"] for match in _REPLACE.finditer(module) if match["module"] in modules}
         recipe = cls(
@@ -97,6 +100,7 @@ class Recipe:
             modules,
             tuple(tag for word, rest in told if word == "tags" for tag in rest.split()),
             experiments=tuple(name for word, rest in told if word == "experiment" for name in rest.split()),
+            tests=frozenset(rest.partition(" ")[0] for word, rest in told if word == "test"),
         )
         return dataclasses.replace(recipe, stamps=dict(_stamp(rest, recipe.version) for word, rest in told if word == "set"))
 
@@ -243,12 +247,18 @@ def _compile(
     tags = ["-tags", ",".join(recipe.tags)] if recipe.tags else []
     part.mkdir()
     try:
-        words = ["build", "-v", *tags, "-ldflags", " ".join(linker), "-o", f"{part}/", *recipe.programs.values()]
-        _go(recipe, toolchain, architecture, _progress(step, toolchain), words)
+        flags = [*tags, "-ldflags", " ".join(linker)]
+        progress = _progress(step, toolchain)
+        packages = [package for name, package in recipe.programs.items() if name not in recipe.tests]
+        if packages:
+            _go(recipe, toolchain, architecture, progress, ["build", "-v", *flags, "-o", f"{part}/", *packages])
         for name, package in recipe.programs.items():
-            program = part / built_name(package)
-            if program.name != name:
-                program = program.rename(part / name)
+            program = part / name
+            if name in recipe.tests:
+                # Vet would read every package below the tests, whose compiled form the cache may have.
+                _go(recipe, toolchain, architecture, progress, ["test", "-c", "-vet=off", *flags, "-o", str(program), package])
+            elif built_name(package) != name:
+                (part / built_name(package)).rename(program)
             program.chmod(0o755)
             with program.open("rb") as file:
                 os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""``kind`` and ``helm``: taken from PATH, or compiled once into the cache from the Go modules that assets/tools locks."""
+"""``kind``, ``helm`` and ``hydrophone``: taken from PATH, or compiled once into the cache from the Go modules that assets/tools locks."""
 
 from __future__ import annotations
 
@@ -35,6 +35,12 @@ def helm() -> Path:
     program = shutil.which("helm")
     # The one that goes into images, so that it is compiled once.
     return Path(program) if program else pinned_helm(paths.architecture())
+
+
+def hydrophone() -> Path:
+    """The hydrophone program, which starts the end-to-end tests of Kubernetes. Raises CommandError when it cannot be had either way."""
+    program = shutil.which("hydrophone")
+    return Path(program) if program else gotools.compiled(FOLDER / "hydrophone")
 
 
 def present_helm() -> Path | None:

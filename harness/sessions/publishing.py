@@ -14,7 +14,7 @@ import nox.command
 from harness import catalog
 from harness.catalog import CatalogEntry
 from harness.host import paths
-from harness.sessions.reports import read_json
+from harness.sessions.reports import read_json, read_json_file
 from harness.sessions.repository import Repository, test_file
 from harness.sessions.requests import ImageRequest
 
@@ -89,12 +89,19 @@ class Publishing:
         """The words after `slipway` that ask the registry if the tag may be pushed, before minutes of tests."""
         return ["push", "--plan", *self.keep, *self.connection, digest, self.target(entry)]
 
-    def commands(self, entry: CatalogEntry, digest: str, record: str) -> list[list[str]]:
-        """The words after `slipway`, command by command, that publish the image that was tested: it is named by its digest."""
+    def commands(self, entry: CatalogEntry, digest: str, record: str, conformance: str = "") -> list[list[str]]:
+        """The words after `slipway`, command by command, that publish the image that was tested: it is named by its digest.
+
+        ``conformance`` is the record of the tests of Kubernetes itself, where they have passed.
+        """
         target = self.target(entry)
         # A signature holds for the name that is signed, so the image has its public name before.
         named = ["tag", digest, target]
-        return [named, *self._proofs(target, ["--predicate", record]), ["push", *self.keep, *self.connection, digest, target]]
+        proofs = self._proofs(target, ["--predicate", record])
+        if conformance:
+            # Another suite of the same type: both stay attached.
+            proofs.insert(1, ["attest", "--type", "test-result", "--predicate", conformance, *self.key, target])
+        return [named, *proofs, ["push", *self.keep, *self.connection, digest, target]]
 
     def join_commands(self, entry: CatalogEntry) -> list[list[str]]:
         """The same for one tag of the images that the machines of a matrix have pushed."""
@@ -164,7 +171,9 @@ def publish_one(session: nox.Session, repository: Repository, wanted: Publishing
         reason = untested(entry, image["digest"], record)
         if reason:
             raise UnpublishedError(reason)
-        commands = wanted.commands(entry, image["digest"], repository.shown(record))
+        suite = repository.conformance_of(entry)
+        conformance = repository.shown(suite) if proves(read_json_file(suite), image["digest"]) else ""
+        commands = wanted.commands(entry, image["digest"], repository.shown(record), conformance)
     for words in commands:
         slipway(session, *words)
 
@@ -208,7 +217,7 @@ def unfit(image: dict[str, Any], wanted: Publishing) -> str:
 
 def untested(entry: CatalogEntry, digest: str, path: Path) -> str:
     """The reason why the record of the last tests does not stand for the image with ``digest``; empty when it does."""
-    record = read_json(path.read_text() if path.exists() else "")
+    record = read_json_file(path)
     if not record:
         return "no test has booted it"
     ran = [f"sha256:{one['digest']['sha256']}" for one in record["subject"]]
@@ -216,3 +225,9 @@ def untested(entry: CatalogEntry, digest: str, path: Path) -> str:
         return f"{', '.join(ran)} was tested, and {entry.reference} was {digest}: it changed during the tests"
     result = record["predicate"]["result"]
     return "" if result == "PASSED" else f"the record of its tests says {result}"
+
+
+def proves(record: dict[str, Any], digest: str) -> bool:
+    """Return True for a statement that tests of the image with ``digest`` have passed."""
+    ran = [f"sha256:{one['digest']['sha256']}" for one in record.get("subject", ())]
+    return digest in ran and record["predicate"]["result"] == "PASSED"

@@ -68,6 +68,11 @@ def read_json(text: object) -> dict[str, Any]:
         return {}
 
 
+def read_json_file(path: Path) -> dict[str, Any]:
+    """The same of a file; nothing when there is none."""
+    return read_json(path.read_text() if path.exists() else "")
+
+
 def size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 

@@ -49,6 +49,10 @@ class Repository:
         """The record of the tests of an image: a statement about the digest that ran."""
         return self.report(entry.name, "test-result.json")
 
+    def conformance_of(self, entry: CatalogEntry) -> Path:
+        """The record of the tests of Kubernetes itself, where `conformance` has run them."""
+        return self.report(entry.name, "conformance.json")
+
     def shown(self, path: Path) -> str:
         """A path as it is shown and as commands get it: from the repository's folder on, when it is below it."""
         return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)

@@ -62,6 +62,8 @@ class SuiteRun:
     reports: Sequence[Mapping[str, Any]] = ()
     """Resource descriptors of the reports that were written."""
     suite: str = IMAGE_SUITE
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """More keys of the run in the extension field."""
 
     def predicate(self) -> dict[str, Any]:
         """The predicate. A run without a passed test has not passed."""
@@ -72,6 +74,7 @@ class SuiteRun:
             "topologies": [one.to_json() for one in dict.fromkeys(self.topologies)],
             "reports": [dict(one) for one in self.reports],
             "skippedTests": list(self.skipped),
+            **self.facts,
         }
         return {
             "result": PASSED if good else FAILED,
@@ -134,14 +137,19 @@ def reports_of(predicate: Any) -> tuple[tuple[str, str], ...]:
 
 
 def told(predicate: Any) -> str:
-    """A predicate in a line: ``PASSED: 12 passed, 0 failed, 1 skipped on linux/amd64``. The text is the author's."""
+    """A predicate in a line: ``PASSED: 12 passed, 0 failed, 1 skipped on linux/amd64``. The text is the author's.
+
+    The name of a suite other than the image's own tests stands before it.
+    """
     if not isinstance(predicate, Mapping):
         return "?"
     skipped = sum(len(_list(run.get("skippedTests"))) for run in _runs(predicate))
     counts = [f"{len(_list(predicate.get(f'{word}Tests')))} {word}" for word in ("passed", "failed")]
     platforms = ", ".join(platforms_of(predicate))
     on = f" on {platforms}" if platforms else ""
-    return f"{str(predicate.get('result'))[:20]}: {', '.join([*counts, f'{skipped} skipped'])}{on}"
+    suite = suite_of(predicate)[:40]
+    of = f"{suite}: " if suite not in ("", IMAGE_SUITE) else ""
+    return f"{of}{str(predicate.get('result'))[:20]}: {', '.join([*counts, f'{skipped} skipped'])}{on}"
 
 
 def joined(parts: Iterable[tuple[str, Statement]]) -> dict[str, Any]:

@@ -15,16 +15,20 @@ from harness.untrusted.numerals import decimal, integer, number
 from harness.untrusted.pattern import Pattern
 from harness.untrusted.stream import Ceiling
 from harness.untrusted.tree import FILE_LIMIT, UntrustedTree
+from harness.untrusted.xml_reader import XML_LIMITS, XmlElement, XmlLimits, xml_document
 from harness.untrusted.yaml_reader import YAML_LIMITS, YamlLimits, yaml_check, yaml_document, yaml_documents, yaml_excess, yaml_scalars
 
 __all__ = [
     "FILE_LIMIT",
     "KUBECONFIG_LIMITS",
+    "XML_LIMITS",
     "YAML_LIMITS",
     "Ceiling",
     "KubeIdentity",
     "Pattern",
     "UntrustedTree",
+    "XmlElement",
+    "XmlLimits",
     "YamlLimits",
     "decimal",
     "integer",
@@ -35,6 +39,7 @@ __all__ = [
     "number",
     "relative_path",
     "shown",
+    "xml_document",
     "yaml_check",
     "yaml_document",
     "yaml_documents",

@@ -21,6 +21,7 @@ from harness.oci.statement import IN_TOTO, LARGEST_ENVELOPE, Envelope
 from harness.trust import results, sbom, signature
 from harness.trust.attestation import PREDICATE_TYPE, signer
 from harness.trust.keys import PublicKey
+from harness.trust.results import IMAGE_SUITE, suite_of
 from harness.trust.signature import Demand, RefusedError, SignatureClaim
 
 LARGEST = 64 << 20
@@ -40,6 +41,7 @@ _MEANINGS = {
 """By a part of a predicate type or media type."""
 _LARGEST_PAYLOAD = 1 << 20
 _MOST_FACTS = 12
+_LONGEST_SUITE = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,8 @@ class AttachedDocument:
     """Name of the key that its signature was verified with."""
     result: str = ""
     """``PASSED``, ``WARNED``, ``FAILED`` and the like, of a result of tests."""
+    suite: str = ""
+    """Of a result of tests, when it is not that of the image's own tests."""
     facts: tuple[tuple[str, str], ...] = ()
     reports: tuple[tuple[str, str], ...] = ()
     """Names and digests of the reports of a run of tests."""
@@ -76,7 +80,8 @@ class AttachedDocument:
     def meaning(self) -> str:
         """The kind in a few words, where it is known."""
         meanings = (one for part, one in _MEANINGS.items() if part in self.kind)
-        return next(meanings, self.kind)
+        meaning = next(meanings, self.kind)
+        return f"{meaning}: {self.suite}" if self.suite else meaning
 
     @property
     def is_sbom(self) -> bool:
@@ -200,7 +205,14 @@ def _of_statement(statement: Mapping[str, Any]) -> AttachedDocument:
     if document.is_sbom:
         # As a document by itself, which programs for bills of materials read.
         return dataclasses.replace(document, data=canonical_json(content), ending="cdx.json" if "cyclonedx" in document.kind else "json")
-    return dataclasses.replace(document, result=_result(content), facts=tuple(_facts(content)), reports=results.reports_of(content))
+    suite = suite_of(content)[:_LONGEST_SUITE]
+    return dataclasses.replace(
+        document,
+        result=_result(content),
+        suite="" if suite == IMAGE_SUITE else suite,
+        facts=tuple(_facts(content)),
+        reports=results.reports_of(content),
+    )
 
 
 def _referrers(attachments: ReferrerStore, digest: str, faults: list[str]) -> Iterator[AttachedDocument]:

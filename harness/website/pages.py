@@ -199,7 +199,7 @@ def _badges(version: ImageVersion) -> Iterator[tuple[str, str]]:
     for document in version.evidence.documents:
         if document.result:
             name = document.kind.rstrip("/").removeprefix("https://").split("/")
-            what = (
+            what = document.suite or (
                 next((part for part in reversed(name[1:]) if not re.fullmatch(r"v?[\d.]+", part)), "result")
                 if len(name) > 1
                 else document.kind

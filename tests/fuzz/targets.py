@@ -36,6 +36,7 @@ from harness.oci.registry import config
 from harness.oci.statement import IN_TOTO, require_subject
 from harness.oci.store import Store
 from harness.process import ProcessResult
+from harness.testkit.e2e import junit
 from harness.trust import policy, results
 from harness.website import readme
 from tests.fuzz import context_targets
@@ -54,6 +55,10 @@ def read_kubefile(data: bytes, folder: Path) -> None:
     checks.context_faults(parsed.path, parsed.instructions, folder)
     launch_commands.with_releases(parsed.commands, {"charts/a/Chart.yaml"})
     _ = parsed.launch, parsed.command_arguments
+
+
+def read_junit(data: bytes, _: Path) -> None:
+    junit.read(data, what="report")
 
 
 def read_ignore_file(data: bytes, folder: Path) -> None:
@@ -643,6 +648,16 @@ ALL: tuple[Target, ...] = (
         read_envelope,
         (json.dumps({"payloadType": IN_TOTO, "payload": base64.b64encode(_STATEMENT).decode(), "signatures": [{"sig": "AA=="}]}).encode(),),
         words_of("payloadType payload signatures sig == null [] {}"),
+    ),
+    Target(
+        "junit",
+        "harness/testkit/e2e/junit.py",
+        read_junit,
+        (
+            b'<?xml version="1.0"?><testsuites><testsuite><testcase name="[It] a [Conformance]" status="failed" time="1.5">'
+            b'<failure message="x">y</failure></testcase><testcase name="[It] b"><skipped message="skipped"/></testcase></testsuite></testsuites>',
+        ),
+        words_of("<testcase </testcase> <failure <skipped <!DOCTYPE <!ENTITY &#x1b; status= time= name= message= CDATA"),
     ),
     Target(
         "registries",

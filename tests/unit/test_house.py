@@ -21,6 +21,7 @@ TESTS = ROOT / "tests/unit"
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("testkit.e2e",),
     ("sessions", "testkit"),
     ("build",),
     ("lifecycle",),  # the verbs

@@ -13,7 +13,7 @@ import pytest
 
 from harness import catalog, sessions
 from harness.host import paths
-from harness.sessions.publishing import Publishing, built_here, unfit
+from harness.sessions.publishing import Publishing, built_here, proves, unfit
 from harness.sessions.repository import Repository
 from tests.unit.sessions.sessions import GREEN, JUNIT, write_report
 
@@ -65,6 +65,20 @@ def test_unfit_image_with_untested_platform_is_refused_unless_allowed() -> None:
     assert "this machine tests linux/amd64, not linux/arm64: " in unfit(image, publishing(*KEY))
     assert unfit(image, publishing("--allow-untested", *KEY)) == ""
     assert unfit({**image, "platforms": platforms[:2]}, publishing(*KEY)) == ""
+
+
+def test_publishing_commands_with_conformance_attest_both_results() -> None:
+    words = publishing(*KEY).commands(entry("web"), DIGEST, RECORD, "reports/web.conformance.json")
+    attested = [one[one.index("--predicate") + 1] for one in words if one[0] == "attest"]
+    assert attested == [RECORD, "reports/web.conformance.json"]
+
+
+def test_proves_statement_about_other_digest_or_failure_is_no_proof() -> None:
+    passed = {"subject": [{"digest": {"sha256": DIGEST.removeprefix("sha256:")}}], "predicate": {"result": "PASSED"}}
+    assert proves(passed, DIGEST)
+    assert not proves(passed, "sha256:" + "9" * 64)
+    assert not proves({**passed, "predicate": {"result": "FAILED"}}, DIGEST)
+    assert not proves({}, DIGEST)
 
 
 def test_publishing_commands_name_digest_and_push_after_attestation_and_signature() -> None:
