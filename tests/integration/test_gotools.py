@@ -39,6 +39,13 @@ def checksum(files: dict[str, str]) -> str:
     return f"h1:{base64.b64encode(hashlib.sha256(lines.encode()).digest()).decode()}"
 
 
+CHECKS = {
+    "checks/checks.go": "package checks\n",
+    "checks/checks_test.go": 'package checks\n\nimport "testing"\n\nfunc TestAnswer(t *testing.T) { t.Log("forty-two") }\n',
+}
+"""A package whose tests are a program."""
+
+
 class Site:
     """A module proxy in a folder, a cache of our own, and the folder that locks the one module."""
 
@@ -50,7 +57,7 @@ class Site:
         self.recipe.mkdir()
         prefix = f"{NAME}@{VERSION}"
         sums = {
-            VERSION: checksum({f"{prefix}/go.mod": MODULE, f"{prefix}/main.go": MAIN}),
+            VERSION: checksum({f"{prefix}/{name}": text for name, text in {"go.mod": MODULE, "main.go": MAIN, **CHECKS}.items()}),
             f"{VERSION}/go.mod": checksum({"go.mod": MODULE}),
         }
         (self.recipe / "go.mod").write_text(f"module example.test/tools\n\ngo 1.21\n\nrequire {NAME} {VERSION}\n")
@@ -62,6 +69,8 @@ class Site:
         with zipfile.ZipFile(archive, "w") as packed:
             packed.writestr(f"{NAME}@{VERSION}/go.mod", MODULE)
             packed.writestr(f"{NAME}@{VERSION}/main.go", main)
+            for name, text in CHECKS.items():
+                packed.writestr(f"{NAME}@{VERSION}/{name}", text)
         (self.proxy / f"{VERSION}.zip").write_bytes(archive.getvalue())
         (self.proxy / f"{VERSION}.mod").write_text(MODULE)
         (self.proxy / f"{VERSION}.info").write_text(json.dumps({"Version": VERSION}))
@@ -87,6 +96,16 @@ def test_compiled_locked_program_runs_and_ignores_go_environment(site: Site, mon
     made = gotools.compiled(site.recipe, pinned=True, stamps={"main.version": "stamped"})
     assert process.run([made]).stdout == "hello stamped\n"
     assert not list(made.parent.glob("*.part"))
+
+
+def test_compiled_tests_of_package_are_a_program(site: Site) -> None:
+    (site.recipe / "tools.go").write_text(
+        f'//go:build tools\n\npackage tools\n\n//slipway:test e2e.test {NAME}/checks\n\nimport _ "{NAME}/checks"\nimport _ "{NAME}"\n'
+    )
+    made = gotools.compiled(site.recipe, pinned=True)
+    assert made.name == "e2e.test"
+    assert "forty-two" in process.run([made, "-test.v"]).stdout
+    assert process.run([made.with_name("hello")]).stdout == "hello none\n"
 
 
 def test_compiled_for_other_architecture_yields_its_binary(site: Site) -> None:
