@@ -53,6 +53,13 @@ def test_predicate_names_tests_result_report_topology_and_version() -> None:
     }
 
 
+def test_predicate_facts_of_run_stand_in_extension_and_suite_is_told() -> None:
+    found = run(suite="kubernetes-e2e", facts={"kubernetes": "v1.36.3"})
+    assert results.faults(found) == []
+    assert found["slipwayTestRun"]["runs"][0]["kubernetes"] == "v1.36.3"
+    assert results.told(found) == "kubernetes-e2e: PASSED: 1 passed, 0 failed, 0 skipped on linux/amd64"
+
+
 @pytest.mark.parametrize("changes", [{"failed": ["test_two"]}, {"complete": False}, {"passed": []}])
 def test_predicate_of_failed_incomplete_or_empty_run_has_not_passed(changes: dict[str, Any]) -> None:
     found = run(**changes)

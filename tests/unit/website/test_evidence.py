@@ -91,6 +91,20 @@ def test_evidence_signature_of_other_image_is_ignored_with_fault(
     assert found.faults == ("a signature of another digest is stored as one of this image",)
 
 
+def test_evidence_result_of_other_suite_is_shown_under_its_name(
+    attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey, tmp_path: Path
+) -> None:
+    predicate = {"result": "PASSED", "passedTests": ["a"], "failedTests": [], "slipwayTestRun": {"suite": "kubernetes-<b>e2e", "runs": []}}
+    attach(attachments, image, RESULT, predicate, key)
+    (document,) = read(attachments, image, key).documents
+    assert (document.suite, document.meaning) == ("kubernetes-<b>e2e", "Test result: kubernetes-<b>e2e")
+    markup = page(rendered(store, tmp_path, demands=lambda _: [Demand([key.public])]), "web-latest")
+    assert "<b>e2e" not in markup
+    text = Page(markup).text
+    assert "kubernetes-<b>e2e passed" in text
+    assert "Test result: kubernetes-<b>e2e passed" in text
+
+
 def test_evidence_test_result_is_shown_with_signing_key(
     attachments: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey, tmp_path: Path
 ) -> None:
