@@ -46,10 +46,12 @@ def e2e(
             show_default=False,
         ),
     ] = None,
-    control_plane: Annotated[int, typer.Option("--control-plane", help="Number of control-plane nodes.", min=1, max=MOST_NODES)] = 1,
-    workers: Annotated[int, typer.Option("--workers", help="Number of workers.", min=0, max=MOST_NODES)] = 1,
+    control_plane: Annotated[
+        int, typer.Option("--control-plane", help="Number of control-plane nodes.", metavar="N", min=1, max=MOST_NODES)
+    ] = 1,
+    workers: Annotated[int, typer.Option("--workers", help="Number of workers.", metavar="N", min=0, max=MOST_NODES)] = 1,
     processes: Annotated[
-        int, typer.Option("--processes", help="Number of specs that run at the same time.", min=1, max=MOST_PROCESSES)
+        int, typer.Option("--processes", help="Number of specs that run at the same time.", metavar="N", min=1, max=MOST_PROCESSES)
     ] = 1,
     reports: Annotated[
         Path, typer.Option("--reports", help="The folder for reports: conformance/IMAGE/ and IMAGE.conformance.json.", metavar="FOLDER")
