@@ -321,3 +321,17 @@ def test_image_workflow_and_release_share_pinned_actions() -> None:
             pins.setdefault(action, set()).add(commit)
     assert len(pins) >= 8
     assert {action: commits for action, commits in pins.items() if len(commits) > 1} == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "image", "others"),
+    [
+        (["kubernetes"], "kubernetes:latest", []),
+        (["kube-prom", "--full"], "kube-prom:latest", ["--full"]),
+        (["kubernetes:1.36", "--workers", "2"], "kubernetes:1.36", ["--workers", "2"]),
+        ([f"sha256:{'a' * 64}"], f"sha256:{'a' * 64}", []),
+        ([], "", []),
+    ],
+)
+def test_conformance_words_give_image_with_tag_and_options(words: list[str], image: str, others: list[str]) -> None:
+    assert noxfile.conformance_words(words) == (image, others)
