@@ -58,7 +58,7 @@ def read(files: Sequence[str]) -> tuple[SiteCluster, ...]:
             name = _cluster(request.read(file, {}), file)
             twin = next((site.file for site in sites if site.cluster == name), None)
             if twin is not None:
-                collector.add(Fault(file, f"describes the cluster {name}, as {twin} does", "metadata.name tells clusters apart"))
+                collector.add(Fault(file, f"describes the cluster {name}, as {twin} does", "give each cluster its own metadata.name"))
             sites.append(SiteCluster(file, name))
     collector.finish()
     return tuple(sites)

@@ -19,6 +19,8 @@ ALLOWED = {
     "harness.templates.jinja": "that child process: what its parent asks",
     "harness.host.gotools": "what the installed Go says of itself",
     "harness.host.cluster_cache": "what this program remembers of a cluster",
+    "harness.lifecycle.sites": "errors of its own commands; each that is none is caught",
+    "harness.report.model": "pages that this program has written",
     "harness.lifecycle.logs": "its own values, which json.dumps has just made plain",
     "harness.lifecycle.kube.etcd": "ids of etcd have 64 bits without a sign, which the one place refuses; each error is caught",
 }

@@ -112,8 +112,8 @@ def folder(tmp_path: Path) -> Path:
 # The folders of the project
 
 
-def test_gotools_folders_are_helm_hydrophone_kind_cosign_crane_and_oras() -> None:
-    assert [folder.name for folder in FOLDERS] == ["helm", "hydrophone", "kind", "cosign", "crane", "oras"]
+def test_gotools_folders_are_those_of_programs_and_of_tests() -> None:
+    assert [folder.name for folder in FOLDERS] == ["helm", "hydrophone", "kind", "cosign", "crane", "oras", "sealer"]
 
 
 @pytest.mark.parametrize("folder", LOCKED, ids=lambda folder: str(folder.relative_to(PROJECT)))
