@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-pytestmark = pytest.mark.topology(control_plane=1, workers=3)
+pytestmark = [pytest.mark.topology(control_plane=1, workers=3), pytest.mark.values(MiddlewareSpread="DoNotSchedule")]
 
 PORT = 30082
 SERVERS = ("zookeeper-0", "zookeeper-1", "zookeeper-2")

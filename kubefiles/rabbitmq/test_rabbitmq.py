@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.topology(control_plane=1, workers=3)
+pytestmark = [pytest.mark.topology(control_plane=1, workers=3), pytest.mark.values(RabbitSpread="DoNotSchedule")]
 
 IMAGE = "docker.io/library/rabbitmq:4.0"
 NODES = ("rabbitmq-0", "rabbitmq-1", "rabbitmq-2")
@@ -189,7 +189,7 @@ def test_containers_run_without_root_on_a_read_only_file_system(rabbit):
 
 
 @pytest.mark.topology(control_plane=1, workers=0)
-@pytest.mark.values(RabbitPassword=SPECIAL, RabbitUser="shop", RabbitMemory="512Mi")
+@pytest.mark.values(RabbitPassword=SPECIAL, RabbitUser="shop", RabbitMemory="512Mi", RabbitSpread="ScheduleAnyway")
 def test_given_password_with_special_characters_works(kubectl, rabbit, publishing):
     assert secret(kubectl, "password") == SPECIAL
     with publishing() as progress:

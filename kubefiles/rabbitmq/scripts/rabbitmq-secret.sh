@@ -40,6 +40,7 @@ data:
 SECRET
 
 # Nodes read the user when they start.
-if [ -n "$old_user" ] && [ "$user $password" != "$old_user $old_password" ]; then
+running=$(kubectl get statefulset rabbitmq --namespace=rabbitmq --ignore-not-found --output=name)
+if [ -n "$running" ] && [ "$user $password" != "$old_user $old_password" ]; then
   kubectl rollout restart statefulset/rabbitmq --namespace=rabbitmq
 fi

@@ -46,7 +46,13 @@ final class Counter {
             ZooKeeper keeper = connection();
             try {
                 Stat stat = new Stat();
-                String[] now = new String(keeper.getData(path, false, stat), StandardCharsets.UTF_8).split(" ");
+                String[] now;
+                try {
+                    now = new String(keeper.getData(path, false, stat), StandardCharsets.UTF_8).split(" ");
+                } catch (KeeperException.NoNodeException missing) {
+                    create(keeper, path);
+                    continue;
+                }
                 long number = Long.parseLong(now[0]);
                 if (id.equals(now[1])) {
                     return number;
@@ -54,9 +60,7 @@ final class Counter {
                 keeper.setData(path, entry(number + 1, id), stat.getVersion());
                 return number + 1;
             } catch (KeeperException problem) {
-                if (problem.code() == Code.NONODE) {
-                    create(keeper, path);
-                } else if (problem.code() == Code.SESSIONEXPIRED) {
+                if (problem.code() == Code.SESSIONEXPIRED) {
                     renew(keeper);
                 } else if (problem.code() == Code.CONNECTIONLOSS) {
                     // The client looks for another server by itself.
