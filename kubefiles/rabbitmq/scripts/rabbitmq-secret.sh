@@ -9,7 +9,7 @@ make() { head -c 24 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n' | base64 |
 old_user=$(have user)
 old_password=$(have password)
 old_cookie=$(have cookie)
-user=$(encode "$RabbitUser")
+user=$(encode "${RabbitUser:?}")
 password=${RabbitPassword:+$(encode "$RabbitPassword")}
 cookie=${RabbitCookie:+$(encode "$RabbitCookie")}
 : "${password:=${old_password:-$(make)}}"
