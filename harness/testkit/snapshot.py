@@ -159,9 +159,15 @@ def _origins(digest: str) -> dict[str, str]:
         # Of an index containerd reports the index or the manifest of its platform, depending on how it was asked for.
         value = untrusted.json_object(store.read(embedded.digest), what=embedded.name)
         manifests = value.get("manifests")
+        parts = [value]
         for entry in manifests if isinstance(manifests, list) else ():
             if isinstance(entry, dict) and isinstance(entry.get("digest"), str):
                 origins.setdefault(entry["digest"], word)
+                if store.has(entry["digest"]):
+                    parts.append(untrusted.json_object(store.read(entry["digest"]), what=embedded.name))
+        # Of an image that was imported it reports the config.
+        configs = (part.get("config") for part in parts)
+        origins |= {str(config["digest"]): word for config in configs if isinstance(config, dict) and "digest" in config}
     return origins
 
 
