@@ -108,7 +108,7 @@ def _expression() -> str:
     """Changes what a pod is made with. Of ephemeral containers only a new one: those that are there cannot change."""
     created = ", ".join((_containers("containers"), _containers("initContainers"), _VOLUMES))
     added = _containers("ephemeralContainers", _IS_NEW)
-    choice = "request.subResource == 'ephemeralcontainers'"
+    choice = "has(request.subResource) && request.subResource == 'ephemeralcontainers'"
     return f"{choice} ? Object{{spec: Object.spec{{{added}}}}} : Object{{spec: Object.spec{{{created}}}}}"
 
 

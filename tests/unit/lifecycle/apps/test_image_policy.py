@@ -72,6 +72,8 @@ def test_manifests_policy_lists_names_and_touches_created_pods_only() -> None:
         (["pods/ephemeralcontainers"], ["UPDATE"]),
     ]
     assert policy["spec"]["failurePolicy"] == "Ignore"
+    # A request for the pod itself has no such key.
+    assert policy["spec"]["mutations"][0]["applyConfiguration"]["expression"].startswith("has(request.subResource) && ")
 
 
 class Kubectl:
