@@ -257,6 +257,7 @@ def cluster_steps(
         registries.fetch_images(context),
         bootstrap.start_control_plane(context),
         bootstrap.wait_for_api(context),
+        bootstrap.hasten_kubelets(context),
         bootstrap.finish_cluster(context),
         bootstrap.register_control_plane(context),
     )

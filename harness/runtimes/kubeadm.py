@@ -243,6 +243,10 @@ class Kubeadm:
                 details=self._control_plane_logs(member),
             )
 
+    def hasten(self, member: Member) -> None:
+        """Have the kubelet of a node, which was started before the API, register at once."""
+        member.node.run(assets.script("hasten_kubelet", name=member.name, rootfs=ROOTFS, state=STATE), timeout=LONG_TIMEOUT)
+
     def _phases(self, member: Member, *phases: str) -> None:
         member.node.run(" && ".join(f"{KUBEADM} init phase {phase} --config {CONFIG}" for phase in phases), timeout=LONG_TIMEOUT)
 

@@ -40,7 +40,9 @@ def wait_for_nodes(context: ClusterContext, after: str) -> Step:
         wait_for_dns(context)
         return f"{len(names)} Ready"
 
-    return Step("wait-for-nodes", "wait for the nodes", action, after=(after, "wait-for-api", "start-kubelets"))
+    return Step(
+        "wait-for-nodes", "wait for the nodes", action, after=(after, "wait-for-api", "start-kubelets"), after_all=("hasten-kubelets",)
+    )
 
 
 def watching(nodes: Sequence[Node]) -> Callable[[object], None]:
