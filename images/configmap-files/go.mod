@@ -26,4 +26,5 @@ require (
 	gopkg.in/yaml.v2 v2.4.0 // indirect
 )
 
+// The program is in this folder.
 replace slipway.dev/configmap-files => ./source
