@@ -50,7 +50,8 @@ def test_create_sample_image_is_one_text(tmp_path: Path) -> None:
     documents = list(yaml.safe_load_all(manifest.replace("{{ Port }}", "30080").replace("{{ Greeting }}", "Hello")))
     (container,) = documents[-1]["spec"]["template"]["spec"]["containers"]
     assert f"# image: {container['image']}\n" in (folder / "images/shop/Dockerfile").read_text()
-    assert ":30080/" in (folder / "kubefiles/shop/test_shop.py").read_text()
+    # Its tests hold for every value of the port.
+    assert "30080" not in (folder / "kubefiles/shop/test_shop.py").read_text()
 
 
 def test_create_workflow_calls_those_of_slipway_by_commit(tmp_path: Path) -> None:
