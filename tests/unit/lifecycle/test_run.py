@@ -146,6 +146,14 @@ def test_run_plan_registers_control_plane_after_api_wait_and_before_addons(store
     assert plan["start-addons"].after_all == ("register-control-plane",)
 
 
+def test_run_plan_kubelets_of_all_nodes_are_hastened_once_every_api_answers(store: Store) -> None:
+    build(store)
+    plan = {step.id: step for step in run.plan(run.prepare(asked(3, 2), store))}
+    hasten = plan["hasten-kubelets"]
+    assert (len(hasten.nodes), hasten.after, hasten.after_all, hasten.inputs) == (5, ("start-kubelets",), ("wait-for-api",), None)
+    assert "hasten-kubelets" in plan["wait-for-nodes"].needs
+
+
 def test_run_plan_without_workers_has_no_balancers(store: Store) -> None:
     build(store)
     assert "start-balancers" not in ids(run.prepare(asked(), store))

@@ -244,6 +244,16 @@ def test_wait_api_binds_admin_group_after_readyz_with_super_admin() -> None:
     assert "already exists" in script
 
 
+def test_hasten_restarts_kubelet_whose_node_has_no_list_of_drivers_yet() -> None:
+    of = cluster(1)
+    Kubeadm(of).hasten(of.control_plane[0])
+    (script,) = machine(of.control_plane[0]).commands
+    assert f"NAME={of.control_plane[0].name}" in script.splitlines()
+    # As the kubelet itself: a worker has no other way in. Without an answer nothing is restarted.
+    assert "KUBECONFIG=/etc/kubernetes/kubelet.conf" in script
+    assert script.index("|| exit 0") < script.index('[ -n "$drivers" ] || systemctl restart kubelet')
+
+
 def test_finish_cluster_phases_run_once_on_first_control_plane_node_only() -> None:
     of = cluster(3)
     kubeadm = Kubeadm(of)
