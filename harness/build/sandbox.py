@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -213,7 +214,7 @@ def _remove_all(client: docker.Client, cluster: str, *, patience: float) -> None
     """Remove the containers of a kind cluster, and those that appear within ``patience`` seconds of the last one."""
     quiet_since = time.monotonic()
     while True:
-        containers = client.containers.list(all=True, ignore_removed=True, filters={"label": f"io.x-k8s.kind.cluster={cluster}"})
+        containers = client.containers.list(all=True, ignore_removed=True, filters={"label": f"{_KIND_CLUSTER}={cluster}"})
         for container in containers:
             _forgiving(lambda container=container: container.remove(force=True, v=True))
         if containers:
@@ -255,8 +256,12 @@ def _forgiving(action: Any) -> None:
         log.debug(f"not removed: {error}")
 
 
+_KIND_CLUSTER = "io.x-k8s.kind.cluster"
+_OWN_CLUSTER = re.compile(r"slipway-[0-9]+-[0-9a-f]{6}")
+
+
 def sweep(client: docker.Client) -> None:
-    """Remove what builds left whose process was killed: their networks and the containers on them."""
+    """Remove what builds left whose process was killed: their networks and the containers on them, and containers whose network is gone."""
     networks = [network for network in client.networks.list(filters={"label": docker.LABEL_BUILD}) if _is_dead(network.attrs["Labels"])]
     for network in networks:
         for container in client.containers.list(all=True, filters={"network": str(network.name)}):
@@ -264,6 +269,12 @@ def sweep(client: docker.Client) -> None:
         _forgiving(network.remove)
     for container in client.containers.list(all=True, filters={"label": docker.LABEL_BUILD}):
         if _is_dead(container.labels):
+            _forgiving(lambda container=container: container.remove(force=True, v=True))
+    # A busy engine may have made a container of kind after its build was interrupted and had removed its network.
+    there = {str(network.name) for network in client.networks.list()}
+    for container in client.containers.list(all=True, filters={"label": _KIND_CLUSTER}):
+        cluster = str(container.labels.get(_KIND_CLUSTER))
+        if _OWN_CLUSTER.fullmatch(cluster) and cluster not in there:
             _forgiving(lambda container=container: container.remove(force=True, v=True))
 
 

@@ -150,3 +150,34 @@ def test_addons_are_labelled_and_all_but_network_are_applied(tmp_path: Path) -> 
         ["apply", "-f", f"{folder}/storage.yaml"],
         ["label", "-f", f"{folder}/storage.yaml", "slipway.dev/addon=storage"],
     ]
+
+
+class Leftover:
+    """A container of kind as the engine lists it."""
+
+    def __init__(self, cluster: str) -> None:
+        self.labels = {"io.x-k8s.kind.cluster": cluster}
+        self.removed = False
+
+    def remove(self, **_: Any) -> None:
+        self.removed = True
+
+
+class Engine:
+    """Has containers of kind, and networks of these names."""
+
+    def __init__(self, containers: list[Leftover], networks: list[str]) -> None:
+        self.containers, self.networks = self, self
+        self._containers = containers
+        self._networks = [type("Network", (), {"name": name, "attrs": {"Labels": {}}}) for name in networks]
+
+    def list(self, *, all: bool | None = None, filters: Mapping[str, str] | None = None) -> list[Any]:
+        if all is None:
+            return [] if filters else self._networks
+        return self._containers if (filters or {}).get("label") == "io.x-k8s.kind.cluster" else []
+
+
+def test_sweep_removes_containers_of_builds_whose_network_is_gone_and_no_others() -> None:
+    orphan, building, foreign = Leftover("slipway-7-b4a106"), Leftover("slipway-8-b4a106"), Leftover("mine")
+    sandbox.sweep(Engine([orphan, building, foreign], ["slipway-8-b4a106", "kind"]))  # type: ignore[arg-type]
+    assert [one.removed for one in (orphan, building, foreign)] == [True, False, False]
