@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +52,22 @@ def member(address: str, mark: str = "lab 01") -> StandIn:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Any:
+def work(tmp_path: Path) -> Iterator[Any]:
+    made: list[delete._Work] = []
+
     def make(*nodes: StandIn, gone: frozenset[str] = frozenset()) -> delete._Work:
         state = ClusterState.of("lab", tmp_path)
         state.remember({"controlPlane": []})
         found = delete.prepare("lab", [Machine(node.address) for node in nodes], home=tmp_path)
         stand_in: Any = Connections(nodes, gone)
         found.ssh = stand_in
+        made.append(found)
         return found
 
-    return make
+    yield make
+    # As the verb does at its end, however that comes about.
+    for each in made:
+        each.claim.close()
 
 
 def cleaned(node: StandIn) -> bool:
