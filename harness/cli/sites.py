@@ -44,7 +44,7 @@ def apply(files: Sequence[str], asked: ClusterOptions, *, plan: bool, yes: bool,
     if as_json:
         print_json([_plain(result) for result in results])
     else:
-        rows = [(one.file, one.cluster, _outcome(one, plan), log.duration(one.seconds), log.hidden(one.error)) for one in results]
+        rows = [(one.file, one.cluster, _outcome(one), log.duration(one.seconds), log.hidden(one.error)) for one in results]
         table(("CLUSTERFILE", "CLUSTER", "OUTCOME", "TIME", "REASON"), rows)
     _end(results)
 
@@ -79,15 +79,17 @@ def _show(site: SiteCluster, line: str) -> None:
     log.info(f"{site.cluster}: {line}")
 
 
-def _outcome(result: SiteResult, plan: bool) -> str:
+def _outcome(result: SiteResult) -> str:
     if not result.ok:
         return f"failed ({result.code})"
     answer: Any = result.answer
     if answer.get("made") is not None:
         return "made"
-    if not answer.get("changes"):
-        return "new" if answer.get("steps") else "up to date"
-    return f"{len(answer['changes'])} changes{'' if answer.get('done') else ' to come'}" if plan or answer.get("done") else "not done"
+    if not _exists(answer):
+        return "new"
+    if not answer["changes"]:
+        return "up to date"
+    return f"{len(answer['changes'])} changes{'' if answer['done'] else ' to come'}"
 
 
 def _plain(result: SiteResult) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from harness import untrusted
 from harness.cloudimage import EmbeddedImage
 from harness.errors import CheckError, CommandError
+from harness.lifecycle.apps import records
 from harness.nodes.kubectl import NodeKubectl
 from harness.oci.model import canonical_json
 from harness.oci.reference import DEFAULT_DOMAIN, DEFAULT_TAG, Reference
@@ -72,7 +73,7 @@ def _spellings(reference: Reference) -> list[str]:
 
 def manifests(app: str, changed: Mapping[str, str], version: str) -> str:
     """The policy of an application and its binding, as a document for kubectl. ``version``: of the API."""
-    name = f"slipway-app-{app}"
+    name = f"{records.PREFIX}{app}"
     api, labels = f"{_GROUP}/{version}", {"app.kubernetes.io/managed-by": "slipway"}
     resources = [
         {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]},
