@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.clusterfile import CONTROL_PLANE, WORKER, ApplicationDocument, Clusterfile, Host
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle.cluster import access, lease, record
+from harness.lifecycle.cluster import access, lease, owner, record
 from harness.lifecycle.cluster.record import ClusterRecord
 from harness.lifecycle.kube import drain, objects, readiness
 from harness.lifecycle.provision import ipvs, node_files, registry
@@ -166,6 +166,7 @@ def gathered(
             ssh = SshConnections(cluster.state.folder, [*machines.values(), *(Machine(address, login) for address in unknown)])
             _, errors = ssh.reachable()
             first = _among(ssh, [first.address])[0]
+        errors |= taken([node for node in _among(ssh, listed) if node not in errors], first)
         yield Gathered(
             state=cluster.state,
             record=stored,
@@ -179,6 +180,16 @@ def gathered(
         )
     finally:
         ssh.close()
+
+
+def taken(members: Sequence[SshNode], first: SshNode) -> dict[SshNode, NodeError]:
+    """Return an error for each member that another cluster has by now.
+
+    It counts as one that does not answer: nothing is done there, and no claim reaches it and stops what changes the other cluster.
+    """
+    others = owner.foreign(members, first)
+    reasons = {address: f"{address} belongs to a cluster {other} by now and is left as it is" for address, other in others.items()}
+    return {node: NodeError(reasons[node.address]) for node in members if node.address in reasons}
 
 
 @contextmanager

@@ -1,0 +1,46 @@
+"""The cluster that a machine belongs to, as a file on the machine says: the name of the cluster and its identity, a digest of its CA."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from harness import untrusted
+from harness.errors import CheckError
+from harness.lifecycle.provision.rootfs import MARK
+from harness.nodes import Node, claim, each
+
+Owner = tuple[str, ...]
+"""Name and identity; empty for a machine without a cluster."""
+
+
+def of(node: Node) -> Owner:
+    """Return the owner of a machine. A command that changes another cluster there is not held up by it."""
+    with claim.aside():
+        return tuple(untrusted.shown(node.run(f"cat {MARK} 2>/dev/null || true").stdout, lines=True).split()[:2])
+
+
+def foreign(nodes: Collection[Node], member: Node, name: str | None = None) -> dict[str, str]:
+    """Return the names of other clusters than the one of ``member``, by the addresses of their machines.
+
+    With ``name`` it is the cluster of that name, which may be about to be made: then a member of another one is foreign too.
+    """
+    machines: Mapping[str, Node] = {node.address: node for node in (member, *nodes)}
+    owners = dict(zip(machines, each(machines.values(), of), strict=True))
+    own = owners[member.address]
+    if name is None and not own:
+        return {}
+    return {address: owner[0] for address, owner in owners.items() if owner and (owner != own or name not in (None, owner[0]))}
+
+
+def require_free(nodes: Sequence[Node], member: Node, name: str) -> None:
+    """Raise CheckError for machines of other clusters. Call it before a claim reaches them: it would stop what changes those clusters."""
+    others = foreign(nodes, member, name)
+    if others:
+        lines = [
+            f"{', '.join(address for address in others if others[address] == other)} belongs to a cluster {other}"
+            for other in dict.fromkeys(others.values())
+        ]
+        raise CheckError(
+            "machines have another cluster; nothing has been changed\n" + "\n".join(lines),
+            hint=f"slipway delete {next(iter(others.values()))}, or leave these machines out",
+        )
