@@ -107,12 +107,13 @@ def restore(
     with open_backup(file, password) as (contents, snapshot):
         source = _Source(contents, snapshot)
         known_cluster = _machines(contents, control_plane, workers, login, home)
-        with access.opened(known_cluster) as cluster, known_cluster.state.lock():
-            _require(cluster, [machine.address for machine in known_cluster.control_plane])
-            in_place = _holds_it(cluster, contents)
+        with access.opened(known_cluster) as opened, known_cluster.state.lock():
+            _require(opened, [machine.address for machine in known_cluster.control_plane])
+            in_place = _holds_it(opened, contents)
             if not in_place:
-                _require(cluster, list(cluster.unreachable))
+                _require(opened, list(opened.unreachable))
             else:
+                cluster = owner.own(opened)
                 for error in cluster.unreachable.values():
                     log.warning(f"{error.message}; restart its kubelet when it is back: systemctl restart kubelet")
                 named = {machine.address for machine in known_cluster.control_plane}

@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from harness import assets, log, untrusted
 from harness.errors import CommandError, Fault, InputError, NodeError, StoreError
 from harness.host import cluster_cache
-from harness.lifecycle.cluster import access, kubeconfig, lease
+from harness.lifecycle.cluster import access, kubeconfig, lease, owner
 from harness.lifecycle.cluster.access import Access
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision import registry
@@ -200,7 +200,8 @@ def renew(
     """
     if days < 1:
         raise InputError([Fault(f"--days {days}", "a certificate holds for a day at least")])
-    with access.opened(access.known(name, control_plane, workers, home=home)) as cluster:
+    with access.opened(access.known(name, control_plane, workers, home=home)) as opened:
+        cluster = owner.own(opened)
         require_control_plane(cluster)
         kubelets: list[str] = []
         with cluster.known.state.lock(), _alone(cluster, name):

@@ -166,7 +166,9 @@ def gathered(
             ssh = SshConnections(cluster.state.folder, [*machines.values(), *(Machine(address, login) for address in unknown)])
             _, errors = ssh.reachable()
             first = _among(ssh, [first.address])[0]
-        errors |= taken([node for node in _among(ssh, listed) if node not in errors], first)
+        members_reached = [node for node in _among(ssh, listed) if node not in errors]
+        lost = owner.taken(members_reached, first)
+        errors |= {node: lost[node.address] for node in members_reached if node.address in lost}
         yield Gathered(
             state=cluster.state,
             record=stored,
@@ -180,16 +182,6 @@ def gathered(
         )
     finally:
         ssh.close()
-
-
-def taken(members: Sequence[SshNode], first: SshNode) -> dict[SshNode, NodeError]:
-    """Return an error for each member that another cluster has by now.
-
-    It counts as one that does not answer: nothing is done there, and no claim reaches it and stops what changes the other cluster.
-    """
-    others = owner.foreign(members, first)
-    reasons = {address: f"{address} belongs to a cluster {other} by now and is left as it is" for address, other in others.items()}
-    return {node: NodeError(reasons[node.address]) for node in members if node.address in reasons}
 
 
 @contextmanager

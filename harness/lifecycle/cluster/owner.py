@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
 from harness import untrusted
-from harness.errors import CheckError
+from harness.errors import CheckError, NodeError
+from harness.lifecycle.cluster.access import Access
 from harness.lifecycle.provision.rootfs import MARK
 from harness.nodes import Node, claim, each
 
@@ -30,6 +32,25 @@ def foreign(nodes: Collection[Node], member: Node, name: str | None = None) -> d
     if name is None and not own:
         return {}
     return {address: owner[0] for address, owner in owners.items() if owner and (owner != own or name not in (None, owner[0]))}
+
+
+def taken(nodes: Collection[Node], member: Node) -> dict[str, NodeError]:
+    """Return an error, by address, for each node of the cluster of ``member`` that another cluster has by now.
+
+    It counts as one that does not answer: nothing is done there, and no claim reaches it and stops what changes the other cluster.
+    """
+    others = foreign(nodes, member)
+    return {address: NodeError(f"{address} belongs to a cluster {other} by now and is left as it is") for address, other in others.items()}
+
+
+def own(cluster: Access) -> Access:
+    """Return an open cluster without the nodes that another one has by now. Raises NodeError when no control-plane node is reachable."""
+    errors = taken((*cluster.control_plane, *cluster.workers), cluster.first)
+    control_plane, workers = (
+        tuple(node for node in nodes if node.address not in errors) for nodes in (cluster.control_plane, cluster.workers)
+    )
+    unreachable = {**cluster.unreachable, **errors}
+    return dataclasses.replace(cluster, control_plane=control_plane, workers=workers, unreachable=unreachable)
 
 
 def require_free(nodes: Sequence[Node], member: Node, name: str) -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from harness import untrusted
 from harness.errors import CheckError, Fault, InputError, NodeError
 from harness.host import cluster_cache
-from harness.lifecycle.cluster import access, lease
+from harness.lifecycle.cluster import access, lease, owner
 from harness.lifecycle.cluster.access import Access
 from harness.lifecycle.cluster.certificates import keys_of, require_control_plane, sans_of
 from harness.lifecycle.kube import objects
@@ -71,7 +71,8 @@ def add_names(
     One control-plane node after the other; each answers by every new name before the next one begins. May be repeated.
     """
     added = check_names(names)
-    with access.opened(access.known(name, control_plane, workers, home=home), workers=False) as cluster:
+    with access.opened(access.known(name, control_plane, workers, home=home), workers=False) as opened:
+        cluster = owner.own(opened)
         require_control_plane(cluster)
         with cluster.known.state.lock(), lease.held(cluster.first, name):
             execute(_naming(cluster, added, days))

@@ -130,25 +130,6 @@ def test_update_without_change_sends_no_patch() -> None:
     assert not any("patch" in command for command in node.commands)
 
 
-@pytest.mark.parametrize(
-    ("first", "marks", "expected"),
-    [
-        ("lab 01", ("lab 01", "prod 02", "lab 03", ""), {"10.0.0.3": "prod", "10.0.0.4": "lab"}),
-        # A cluster that this machine calls by another name.
-        ("shop 01", ("shop 01", "", "", ""), {}),
-        ("", ("prod 02", "", "", ""), {}),
-    ],
-)
-def test_taken_members_of_other_clusters_count_as_silent(first: str, marks: tuple[str, ...], expected: dict[str, str]) -> None:
-    nodes: Any = [StandIn(f"10.0.0.{number}") for number in range(1, 6)]
-    for node, mark in zip(nodes, (first, *marks), strict=True):
-        node.answers = {"/cluster 2>": mark}
-    errors = membership.taken(nodes, nodes[0])
-    assert {node.address: error.message for node, error in errors.items()} == {
-        address: f"{address} belongs to a cluster {other} by now and is left as it is" for address, other in expected.items()
-    }
-
-
 def gathered(tmp_path: Any, control_plane: int = 3, workers: int = 1, gone: tuple[str, ...] = (), **options: Any) -> Gathered:
     """A cluster of stand-ins."""
     nodes: Any = [StandIn(f"10.0.0.{number + 1}", f"host-{number + 1}") for number in range(control_plane + workers)]
