@@ -19,8 +19,8 @@ status=0
 output=$(kubectl exec --namespace registry registry-0 --container registry -- /bin/registry garbage-collect --delete-untagged \
   /etc/registry/config.yml 2>&1) || status=$?
 # A registry to which nothing was pushed lacks the folders in which the collection looks.
-case $output in
-*"Path not found: /docker/registry/v2/repositories/"* | *"Path not found: /docker/registry/v2/blobs/"*) ;;
+case "$status $output" in
+"0 "* | *"Path not found: /docker/registry/v2/repositories/"* | *"Path not found: /docker/registry/v2/blobs/"*) ;;
 *"Path not found: /docker/registry/v2/repositories"* | *"Path not found: /docker/registry/v2/blobs"*)
   output='nothing is stored' status=0
   ;;
