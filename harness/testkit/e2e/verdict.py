@@ -75,7 +75,7 @@ class SuiteVerdict:
 
     @property
     def _facts(self) -> dict[str, Any]:
-        """What outputs say of the run beside its specs."""
+        """Facts of the run beside its specs, as JSON and statement have them."""
         return {
             "chosen": self.chosen,
             "conformanceTests": self.conformance,
