@@ -13,15 +13,15 @@ from pathlib import Path
 
 import yaml
 
-from harness import process, templates, untrusted
-from harness.build.declared_images import STAND_IN, GatheredImages, RootfsFile
+from harness import process, untrusted
+from harness.build.declared_images import GatheredImages, RootfsFile
 from harness.build.launch_commands import ChartRelease
-from harness.build.manifests import find_annotated_images, find_images
+from harness.build.manifests import find_annotated_images, find_images, rendered_text
 from harness.build.yaml_documents import documents_of, items_of, place_of, read_text, reason_of, text_of, value_of
 from harness.errors import CommandError, Fault, InputError, StoreError
 from harness.host import scratch
 from harness.oci.layer import tarball
-from harness.templates.job import StandIn, output_name
+from harness.templates.job import output_name
 from harness.templates.tree import env_of, is_template
 
 _SOURCE = re.compile(r"^# Source: (\S+)", re.MULTILINE)
@@ -183,7 +183,7 @@ class ChartRenderer:
             shutil.copyfile(file.source, target)
             return target
         env = env_of(file.path, self.env, self.app_env)
-        target.write_text(templates.render(read_text(file.source), env, file.shown, missing=StandIn(before=STAND_IN)))
+        target.write_text(rendered_text(file, env))
         return target
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import log
+from harness import log, untrusted
 from harness.build import image_context
 from harness.build.definitions import BaseImage, Definition, bundled, definitions
 from harness.build.engine_export import export
@@ -42,7 +42,6 @@ from harness.oci.registry.credentials import CredentialStore
 from harness.oci.store import Store
 
 _BUILDPLATFORM = re.compile(r"--platform=(\$BUILDPLATFORM|\$\{BUILDPLATFORM\})\s+")
-_PAINT = re.compile(r"\x1b\[[0-9;]*m")
 FORMAT = "3"
 """Part of every key: raise it when the conversion below changes what it writes."""
 
@@ -260,7 +259,7 @@ class Builder:
         identity = ""
         for event in stream:
             # The engine paints what goes to standard error, and may cut it anywhere.
-            output += _PAINT.sub("", str(event.get("stream", "")))
+            output += untrusted.uncoloured(str(event.get("stream", "")))
             if "error" in event:
                 lines = [line for line in output.splitlines() if line.strip()]
                 for line in lines:

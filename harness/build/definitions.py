@@ -16,7 +16,7 @@ from harness.errors import Fault, InputError
 from harness.oci.reference import Reference
 
 _IMAGE = re.compile(r"#\s*image:\s*(?P<name>\S+)\s*$")
-_ARG = re.compile(r"ARG\s+(?P<name>\w+)(?:=(?P<value>\S*))?\s*$", re.IGNORECASE)
+_ARG = re.compile(r"ARG\s+(?P<name>\w+)(?:=(?P<quote>[\"']?)(?P<value>\S*?)(?P=quote))?\s*$", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -93,7 +93,8 @@ def _read(path: Path) -> Iterator[Definition]:
             named += [(match["stage"], pending)] if pending else []
             pending = None
         elif match := _ARG.match(line.strip()):
-            arguments.setdefault(match["name"], match["value"] or "")
+            # One without a default declares it for a stage; the default stands elsewhere.
+            arguments[match["name"]] = arguments.get(match["name"]) or match["value"] or ""
     for stage, name in named:
         yield Definition(path.parent, name, stage, tuple(arguments.items()), _bases(text, stage))
 

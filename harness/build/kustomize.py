@@ -18,11 +18,12 @@ import yaml
 
 from harness import process
 from harness.build.declared_images import DeclaredImage, GatheredImages, RootfsFile
-from harness.build.manifests import find_images, read_manifest
-from harness.build.yaml_documents import documents_of, items_of, line_of, place_of, read_text, reason_of, text_of, value_of
-from harness.errors import CommandError, Fault
+from harness.build.manifests import find_images, read_manifest, rendered_text
+from harness.build.yaml_documents import documents_of, items_of, line_of, place_of, reason_of, text_of, value_of
+from harness.errors import CommandError, Fault, InputError
 from harness.host import scratch
 from harness.oci.reference import Reference
+from harness.templates.job import output_name
 
 NAMES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 _RESOURCES = ("resources", "bases", "components")
@@ -84,6 +85,8 @@ class _Reading:
     """State shared while the files of one kustomization are read."""
 
     files: Mapping[str, RootfsFile]
+    """By the names that they have once templates are rendered."""
+    env: Mapping[str, str]
     faults: list[Fault] = dataclasses.field(default_factory=list)
     left: int = _MOST
 
@@ -92,7 +95,7 @@ def read_kustomization(
     gathered: GatheredImages, folder: str, files: Mapping[str, RootfsFile], env: Mapping[str, str], *, kubectl: Path | None
 ) -> set[str]:
     """The images of a kustomization, as it is applied. Returns the paths of the files that it is made of."""
-    reading = _Reading(files)
+    reading = _Reading({output_name(path): file for path, file in files.items()}, env)
     kustomization, faults = _read(reading, folder, ()), reading.faults
     if kustomization is None:
         gathered.faults += faults or [Fault(folder, "there is no kustomization.yaml in this folder", "kubectl apply -k FOLDER")]
@@ -102,7 +105,7 @@ def read_kustomization(
     images = _images(kustomization, env, own)
     gathered.faults += own.faults
     absent = [f"{part.file.shown}: {name}" for part in kustomization.every() for name in part.absent]
-    rendered = None if absent or faults or own.faults else _rendered(kustomization, folder, kubectl, gathered)
+    rendered = None if absent or faults or own.faults else _rendered(kustomization, folder, env, kubectl, gathered)
     if rendered is not None:
         for document in rendered:
             _find_rendered(gathered, document, kustomization.file.shown, [*images, *own.possible])
@@ -136,15 +139,21 @@ def _find_rendered(gathered: GatheredImages, document: yaml.Node, shown: str, de
     gathered.warnings += rendered.warnings
 
 
-def _rendered(kustomization: _Kustomization, folder: str, kubectl: Path | None, gathered: GatheredImages) -> list[yaml.Node] | None:
-    """Documents that kubectl renders of copies of the files; None when it cannot."""
+def _rendered(
+    kustomization: _Kustomization, folder: str, env: Mapping[str, str], kubectl: Path | None, gathered: GatheredImages
+) -> list[yaml.Node] | None:
+    """Documents that kubectl renders of copies of the files, whose templates are rendered before; None when it cannot."""
     if kubectl is None:
         return None
     with tempfile.TemporaryDirectory(prefix="kustomize-", dir=scratch.folder()) as work:
         for file in kustomization.files():
-            target = Path(work, file.path)
+            target = Path(work, output_name(file.path))
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file.source, target)
+            try:
+                target.write_text(rendered_text(file, env))
+            except (InputError, OSError, UnicodeDecodeError):
+                # Data of a generator.
+                shutil.copyfile(file.source, target)
         try:
             text = process.run([kubectl, "kustomize", Path(work, folder)], timeout=_TIMEOUT).stdout
             return list(documents_of(text))
@@ -170,7 +179,10 @@ def _read(reading: _Reading, folder: str, above: tuple[str, ...]) -> _Kustomizat
             faults.append(Fault(file.shown, f"it is one of more than {_MOST} kustomizations", "name each folder once"))
         return kustomization
     try:
-        documents = list(documents_of(read_text(file.source)))
+        documents = list(documents_of(rendered_text(file, reading.env)))
+    except InputError as wrong:
+        faults += wrong.faults
+        return kustomization
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
         faults.append(Fault(place_of(file.shown, wrong), reason_of(wrong), "a kustomization must be YAML"))
         return kustomization

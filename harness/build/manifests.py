@@ -35,16 +35,21 @@ def _must_be_yaml(path: str) -> bool:
     return path.startswith(("manifests/", "application/apps/")) and is_yaml(output_name(path))
 
 
+def rendered_text(file: RootfsFile, env: Mapping[str, str]) -> str:
+    """The text of a file as a launch command finds it: templates are rendered, with stand-ins for values that are not known.
+
+    Raises InputError for a template that cannot be rendered, OSError and UnicodeDecodeError.
+    """
+    text = read_text(file.source)
+    # The suffix says how to render, and the user's name of the file is what a fault must say.
+    return templates.render(text, env, file.shown, missing=StandIn(before=STAND_IN)) if is_template(file.path) else text
+
+
 def read_manifest(gathered: GatheredImages, file: RootfsFile, env: Mapping[str, str], *, applied: bool = False) -> None:
     """The images of a manifest. ``applied``: a launch command names the file, so what is not YAML is a fault wherever it lies."""
     strict = applied or _must_be_yaml(file.path)
-    stand_in = StandIn(before=STAND_IN)
     try:
-        text = read_text(file.source)
-        if is_template(file.path):
-            # The suffix says how to render, and the user's name of the file is what a fault must say.
-            text = templates.render(text, env, file.shown, missing=stand_in)
-        documents = list(documents_of(text))
+        documents = list(documents_of(rendered_text(file, env)))
     except InputError as wrong:
         gathered.faults += wrong.faults if strict else ()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:

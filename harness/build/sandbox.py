@@ -214,9 +214,9 @@ def _remove_all(client: docker.Client, cluster: str, *, patience: float) -> None
     """Remove the containers of a kind cluster, and those that appear within ``patience`` seconds of the last one."""
     quiet_since = time.monotonic()
     while True:
-        containers = client.containers.list(all=True, ignore_removed=True, filters={"label": f"{_KIND_CLUSTER}={cluster}"})
+        containers = _containers(client, label=f"{_KIND_CLUSTER}={cluster}")
         for container in containers:
-            _forgiving(lambda container=container: container.remove(force=True, v=True))
+            _remove(container)
         if containers:
             quiet_since = time.monotonic()
         elif time.monotonic() - quiet_since >= patience:
@@ -262,20 +262,32 @@ _OWN_CLUSTER = re.compile(r"slipway-[0-9]+-[0-9a-f]{6}")
 
 def sweep(client: docker.Client) -> None:
     """Remove what builds left whose process was killed: their networks and the containers on them, and containers whose network is gone."""
-    networks = [network for network in client.networks.list(filters={"label": docker.LABEL_BUILD}) if _is_dead(network.attrs["Labels"])]
-    for network in networks:
-        for container in client.containers.list(all=True, filters={"network": str(network.name)}):
-            _forgiving(lambda container=container: container.remove(force=True, v=True))
+    # Before the networks: the network of a container that exists by now is in their list, unless its build has ended.
+    of_kind = _containers(client, label=_KIND_CLUSTER)
+    networks = client.networks.list()
+    dead = [network for network in networks if _is_dead(network.attrs.get("Labels") or {})]
+    for network in dead:
+        for container in _containers(client, network=str(network.name)):
+            _remove(container)
         _forgiving(network.remove)
-    for container in client.containers.list(all=True, filters={"label": docker.LABEL_BUILD}):
+    for container in _containers(client, label=docker.LABEL_BUILD):
         if _is_dead(container.labels):
-            _forgiving(lambda container=container: container.remove(force=True, v=True))
+            _remove(container)
     # A busy engine may have made a container of kind after its build was interrupted and had removed its network.
-    there = {str(network.name) for network in client.networks.list()}
-    for container in client.containers.list(all=True, filters={"label": _KIND_CLUSTER}):
+    names = {str(network.name) for network in networks if network not in dead}
+    for container in of_kind:
         cluster = str(container.labels.get(_KIND_CLUSTER))
-        if _OWN_CLUSTER.fullmatch(cluster) and cluster not in there:
-            _forgiving(lambda container=container: container.remove(force=True, v=True))
+        if _OWN_CLUSTER.fullmatch(cluster) and cluster not in names:
+            _remove(container)
+
+
+def _containers(client: docker.Client, **filters: str) -> Sequence[Any]:
+    """Containers, but for those that another build removes meanwhile."""
+    return client.containers.list(all=True, ignore_removed=True, filters={**filters})
+
+
+def _remove(container: Any) -> None:
+    _forgiving(lambda: container.remove(force=True, v=True))
 
 
 def _is_dead(labels: Mapping[str, str]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from harness.cli.options import Clusterfile, ClusterFlags, SiteAccess, SkipCheck, Ssh, addresses, existing, hosts, seconds
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from harness.clusterfile import ExternalRegistry
     from harness.lifecycle.provision.registry import OfSite
     from harness.lifecycle.run import RunOptions
+    from harness.oci.registry.config import Site
 
 
 Timeout = Annotated[float, seconds("--timeout", help="Seconds that workloads may take to become ready.")]
@@ -55,7 +55,6 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
     registry of the site.
     """
     from harness.clusterfile import ClusterDocument
-    from harness.host import paths
     from harness.lifecycle.cluster import request
     from harness.lifecycle.run import RunOptions
 
@@ -77,8 +76,8 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
     clusterfile = request.effective(request.read(asked.file, values) if asked.file else None, flags)
     cluster = clusterfile.cluster
     assert cluster is not None
-    external = cluster.external_registry
-    site = _of_site(external) if external else None
+    access = None if cluster.external_registry is None else site_access(cluster.external_registry)
+    site = None if cluster.external_registry is None or access is None else _of_site(cluster.external_registry, access)
     options = RunOptions(ssh.password(), site, timeout=asked.timeout, skip_checks=skipped)
     # What is wrong with passwords is told before an image is fetched.
     request.machines(clusterfile, options.password)
@@ -90,8 +89,8 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
         for one in dict.fromkeys((cluster.image, *cluster.images, *(other.image or "" for other in clusterfile.apps))):
             with collector.of(one):
                 fetch(one, asked.site)
-                if site is not None and filled:
-                    _check_site(site, one, paths.expanded(external.ca) if external and external.ca else None)
+                if site is not None and access is not None and filled:
+                    _check_site(site, one, access)
         collector.finish()
 
     return clusterfile, options, bring
@@ -118,29 +117,41 @@ def external_registry(text: str | None, to: SiteAccess) -> ExternalRegistry | No
     return ExternalRegistry(domain, int(port) if port else None, site.path, plain_http=to.plain_http, ca=str(to.ca) if to.ca else None)
 
 
-def _of_site(external: ExternalRegistry) -> OfSite:
-    """The registry of the site, as nodes find it."""
+def site_of(external: ExternalRegistry) -> Site:
+    """The place of images in the registry of the site."""
+    from harness.oci.registry.config import Site
+
+    return Site(external.host, external.path)
+
+
+def site_access(external: ExternalRegistry) -> SiteAccess:
+    """The way into the registry of the site. Raises UsageError when the file of its CA does not exist."""
     from harness.host import paths
+
+    return SiteAccess(external.plain_http, existing(paths.expanded(external.ca)) if external.ca else None)
+
+
+def _of_site(external: ExternalRegistry, access: SiteAccess) -> OfSite:
+    """The registry of the site, as nodes find it."""
     from harness.lifecycle.cluster.request import secret
     from harness.lifecycle.provision.registry import OfSite
-    from harness.oci.registry.config import Site
     from harness.oci.registry.credentials import Credential, CredentialStore
 
-    site = Site(external.host, external.path)
+    site = site_of(external)
     faults: list[Fault] = []
     password = secret(external.password, "registry.externalRegistry.password", faults)
     if faults:
         raise InputError(faults)
     credential = Credential(external.username or "", password) if password is not None else CredentialStore().find(site.host, site.path)
-    return OfSite(site, external.plain_http, existing(paths.expanded(external.ca)).read_bytes() if external.ca else None, credential)
+    return OfSite(site, access.plain_http, access.ca.read_bytes() if access.ca else None, credential)
 
 
-def _check_site(site: OfSite, image: str, ca: Path | None) -> None:
+def _check_site(site: OfSite, image: str, access: SiteAccess) -> None:
     """Raises StoreError when the registry of the site lacks images that are within the image."""
     from harness import cloudimage
     from harness.transfer import mirror
 
-    with connect(SiteAccess(site.plain, ca)) as client:
+    with connect(access) as client:
         absent = mirror.missing(cloudimage.read(local_store(), image), site.site, client)
     if absent:
         raise StoreError(

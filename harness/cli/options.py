@@ -147,8 +147,18 @@ def _in_lower_case(value: str | list[str] | None) -> str | list[str] | None:
 
 
 def seconds(*names: str, help: str) -> Any:
-    """An option for a length of time that is not over at once."""
-    return typer.Option(*names, help=help, metavar="SECONDS", min=1)
+    """An option for a length of time that is not over at once, and ends."""
+    return typer.Option(*names, help=help, metavar="SECONDS", min=1, callback=_ends)
+
+
+def _ends(value: float) -> float:
+    """Refuse ``inf`` and ``nan``, which are floats as well, and what a clock or a shell cannot count."""
+    if not value <= _LONGEST_WAIT:
+        raise typer.BadParameter(f"{value} is not a number of seconds up to {_LONGEST_WAIT}")
+    return value
+
+
+_LONGEST_WAIT = 30 * 86400
 
 
 def target(help: str = "Write to this file.", metavar: str = "FILE") -> Any:

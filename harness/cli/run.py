@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli.cluster_options import ClusterOptions, wanted
+from harness.cli.cluster_options import ClusterOptions, site_access, site_of, wanted
 from harness.cli.install import only_applications, put, tell_installed
-from harness.cli.options import ClusterFlags, Json, Plan, SiteAccess, existing
+from harness.cli.options import ClusterFlags, Json, Plan, existing
 from harness.cli.output import local_store, plain, print_json, say, steps_table, wants_json
 from harness.cli.registry import connect
 from harness.cli.root import app
@@ -127,12 +127,10 @@ def _registry(clusterfile: Written, no_images: bool) -> SiteRegistry | None:
         return None
     if no_images:
         raise UsageError("--no-images and --registry exclude each other", hint="--registry is where the images are sent to")
-    from harness.host import paths
     from harness.lifecycle.apps.image_policy import SiteRegistry
-    from harness.oci.registry.config import Site
 
-    access = SiteAccess(external.plain_http, existing(paths.expanded(external.ca)) if external.ca else None)
-    return SiteRegistry(Site(external.host, external.path), lambda: connect(access, writing=True))
+    access = site_access(external)
+    return SiteRegistry(site_of(external), lambda: connect(access, writing=True))
 
 
 def _put(

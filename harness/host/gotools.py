@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -25,12 +24,12 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness import log, process
 from harness.errors import CommandError
-from harness.host import paths, scratch
+from harness.host import go_caches, paths, scratch
 
 FORMAT = "2"
 """Part of every key: raise it when a program would come out differently for a reason that the other parts of the key do not hold."""
@@ -48,15 +47,13 @@ FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false", "-modcacherw")
 _MACHINE = ("GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "GOINSECURE", "GOVCS", "GOAUTH")
 """Variables for the source of modules, which the administrator sets. No other setting of the machine reaches a compile."""
 
-_LARGEST = 4 << 30
-"""Bytes of one of Go's caches that are kept after a compile. Kubernetes alone takes three to four GB of each."""
 _LIMIT = 3 * 3600
 """Seconds after which a compile hangs; a slow machine takes minutes."""
 
-_REQUIRE = re.compile(r"^(?:require\s+)?\s*(?P<module>[^\s/]+\.[^\s/]+(?:/\S+)?)\s+(?P<version>v\S+)(?!.*=>)", re.MULTILINE)
+_REQUIRE = re.compile(r"^(?:require\b)?[ \t]*(?P<module>[^\s/]+\.[^\s/]+(?:/\S+)?)[ \t]+(?P<version>v\S+)(?!.*=>)", re.MULTILINE)
 _GO = re.compile(r"^go\s+(?P<version>\d+(?:\.\d+)*)\s*$", re.MULTILINE)
 _IMPORT = re.compile(r'^import\s+_\s+"(?P<package>[^"]+)"\s*$', re.MULTILINE)
-_REPLACE = re.compile(r"^(?:replace\s+)?\s*(?P<module>\S+)(?:\s+v\S+)?\s+=>\s+\S+\s+(?P<version>v\S+)", re.MULTILINE)
+_REPLACE = re.compile(r"^(?:replace\b)?[ \t]*(?P<module>\S+)(?:[ \t]+v\S+)?[ \t]+=>[ \t]+\S+[ \t]+(?P<version>v\S+)", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^//slipway:(?P<word>\w+)\s+(?P<rest>.+?)\s*$", re.MULTILINE)
 _PACKAGE = re.compile(r"[\w.~/-]+")
 """A line of ``go build -v`` that names a package."""
@@ -186,15 +183,16 @@ def compiled(
             return target / (program or recipe.name)
     toolchain = pinned_toolchain(recipe.name) if pinned else find_toolchain(recipe)
     target = _target(recipe, toolchain.version, wanted, stamps)
-    with _lock(target):
+    if target.exists():
+        return target / (program or recipe.name)
+    with go_caches.turn(), go_caches.locked(target):
         if not target.exists():
             title = f"compile {recipe.name} {recipe.version.removeprefix('v')}{'' if architecture is None else f' for {wanted}'}"
             others = len(recipe.programs) - 1
-            # Go uses every processor itself: a second compile would only take its memory.
-            with log.step(f"{title} and {others} more" if others else title) as step, _lock(paths.cache() / "go" / "compile"):
+            with log.step(f"{title} and {others} more" if others else title) as step:
                 step.note = toolchain.version
                 _compile(recipe, toolchain, wanted, stamps, target, step)
-                _trim(toolchain, wanted)
+    _trim(toolchain, wanted)
     return target / (program or recipe.name)
 
 
@@ -218,25 +216,6 @@ def _target(recipe: Recipe, go: str, architecture: str, stamps: Mapping[str, str
 def _label(recipe: Recipe, key: str) -> str:
     """The name of what is made from a recipe, as ``helm-3.22.0-e5d3a40d14b3a316``."""
     return f"{recipe.name}-{recipe.version.removeprefix('v')}-{key[:16]}"
-
-
-@contextlib.contextmanager
-def _lock(target: Path) -> Iterator[None]:
-    """One process at a time makes ``target``; the next finds it. The lock ends with the process that holds it."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.with_name(f".{target.name}.lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("another slipway of this machine is compiling: this one waits for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-    except OSError as error:
-        raise CommandError(
-            f"{error.filename or target.parent}: {error.strerror}",
-            hint="free space there, or set SLIPWAY_CACHE to a folder that can be written",
-        ) from error
 
 
 def _compile(
@@ -269,22 +248,16 @@ def _compile(
 
 
 def _trim(toolchain: Toolchain, architecture: str) -> None:
-    """Give back the disk that Go's caches take once they are large: what was compiled is kept by itself, and needs neither."""
-    settings = environment(toolchain, architecture)
-    for name, option in (("GOCACHE", "-cache"), ("GOMODCACHE", "-modcache")):
-        folder = Path(settings[name])
-        if not folder.is_symlink() and _size(folder) > _LARGEST:
-            process.run([toolchain.program, "clean", option], env=settings, cwd="/", check=False, timeout=_LIMIT)
+    """Give back the disk that Go's caches take once they are large: what was compiled is kept by itself, and needs neither.
 
-
-def _size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += Path(root, name).lstat().st_size
-    return total
+    A cache that another compile uses stays: the next compile that ends alone empties it.
+    """
+    for (name, folder), option in zip(go_caches.caches().items(), ("-cache", "-modcache"), strict=True):
+        if go_caches.large(folder):
+            with go_caches.unused(name) as unused:
+                if unused:
+                    settings = environment(toolchain, architecture)
+                    process.run([toolchain.program, "clean", option], env=settings, cwd="/", check=False, timeout=_LIMIT)
 
 
 def _part(target: Path) -> Path:
@@ -333,10 +306,9 @@ def vendored(folder: Path) -> Path:
     if target.exists():
         return target
     toolchain = pinned_toolchain(recipe.name)
-    with _lock(target):
+    with go_caches.turn(), go_caches.locked(target):
         if not target.exists():
-            # The lock of compiles: one that ends may take the modules away.
-            with log.step(f"fetch the source of {recipe.name} {recipe.version.removeprefix('v')}"), _lock(paths.cache() / "go" / "compile"):
+            with log.step(f"fetch the source of {recipe.name} {recipe.version.removeprefix('v')}"):
                 part = _part(target)
                 shutil.copytree(folder, part)
                 try:
@@ -350,12 +322,11 @@ def vendored(folder: Path) -> Path:
 
 def environment(toolchain: Toolchain, architecture: str) -> dict[str, str]:
     """All that decides what a compile does. An empty value is one that is not set; ``GOENV=off`` leaves out the user's own settings."""
-    folder = paths.cache() / "go"
     return {
-        **toolchain.machine,
+        **toolchain.machine, **{name: str(folder) for name, folder in go_caches.caches().items()},
         "GOENV": "off", "GOROOT": toolchain.root, "GOTOOLCHAIN": "local", "GOFLAGS": " ".join(FLAGS), "GOWORK": "off", "GO111MODULE": "on",
         "GOOS": "linux", "GOARCH": architecture, "GOAMD64": "v1", "GOARM64": "v8.0", "GOEXPERIMENT": "", "GODEBUG": "", "GOFIPS140": "off",
-        "CGO_ENABLED": "0", "GOPATH": str(folder / "path"), "GOMODCACHE": str(folder / "modules"), "GOCACHE": str(folder / "build"),
+        "CGO_ENABLED": "0", "GOPATH": str(paths.cache() / "go/path"),
         "GOTMPDIR": str(scratch.folder()), "GOBIN": "", "GOTELEMETRY": "off", "GIT_TERMINAL_PROMPT": "0",
     }  # fmt: skip
 
@@ -433,7 +404,7 @@ def pinned_toolchain(purpose: str) -> Toolchain:
             hint=f"install {purpose} on PATH, or a Go that is new enough",
         )
     target = paths.cache() / "go" / f"toolchain-{GO_VERSION}-{digest[:12]}"
-    with _lock(target):
+    with go_caches.locked(target):
         if not target.exists():
             with log.step(f"install Go {GO_VERSION} to compile {purpose}"):
                 _install(digest, target, purpose)

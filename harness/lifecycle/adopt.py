@@ -11,7 +11,7 @@ from harness import assets
 from harness.clusterfile import CONTROL_PLANE, ROLES, WORKER, ClusterDocument, Clusterfile, Host, SshSettings, Taint, validators, write
 from harness.errors import CheckError, NodeError
 from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
-from harness.lifecycle.cluster import access, record
+from harness.lifecycle.cluster import access, owner, record
 from harness.lifecycle.cluster.record import ELSEWHERE, ClusterRecord
 from harness.lifecycle.kube import objects
 from harness.lifecycle.provision.rootfs import MARK
@@ -139,9 +139,9 @@ def adopt(existing: Taken, connections: Connections, control_plane: tuple[Machin
         raise NodeError(f"{first.name}: the checksum of {PKI}/ca.crt cannot be read")
     identity = checksum[:16]
     foreign = [
-        f"{node.address} belongs to a cluster {owner[0]}"
-        for node, owner in zip(opened, each(opened, lambda node: node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()), strict=True)
-        if owner and owner != [cluster.name, identity]
+        f"{node.address} belongs to a cluster {mark[0]}"
+        for node, mark in zip(opened, each(opened, owner.of), strict=True)
+        if mark and mark != (cluster.name, identity)
     ]
     if foreign:
         raise CheckError("\n".join(foreign), hint="delete that one first, or give the name that it has: --cluster")

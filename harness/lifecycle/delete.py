@@ -11,11 +11,10 @@ from harness import log
 from harness.clusterfile import Phase
 from harness.errors import CommandError, NodeError
 from harness.host import cluster_cache
-from harness.lifecycle.cluster import access, lease
+from harness.lifecycle.cluster import access, lease, owner
 from harness.lifecycle.cluster.access import Known
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision import node_files
-from harness.lifecycle.provision.rootfs import MARK
 from harness.lifecycle.steps.uninstall_hooks import Parting
 from harness.nodes import LONG_TIMEOUT, Machine, Node, each
 from harness.nodes.files import STATE, restore_files
@@ -44,7 +43,7 @@ class _Work:
     cleaned: list[str] = dataclasses.field(default_factory=list)
     untouched: list[str] = dataclasses.field(default_factory=list)
     parting: Parting = dataclasses.field(default_factory=Parting)
-    owners: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
+    owners: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     """Name and identity of the cluster that each machine belongs to, by address."""
     claim: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
 
@@ -110,8 +109,8 @@ def _part(work: _Work) -> Step:
         reached = [node for node in work.ssh.nodes if node.address not in work.unreachable]
         name = work.found.state.name
         # Machines of other clusters are not to hear of the claim: it would stop what works there.
-        work.owners = {node.address: owner for node, owner in zip(reached, each(reached, belongs), strict=True)}
-        mine = [node for node in reached if work.owners[node.address][:1] == [name]]
+        work.owners = {node.address: mark for node, mark in zip(reached, each(reached, owner.of), strict=True)}
+        mine = [node for node in reached if work.owners[node.address][:1] == (name,)]
         control_plane = [node for node in mine if node.address in {machine.address for machine in work.found.control_plane}]
         if control_plane:
             work.claim.enter_context(lease.claimed(control_plane, name))
@@ -126,11 +125,11 @@ def _clean(work: _Work) -> Step:
     def action(node: Node) -> str:
         if node.address in work.unreachable:
             return "some are unreachable"
-        owner = work.owners[node.address]
-        others = owner and owner[0] != work.found.state.name
+        mark = work.owners[node.address]
+        others = mark and mark[0] != work.found.state.name
         if others or not node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip():
             work.untouched.append(node.name)
-            return f"{node.name} {'belongs to ' + owner[0] if owner else 'holds nothing of a cluster'}"
+            return f"{node.name} {'belongs to ' + mark[0] if mark else 'holds nothing of a cluster'}"
         work.parting.run(Phase.PRE_CLEAN_HOST, node)
         clean(node)
         work.parting.run(Phase.POST_CLEAN_HOST, node)
@@ -138,11 +137,6 @@ def _clean(work: _Work) -> Step:
         return ""
 
     return Step("clean", "clean the machines", action, work.ssh.nodes, after_all=("hooks",))
-
-
-def belongs(node: Node) -> list[str]:
-    """Name and identity of the cluster that a machine belongs to; nothing when it is nobody's."""
-    return node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()
 
 
 def clean(node: Node) -> None:

@@ -16,7 +16,7 @@ from harness.errors import CheckError, StoreError, UsageError
 from harness.lifecycle import delete
 from harness.lifecycle.apps import records
 from harness.lifecycle.checks.preflight import gather
-from harness.lifecycle.cluster import certificates, membership, request
+from harness.lifecycle.cluster import certificates, membership, owner, request
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.plan import Plan, Step, execute
@@ -277,6 +277,7 @@ def _connect(work: JoinWork) -> Step:
         failed = [work.found.errors[node.address] for node in work.fresh if node.address in work.found.errors]
         if failed:
             raise together(failed)
+        owner.require_free(work.fresh, work.spec.first, work.spec.name)
         for address, name in work.spec.unreachable.items():
             log.warning(f"{name} ({address}) does not answer: it does not learn of the new members; repeat this command later")
         return f"{len(work.fresh)} new, {len(work.old)} that are there"

@@ -39,6 +39,7 @@ from harness.runtimes import ROOTFS
 MOST = 2 << 20
 """Bytes of one file in the bundle; of longer ones the end is kept, which tells more."""
 _UNITS = ("kubelet", "containerd", "slipway-registry", "slipway-balancer")
+_LONGEST = datetime.timedelta(days=3660)
 _WAIT = 60
 """Seconds for one question to one machine."""
 _MOST_LOGS = 1000
@@ -87,10 +88,11 @@ class Bundled:
 
 def since_of(text: str) -> datetime.timedelta:
     """``90s``, ``30m``, ``1h``, ``2d``. Raises InputError for anything else."""
-    match = re.fullmatch(r"(\d+)\s*([smhd])", text.strip())
-    if not match or int(match[1]) == 0:
-        raise InputError([Fault(f"--since {text}", "is no length of time", "write it as 90s, 30m, 1h or 2d")])
-    return datetime.timedelta(**{{"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match[2]]: int(match[1])})
+    match = re.fullmatch(r"([0-9]{1,9})\s*([smhd])", text.strip())
+    span = datetime.timedelta(**{{"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match[2]]: int(match[1])}) if match else None
+    if not span or span > _LONGEST:
+        raise InputError([Fault(f"--since {text}", "is no length of time up to ten years", "write it as 90s, 30m, 1h or 2d")])
+    return span
 
 
 def bundle(

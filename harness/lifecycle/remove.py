@@ -14,11 +14,10 @@ from harness.clusterfile import Phase
 from harness.errors import CheckError, CommandError, Fault, InputError, SlipwayError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
 from harness.lifecycle import delete
-from harness.lifecycle.cluster import membership
+from harness.lifecycle.cluster import membership, owner
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, etcd
 from harness.lifecycle.plan import Journal, Plan, Step, digest, execute
-from harness.lifecycle.provision.rootfs import MARK
 from harness.lifecycle.steps.uninstall_hooks import Parting
 from harness.nodes import Login, Machine, Node, each
 from harness.nodes.files import STATE
@@ -176,7 +175,7 @@ def _holds_ours(cluster: Gathered, node: SshNode) -> bool:
     """Return True when a machine that the cluster does not list has something of it: a join was not finished, or it came back."""
     if node.address in cluster.record.left:
         return True
-    return node.address not in cluster.errors and node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()[:1] == [cluster.state.name]
+    return node.address not in cluster.errors and owner.of(node) != () and not owner.foreign([node], cluster.first, cluster.state.name)
 
 
 def _strays(cluster: Gathered, going: Sequence[SshNode]) -> frozenset[str]:
@@ -280,7 +279,7 @@ def _drain(work: RemoveWork) -> Step:
         if node not in work.alive:
             hooks = {hook.name: None for phase in _PARTING for hook in work.parting.chosen(phase, node)}
             without = f"; hooks are not run there: {', '.join(hooks)}" if hooks else ""
-            log.warning(f"{name} does not answer: its pods are started elsewhere at once, and its machine stays as it is{without}")
+            log.warning(f"{work.found.errors[node.address].message}: pods of {name} are started elsewhere at once{without}")
             return f"{name}: {drain.let_go(api, name)} pods let go"
         return f"{name}: {drain.drain(api, name, force=work.force, machine=node, timeout=work.timeout)} pods evicted"
 
@@ -297,7 +296,7 @@ def _part(work: RemoveWork) -> Step:
         hooks, journal = work.parting.chosen(Phase.PRE_CLEAN_HOST, node), Journal()
         inputs = digest([(hook.name, hook.data) for hook in hooks])
         # One that has been cleaned already is to stay clean: not even what was done is noted there.
-        if not hooks or not delete.belongs(node) or journal.has(node, "parting", inputs):
+        if not hooks or not owner.of(node) or journal.has(node, "parting", inputs):
             return ""
         work.parting.run(Phase.PRE_CLEAN_HOST, node)
         journal.add(node, "parting", inputs)
@@ -376,13 +375,9 @@ def _delete_nodes(work: RemoveWork) -> Step:
 
 def _clean(work: RemoveWork) -> Step:
     def action(node: Node) -> str:
-        belongs = node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()
         content = node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip()
         if not content:
             return f"{node.name} is clean"
-        if belongs and belongs[0] != work.found.state.name:
-            log.warning(f"{node.name} belongs to {belongs[0]} and is left as it is")
-            return ""
         delete.clean(node)
         work.parting.run(Phase.POST_CLEAN_HOST, node)
         work.cleaned.append(node.name)

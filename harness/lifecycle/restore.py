@@ -22,17 +22,16 @@ from harness.host import cluster_cache
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import run
 from harness.lifecycle.apps import images
-from harness.lifecycle.cluster import access, kubeconfig, lease, request
+from harness.lifecycle.cluster import access, kubeconfig, lease, owner, request
 from harness.lifecycle.cluster.access import Access, Known
 from harness.lifecycle.cluster.backup import Contents, open_backup
 from harness.lifecycle.kube import objects, wait
 from harness.lifecycle.kube.etcd import DATA as ETCD_DATA
 from harness.lifecycle.plan import Insertion, Step, execute
-from harness.lifecycle.provision.rootfs import MARK
 from harness.lifecycle.steps import record, registries, waits
 from harness.lifecycle.steps.context import ClusterContext
 from harness.lifecycle.steps.joining import without_secrets
-from harness.nodes import LONG_TIMEOUT, Login, Machine, Node
+from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
 from harness.nodes.files import STATE, NodeFile, tar_stream, write_files
 from harness.nodes.kubectl import NodeKubectl
 from harness.oci.store import Store
@@ -42,7 +41,9 @@ from harness.runtimes.kubeconfig import admin_identity
 from harness.runtimes.pki import Pki
 
 REPLACED = f"{ETCD_DATA}/replaced-by-restore"
-"""The folder, on each control-plane node, of the data that was replaced by that of the backup."""
+"""The folder, on each control-plane node, of the data that was replaced by that of the backup. Until a restore is finished it stays as it
+is: what a repeated restore replaces is kept beside it, in ``-again``.
+"""
 _WORK = f"{ETCD_DATA}/slipway-restore"
 _BEGUN = f"{STATE}/restore-begun"
 """Stands on the first control-plane node while a restore onto other machines is on its way."""
@@ -106,12 +107,13 @@ def restore(
     with open_backup(file, password) as (contents, snapshot):
         source = _Source(contents, snapshot)
         known_cluster = _machines(contents, control_plane, workers, login, home)
-        with access.opened(known_cluster) as cluster, known_cluster.state.lock():
-            _require(cluster, [machine.address for machine in known_cluster.control_plane])
-            in_place = _holds_it(cluster, contents)
+        with access.opened(known_cluster) as opened, known_cluster.state.lock():
+            _require(opened, [machine.address for machine in known_cluster.control_plane])
+            in_place = _holds_it(opened, contents)
             if not in_place:
-                _require(cluster, list(cluster.unreachable))
+                _require(opened, list(opened.unreachable))
             else:
+                cluster = owner.own(opened)
                 for error in cluster.unreachable.values():
                     log.warning(f"{error.message}; restart its kubelet when it is back: systemctl restart kubelet")
                 named = {machine.address for machine in known_cluster.control_plane}
@@ -159,7 +161,7 @@ def _machines(
 def _holds_it(cluster: Access, contents: Contents) -> bool:
     """Return True when these are the nodes of the backup's cluster. Raises CheckError when only some are, or those of another cluster."""
     mine = f"{contents.name} {contents.front['identity']}"
-    marks = {node.name: " ".join(node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()) for node in cluster.control_plane}
+    marks = {node.name: " ".join(owner.of(node)) for node in cluster.control_plane}
     if all(mark == mine for mark in marks.values()):
         # A restore onto other machines that was killed on its way is finished as such.
         return not any(node.run(f"cat {_BEGUN} 2>/dev/null || true").stdout.strip() for node in cluster.control_plane)
@@ -194,8 +196,9 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
     def settled() -> str:
         return _settle(cluster.kubectl, [node.name for node in nodes], timeout)
 
-    def access_kept() -> None:
+    def finish() -> None:
         _keep_access(cluster, source.contents.keys.get("ca.crt"))
+        _finished(control_plane)
 
     return [
         Step("stop", "stop the control-plane nodes", static_pods.stop, control_plane),
@@ -206,7 +209,7 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
         Step("start-kubelets", "restart the kubelets", kubelets, nodes, after_all=("wait-for-api",)),
         Step("start-watchers", "restart the pods of kube-system", again, after=("start-kubelets",)),
         Step("wait-for-nodes", "wait for the nodes", settled, after=("start-watchers",)),
-        Step("record", "remember the cluster", access_kept, after=("wait-for-nodes",)),
+        Step("record", "remember the cluster", finish, after=("wait-for-nodes",)),
     ]
 
 
@@ -235,6 +238,11 @@ def put_data(node: Node, source: _Source, image: str, peers: Mapping[str, str]) 
         assets.script("restore_etcd", *words, data=ETCD_DATA, image=image, replaced=REPLACED, rootfs=ROOTFS, work=_WORK),
         timeout=1800,
     )
+
+
+def _finished(control_plane: Sequence[Node]) -> None:
+    """The next restore replaces other data, which is kept in place of what this one has kept."""
+    each(control_plane, lambda node: node.run(f"rm -f {REPLACED}-unfinished"))
 
 
 def _writer(source: _Source) -> Callable[[BinaryIO], None]:
@@ -278,8 +286,13 @@ def _onto_others(source: _Source, clusterfile: Clusterfile, store: Store, timeou
     # Nothing is launched: objects come with the data.
     context = run.prepare(clusterfile, store, run.RunOptions(commands=(), timeout=timeout), home=home)
     with context.spec.state.lock(), context.spec.ssh, store.shared_lease(), contextlib.ExitStack() as stack:
-        claim = lease.claimed(context.spec.control_plane, context.spec.name)
-        execute(plan(context, source, lambda: stack.enter_context(claim)))
+        execute(plan(context, source, lambda: _begin(context, stack)))
+
+
+def _begin(context: ClusterContext, stack: contextlib.ExitStack) -> None:
+    spec = context.spec
+    owner.require_free(spec.nodes, spec.first, spec.name)
+    stack.enter_context(lease.claimed(spec.control_plane, spec.name))
 
 
 def wanted(known_cluster: Known, contents: Contents, image: str | None, env: Mapping[str, str], store: Store) -> Clusterfile:
@@ -349,6 +362,7 @@ def plan(context: ClusterContext, source: _Source, begin: Callable[[], object] =
 
     def record_it() -> None:
         _record(context, source.contents)
+        _finished(context.spec.control_plane)
         first.run(f"rm -f {_BEGUN}")
 
     keys = Step("plant-keys", "bring the keys of the backup", plant, (first,), after=("unpack-rootfs",))

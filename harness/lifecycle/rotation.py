@@ -14,7 +14,7 @@ from harness import assets
 from harness.clusterfile import CONTROL_PLANE
 from harness.errors import StoreError, UsageError
 from harness.host import cluster_cache
-from harness.lifecycle.cluster import access, certificates, lease, record
+from harness.lifecycle.cluster import access, certificates, lease, owner, record
 from harness.lifecycle.plan import Step, execute
 from harness.nodes import LONG_TIMEOUT, Machine, Node, each
 from harness.nodes.files import STATE, NodeFile, read_files, write_files
@@ -58,7 +58,8 @@ def rotate(
     answer, StoreError for keys that do not fit.
     """
     known_cluster = access.known(name, control_plane, workers, home=home)
-    with access.opened(known_cluster, workers=False) as cluster:
+    with access.opened(known_cluster, workers=False) as opened:
+        cluster = owner.own(opened)
         certificates.require_control_plane(cluster)
         require_known(record.read(cluster.kubectl).addresses(CONTROL_PLANE), [machine.address for machine in known_cluster.control_plane])
         with known_cluster.state.lock(), lease.held(cluster.first, name):

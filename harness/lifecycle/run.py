@@ -17,7 +17,7 @@ from harness.kubefile import version_range
 from harness.lifecycle.apps import cluster_apps, multi_image, obsolete
 from harness.lifecycle.apps.install import InstallResult
 from harness.lifecycle.apps.target import AppTarget
-from harness.lifecycle.cluster import lease, request
+from harness.lifecycle.cluster import lease, owner, request
 from harness.lifecycle.cluster.record import GET, ClusterRecord
 from harness.lifecycle.plan import Insertion, Plan, Step, execute
 from harness.lifecycle.provision import registry, rootfs
@@ -290,8 +290,11 @@ def run(clusterfile: Clusterfile, store: Store, options: RunOptions | None = Non
 
 
 def _begin(context: ClusterContext, stack: contextlib.ExitStack) -> None:
-    """Claim the machines. Raises UsageError when another process has, or when the cluster exists and has other machines."""
+    """Claim the machines. Raises UsageError when another process has, or when the cluster exists and has other machines, CheckError when
+    some belong to another cluster.
+    """
     spec = context.spec
+    owner.require_free(spec.nodes, spec.first, spec.name)
     stack.enter_context(lease.claimed(spec.control_plane, spec.name))
     ask = f"{KUBECTL} --request-timeout=5s {' '.join(GET)}"
     ours = f'set -- $(cat {rootfs.MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(spec.name)} ] && {ask}'

@@ -128,7 +128,21 @@ def holding() -> Iterator[ClusterClaim]:
 
 
 def current() -> ClusterClaim | None:
-    return _current
+    """Return the claim that the commands of this thread are sent under."""
+    return None if getattr(_thread, "aside", False) else _current
+
+
+_thread = threading.local()
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """Send the commands of this thread without the claim: a machine of another cluster must not hear of it. They must change nothing."""
+    _thread.aside = True
+    try:
+        yield
+    finally:
+        _thread.aside = False
 
 
 def check(*, ask: bool = True) -> None:

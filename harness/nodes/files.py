@@ -143,6 +143,16 @@ def beside(path: str) -> str:
     return f"{shlex.quote(f'{path}.new')}.$$"
 
 
+def received(path: str, size: int, mode: int = 0o600) -> str:
+    """Shell text that puts a file of ``size`` bytes, its standard input, in place in one move. With fewer bytes nothing is replaced.
+
+    On the machine a connection that is lost looks like the end of the file.
+    """
+    part = beside(path)
+    cut = f'[ "$(wc -c < {part})" -eq {size} ] || {{ rm -f {part}; echo "the file did not arrive whole" >&2; exit 1; }}'
+    return f"set -e; umask 077; cat > {part}; {cut}; chmod {mode:o} {part}; mv -f {part} {shlex.quote(path)}"
+
+
 def decoded(node: Node, path: str, text: str) -> bytes:
     """Decode the base64 of a file that a node printed. Raises NodeError when it is not valid."""
     try:

@@ -6,7 +6,8 @@ import dataclasses
 import re
 import shlex
 
-from harness.errors import CommandError
+from harness import log
+from harness.errors import CommandError, NodeError
 from harness.nodes import Node
 from harness.nodes.files import STATE
 
@@ -17,7 +18,7 @@ class NodeKubectl:
 
     node: Node
     others: tuple[Node, ...] = ()
-    """Control-plane nodes to ask when the API of the first one does not answer."""
+    """Control-plane nodes to ask when the first one or its API does not answer."""
     kubeconfig: str = "/etc/kubernetes/admin.conf"
     program: str = f"{STATE}/rootfs/bin/kubectl"
     home: str = STATE
@@ -43,6 +44,8 @@ class NodeKubectl:
             except CommandError as error:
                 if not _SILENT.search(error.details or ""):
                     raise
+            except NodeError as lost:
+                log.debug(lost.message)
         return last.run(command, input=input, timeout=timeout).stdout
 
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from harness import process
 from harness.errors import CommandError, NodeError
 from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Writer, brief
-from harness.nodes.files import beside, decoded
+from harness.nodes.files import decoded, received
 from harness.process import ProcessResult
 
 
@@ -45,13 +45,8 @@ class LocalNode:
         self.run(f"mkdir -p {place} && exec tar -C {place} -xof -", input=stream, timeout=2 * LONG_TIMEOUT)
 
     def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
-        part = beside(path)
         folder = shlex.quote(os.path.dirname(path) or "/")  # noqa: PTH120 -- a path of the node
-        self.run(
-            f"set -e; umask 077; mkdir -p {folder}; cat > {part}; chmod {mode:o} {part}; mv -f {part} {shlex.quote(path)}",
-            input=data,
-            timeout=LONG_TIMEOUT,
-        )
+        self.run(f"umask 077; mkdir -p {folder} && {{ {received(path, len(data), mode)}; }}", input=data, timeout=LONG_TIMEOUT)
 
     def get(self, path: str) -> bytes:
         return decoded(self, path, self.run(f"base64 < {shlex.quote(path)}").stdout)

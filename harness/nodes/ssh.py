@@ -32,7 +32,7 @@ from harness.nodes import (
     ssh_config,
     standard_input,
 )
-from harness.nodes.files import beside, decoded
+from harness.nodes.files import decoded, received
 from harness.nodes.ssh_errors import explain
 from harness.process import ProcessResult
 
@@ -278,13 +278,8 @@ class SshNode:
         self.run(f"mkdir -p {place} && exec tar -C {place} -xof -", input=stream, timeout=2 * LONG_TIMEOUT)
 
     def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
-        part = beside(path)
         folder = shlex.quote(os.path.dirname(path) or "/")  # noqa: PTH120 - a path of the node
-        self.run(
-            f"set -e; umask 077; mkdir -p -m 755 {folder}; cat > {part}; chmod {mode:o} {part}; mv -f {part} {shlex.quote(path)}",
-            input=data,
-            timeout=LONG_TIMEOUT,
-        )
+        self.run(f"umask 077; mkdir -p -m 755 {folder} && {{ {received(path, len(data), mode)}; }}", input=data, timeout=LONG_TIMEOUT)
 
     def get(self, path: str) -> bytes:
         # The door to programs hands out text; a file may be anything.

@@ -176,10 +176,14 @@ class ReportDocument:
         return collections.Counter(case.outcome for case in self.cases)
 
 
+def severity(outcome: CaseOutcome) -> int:
+    """The place of an outcome among all, the worst first."""
+    return list(CaseOutcome).index(outcome)
+
+
 def worst(outcomes: Iterable[CaseOutcome]) -> CaseOutcome:
     """The worst of some outcomes. Raises ValueError for none."""
-    order = list(CaseOutcome)
-    return min(outcomes, key=order.index)
+    return min(outcomes, key=severity)
 
 
 def to_text(value: Any) -> str:

@@ -13,7 +13,7 @@ from harness import assets, log
 from harness.errors import UsageError
 from harness.host import durable
 from harness.report import timeline, topology
-from harness.report.model import CaseOutcome, CheckedCase, Observation, ReportDocument, ReportedCluster
+from harness.report.model import CaseOutcome, CheckedCase, Observation, ReportDocument, ReportedCluster, severity
 from harness.report.words import short_names
 from harness.website import markup
 
@@ -162,8 +162,7 @@ def _observed(observations: Sequence[Observation]) -> list[dict[str, Any]]:
     listed: list[dict[str, Any]] = [
         {"outcome": outcome, "text": text, "remedy": remedy, "where": where} for (outcome, text, remedy), where in rows.items()
     ]
-    order = list(CaseOutcome)
-    return sorted(listed, key=lambda row: order.index(row["outcome"]))
+    return sorted(listed, key=lambda row: severity(row["outcome"]))
 
 
 @functools.cache

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
-from harness import log
+from harness import log, untrusted
 from harness.clusterfile import secrets
 from harness.report.model import TextBlock
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-"""Sequences that only colour a text; all others are shown escaped."""
 _TAIL = 3
 """One part of so many is kept of the end of a text; the rest of its begin."""
 
@@ -20,7 +16,7 @@ def clean(text: str, most: int) -> str:
     margin = _margin(most)
     if len(text) > margin:
         text = _cut(text, margin)
-    return _cut(secrets.hidden(log.hidden(_COLOURS.sub("", text)), log.GONE), most)
+    return _cut(secrets.hidden(log.hidden(untrusted.uncoloured(text)), log.GONE), most)
 
 
 def _margin(most: int) -> int:

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from harness.errors import StoreError
+from harness.errors import NodeError, StoreError
+from harness.nodes import Node
 from harness.nodes.files import NodeFile
 from harness.runtimes.encryption import SecretsKey, configuration
 
@@ -243,6 +244,14 @@ def covers(certificate: bytes, hosts: Iterable[str], *, now: datetime.datetime |
     return {general_name(host) for host in hosts} <= names and parsed.not_valid_after_utc > (
         now or datetime.datetime.now(datetime.UTC)
     ) + datetime.timedelta(days=30)
+
+
+def certificate_of(node: Node, path: str) -> x509.Certificate:
+    """Read a certificate of a node. Raises NodeError for a file that holds none, as after the power was cut."""
+    try:
+        return x509.load_pem_x509_certificate(node.get(path))
+    except ValueError as wrong:
+        raise NodeError(f"{node.name}: {path} holds no certificate that can be read", hint="put it back from a backup") from wrong
 
 
 def alternative_names(certificate: x509.Certificate) -> tuple[x509.GeneralName, ...]:

@@ -70,7 +70,7 @@ def restart(node: Node, parts: Sequence[str] = PARTS, *, reason: str, timeout: f
     """
     come_back(node)
     manifests = read_files(node, [f"{MANIFESTS}/{part}.yaml" for part in parts])
-    changed = {path: text for path, data in manifests.items() if (text := marked(data.decode(), reason)) is not None}
+    changed = {path: text for path, data in manifests.items() if (text := marked(data, f"{node.name}: {path}", reason)) is not None}
     names = {path.rpartition("/")[2].removesuffix(".yaml"): path for path in changed}
     before = {name: _running(node, name) for name in names}
 
@@ -206,10 +206,13 @@ def wait(node: Node, before: Mapping[str, Sequence[str]], timeout: float, *, ser
         )
 
 
-def marked(text: str, reason: str) -> str | None:
-    """A manifest with a mark, or None when it has that mark already."""
-    manifest: Any = untrusted.yaml_document(text, what="the manifest of a static pod", error=NodeError)
-    annotations = manifest["metadata"].get("annotations") or {}
+def marked(data: bytes, what: str, reason: str) -> str | None:
+    """A manifest with a mark, or None when it has that mark already. Raises NodeError, with the name ``what``, for one that is damaged."""
+    manifest: Any = untrusted.yaml_document(data, what=what, error=NodeError)
+    metadata = manifest.get("metadata") if isinstance(manifest, dict) else None
+    annotations = (metadata.get("annotations") or {}) if isinstance(metadata, dict) else None
+    if not isinstance(annotations, dict):
+        raise NodeError(f"{what} is not the manifest of a static pod", hint="bring it back from another control-plane node or a backup")
     if annotations.get(ANNOTATION) == reason:
         return None
     manifest["metadata"]["annotations"] = {**annotations, ANNOTATION: reason}

@@ -7,7 +7,7 @@ begins with ``what``, the origin of the input.
 
 from __future__ import annotations
 
-from harness.untrusted.display import shown
+from harness.untrusted.display import shown, uncoloured
 from harness.untrusted.json_reader import json_document, json_object
 from harness.untrusted.kubeconfig import KUBECONFIG_LIMITS, KubeIdentity, kube_identity
 from harness.untrusted.names import name, relative_path
@@ -39,6 +39,7 @@ __all__ = [
     "number",
     "relative_path",
     "shown",
+    "uncoloured",
     "xml_document",
     "yaml_check",
     "yaml_document",

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029\ufeff")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def uncoloured(text: str) -> str:
+    """Remove the sequences that only colour a text; all others stay, and are escaped where the text is shown."""
+    return _COLOURS.sub("", text)
 
 
 def message(what: str, problem: str) -> str:

@@ -140,6 +140,13 @@ def test_registry_certificate_is_trusted_by_its_authority_only(registry, nodes):
         node.check_output(f"curl -sS --max-time 60 --cacert /etc/containerd/certs.d/{registry.address}/ca.crt https://{address}/")
 
 
+def test_collection_of_registry_without_images_succeeds(registry, nodes):
+    # The tests of pushes come later; where they came before, nothing of theirs is garbage.
+    nodes[0].check_output("sh /var/lib/slipway/rootfs/registry/collect-garbage.sh 2>&1")
+    registry.ready()
+    assert registry.curl("/v2/_catalog")[0] == 200
+
+
 def test_pushed_image_is_listed_and_pulled_by_other_machine(registry, nodes):
     registry.push("team/app:1")
     registry.push("team/app:2")

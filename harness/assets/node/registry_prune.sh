@@ -1,6 +1,6 @@
 #!/bin/sh
-# Remove from the storage of a registry all files that are not listed. Standard input is the list. Names are removed before the blobs that they
-# lead to.
+# Remove from the storage of a registry all files that are not listed. Standard input is the list, and `end`: a connection that is lost must
+# not make it shorter. Names are removed before the blobs that they lead to.
 #
 #   STATE    the folder of slipway
 #   STORAGE  the storage
@@ -8,6 +8,7 @@
 # Prints the files.
 
 cat > $STATE/wanted.list
+[ "$(tail -n 1 $STATE/wanted.list)" = end ] || { echo 'the list of files did not arrive whole' >&2; exit 1; }
 cd $STORAGE || exit 0
 for kind in repositories blobs; do
   find docker/registry/v2/$kind -type f \( -name link -o -name data \) | grep -vxFf $STATE/wanted.list | while IFS= read -r path; do

@@ -2,13 +2,15 @@
 # Bring back what a machine had before the cluster: names, folders, settings of the kernel, services. The folder of slipway goes.
 #
 #   FOLDERS  words: folders that a cluster uses, children before their parents
-#   MARK     the end of the lines in /etc/hosts that are of the cluster
+#   HOSTS    the file of hosts
+#   MARK     the end of the lines in it that are of the cluster
 #   STATE    the folder of slipway
 
 set -u
 before=$STATE/before
-{ grep -v "$MARK\$" /etc/hosts; true; } > $STATE/hosts.new
-if ! cmp -s $STATE/hosts.new /etc/hosts; then cat $STATE/hosts.new > /etc/hosts; fi
+# In memory: what a full disk cuts off must not replace the file.
+hosts=$(grep -v "$MARK\$" "$HOSTS" || [ $? = 1 ]) || exit 1
+if [ "$hosts" != "$(cat "$HOSTS")" ]; then printf '%s\n' "$hosts" > "$HOSTS"; fi
 if [ -e "$before/services" ]; then
   for folder in $FOLDERS; do
     if [ -d "$folder" ] && ! grep -qxF "$folder" "$before/folders"; then rm -rf "$folder" 2>/dev/null; fi

@@ -18,6 +18,13 @@ if [ -z "$(ctr -n k8s.io images ls -q name=="$IMAGE")" ]; then
   ctr -n k8s.io images pull --hosts-dir /etc/containerd/certs.d "$IMAGE" > /dev/null
 fi
 within etcdutl "$@" > $WORK/said 2>&1 || { cat $WORK/said >&2; exit 1; }
-if [ -d $DATA/member ]; then rm -rf $REPLACED; mv $DATA/member $REPLACED; fi
+if [ -d $DATA/member ]; then
+  to=$REPLACED
+  # After a restore that failed, that folder has the data of before; what is there now came with the backup, and may have changed since.
+  if [ -e $REPLACED-unfinished ]; then to=$REPLACED-again; else rm -rf $REPLACED-again; fi
+  rm -rf $to
+  mv $DATA/member $to
+fi
+: > $REPLACED-unfinished
 mv $WORK/data/member $DATA/member
 rm -rf $WORK

@@ -20,9 +20,8 @@ from harness.host import paths
 from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
 from harness.lifecycle.apps import image_policy
 from harness.lifecycle.apps.image_policy import SiteRegistry
-from harness.lifecycle.cluster import lease, membership
+from harness.lifecycle.cluster import lease, membership, owner
 from harness.lifecycle.kube import objects
-from harness.lifecycle.provision.rootfs import MARK
 from harness.nodes import Login, Machine, Node, together
 from harness.nodes.files import STATE
 from harness.nodes.kubectl import NodeKubectl
@@ -115,12 +114,12 @@ def opened(where: Where, *, nodes: bool = True, home: Path | None = None) -> Ite
         return
     name = where.name or DEFAULT_NAME
     if where.control_plane:
-        where, owner = _answering(where, home)
-        if owner is None:
+        where, cluster_name = _answering(where, home)
+        if cluster_name is None:
             with _foreign(where, nodes, home) as target:
                 yield target
             return
-        name = where.name or owner
+        name = where.name or cluster_name
     with _own(name, where, home) as target:
         yield target
 
@@ -179,9 +178,9 @@ def _answering(where: Where, home: Path | None) -> tuple[Where, str | None]:
             raise together(list(errors.values()))
         answering = tuple(node.machine for node in reachable)
         rest = tuple(machine for machine in where.control_plane if machine not in answering)
-        marks = [node.run(f"cat {MARK} 2>/dev/null || true").stdout.split() for node in reachable]
-    owner = next((mark[0] for mark in marks if mark), None)
-    return dataclasses.replace(where, control_plane=(*answering, *rest)), owner
+        marks = [owner.of(node) for node in reachable]
+    name = next((mark[0] for mark in marks if mark), None)
+    return dataclasses.replace(where, control_plane=(*answering, *rest)), name
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def other_repositories(names: Iterable[str], layouts: Sequence[Layout]) -> tuple
 def _remove_from(node: Node, layouts: Sequence[Layout], repositories: Collection[str]) -> int:
     paths = {path for layout in layouts for path in (*layout.blobs, *layout.links)} | _kept(node, repositories)
     script = assets.script("registry_prune", state=STATE, storage=registry.STORAGE)
-    return len(node.run(script, input="".join(f"{path}\n" for path in sorted(paths)), timeout=LONG_TIMEOUT).stdout.splitlines())
+    return len(node.run(script, input="".join(f"{path}\n" for path in (*sorted(paths), "end")), timeout=LONG_TIMEOUT).stdout.splitlines())
 
 
 def _kept(node: Node, repositories: Collection[str]) -> set[str]:

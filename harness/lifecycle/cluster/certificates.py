@@ -7,6 +7,7 @@ import binascii
 import contextlib
 import dataclasses
 import datetime
+import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from harness import assets, log, untrusted
 from harness.errors import CommandError, Fault, InputError, NodeError, StoreError
 from harness.host import cluster_cache
-from harness.lifecycle.cluster import access, kubeconfig, lease
+from harness.lifecycle.cluster import access, kubeconfig, lease, owner
 from harness.lifecycle.cluster.access import Access
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision import registry
@@ -34,7 +35,7 @@ from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, SHARED, Authority, Pk
 WARN_DAYS = 30
 _REGISTRY_DAYS = 3650
 _BEFORE = f"{STATE}/certificates-before"
-"""The certificates before the last renewal, on each control-plane node."""
+"""The certificates before the last renewal, on each control-plane node; repeated after a failure it leaves the copy as it is."""
 
 AUTHORITY_OF: Mapping[str, str] = {
     "apiserver": "ca",
@@ -199,7 +200,8 @@ def renew(
     """
     if days < 1:
         raise InputError([Fault(f"--days {days}", "a certificate holds for a day at least")])
-    with access.opened(access.known(name, control_plane, workers, home=home)) as cluster:
+    with access.opened(access.known(name, control_plane, workers, home=home)) as opened:
+        cluster = owner.own(opened)
         require_control_plane(cluster)
         kubelets: list[str] = []
         with cluster.known.state.lock(), _alone(cluster, name):
@@ -286,12 +288,13 @@ def renew_control_plane_node(node: Node, days: int, stamp: str, *, others: bool 
     paths = [f"{FOLDER}/{name}.crt" for name in AUTHORITY_OF] + [f"/etc/kubernetes/{name}.conf" for name in KUBECONFIGS]
     files = read_files(node, paths)
     new = renewed(files, pki, days, node.name)
-    node.run(f"set -e; umask 077; rm -rf {_BEFORE}; mkdir -p {_BEFORE}; cp -a {FOLDER} /etc/kubernetes/*.conf {_BEFORE}/")
+    node.run(assets.script("save_certificates", before=_BEFORE, kubernetes=posixpath.dirname(FOLDER)))
     write_files(node, new)
     # First: a kubelet with an expired certificate does not start, and without it nothing else does.
     kubelet = renew_kubelet(node, pki.authority, days, stamp)
     static_pods.restart(node, reason=stamp, others=others)
     _renew_registry(node, pki)
+    node.run(f"rm -f {_BEFORE}/unfinished")
     return kubelet
 
 
@@ -311,22 +314,24 @@ def renewed(files: Mapping[str, bytes], pki: Pki, days: int, where: str) -> dict
     for name in KUBECONFIGS:
         path = f"/etc/kubernetes/{name}.conf"
         if path in files:
-            new[path] = NodeFile(_renewed_kubeconfig(files[path], pki.authority, days), 0o600)
+            new[path] = NodeFile(_renewed_kubeconfig(files[path], pki.authority, days, f"{where}: {path}"), 0o600)
     return new
 
 
-def _renewed_kubeconfig(data: bytes, authority: Authority, days: int) -> bytes:
-    config = next(
-        iter(
-            untrusted.yaml_documents(data, what="a kubeconfig of a control-plane node", limits=untrusted.KUBECONFIG_LIMITS, error=NodeError)
-        ),
-        None,
-    )
+def _renewed_kubeconfig(data: bytes, authority: Authority, days: int, what: str) -> bytes:
+    """Raise NodeError for a kubeconfig that is damaged; ``what`` names it."""
+    config = next(iter(untrusted.yaml_documents(data, what=what, limits=untrusted.KUBECONFIG_LIMITS, error=NodeError)), None)
     users = config.get("users") if isinstance(config, dict) else None
     for entry in users if isinstance(users, list) else ():
         user = entry.get("user") if isinstance(entry, dict) else None
         if isinstance(user, dict) and "client-certificate-data" in user:
-            pair = authority.renew(base64.b64decode(user["client-certificate-data"]), days=days)
+            try:
+                pair = authority.renew(base64.b64decode(user["client-certificate-data"]), days=days)
+            except (ValueError, TypeError, x509.ExtensionNotFound) as wrong:
+                raise NodeError(
+                    f"{what}: its client certificate cannot be read; nothing has been renewed there",
+                    hint="move the file away and have kubeadm write another one there: kubeadm init phase kubeconfig",
+                ) from wrong
             user["client-certificate-data"] = base64.b64encode(pair.certificate).decode()
             user["client-key-data"] = base64.b64encode(pair.key).decode()
     return yaml.safe_dump(config, sort_keys=False).encode()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cryptography import x509
 
 from harness import log
 from harness.errors import CheckError, Fault, InputError, SlipwayError, UsageError
@@ -22,7 +21,7 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
 from harness.runtimes import API_PORT, bracketed
 from harness.runtimes.kubeconfig import admin_identity
-from harness.runtimes.pki import FOLDER, general_name
+from harness.runtimes.pki import FOLDER, alternative_names, certificate_of, general_name
 from harness.untrusted import KubeIdentity
 
 _MARK = "slipway"
@@ -66,9 +65,7 @@ def answering(cluster: Access) -> SshNode:
 
 
 def _warn_of_name(node: SshNode, server: str) -> None:
-    certificate = x509.load_pem_x509_certificate(node.get(f"{FOLDER}/apiserver.crt"))
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    if general_name(server) not in names:
+    if general_name(server) not in alternative_names(certificate_of(node, f"{FOLDER}/apiserver.crt")):
         log.warning(f"the API's certificate does not hold for {server}: slipway certs add-names {server}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.clusterfile import CONTROL_PLANE, WORKER, ApplicationDocument, Clusterfile, Host
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle.cluster import access, lease, record
+from harness.lifecycle.cluster import access, lease, owner, record
 from harness.lifecycle.cluster.record import ClusterRecord
 from harness.lifecycle.kube import drain, objects, readiness
 from harness.lifecycle.provision import ipvs, node_files, registry
@@ -166,6 +166,9 @@ def gathered(
             ssh = SshConnections(cluster.state.folder, [*machines.values(), *(Machine(address, login) for address in unknown)])
             _, errors = ssh.reachable()
             first = _among(ssh, [first.address])[0]
+        members_reached = [node for node in _among(ssh, listed) if node not in errors]
+        lost = owner.taken(members_reached, first)
+        errors |= {node: lost[node.address] for node in members_reached if node.address in lost}
         yield Gathered(
             state=cluster.state,
             record=stored,

@@ -11,8 +11,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import yaml
-
 from harness import untrusted
 from harness.clusterfile import ROLES, Clusterfile, write
 from harness.clusterfile.parse import parse
@@ -137,7 +135,8 @@ def apply(node: Node, record: ClusterRecord, kubectl: str = KUBECTL) -> None:
         data[_UNREADY] = record.unready
     metadata = {"name": CONFIG_MAP, "namespace": "kube-system"}
     document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
-    node.run(f"{kubectl} apply --validate=false -f -", input=yaml.safe_dump(document, sort_keys=False), timeout=60)
+    # JSON: kubectl refuses what a lost connection has cut off, where YAML may still be a document.
+    node.run(f"{kubectl} apply --validate=false -f -", input=json.dumps(document), timeout=60)
 
 
 def replace(node: Node, record: ClusterRecord) -> None:

@@ -10,12 +10,12 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from harness import untrusted
 from harness.errors import CheckError, Fault, InputError, NodeError
 from harness.host import cluster_cache
-from harness.lifecycle.cluster import access, lease
+from harness.lifecycle.cluster import access, lease, owner
 from harness.lifecycle.cluster.access import Access
 from harness.lifecycle.cluster.certificates import keys_of, require_control_plane, sans_of
 from harness.lifecycle.kube import objects
@@ -24,7 +24,7 @@ from harness.nodes import Machine, Node
 from harness.nodes.files import NodeFile, read_files, write_files
 from harness.runtimes import API_PORT, documents, static_pods
 from harness.runtimes.kubeadm import CONFIG, KUBECTL
-from harness.runtimes.pki import FOLDER, LEAF_DAYS, alternative_names, general_name
+from harness.runtimes.pki import FOLDER, LEAF_DAYS, alternative_names, certificate_of, general_name
 
 _DNS_NAME = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -71,11 +71,12 @@ def add_names(
     One control-plane node after the other; each answers by every new name before the next one begins. May be repeated.
     """
     added = check_names(names)
-    with access.opened(access.known(name, control_plane, workers, home=home), workers=False) as cluster:
+    with access.opened(access.known(name, control_plane, workers, home=home), workers=False) as opened:
+        cluster = owner.own(opened)
         require_control_plane(cluster)
         with cluster.known.state.lock(), lease.held(cluster.first, name):
             execute(_naming(cluster, added, days))
-        certificate = x509.load_pem_x509_certificate(cluster.first.get(f"{FOLDER}/apiserver.crt"))
+        certificate = certificate_of(cluster.first, f"{FOLDER}/apiserver.crt")
     return NamesAdded(name, added, sans_of(certificate))
 
 
@@ -101,14 +102,14 @@ def name_control_plane_node(node: Node, names: tuple[str, ...], days: int, *, ot
         node.put(with_names(data.decode(), names).encode(), path, 0o600)
     pki = keys_of(node)
     path = f"{FOLDER}/apiserver.crt"
-    data = node.get(path)
+    certificate = certificate_of(node, path)
     note = "had them"
-    present = set(alternative_names(x509.load_pem_x509_certificate(data)))
+    present = set(alternative_names(certificate))
     if not {general_name(name) for name in names} <= present:
-        pair = pki.authority.renew(data, days=days, hosts=names)
+        pair = pki.authority.renew(certificate.public_bytes(Encoding.PEM), days=days, hosts=names)
         write_files(node, {path: NodeFile(pair.certificate, 0o644), path.replace(".crt", ".key"): NodeFile(pair.key, 0o600)})
         note = ""
-    fingerprint = x509.load_pem_x509_certificate(node.get(path)).serial_number
+    fingerprint = certificate_of(node, path).serial_number
     static_pods.restart(node, ("kube-apiserver",), reason=f"certificate {fingerprint:x}", others=others)
     _answers_to(node, names)
     return note

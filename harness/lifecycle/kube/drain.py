@@ -26,6 +26,9 @@ _PING = 5
 _ANSWER = 60
 """Seconds for that answer; a dead connection ends by itself before."""
 
+_AT_ONCE = 50
+"""Pods whose eviction one command requests: Linux takes 128 KiB as one argument, and each takes half a KiB at least."""
+
 _MIRROR = "kubernetes.io/config.mirror"
 
 
@@ -101,6 +104,11 @@ class Api:
 
     def evict(self, pods: Sequence[Resource]) -> dict[str, str]:
         """Request the eviction of pods in parallel; return the reasons of refusals, by pod."""
+        return {
+            pod: reason for begin in range(0, len(pods), _AT_ONCE) for pod, reason in self._evict(pods[begin : begin + _AT_ONCE]).items()
+        }
+
+    def _evict(self, pods: Sequence[Resource]) -> dict[str, str]:
         script = ["work=$(mktemp -d) || exit 1", "trap 'rm -rf \"$work\"' EXIT"]
         for index, pod in enumerate(pods):
             meta = pod["metadata"]

@@ -78,7 +78,7 @@ class Etcd:
         reasons = {member.id: "has never been started" for member in members if not member.learner and not member.clients}
         if voters:
             text = self._run(f"endpoint health -w json --endpoints={shlex.quote(','.join(voters))}", check=False)
-            answers = {answer["endpoint"]: answer for answer in _parsed(text)}
+            answers = {str(answer.get("endpoint")): answer for answer in _parsed(text)}
             for url, member in voters.items():
                 answer = answers.get(url, {})
                 if not answer.get("health"):
@@ -90,16 +90,17 @@ class Etcd:
         urls = ",".join(url for member in members for url in member.clients[:1])
         by_id = {}
         for answer in _parsed(self._run(f"endpoint status -w json --endpoints={shlex.quote(urls)}", check=False)):
-            status = answer.get("Status") or {}
-            member = _whole((status.get("header") or {}).get("member_id"))
+            status = _part(answer, "Status")
+            member = _whole(_part(status, "header").get("member_id"))
             by_id[member] = EtcdStatus(_whole(status.get("dbSize")), bool(member) and status.get("leader") == member)
         return by_id
 
     def alarms(self) -> tuple[str, ...]:
         """Alarms that etcd has raised: ``NOSPACE``, ``CORRUPT``."""
-        kinds = {1: "NOSPACE", 2: "CORRUPT"}
-        listed = self._json("alarm list").get("alarms") or ()
-        return tuple(dict.fromkeys(kinds.get(entry.get("alarm"), str(entry.get("alarm"))) for entry in listed))
+        kinds = {"1": "NOSPACE", "2": "CORRUPT"}
+        listed = self._json("alarm list").get("alarms")
+        alarms = [str(entry.get("alarm")) for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        return tuple(dict.fromkeys(kinds.get(alarm, alarm) for alarm in alarms))
 
     def add(self, name: str, address: str) -> EtcdMember:
         """Add a learner."""
@@ -167,6 +168,12 @@ def _parsed(text: str) -> list[dict[str, Any]]:
         return [entry for entry in json.loads(text) if isinstance(entry, dict)]
     except (ValueError, TypeError, RecursionError):
         return []
+
+
+def _part(answer: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object in an answer; empty where there is something else."""
+    part = answer.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 def _members(answer: Mapping[str, Any]) -> tuple[EtcdMember, ...]:

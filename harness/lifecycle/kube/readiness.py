@@ -443,7 +443,7 @@ def explain(kubectl: KubectlRunner, items: Sequence[Resource], *, static: bool =
 
 
 def _log(kubectl: KubectlRunner, problem: Problem) -> str:
-    namespace, name = problem.object.removeprefix("Pod ").split("/")
+    namespace, _, name = problem.object.removeprefix("Pod ").partition("/")
     words = ("logs", f"--namespace={namespace}", name, f"--container={problem.container}", f"--tail={_LOG_LINES}")
     # The log of the run that failed has the cause; that of the current one may be empty.
     for argv in ((*words, "--previous"), words):

@@ -71,10 +71,8 @@ fs.inotify.max_user_watches = 524288
 HOSTS_MARK = "# slipway"
 
 # At every boot: clouds and container engines rewrite the file then.
-_KEEP_HOSTS = f"""{{ grep -v '{HOSTS_MARK}$' /etc/hosts || true; cat {STATE}/hosts; }} > {STATE}/hosts.new
-if ! cmp -s {STATE}/hosts.new /etc/hosts; then cat {STATE}/hosts.new > /etc/hosts; fi
-rm {STATE}/hosts.new
-"""
+_HOSTS = "/etc/hosts"
+_KEEP_HOSTS = assets.script("keep_hosts", hosts=_HOSTS, mark=HOSTS_MARK, state=STATE)
 CNI_CONFIGS, CNI_PLUGINS = "etc/cni", "bin/cni"
 """Folders of the rootfs: configurations of pod networks, in place before a kubelet starts, and the plugins that they name."""
 FLANNEL = "10-flannel.conflist"
@@ -270,7 +268,7 @@ def hosts_lines(member: Member) -> tuple[str, ...]:
 
 def set_hosts(node: Node, lines: Iterable[str]) -> None:
     """Replace slipway's lines in /etc/hosts; every other line stays. Written in place: in a container the file is a mount."""
-    node.run(f"set -e; mkdir -p {STATE}; cat > {STATE}/hosts; {_KEEP_HOSTS}", input="".join(f"{line}\n" for line in lines))
+    node.run(f"set -e; mkdir -p {STATE}; cat > {STATE}/hosts\n{_KEEP_HOSTS}", input="".join(f"{line}\n" for line in lines))
 
 
 _FOLDERS = (
@@ -367,4 +365,4 @@ def drop_tables(node: Node, tables: Iterable[str]) -> None:
 
 CLEAN = assets.script("clean", *_TABLES, **distribution.PLACES, links=" ".join(_LINKS), rootfs=ROOTFS, state=STATE)
 
-RESTORE = assets.script("restore", folders=" ".join(_FOLDERS), mark=HOSTS_MARK, state=STATE)
+RESTORE = assets.script("restore", folders=" ".join(_FOLDERS), hosts=_HOSTS, mark=HOSTS_MARK, state=STATE)

@@ -168,7 +168,9 @@ def switch(node: Node, name: str) -> None:
 
 def begin(node: Node) -> frozenset[str]:
     """Begin the change of a node. Return the parts to restart until ``done``, with those of an earlier change that was not finished."""
-    script = f"cat {_PENDING} {_PARTS} 2>/dev/null | sort -u > {_PENDING}.new; mv {_PENDING}.new {_PENDING}; rm -f {_PARTS}; cat {_PENDING}"
+    # Each command that fails, as on a full disk, ends it: a part that is forgotten would run from the former rootfs for ever.
+    gather = f"cat {_PENDING} {_PARTS} 2>/dev/null | sort -u > {_PENDING}.new; mv {_PENDING}.new {_PENDING}; rm -f {_PARTS}"
+    script = f"set -e; {gather}; cat {_PENDING}"
     return frozenset(node.run(script).stdout.split())
 
 

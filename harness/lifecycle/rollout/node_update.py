@@ -90,7 +90,10 @@ def _empty(work: RolloutWork, node: SshNode, together: Sequence[SshNode], parts:
     if not any(takes_pods(one) for one in listed if one["metadata"]["name"] not in leaving):
         log.warning(f"{name}: no other node takes its pods; they stay while its services restart")
         return None
-    mine = next(one for one in listed if one["metadata"]["name"] == name)
+    mine = next((one for one in listed if one["metadata"]["name"] == name), None)
+    if mine is None:
+        # Deleted by hand: its kubelet registers it again when it starts.
+        return None
     if mine["spec"].get("unschedulable") and _CORDONED not in parts:
         # Somebody else's wish: it stays so afterwards.
         drain.drain(api, name, force=work.force, leaving=leaving, machine=node, timeout=work.drain_timeout)

@@ -26,6 +26,7 @@ from harness.lifecycle.rollout import BACKUP, RolloutWork, checks, node_update, 
 from harness.lifecycle.steps import bootstrap, hooks, launch, record, registries, waits
 from harness.lifecycle.steps.context import ResolvedCluster
 from harness.nodes import Node, each
+from harness.nodes.files import received
 from harness.nodes.ssh import SshNode
 
 
@@ -168,7 +169,7 @@ def _keep_backup(work: RolloutWork) -> Step:
 
             def keep(node: SshNode) -> None:
                 with file.open("rb") as content:
-                    node.run(f"umask 077; cat > {target}.part && mv {target}.part {target}", input=content, timeout=1800)
+                    node.run(received(target, saved.size), input=content, timeout=1800)
                 work.journal.add(node, "keep-backup", work.move.id)
 
             each(cluster.control_plane, keep)

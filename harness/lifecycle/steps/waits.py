@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from harness import log
-from harness.errors import CheckError
+from harness.errors import CheckError, SlipwayError
 from harness.lifecycle.cluster import record
 from harness.lifecycle.kube import dns, readiness, wait
 from harness.lifecycle.plan import Step
@@ -62,19 +62,22 @@ def watching(nodes: Sequence[Node]) -> Callable[[object], None]:
 
 
 def _kubelet_logs(context: ClusterContext) -> str:
-    """Logs of the kubelets whose nodes are not Ready."""
-    ready = {
-        node["metadata"]["name"]
-        for node in readiness.of_kind(readiness.get(context.kubectl, "nodes"), "Node")
-        if readiness.node_problem(node) is None
-    }
+    """Logs of the kubelets whose nodes are not Ready; of all when the API does not answer, which must not hide why the wait has ended."""
+    try:
+        items = readiness.get(context.kubectl, "nodes")
+    except SlipwayError:
+        items = ()
+    ready = {node["metadata"]["name"] for node in readiness.of_kind(items, "Node") if readiness.node_problem(node) is None}
     return "\n".join(kubelet_log(member.node, member.name) for member in context.resolved.cluster.members if member.name not in ready)
 
 
 def kubelet_log(node: Node, name: str) -> str:
     """The last lines of a node's balancer and kubelet."""
     journal = "journalctl --no-pager -o cat"
-    lines = node.run(f"{journal} -u slipway-balancer -n 6; {journal} -u kubelet -n 8", check=False, timeout=30).stdout.strip()
+    try:
+        lines = node.run(f"{journal} -u slipway-balancer -n 6; {journal} -u kubelet -n 8", check=False, timeout=30).stdout.strip()
+    except SlipwayError as error:
+        lines = error.message
     return f"log of {name}:\n{lines}"
 
 

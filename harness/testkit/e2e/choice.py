@@ -69,10 +69,7 @@ def names_in(path: Path) -> tuple[str, ...]:
 
     Raises InputError with every fault, UsageError for a file that cannot be read.
     """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as wrong:
-        raise UsageError(f"--specs {path}: {getattr(wrong, 'strerror', None) or 'it is not text'}") from wrong
+    text = _text(path, "--specs")
     names: dict[str, int] = {}
     faults: list[Fault] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -93,14 +90,18 @@ def names_in(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _text(path: Path, option: str) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise UsageError(f"{option} {path}: {getattr(wrong, 'strerror', None) or 'it is not text'}") from wrong
+
+
 def hindrances(path: Path | None) -> tuple[Hindrance, ...]:
     """Entries of a file; none without one. Raises InputError with every fault, UsageError for a file that cannot be read."""
     if path is None:
         return ()
-    try:
-        text = path.read_bytes()
-    except OSError as wrong:
-        raise UsageError(f"--unavailable {path}: {wrong.strerror}") from wrong
+    text = _text(path, "--unavailable")
     document = untrusted.yaml_document(text, what=str(path), error=UsageError)
     faults: list[Fault] = []
     entries: list[Hindrance] = []

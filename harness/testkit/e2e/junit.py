@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-import re
 
 from harness import untrusted
 from harness.errors import CheckError
@@ -92,7 +91,7 @@ def _reason(broken: untrusted.XmlElement | None, status: str) -> str:
 
 def _short(text: str) -> str:
     """A reason on one line. ginkgo paints nothing in a report, but what it reports may."""
-    line = untrusted.shown(" ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split()))
+    line = untrusted.shown(" ".join(untrusted.uncoloured(text).split()))
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}..."
 
 

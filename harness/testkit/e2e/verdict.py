@@ -67,13 +67,20 @@ class SuiteVerdict:
     def to_json(self) -> dict[str, Any]:
         return {
             "suite": self.suite,
-            "chosen": self.chosen,
             "passed": list(self.passed),
             "failed": dict(self.failed),
             "skipped": dict(self.skipped),
-            "trouble": list(self.trouble),
+            **self._facts,
+        }
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """Facts of the run beside its specs, as JSON and statement have them."""
+        return {
+            "chosen": self.chosen,
             "conformanceTests": self.conformance,
             "notChosen": self.unrun,
+            "trouble": list(self.trouble),
         }
 
     def statement(self, tested: ImageUnderTest, reports: Iterable[Path]) -> dict[str, Any]:
@@ -91,13 +98,10 @@ class SuiteVerdict:
             reports=[results.resource(path) for path in reports],
             suite=self.suite,
             facts={
+                **self._facts,
                 "kubernetes": tested.kubernetes,
-                "chosen": self.chosen,
-                "conformanceTests": self.conformance,
-                "notChosen": self.unrun,
                 "reasons": {**self.failed, **self.skipped},
                 "builtImages": list(tested.built),
-                "trouble": list(self.trouble),
             },
         )
         return attestation.statement(tested.name, tested.digest, results.PREDICATE, run.predicate())

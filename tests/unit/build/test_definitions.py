@@ -20,6 +20,20 @@ def test_definitions_list_each_marked_stage_as_image(tmp_path: Path) -> None:
     assert found[0].bases == (BaseImage("debian:bookworm-slim"),)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM debian AS files\nARG VERSION\n# image: example.org/x:${VERSION}\nFROM scratch\nARG VERSION=1.2\n",
+        "ARG VERSION=1.2\nFROM debian AS files\nARG VERSION\n# image: example.org/x:${VERSION}\nFROM scratch\n",
+        '# image: example.org/x:${VERSION}\nFROM scratch\nARG VERSION="1.2"\nARG OTHER\n',
+    ],
+)
+def test_definitions_name_has_default_of_argument_wherever_it_stands(tmp_path: Path, text: str) -> None:
+    write(tmp_path, "x", text)
+    (found,) = definitions(tmp_path)
+    assert found.name == "example.org/x:1.2"
+
+
 def test_find_name_with_build_argument_matches_any_version(tmp_path: Path) -> None:
     write(tmp_path / "images", "proxy", PROXY)
     found = builder(tmp_path).find(Reference.parse("example.org/proxy:v1.36.4"))

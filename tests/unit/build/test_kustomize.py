@@ -104,6 +104,38 @@ def test_kustomize_kubectl_renders_copy_of_referenced_files(tmp_path: Path, monk
     }
 
 
+@pytest.mark.parametrize("name", ["kustomization.yaml", "kustomization.yaml.tmpl"])
+def test_kustomize_kubectl_is_given_rendered_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    value, other = ("{{ .Tag }}", "{{ .Space }}") if name.endswith(".tmpl") else ("{{ Tag }}", "{{ Space }}")
+    files = {
+        f"manifests/k/{name}": f"namespace: {other}\nresources: [a.yaml]\nimages:\n- name: a\n  newTag: {value}\n",
+        "manifests/k/a.yaml": "spec: {replicas: {{ Replicas }}, containers: [{image: 'a:1'}]}\n",
+    }
+    seen: dict[str, str] = {}
+
+    def run(argv: Sequence[Any], **_: object) -> process.ProcessResult:
+        seen.update({path.name: path.read_text() for path in Path(argv[2]).iterdir()})
+        return process.ProcessResult((), 0, "spec: {containers: [{image: 'a:2'}]}\n", "")
+
+    monkeypatch.setattr(process, "run", run)
+    write(tmp_path, files)
+    launch = [LaunchCommand("kubectl apply -k manifests/k", "Kubefile:3")]
+    settings = discover.ScanSettings(env={"Tag": "2", "Replicas": "3"}, launch=launch, kubectl=Path("/bin/kubectl"))
+    found = discover.declared(tmp_path, settings)
+    missing = "<no value>" if name.endswith(".tmpl") else "slipway-undefined-Space"
+    assert "newTag: 2\n" in seen["kustomization.yaml"]
+    assert seen["kustomization.yaml"].splitlines()[0] in (f"namespace: {missing}", "namespace: slipway-undefined-Space")
+    assert seen["a.yaml"] == "spec: {replicas: 3, containers: [{image: 'a:1'}]}\n"
+    assert [(image.name, image.where) for image in found.images] == [("docker.io/library/a:2", f"manifests/k/{name}:4")]
+    assert found.warnings == ()
+
+
+def test_kustomize_template_that_cannot_be_rendered_is_a_fault_of_its_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        scan(write(tmp_path, {"manifests/k/kustomization.yaml.tmpl": "resources: []\n{{ if }}\n"}), None, "kubectl apply -k manifests/k")
+    assert {fault.where for fault in caught.value.faults} == {"manifests/k/kustomization.yaml.tmpl:2"}
+
+
 def test_kustomize_kubectl_failure_warns_and_reads_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(argv: Sequence[Any], **_: object) -> process.ProcessResult:
         raise CommandError("kubectl: exit code 1", details=f"error: {argv[2]}/x is wrong")

@@ -164,20 +164,38 @@ class Leftover:
 
 
 class Engine:
-    """Has containers of kind, and networks of these names."""
+    """Has containers of kind, and networks of these names; ``begun`` is what another build makes after the first question."""
 
-    def __init__(self, containers: list[Leftover], networks: list[str]) -> None:
+    def __init__(self, containers: list[Leftover], networks: list[str], begun: str = "") -> None:
         self.containers, self.networks = self, self
         self._containers = containers
-        self._networks = [type("Network", (), {"name": name, "attrs": {"Labels": {}}}) for name in networks]
+        self._networks = networks
+        self._begun = begun
+        self.asked: list[str] = []
 
-    def list(self, *, all: bool | None = None, filters: Mapping[str, str] | None = None) -> list[Any]:
+    def list(self, *, all: bool | None = None, ignore_removed: bool = True, filters: Mapping[str, str] | None = None) -> list[Any]:
+        assert ignore_removed
+        self.asked.append("networks" if all is None else "containers")
         if all is None:
-            return [] if filters else self._networks
-        return self._containers if (filters or {}).get("label") == "io.x-k8s.kind.cluster" else []
+            answer: list[Any] = [type("Network", (), {"name": name, "attrs": {"Labels": {}}}) for name in self._networks]
+        else:
+            answer = [*self._containers] if (filters or {}).get("label") == "io.x-k8s.kind.cluster" else []
+        if self._begun:
+            self._containers.append(Leftover(self._begun))
+            self._networks.append(self._begun)
+            self._begun = ""
+        return answer
 
 
 def test_sweep_removes_containers_of_builds_whose_network_is_gone_and_no_others() -> None:
     orphan, building, foreign = Leftover("slipway-7-b4a106"), Leftover("slipway-8-b4a106"), Leftover("mine")
-    sandbox.sweep(Engine([orphan, building, foreign], ["slipway-8-b4a106", "kind"]))  # type: ignore[arg-type]
+    engine = Engine([orphan, building, foreign], ["slipway-8-b4a106", "kind"])
+    sandbox.sweep(engine)  # type: ignore[arg-type]
     assert [one.removed for one in (orphan, building, foreign)] == [True, False, False]
+    assert engine.asked.count("networks") == 1
+
+
+def test_sweep_keeps_container_of_build_that_begins_meanwhile() -> None:
+    containers: list[Leftover] = []
+    sandbox.sweep(Engine(containers, ["kind"], begun="slipway-9-b4a106"))  # type: ignore[arg-type]
+    assert [one.removed for one in containers] == [False]

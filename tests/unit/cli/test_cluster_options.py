@@ -40,10 +40,14 @@ def test_external_registry_address_is_split_and_site_options_are_kept() -> None:
 def test_of_site_certificate_below_home_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "ca.crt").write_bytes(b"certificate")
-    site = cluster_options._of_site(ExternalRegistry("harbor.site", username="a", password=Password("b"), ca="~/ca.crt"))
-    assert site.ca == b"certificate"
-    with pytest.raises(UsageError, match="no user nosuchuser"):
-        cluster_options._of_site(ExternalRegistry("harbor.site", username="a", password=Password("b"), ca="~nosuchuser/ca.crt"))
+    registry = ExternalRegistry("harbor.site", username="a", password=Password("b"), ca="~/ca.crt", plain_http=True)
+    access = cluster_options.site_access(registry)
+    assert access == SiteAccess(plain_http=True, ca=tmp_path / "ca.crt")
+    site = cluster_options._of_site(registry, access)
+    assert (site.ca, site.plain, site.site) == (b"certificate", True, cluster_options.site_of(registry))
+    for ca, reason in (("~nosuchuser/ca.crt", "no user nosuchuser"), ("~/absent.crt", "absent.crt: no such file")):
+        with pytest.raises(UsageError, match=reason):
+            cluster_options.site_access(ExternalRegistry("harbor.site", ca=ca))
 
 
 def test_known_profile_unknown_name_is_refused_with_names_of_profiles() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from harness import process
 from harness.errors import CommandError
-from harness.host import gotools, paths, tools
+from harness.host import go_caches, gotools, liveness, paths, tools
 from harness.host.gotools import Recipe
 
 PROJECT = Path(__file__).parents[3]
@@ -116,16 +117,26 @@ def test_gotools_folders_are_those_of_programs_and_of_tests() -> None:
     assert [folder.name for folder in FOLDERS] == ["helm", "hydrophone", "kind", "cosign", "crane", "oras", "sealer"]
 
 
+def replacements(text: str) -> dict[str, str]:
+    """Modules and folders of a go.mod that take the place of modules."""
+    return dict(re.findall(r"^(?:replace\b)?[ \t]*(\S+).* => (\S+)", text, re.MULTILINE))
+
+
+def test_replacements_are_read_from_lines_and_blocks() -> None:
+    text = "go 1.24\n\nreplace example.test/a => ./a\n\nreplace (\n\n\texample.test/b v1.0.0 => example.test/c v2.0.0\n)\n"
+    assert replacements(text) == {"example.test/a": "./a", "example.test/b": "example.test/c"}
+
+
 @pytest.mark.parametrize("folder", LOCKED, ids=lambda folder: str(folder.relative_to(PROJECT)))
 def test_gotools_modules_are_locked_in_go_sum(folder: Path) -> None:
     recipe = Recipe.read(folder)
     sums = (folder / "go.sum").read_text()
-    ours = re.findall(r"^(?:replace)?\s*(\S+).* => \.", (folder / "go.mod").read_text(), re.MULTILINE)
-    replaced = dict(re.findall(r"^(?:replace)?\s*(\S+).* => ([^.\s]\S+)", (folder / "go.mod").read_text(), re.MULTILINE))
+    replaced = replacements((folder / "go.mod").read_text())
     assert [
         name
         for name, version in recipe.modules.items()
-        if name not in ours and not re.search(rf"^{re.escape(f'{replaced.get(name, name)} {version}')}(/go\.mod)? h1:", sums, re.MULTILINE)
+        if not replaced.get(name, name).startswith(".")
+        and not re.search(rf"^{re.escape(f'{replaced.get(name, name)} {version}')}(/go\.mod)? h1:", sums, re.MULTILINE)
     ] == []
     assert all((folder / place).is_dir() for place in re.findall(r"=> (\./\S+)", (folder / "go.mod").read_text()))
     assert recipe.go <= gotools.numbers(gotools.GO_VERSION), "the pinned compiler is too old for it"
@@ -181,8 +192,10 @@ def test_recipe_read_replaced_module_has_version_of_replacement(folder: Path) ->
     with (folder / "go.mod").open("a") as file:
         file.write("replace example.test/hello/extra => example.test/hello/extra v0.36.3\n")
         file.write("replace (\n\texample.test/library v0.0.0 => example.test/fork v0.2.0\n)\n")
-    assert {name: Recipe.read(folder).modules[f"example.test/{name}"] for name in ("hello/extra", "library")} == {
-        "hello/extra": "v0.36.3", "library": "v0.2.0",
+        file.write("\nrequire vbom.test/util v0.1.0\n\nreplace vbom.test/util => example.test/util v0.3.0\n")
+    modules = Recipe.read(folder).modules
+    assert {name: modules[name] for name in ("example.test/hello/extra", "example.test/library", "vbom.test/util")} == {
+        "example.test/hello/extra": "v0.36.3", "example.test/library": "v0.2.0", "vbom.test/util": "v0.3.0",
     }  # fmt: skip
 
 
@@ -235,17 +248,13 @@ def test_compiled_twice_builds_once(machine: Machine, folder: Path, cache: Path)
 def test_compiled_waiting_for_other_compile_is_reported(
     machine: Machine, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[int] = []
-
     def flock(_: object, how: int) -> None:
-        asked.append(how)
-        if how & fcntl.LOCK_NB:
+        if how == fcntl.LOCK_EX | fcntl.LOCK_NB:
             raise BlockingIOError
 
     monkeypatch.setattr(fcntl, "flock", flock)
     gotools.compiled(folder)
     assert "another slipway of this machine is compiling" in capsys.readouterr().err
-    assert asked[:2] == [fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX]
 
 
 def test_compiled_environment_has_stated_variables_only(
@@ -273,13 +282,38 @@ def test_compiled_other_architecture_builds_other_program(machine: Machine, fold
 def test_compiled_large_go_build_cache_is_cleaned_afterwards(
     machine: Machine, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gotools, "_LARGEST", 10)
+    monkeypatch.setattr(go_caches, "LARGEST", 10)
     (cache / "go/build").mkdir(parents=True)
     (cache / "go/build/entry").write_text("more than ten bytes")
     gotools.compiled(folder)
     assert [words[1:] for words, _ in machine.calls if words[1] == "clean"] == [("clean", "-cache")]
     gotools.compiled(folder)
     assert len([words for words, _ in machine.calls if words[1] == "clean"]) == 1
+
+
+def test_compiled_large_go_build_cache_in_use_is_kept(machine: Machine, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(go_caches, "LARGEST", 10)
+    (cache / "go/build").mkdir(parents=True)
+    (cache / "go/build/entry").write_text("more than ten bytes")
+    with liveness.locked(cache / "go/.build.lock", fcntl.LOCK_SH):
+        gotools.compiled(folder)
+    assert [words for words, _ in machine.calls if words[1] == "clean"] == []
+
+
+def test_compiled_waits_for_its_turn_without_the_lock_of_its_result(
+    machine: Machine, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def turn() -> Iterator[None]:
+        target = gotools._target(Recipe.read(folder), machine.version, "amd64", {})
+        target.parent.mkdir(parents=True)
+        with liveness.locked(target.with_name(f".{target.name}.lock"), fcntl.LOCK_EX | fcntl.LOCK_NB):
+            asked.append(target)
+        yield
+
+    asked: list[Path] = []
+    monkeypatch.setattr(go_caches, "turn", turn)
+    assert gotools.compiled(folder).parent == asked[0]
 
 
 def test_compiled_after_interrupt_builds_again(machine: Machine, folder: Path) -> None:

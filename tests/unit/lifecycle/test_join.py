@@ -303,6 +303,14 @@ def test_join_new_machine_with_host_name_of_member_is_refused(store: Store, tmp_
         checked(work(store, tmp_path, workers=("10.0.0.9",), gone=("10.0.0.4",), resolved=False), monkeypatch, new_9={"host": "host-4"})
 
 
+def test_join_machine_of_other_cluster_is_refused_when_connected(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path, workers=("10.0.0.9",), resolved=False)
+    (new,) = made.fresh
+    new.answers = {"/cluster 2>": "prod 99"}  # type: ignore[attr-defined]
+    with pytest.raises(CheckError, match=r"10\.0\.0\.9 belongs to a cluster prod"):
+        plan(made)["connect"].action()
+
+
 def test_join_machine_of_other_cluster_is_refused(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckError, match="belongs to a cluster prod"):
         checked(work(store, tmp_path, workers=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "prod 99"})

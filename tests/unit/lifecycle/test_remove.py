@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from harness.errors import CheckError, CommandError, InputError
+from harness.errors import CheckError, CommandError, InputError, NodeError
 from harness.lifecycle import delete, remove
 from harness.lifecycle import plan as planning
 from harness.lifecycle.cluster import membership
@@ -131,9 +132,10 @@ def test_remove_unknown_node_is_refused_with_known_nodes(tmp_path: Path) -> None
 
 def test_remove_unlisted_machine_is_accepted_only_with_mark_of_cluster(tmp_path: Path) -> None:
     half, other, gone = StandIn("10.0.0.7", "half"), StandIn("10.0.0.8", "other"), StandIn("10.0.0.9", "gone")
-    half.answers, other.answers = {"/cluster 2>": "lab 01"}, {"/cluster 2>": "prod 99"}
+    half.answers, other.answers = {"/cluster 2>": "lab 01"}, {"/cluster 2>": "lab 99"}
     others: Any = (half, other, gone)
     found = gathered(tmp_path, others=others, gone=("10.0.0.9",))
+    found.first.answers = {"/cluster 2>": "lab 01"}  # type: ignore[attr-defined]
     assert [node.address for node in remove._going(found, ["10.0.0.7"])] == ["10.0.0.7"]
     with pytest.raises(InputError) as caught:
         remove._going(found, ["10.0.0.8", "10.0.0.9"])
@@ -182,16 +184,16 @@ def test_remove_reachable_node_is_drained_and_unreachable_one_is_let_go(tmp_path
     assert said == ["drain host-3 of 10.0.0.3 {'force': False, 'timeout': 60}", "let go host-4"]
 
 
-def test_remove_clean_skips_machine_of_other_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cleaned: list[str] = []
-    monkeypatch.setattr(delete, "clean", lambda node: cleaned.append(node.name))
-    for mark, expected in (("lab 01", ["host-4"]), ("prod 99", []), ("", ["host-4"])):
-        cleaned.clear()
-        found = work(tmp_path, 4)
-        node: Any = found.going[0]
-        node.answers = {"/cluster 2>": mark, "ls -A /var/lib/slipway": "journal\n"}
-        run(found, "clean")
-        assert cleaned == expected, mark
+def test_remove_machine_of_other_cluster_is_let_go_with_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(drain, "let_go", lambda *_: 1)
+    found = gathered(tmp_path)
+    errors = {"10.0.0.4": NodeError("10.0.0.4 belongs to a cluster prod by now and is left as it is")}
+    work = RemoveWork(dataclasses.replace(found, errors=errors), found.members[-1:], False, 60)
+    assert "clean" not in ids(work)
+    run(work, "drain")
+    assert "10.0.0.4 belongs to a cluster prod by now and is left as it is: pods of host-4 are started elsewhere" in capsys.readouterr().err
 
 
 def test_remove_clean_skips_already_clean_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

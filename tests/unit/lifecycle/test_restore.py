@@ -105,7 +105,7 @@ def test_put_data_restores_snapshot_as_named_member_and_replaces_old_data_last(t
     assert "etcdctl" not in script
     assert "\nset -- snapshot restore " in script
     # What was there is kept until the new data is whole.
-    assert script.index('etcdutl "$@"') < script.index("$DATA/member $REPLACED") < script.index("data/member $DATA/member")
+    assert script.index('etcdutl "$@"') < script.index("mv $DATA/member $to") < script.index("data/member $DATA/member")
     assert node.tars[0][1] == {"snapshot.db": b"data"}
 
 

@@ -15,7 +15,7 @@ import yaml
 from harness import cloudimage
 from harness.cloudimage import ImageApp, Info, PlatformImage
 from harness.clusterfile import Clusterfile
-from harness.errors import InputError, SlipwayError, StoreError, UsageError
+from harness.errors import CheckError, InputError, SlipwayError, StoreError, UsageError
 from harness.lifecycle import plan as planning
 from harness.lifecycle import run
 from harness.lifecycle.cluster import request
@@ -221,7 +221,7 @@ def begin(store: Store, *hosts: str, made_with: str | None = None, profile: str 
     spec["hosts"] = [{"ips": list(hosts[:1]), "roles": ["control-plane"]}, {"ips": list(hosts[1:]), "roles": ["node"]}]
     spec |= {"profile": made_with} if made_with else {}
     text = yaml.safe_dump({"apiVersion": "slipway.dev/v1", "kind": "Cluster", "metadata": {"name": "default"}, "spec": spec})
-    context = changed(context, control_plane=(Recorded(text),))
+    context = changed(context, control_plane=(Recorded(text),), workers=(StandIn("10.0.0.101"),))
     with contextlib.ExitStack() as stack:
         run._begin(context, stack)
 
@@ -241,6 +241,16 @@ def test_run_existing_cluster_with_other_profile_is_refused(store: Store, made_w
     with pytest.raises(UsageError, match="is there, and was made with") as refused:
         begin(store, "10.0.0.1", "10.0.0.101", made_with=made_with, profile=profile)
     assert hint in (refused.value.hint or "")
+
+
+def test_run_machine_of_other_cluster_is_refused_before_any_claim(store: Store) -> None:
+    build(store)
+    first, worker = StandIn("10.0.0.1"), StandIn("10.0.0.101")
+    worker.answers = {"/cluster 2>": "prod 99"}
+    context = changed(prepared(store, 1, 1), control_plane=(first,), workers=(worker,))
+    with contextlib.ExitStack() as stack, pytest.raises(CheckError, match=r"10\.0\.0\.101 belongs to a cluster prod"):
+        run._begin(context, stack)
+    assert [len(node.commands) for node in (first, worker)] == [1, 1]
 
 
 def with_profile(context: ClusterContext, name: str | None) -> ClusterContext:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import CommandError
+from harness.errors import CommandError, NodeError
 from harness.nodes.kubectl import NodeKubectl
 from harness.process import ProcessResult
 
@@ -41,6 +41,16 @@ class ControlPlaneNode:
 )
 def test_kubectl_first_node_without_api_falls_back_to_next_control_plane_node(said: str) -> None:
     assert NodeKubectl(ControlPlaneNode("one", said), (ControlPlaneNode("two"),)).run("get", "nodes") == "two: get nodes"
+
+
+def test_kubectl_lost_first_node_falls_back_to_next_control_plane_node() -> None:
+    class LostNode(ControlPlaneNode):
+        def run(self, command: str, **_: Any) -> ProcessResult:
+            raise NodeError(f"{self.name}: the connection was lost")
+
+    assert NodeKubectl(LostNode("one"), (LostNode("two"), ControlPlaneNode("three"))).run("get", "nodes") == "three: get nodes"
+    with pytest.raises(NodeError, match="two: the connection was lost"):
+        NodeKubectl(LostNode("one"), (LostNode("two"),)).run("get", "nodes")
 
 
 def test_kubectl_error_from_api_is_raised_without_asking_next_node() -> None:

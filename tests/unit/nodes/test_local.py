@@ -10,6 +10,7 @@ import pytest
 
 from harness import process
 from harness.errors import CommandError, NodeError
+from harness.nodes.files import received
 from harness.nodes.local import LocalNode
 from harness.process import ProcessResult
 
@@ -75,10 +76,7 @@ def test_put_tar_takes_a_stream_and_a_writer(shell: Shell) -> None:
 
 def test_put_replaces_the_file_in_one_move(shell: Shell) -> None:
     LocalNode().put(b"data", "/etc/a b", 0o600)
-    assert (
-        shell.argv[-1]
-        == "set -e; umask 077; mkdir -p /etc; cat > '/etc/a b.new'.$$; chmod 600 '/etc/a b.new'.$$; mv -f '/etc/a b.new'.$$ '/etc/a b'"
-    )
+    assert shell.argv[-1] == f"umask 077; mkdir -p /etc && {{ {received('/etc/a b', 4, 0o600)}; }}"
     assert shell.read == b"data"
 
 

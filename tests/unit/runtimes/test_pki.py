@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from harness.errors import StoreError
-from harness.runtimes.pki import AUTHORITIES, ENCRYPTION, FILES, Authority, Pki, control_plane_certificates, covers
+from harness.errors import NodeError, StoreError
+from harness.runtimes.pki import AUTHORITIES, ENCRYPTION, FILES, Authority, Pki, certificate_of, control_plane_certificates, covers
+from tests.unit.lifecycle.standin import StandIn
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -194,3 +195,11 @@ def test_pki_repr_omits_private_keys(pki: Pki) -> None:
     assert "PRIVATE" not in repr(pki)
     assert "PRIVATE" not in repr(pki.authority)
     assert "PRIVATE" not in repr(pki.authority.issue("x"))
+
+
+@pytest.mark.parametrize("data", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", b"\x00" * 64])
+def test_certificate_of_damaged_file_is_refused_with_node_and_path(data: bytes) -> None:
+    node = StandIn("10.0.0.1", "one")
+    node.get = lambda path: data  # type: ignore[method-assign]
+    with pytest.raises(NodeError, match=r"^one: /etc/kubernetes/pki/apiserver\.crt holds no certificate that can be read"):
+        certificate_of(node, "/etc/kubernetes/pki/apiserver.crt")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.errors import CheckError
+from harness.errors import CheckError, NodeError
 from harness.process import ProcessResult
 from harness.runtimes.static_pods import (
     ANNOTATION,
@@ -20,6 +20,7 @@ from harness.runtimes.static_pods import (
     come_back,
     halt,
     leave,
+    marked,
     put_back,
     replace,
     restart,
@@ -27,7 +28,6 @@ from harness.runtimes.static_pods import (
     start,
     stop,
 )
-from harness.runtimes.static_pods import marked as mark
 from tests.unit.lifecycle.standin import StandIn
 
 MANIFEST = """apiVersion: v1
@@ -42,6 +42,16 @@ spec:
   - command: [etcd, --data-dir=/var/lib/etcd]
 status: {}
 """
+
+
+def mark(text: str, reason: str) -> str | None:
+    return marked(text.encode(), f"one: {MANIFESTS}/etcd.yaml", reason)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "kind: Pod\n", "metadata: [x]\n", "metadata: {annotations: [x]}\n", "a: [\n"])
+def test_mark_damaged_manifest_is_refused_with_its_name(text: str) -> None:
+    with pytest.raises(NodeError, match=f"^one: {MANIFESTS}/etcd.yaml"):
+        mark(text, "x")
 
 
 def test_mark_adds_annotation_only() -> None:

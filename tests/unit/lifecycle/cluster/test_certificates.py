@@ -119,6 +119,13 @@ def test_renewed_certificate_of_other_authority_is_skipped_with_warning(capsys: 
     assert "is left as it is" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("data", ["", "not base64", base64.b64encode(b"no certificate").decode(), 7])
+def test_renewed_damaged_kubeconfig_is_refused_with_its_name(data: Any) -> None:
+    config = {"users": [{"name": "x", "user": {"client-certificate-data": data, "client-key-data": data}}]}
+    with pytest.raises(NodeError, match=r"^one: /etc/kubernetes/scheduler\.conf: its client certificate cannot be read"):
+        renewed({"/etc/kubernetes/scheduler.conf": yaml.safe_dump(config).encode()}, PKI, 90, "one")
+
+
 def test_renewed_certificate_expires_no_later_than_its_authority() -> None:
     new = renewed(of_control_plane_node(), PKI, 100_000, "one")
     end = x509.load_pem_x509_certificate(PKI.files["ca.crt"]).not_valid_after_utc

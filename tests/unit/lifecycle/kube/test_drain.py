@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from harness import log
 from harness.errors import CheckError, CommandError, NodeError, SlipwayError
 from harness.lifecycle.kube import drain
 from harness.lifecycle.kube.readiness import Resource
-from harness.process import ProcessResult
+from harness.process import LONGEST_ARGUMENT, ProcessResult
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -205,6 +206,16 @@ def test_api_evict_posts_eviction_and_returns_refused_pods() -> None:
     assert drain.Api(node).evict([pod("web"), pod("db")]) == {"web/db": "Cannot evict pod"}
     assert "/api/v1/namespaces/web/pods/web/eviction" in node.commands[-1]
     assert '"policy/v1"' in node.commands[-1]
+
+
+def test_api_evict_many_pods_fits_into_commands_that_linux_takes() -> None:
+    node = StandIn()
+    pods = [pod(f"{'long-name-' * 6}{number}") for number in range(500)]
+    node.answers = {"/eviction": "0 Error from server (TooManyRequests): Cannot evict pod.\n"}
+    assert len(drain.Api(node).evict(pods)) == len(node.commands) > 1
+    # Quoted once more for ssh.
+    assert all(len(shlex.quote(command)) < LONGEST_ARGUMENT for command in node.commands)
+    assert sum(command.count("/eviction") for command in node.commands) == 500
 
 
 def test_names_map_first_internal_address_to_node_name() -> None:

@@ -223,6 +223,25 @@ def test_sick_asks_voters_only_and_reports_missing_answers() -> None:
     assert client.sick([member(1), member(3)])[3] == "does not answer"
 
 
+@pytest.mark.parametrize("answer", ["[{}]", '[{"endpoint": ["x"], "Status": "x"}]', '[{"Status": {"header": [1]}}]', "{}", "nonsense"])
+def test_sick_and_status_of_answers_that_are_not_understood_are_those_of_silent_members(answer: str) -> None:
+    node = StandIn()
+    node.answers = {"etcdctl": answer}
+    members = [member(1)]
+    assert Etcd([node]).sick(members) == {1: "does not answer"}
+    assert {key: value for key, value in Etcd([node]).status(members).items() if key} == {}
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [([{"alarm": 1}, {"alarm": 2}, {"alarm": 1}], ("NOSPACE", "CORRUPT")), ([{"alarm": [1]}, 7], ("[1]",)), ({"a": 1}, ()), (None, ())],
+)
+def test_alarms_of_any_answer_are_text(listed: Any, expected: tuple[str, ...]) -> None:
+    node = StandIn()
+    node.answers = {"etcdctl": json.dumps({"alarms": listed})}
+    assert Etcd([node]).alarms() == expected
+
+
 def test_remove_absent_member_passes_and_other_refusal_raises() -> None:
     node = Answering()
     node.exits = {"member remove": (1, "Error: etcdserver: Member not found")}

@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import CheckError, CommandError
 from harness.lifecycle import rollout
-from harness.lifecycle.kube import etcd
+from harness.lifecycle.kube import drain, etcd, readiness
 from harness.lifecycle.provision import registry, rootfs_update
 from harness.lifecycle.rollout import RolloutWork, node_update
 from harness.oci.registry.credentials import Credential
@@ -182,3 +182,13 @@ def test_await_leaders_without_active_leader_raises_check_error(
     with pytest.raises(CheckError) as caught:
         node_update._await_leaders(made, node)
     assert caught.value.message == message
+
+
+def test_empty_node_that_the_cluster_does_not_list_any_more_is_not_drained(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = work(store, tmp_path, 1, 1)
+    other = {"kind": "Node", "metadata": {"name": "host-1", "uid": "1"}, "spec": {}}
+    monkeypatch.setattr(readiness, "get", lambda *_: (other,))
+    monkeypatch.setattr(drain, "drain", lambda *_, **__: pytest.fail("drained"))
+    assert node_update._empty(made, made.spec.workers[0], made.spec.workers, frozenset({"kubelet"})) is None

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.errors import NodeError
+from harness.errors import CheckError, NodeError
+from harness.lifecycle.kube import wait
 from harness.lifecycle.steps import waits
 from harness.oci.store import Store
 from tests.unit.lifecycle.standin import StandIn
@@ -54,3 +55,21 @@ def test_watching_lost_machine_raises_node_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(node, "run", lost)
     with pytest.raises(NodeError):
         watch("")
+
+
+def test_wait_for_nodes_that_ends_while_nothing_answers_any_more_reports_why(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(store)
+
+    def ends(*_: Any, **__: Any) -> None:
+        raise CheckError("not ready after 600 s: host-1", details="Node host-1: not ready")
+
+    def lost(*_: Any, **__: Any) -> None:
+        raise NodeError("10.0.0.1: the connection was lost")
+
+    node = StandIn()
+    context = changed(prepared(store), control_plane=(node,))
+    monkeypatch.setattr(wait, "settle", ends)
+    monkeypatch.setattr(node, "run", lost)
+    with pytest.raises(CheckError, match="not ready after 600 s: host-1") as caught:
+        waits.wait_for_nodes(context, "wait-for-api").action()
+    assert caught.value.details == "Node host-1: not ready\nlog of host-1:\n10.0.0.1: the connection was lost"
