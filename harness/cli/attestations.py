@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.options import Image, Json, RegistryOptions
-from harness.cli.output import print_json, say, short, table, wants_json
+from harness.cli.options import Image, Output, RegistryOptions
+from harness.cli.output import say, short, table
 from harness.cli.root import app
 from harness.cli.signed_image import FoundImage, find, private_key
 from harness.errors import Fault, InputError, StoreError, UsageError
@@ -56,7 +56,7 @@ def attest(
     ] = None,
     key: OptionalKey = None,
     to: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Attach a statement (in-toto) to a CloudImage, here or, when it is not in the local store, in its registry.
 
@@ -65,7 +65,6 @@ def attest(
     """
     from harness.trust import attached_documents as documents
 
-    as_json = wants_json(output)
     wanted = documents.type_of(kind)
     if bool(predicate) == bool(parts):
         raise UsageError("a statement is read from a file, or put together of those of other images", hint="give --predicate or --part")
@@ -77,9 +76,8 @@ def attest(
         value = _of_parts(subject, parts or (), pair, to) if document is None else _predicate(document, subject, str(predicate))
         statement = _statement(subject, wanted, value)
         attach(subject, wanted, statement, None, pair)
-    if as_json:
-        signed = pair.public.fingerprint if pair else None
-        print_json({"name": subject.reference.familiar, "digest": subject.image.digest, "type": wanted, "key": signed})
+    signed = pair.public.fingerprint if pair else None
+    if output.printed({"name": subject.reference.familiar, "digest": subject.image.digest, "type": wanted, "key": signed}):
         return
     say(f"attached {documents.name_of(wanted)} to {subject.reference.familiar}  {subject.image.digest}")
     say(f"  signed by {key}" if key else "  not signed")

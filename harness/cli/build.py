@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.options import WORKER_ALIASES, AllowOlder, Json, choice, existing, image_option, in_lower_case, platform_of, seconds
-from harness.cli.output import local_store, one_of, pairs, print_json, say, wants_json
+from harness.cli.options import WORKER_ALIASES, AllowOlder, Output, choice, existing, image_option, in_lower_case, platform_of, seconds
+from harness.cli.output import local_store, one_of, pairs, say
 from harness.cli.program import Old
 from harness.cli.root import app
 from harness.errors import UsageError
@@ -173,7 +173,7 @@ def build(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step again.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the throw-away cluster running for inspection.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only read the Kubefile and show the steps and images.")] = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Build a CloudImage from a Kubefile: layers, and every container image that running it pulls."""
     from harness import build as building
@@ -184,7 +184,6 @@ def build(
     from harness.build.options import PULL, BuildOptions
     from harness.build.run_steps import NETWORKS, added_hosts
 
-    as_json = wants_json(output)
     one_of(sandbox, CLUSTERS, "--sandbox")
     modes = tuple(sorted({one_of(mode.strip(), ("pulled", "declared"), "--discover") for mode in discover.split(",") if mode.strip()}))
     if on not in (None, NONE) and "pulled" not in modes:
@@ -206,21 +205,15 @@ def build(
     with _given(options) as options:
         if check:
             plan = building.check(options)
-            print_json(plan) if as_json else _show_plan(plan)
+            if not output.printed(plan):
+                _show_plan(plan)
             return
         built = building.build(options, local_store())
-    if as_json:
+    if output.is_json:
         from harness.cloudimage import listing
 
-        print_json(
-            {
-                **listing.describe(built.image),
-                "cached": built.cached,
-                "booted": built.booted,
-                "undeclared": built.undeclared,
-                "unpulled": built.unpulled,
-            }
-        )
+        result = {name: getattr(built, name) for name in ("cached", "booted", "undeclared", "unpulled")}
+        output.printed({**listing.describe(built.image), **result})
         return
     _show_built(built, options.tag)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import Json, RegistryOptions, local_images, target
-from harness.cli.output import local_store, print_json, say, wants_json
+from harness.cli.options import Output, RegistryOptions, local_images, target
+from harness.cli.output import local_store, say
 from harness.cli.registry import connect
 from harness.cli.root import app
 
@@ -55,7 +55,7 @@ def catalog(
         ),
     ] = None,
     access: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:  # fmt: skip
     """Write a static web site about the CloudImages of the local store or of registries: versions, contents, values, changes, proof.
 
@@ -65,15 +65,13 @@ def catalog(
     from harness.cloudimage.search import RegistryNamespace
     from harness.website import site
 
-    as_json = wants_json(output)
     places = tuple(RegistryNamespace.parse(text) for text in registry or ())
     request = site.SiteRequest(to, title, tuple(names or ()), places, versions, readmes, reports)
     demands = _demands(key or [])
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(connect(access, briefly=True)) if places else None
         written = site.make(local_store(), request, demands, client)
-    if as_json:
-        print_json(written.to_json())
+    if output.printed(written.to_json()):
         return
     say(f"wrote {to}  (images: {written.images}, versions: {written.versions})")
     say(f"  open {to / 'index.html'}; `slipway search --index {to}` searches it")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import Json, image_option, local_images
-from harness.cli.output import print_json, say, wants_json
+from harness.cli.options import Output, image_option, local_images
+from harness.cli.output import say
 from harness.cli.root import app
 from harness.errors import CheckError, UsageError
 
@@ -57,7 +57,7 @@ def e2e(
         Path, typer.Option("--reports", help="The folder for reports: conformance/IMAGE/ and IMAGE.conformance.json.", metavar="FOLDER")
     ] = Path("reports"),
     keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster running.")] = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Boot nodes without a way out, run the image on them, and run the end-to-end tests of its Kubernetes version.
 
@@ -68,7 +68,6 @@ def e2e(
       slipway e2e kubernetes --suite conformance:v1.36.3 --specs kubefiles/conformance/1.36/smoke.txt
       slipway e2e kubernetes --suite conformance:v1.36.3 --full --workers 2
     """
-    as_json = wants_json(output)
     chosen = _chosen(focus, specs, full)
     from harness.testkit.e2e.suite import SuiteRequest, run
 
@@ -81,9 +80,7 @@ def e2e(
             control_plane=control_plane, workers=workers, processes=processes, keep=keep, command=shlex.join(words),
         )
     )  # fmt: skip
-    if as_json:
-        print_json({**verdict.to_json(), "image": image, "reports": str(folder), "statement": str(record)})
-    else:
+    if not output.printed({**verdict.to_json(), "image": image, "reports": str(folder), "statement": str(record)}):
         _show(verdict)
         say(f"{image}: {verdict.counts}")
         say(f"  reports: {folder}; statement: {record}")

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from harness import log
-from harness.cli.options import FORMER_FILE, Json, NamedCluster, NodesAccess, target
-from harness.cli.output import plain, print_json, say, wants_json
+from harness.cli.options import FORMER_FILE, NamedCluster, NodesAccess, Output, target
+from harness.cli.output import say
 from harness.cli.root import app
 
 
@@ -22,19 +22,17 @@ def logs(
         str | None, typer.Option("--since", help="Only what is younger: 30m, 1h, 2d.", metavar="TIME", show_default=False)
     ] = None,
     access: NodesAccess,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Collect logs and facts of a cluster for support. The file has no secrets in it."""
     import datetime
 
     from harness.lifecycle import logs as bundling
 
-    as_json = wants_json(output)
     span = bundling.since_of(since) if since else None
     path = file or Path(f"{cluster.name}-logs-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.tar.gz")
     result = bundling.bundle(path, cluster.name, *access.members(), since=span)
-    if as_json:
-        print_json(plain(result))
+    if output.printed(result):
         return
     say(f"{result.file}: {result.files} files, {log.size(result.size)}")
     for address, reason in result.unreachable.items():

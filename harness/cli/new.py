@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from harness import log
-from harness.cli.options import Json
-from harness.cli.output import print_json, say, wants_json
+from harness.cli.options import Output
+from harness.cli.output import say
 from harness.cli.root import app
 from harness.errors import UsageError
 
@@ -51,7 +51,7 @@ def new(
             show_default=False,
         ),
     ] = None,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Write a repository that builds, tests and publishes images.
 
@@ -64,7 +64,6 @@ def new(
     """
     from harness.build import new_repository
 
-    as_json = wants_json(output)
     if (name is None) == (update is None) or (update is not None and to is not None):
         raise UsageError("name an image, or a repository with --update", hint="slipway new shop; slipway new --update .")
     origin = new_repository.origin(source, workflows)
@@ -77,8 +76,9 @@ def new(
         log.warning(f"{new_repository.REQUIREMENTS} names a folder of this machine: --source git+https://... is for others")
     if not origin.workflows and update is None:
         log.warning(f"{new_repository.WORKFLOW} is not written: --workflows OWNER/REPOSITORY@REF says whose workflows it calls")
-    if as_json:
-        print_json({"folder": str(written.folder), "files": list(written.files), "source": origin.source, "workflows": origin.workflows})
+    if output.printed(
+        {"folder": str(written.folder), "files": list(written.files), "source": origin.source, "workflows": origin.workflows}
+    ):
         return
     say(f"wrote {written.folder}  ({', '.join(written.files) or 'nothing has changed'})")
     if name is not None:

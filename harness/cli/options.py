@@ -14,7 +14,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.output import say
+from harness.cli.output import plain, print_json, say
 from harness.cli.program import Alias, Old, Options
 from harness.errors import Fault, InputError, UsageError
 
@@ -26,13 +26,6 @@ if TYPE_CHECKING:
 
 # Single options
 
-Json = Annotated[
-    str,
-    typer.Option(
-        "--output", "-o", help="Output format: text, or json for programs.", metavar="text|json", show_default=False,
-        autocompletion=completion.values("text", "json"),
-    ),
-]  # fmt: skip
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 AllowOlder = Annotated[
     bool, typer.Option("--allow-older", help="Accept an image that was signed earlier than the one that its tag brought before.")
@@ -169,6 +162,33 @@ FORMER_FILE = Old("--file", "-f")
 
 
 # Groups of options
+
+
+@dataclasses.dataclass(frozen=True)
+class Output(Options):
+    """The form of the results of a verb. Raises UsageError for one that does not exist."""
+
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", help="Output format: text, or json for programs.", metavar="text|json", show_default=False,
+            autocompletion=completion.values("text", "json"),
+        ),
+    ] = "text"  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.output not in ("text", "json"):
+            raise UsageError(f"--output {self.output}: not a format", hint="text or json")
+
+    @property
+    def is_json(self) -> bool:
+        return self.output == "json"
+
+    def printed(self, result: Any) -> bool:
+        """Print a result for programs and return True; False, and nothing printed, where users read it."""
+        if self.is_json:
+            print_json(plain(result))
+        return self.is_json
 
 
 @dataclasses.dataclass(frozen=True)
