@@ -11,7 +11,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.options import ClusterAccess, ClusterName, Output, Yes, confirmed, existing, seconds, to_machines
+from harness.cli.options import ClusterAccess, ClusterName, Output, Yes, confirmed, existing, option, seconds, to_machines
 from harness.cli.output import say, short, steps_table, table
 from harness.cli.program import ListGroup, Program
 from harness.cli.root import app
@@ -40,12 +40,7 @@ class AppsAccess(ClusterAccess):
     cluster: ClusterName = None
     kubeconfig: Annotated[
         Path | None,
-        typer.Option(
-            "--kubeconfig",
-            help="A cluster that slipway has not made; commands are launched on this machine.",
-            metavar="FILE",
-            show_default=False,
-        ),
+        option("--kubeconfig", help="A cluster that slipway has not made; commands are launched on this machine.", metavar="FILE"),
     ] = None
 
     def where(self) -> Where:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 import typer
 
 from harness import log
-from harness.cli.options import FORMER_FILE, AllowOlder, Output, Platforms, choice, local_images, platform_of, target
+from harness.cli.options import FORMER_FILE, AllowOlder, Output, Platforms, choice, local_images, option, platform_of, target
 from harness.cli.output import local_store, one_of, say
 from harness.cli.root import app
 from harness.errors import UsageError
@@ -108,11 +108,10 @@ def load(
     *,
     file: Annotated[
         Path,
-        typer.Option(
+        option(
             "--from",
-            metavar="FILE",
             help="The archive to read: a file, the first of its volumes, or their name without the number; - for standard input.",
-            show_default=False,
+            metavar="FILE",
         ),
         FORMER_FILE,
     ],

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from harness import log
-from harness.cli.options import Image, Output, RegistryOptions
+from harness.cli.options import Image, Output, RegistryOptions, option
 from harness.cli.output import say, short, table
 from harness.cli.root import app
 from harness.cli.signed_image import FoundImage, find, private_key
@@ -23,9 +21,7 @@ if TYPE_CHECKING:
     from harness.trust.attached_documents import AttachmentEntry
     from harness.trust.keys import PrivateKey
 
-OptionalKey = Annotated[
-    Path | None, typer.Option("--key", help="Sign it as a cosign attestation with this private key.", metavar="FILE", show_default=False)
-]
+OptionalKey = Annotated[Path | None, option("--key", help="Sign it as a cosign attestation with this private key.", metavar="FILE")]
 
 
 @app.command(short_help="Attach a statement to a CloudImage, as the results of its tests.")
@@ -34,24 +30,16 @@ def attest(
     name: Image,
     kind: Annotated[
         str,
-        typer.Option("--type", help="Type of the predicate: test-result, sbom, provenance, or a URI.", metavar="TYPE", show_default=False),
+        option("--type", help="Type of the predicate: test-result, sbom, provenance, or a URI.", metavar="TYPE"),
     ],
     predicate: Annotated[
         Path | None,
-        typer.Option(
-            "--predicate",
-            help="The predicate as JSON; or a whole statement, which must be about this very image.",
-            metavar="FILE",
-            show_default=False,
-        ),
+        option("--predicate", help="The predicate as JSON; or a whole statement, which must be about this very image.", metavar="FILE"),
     ] = None,
     parts: Annotated[
         list[str] | None,
-        typer.Option(
-            "--part",
-            help="An image that this one was joined of, instead of a file: its test results; may be repeated.",
-            metavar="IMAGE",
-            show_default=False,
+        option(
+            "--part", help="An image that this one was joined of, instead of a file: its test results; may be repeated.", metavar="IMAGE"
         ),
     ] = None,
     key: OptionalKey = None,

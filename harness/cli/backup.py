@@ -21,6 +21,7 @@ from harness.cli.options import (
     confirmed,
     image_option,
     machines,
+    option,
     seconds,
     target,
     to_machines,
@@ -31,9 +32,7 @@ from harness.errors import UsageError
 
 PasswordEnv = Annotated[
     str | None,
-    typer.Option(
-        "--password-env", help="The environment variable that holds the password of the file.", metavar="NAME", show_default=False
-    ),
+    option("--password-env", help="The environment variable that holds the password of the file.", metavar="NAME"),
 ]
 AskPassword = Annotated[bool, typer.Option("--password", help="Ask for the password of the file.")]
 
@@ -68,7 +67,7 @@ def backup(
 @app.command()
 def restore(
     *,
-    file: Annotated[Path, typer.Option("--from", help="The backup.", metavar="FILE", show_default=False), FORMER_FILE],
+    file: Annotated[Path, option("--from", help="The backup.", metavar="FILE"), FORMER_FILE],
     password_env: PasswordEnv = None,
     password: AskPassword = False,
     control_plane: Annotated[
@@ -80,9 +79,7 @@ def restore(
     ] = None,
     env: Annotated[
         list[str] | None,
-        typer.Option(
-            "--env", "-e", help="A value that the backup does not know, for other machines.", metavar="NAME=VALUE", show_default=False
-        ),
+        option("--env", "-e", help="A value that the backup does not know, for other machines.", metavar="NAME=VALUE"),
     ] = None,
     ssh: Ssh,
     timeout: Annotated[float, seconds("--timeout", help="Seconds that the API, and then the nodes, may take.")] = 600,

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.options import WORKER_ALIASES, AllowOlder, Output, choice, existing, image_option, in_lower_case, platform_of, seconds
+from harness.cli.options import (
+    WORKER_ALIASES,
+    AllowOlder,
+    Output,
+    choice,
+    existing,
+    image_option,
+    in_lower_case,
+    option,
+    platform_of,
+    seconds,
+)
 from harness.cli.output import local_store, one_of, pairs, say
 from harness.cli.program import Old
 from harness.cli.root import app
@@ -48,39 +59,29 @@ def build(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(
-            "--file",
-            "-f",
-            help="The Kubefile; - reads it from standard input.  [default: CONTEXT/Kubefile]",
-            metavar="FILE",
-            show_default=False,
-        ),
+        option("--file", "-f", help="The Kubefile; - reads it from standard input.  [default: CONTEXT/Kubefile]", metavar="FILE"),
     ] = None,
     platform: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--platform",
             help="The platform of the image, as linux/arm64; several with commas.  [default: this machine]",
             metavar="OS/ARCH[,OS/ARCH...]",
-            show_default=False,
         ),
     ] = None,
-    build_arg: Annotated[
-        list[str] | None, typer.Option("--build-arg", help="A value for an ARG.", metavar="NAME=VALUE", show_default=False)
-    ] = None,
+    build_arg: Annotated[list[str] | None, option("--build-arg", help="A value for an ARG.", metavar="NAME=VALUE")] = None,
     env: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--env",
             "-e",
             help="A value for the throw-away cluster, where the image has none; the image does not keep it.",
             metavar="NAME=VALUE",
-            show_default=False,
         ),
     ] = None,
     image_list: Annotated[
         Path | None,
-        typer.Option("--image-list", help="A file with more container images, one a line.", metavar="FILE", show_default=False),
+        option("--image-list", help="A file with more container images, one a line.", metavar="FILE"),
     ] = None,
     discover: Annotated[
         str,
@@ -137,11 +138,10 @@ def build(
     ] = "bridge",
     add_host: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--add-host",
             help="A name that RUN and Dockerfiles resolve to this address; host-gateway is this machine.",
             metavar="NAME:ADDRESS",
-            show_default=False,
         ),
     ] = None,
     images_from: Annotated[
@@ -162,11 +162,10 @@ def build(
     ] = "report",
     allow_login: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--allow-login",
-            metavar="HOST/REPOSITORY",
-            show_default=False,
             help="Pull this repository (or pattern) with your login, even if no file of the image names it.",
+            metavar="HOST/REPOSITORY",
         ),
     ] = None,
     allow_older: AllowOlder = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import completion
-from harness.cli.options import Output, in_lower_case
+from harness.cli.options import Output, in_lower_case, option
 from harness.cli.output import local_store, say
 from harness.cli.root import app
 from harness.errors import UsageError
@@ -25,9 +25,7 @@ ImageOrFile = Annotated[
         autocompletion=completion.images,
     ),
 ]
-ImageOfFile = Annotated[
-    str | None, typer.Option("--image", help="The image to check, of an archive with several.", metavar="NAME", show_default=False)
-]
+ImageOfFile = Annotated[str | None, option("--image", help="The image to check, of an archive with several.", metavar="NAME")]
 
 
 @app.command(short_help="Check an image against every clause of the CloudImage format.")

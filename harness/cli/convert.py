@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from harness import log
-from harness.cli.options import Output, local_images
+from harness.cli.options import Output, local_images, option
 from harness.cli.output import local_store, plain, say, table
 from harness.cli.root import app
 from harness.errors import StoreError, UsageError
@@ -19,18 +19,11 @@ def convert(
     name: Annotated[str, local_images("An image of sealer 0.9 to 0.11 in the local store.", "IMAGE")],
     tag: Annotated[
         str | None,
-        typer.Option(
-            "--tag", "-t", help="The name of the CloudImage.  [default: NAME with -slipway behind it]", metavar="NAME", show_default=False
-        ),
+        option("--tag", "-t", help="The name of the CloudImage.  [default: NAME with -slipway behind it]", metavar="NAME"),
     ] = None,
     registry: Annotated[
         str | None,
-        typer.Option(
-            "--registry",
-            help="The registry of embedded images for which the image has no complete name.",
-            metavar="DOMAIN",
-            show_default=False,
-        ),
+        option("--registry", help="The registry of embedded images for which the image has no complete name.", metavar="DOMAIN"),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail, and tag nothing, if a name or file cannot be restored.")] = False,
     output: Output,

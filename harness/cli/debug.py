@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import completion
-from harness.cli.options import ClusterAccess, ClusterName, Output
+from harness.cli.options import ClusterAccess, ClusterName, Output, option
 from harness.cli.program import CommandEnded, Group, Program, WithOptionalCommand, command_words
 from harness.cli.root import app
 from harness.errors import UsageError
@@ -30,7 +30,7 @@ app.add_typer(debug_app, name="debug")
 
 DebugImage = Annotated[
     str | None,
-    typer.Option("--image", help="An image with a shell.  [default: one that the cluster runs]", metavar="IMAGE", show_default=False),
+    option("--image", help="An image with a shell.  [default: one that the cluster runs]", metavar="IMAGE"),
 ]
 
 
@@ -66,9 +66,7 @@ def pod(
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="The namespace of the pod.", metavar="NAMESPACE")] = "default",
     container: Annotated[
         str | None,
-        typer.Option(
-            "--container", help="The container to look into.  [default: the main one of the pod]", metavar="NAME", show_default=False
-        ),
+        option("--container", help="The container to look into.  [default: the main one of the pod]", metavar="NAME"),
     ] = None,
     cluster: ClusterName = None,
     image: DebugImage = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import Output, image_option, local_images
+from harness.cli.options import Output, image_option, local_images, option
 from harness.cli.output import say
 from harness.cli.root import app
 from harness.errors import CheckError, UsageError
@@ -30,20 +30,15 @@ def e2e(
     suite: Annotated[
         str, image_option("--suite", help="The application image with the tests, from kubefiles/conformance.", metavar="IMAGE")
     ],
-    focus: Annotated[
-        str | None, typer.Option("--focus", help="Run the specs that match, as ginkgo matches.", metavar="RE", show_default=False)
-    ] = None,
-    specs: Annotated[
-        Path | None, typer.Option("--specs", help="Run the specs that a file names, one a line.", metavar="FILE", show_default=False)
-    ] = None,
+    focus: Annotated[str | None, option("--focus", help="Run the specs that match, as ginkgo matches.", metavar="RE")] = None,
+    specs: Annotated[Path | None, option("--specs", help="Run the specs that a file names, one a line.", metavar="FILE")] = None,
     full: Annotated[bool, typer.Option("--full", help="Run every conformance test.")] = False,
     unavailable: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--unavailable",
             help="A file that lists container images, with the specs that are skipped where one is missing.",
             metavar="FILE",
-            show_default=False,
         ),
     ] = None,
     control_plane: Annotated[

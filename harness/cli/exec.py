@@ -9,7 +9,7 @@ import typer
 
 from harness import untrusted
 from harness.cli import completion
-from harness.cli.options import NamedCluster, NodesAccess, Output
+from harness.cli.options import NamedCluster, NodesAccess, Output, option
 from harness.cli.output import say
 from harness.cli.program import WithCommand, command_words
 from harness.cli.root import app
@@ -22,17 +22,14 @@ def execute(
     cluster: NamedCluster,
     role: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--role",
             help="Only on machines with this role: control-plane, worker, or a role of your own.",
             metavar="ROLE",
-            show_default=False,
-            autocompletion=completion.values("control-plane", "worker"),
+            complete=completion.values("control-plane", "worker"),
         ),
     ] = None,
-    on: Annotated[
-        list[str] | None, typer.Option("--on", help="Only on these machines: addresses or names.", metavar="IP[,IP...]", show_default=False)
-    ] = None,
+    on: Annotated[list[str] | None, option("--on", help="Only on these machines: addresses or names.", metavar="IP[,IP...]")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Machines at a time.", metavar="N", min=1)] = 16,
     access: NodesAccess,
     output: Output,

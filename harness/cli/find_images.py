@@ -10,7 +10,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.options import Output, RegistryOptions, existing
+from harness.cli.options import Output, RegistryOptions, existing, option
 from harness.cli.output import local_store, plain, print_json, say, table
 from harness.cli.registry import connect
 from harness.cli.root import app
@@ -33,9 +33,7 @@ def find_images(
             autocompletion=completion.images,
         ),
     ],
-    why: Annotated[
-        str | None, typer.Option("--why", help="Show only this image, and every place that names it.", metavar="NAME", show_default=False)
-    ] = None,
+    why: Annotated[str | None, option("--why", help="Show only this image, and every place that names it.", metavar="NAME")] = None,
     lock: Annotated[bool, typer.Option("--lock", help="Write the digests of the tags into images.lock beside the Kubefile.")] = False,
     to: RegistryOptions,
     output: Output,

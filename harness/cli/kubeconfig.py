@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import FORMER_FILE, ClusterAccess, NamedCluster, Output, target
+from harness.cli.options import FORMER_FILE, ClusterAccess, NamedCluster, Output, option, target
 from harness.cli.output import say
 from harness.cli.root import app
 
@@ -19,12 +19,7 @@ def kubeconfig(
     file: Annotated[Path | None, target(), FORMER_FILE] = None,
     server: Annotated[
         str | None,
-        typer.Option(
-            "--server",
-            help="The address of the API server in it.  [default: a control-plane node that answers]",
-            metavar="IP",
-            show_default=False,
-        ),
+        option("--server", help="The address of the API server in it.  [default: a control-plane node that answers]", metavar="IP"),
     ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge it into ~/.kube/config, or into the file of --to; other clusters stay.")

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from harness import log
-from harness.cli.options import FORMER_FILE, NamedCluster, NodesAccess, Output, target
+from harness.cli.options import FORMER_FILE, NamedCluster, NodesAccess, Output, option, target
 from harness.cli.output import say
 from harness.cli.root import app
 
@@ -18,9 +16,7 @@ def logs(
     *,
     cluster: NamedCluster,
     file: Annotated[Path | None, target("Write to this file.  [default: NAME-logs-DATE.tar.gz]"), FORMER_FILE] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", help="Only what is younger: 30m, 1h, 2d.", metavar="TIME", show_default=False)
-    ] = None,
+    since: Annotated[str | None, option("--since", help="Only what is younger: 30m, 1h, 2d.", metavar="TIME")] = None,
     access: NodesAccess,
     output: Output,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli import completion
-from harness.cli.options import CONTROL_PLANE_ALIASES, WORKER_ALIASES, Output, Yes, confirmed
+from harness.cli.options import CONTROL_PLANE_ALIASES, WORKER_ALIASES, Output, Yes, confirmed, option
 from harness.cli.output import one_of, say, table
 from harness.cli.root import engine_app, nodes_app
 
@@ -37,11 +37,10 @@ def nodes_up(
     name: Annotated[str, typer.Option("--name", help="The name of the group.", metavar="NAME")] = "default",
     subnet: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--subnet",
             help="The network of the machines, as 192.168.0.0/24; the first machine is 192.168.0.2.  [default: a free one]",
             metavar="NETWORK",
-            show_default=False,
         ),
     ] = None,
     provider: Provider = "container",

@@ -27,6 +27,7 @@ from harness.cli.options import (
     confirmed,
     hosts,
     machines,
+    option,
     seconds,
     to_machines,
 )
@@ -62,7 +63,7 @@ def join(
     access: JoinAccess,
     env: Annotated[
         list[str] | None,
-        typer.Option("--env", "-e", help="A secret value; the cluster does not store these.", metavar="NAME=VALUE", show_default=False),
+        option("--env", "-e", help="A secret value; the cluster does not store these.", metavar="NAME=VALUE"),
     ] = None,
     skip_check: SkipCheck = None,
     timeout: Annotated[float, seconds("--timeout", help="Seconds that the machines may take to become ready.")] = 600,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.manifest import Pull, Sources, fetching, show_made
-from harness.cli.options import Env, Output, RegistryOptions
+from harness.cli.options import Env, Output, RegistryOptions, option
 from harness.cli.output import local_store, pairs
 from harness.cli.root import app
 
@@ -16,7 +16,7 @@ from harness.cli.root import app
 def merge(
     *,
     images: Sources,
-    tag: Annotated[str, typer.Option("--tag", "-t", help="The name of the new image.", metavar="NAME", show_default=False)],
+    tag: Annotated[str, option("--tag", "-t", help="The name of the new image.", metavar="NAME")],
     env: Env = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="For a value or a container image that differs, take that of the later image.")

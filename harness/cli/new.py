@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import log
-from harness.cli.options import Output
+from harness.cli.options import Output, option
 from harness.cli.output import say
 from harness.cli.root import app
 from harness.errors import UsageError
@@ -20,36 +20,27 @@ def new(
     name: Annotated[
         str | None, typer.Argument(help="The name of its first image, and of its folder.", metavar="[NAME]", show_default=False)
     ] = None,
-    to: Annotated[
-        Path | None, typer.Option("--to", help="The folder, empty or new.  [default: NAME]", metavar="FOLDER", show_default=False)
-    ] = None,
+    to: Annotated[Path | None, option("--to", help="The folder, empty or new.  [default: NAME]", metavar="FOLDER")] = None,
     source: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--source",
             help="The slipway that it installs: git+https://HOST/OWNER/REPOSITORY@COMMIT, or the folder of a checkout.  "
             "[default: the one that this slipway was installed from]",
             metavar="SOURCE",
-            show_default=False,
         ),
     ] = None,
     workflows: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--workflows",
             help="The repository whose workflows it calls on GitHub.  [default: that of SOURCE]",
             metavar="OWNER/REPOSITORY@REF",
-            show_default=False,
         ),
     ] = None,
     update: Annotated[
         Path | None,
-        typer.Option(
-            "--update",
-            help="Make the repository in this folder use SOURCE; its images stay as they are.",
-            metavar="FOLDER",
-            show_default=False,
-        ),
+        option("--update", help="Make the repository in this folder use SOURCE; its images stay as they are.", metavar="FOLDER"),
     ] = None,
     output: Output,
 ) -> None:

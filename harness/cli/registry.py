@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli.options import AllowOlder, Output, Plan, Platforms, RegistryOptions, SiteAccess, in_lower_case, local_images, platform_of
+from harness.cli.options import (
+    AllowOlder,
+    Output,
+    Plan,
+    Platforms,
+    RegistryOptions,
+    SiteAccess,
+    in_lower_case,
+    local_images,
+    option,
+    platform_of,
+)
 from harness.cli.output import local_store, say
 from harness.cli.root import app
 from harness.errors import Fault, InputError, UsageError
@@ -62,11 +73,10 @@ def push(
     ] = None,
     expand: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--expand",
-            metavar="REGISTRY[/PATH]",
             help="Push the embedded container images to this registry, each under its own name; `run --registry` then uses them.",
-            show_default=False,
+            metavar="REGISTRY[/PATH]",
         ),
     ] = None,
     no_replace: Annotated[bool, typer.Option("--no-replace", help="Refuse a tag that the registry has with other bytes.")] = False,
@@ -142,9 +152,7 @@ def pull(
     name: Annotated[
         str, typer.Argument(help="The image, as REGISTRY/REPOSITORY:TAG or with a digest.", metavar="NAME", show_default=False)
     ],
-    as_name: Annotated[
-        str | None, typer.Option("--as", help="Another name for it in the local store.", metavar="NAME", show_default=False)
-    ] = None,
+    as_name: Annotated[str | None, option("--as", help="Another name for it in the local store.", metavar="NAME")] = None,
     platform: Platforms = None,
     allow_older: AllowOlder = False,
     to: RegistryOptions,
@@ -173,9 +181,7 @@ Registry = Annotated[
 def login(
     *,
     registry: Registry = "docker.io",
-    username: Annotated[
-        str | None, typer.Option("--username", "-u", help="The user name at the registry.", metavar="USER", show_default=False)
-    ] = None,
+    username: Annotated[str | None, option("--username", "-u", help="The user name at the registry.", metavar="USER")] = None,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")] = False,
     to: RegistryOptions,
     output: Output,

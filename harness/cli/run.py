@@ -11,7 +11,7 @@ import typer
 from harness import log
 from harness.cli.cluster_options import ClusterOptions, wanted
 from harness.cli.install import only_applications, put, tell_installed
-from harness.cli.options import ClusterFlags, Output, Plan, SiteAccess, existing
+from harness.cli.options import ClusterFlags, Output, Plan, SiteAccess, existing, option
 from harness.cli.output import local_store, say, steps_table
 from harness.cli.registry import connect
 from harness.cli.root import app
@@ -26,17 +26,15 @@ if TYPE_CHECKING:
 
 Apps = Annotated[
     list[str] | None,
-    typer.Option("--apps", help="The applications to launch, instead of the image's choice.", metavar="APP[,APP...]", show_default=False),
+    option("--apps", help="The applications to launch, instead of the image's choice.", metavar="APP[,APP...]"),
 ]
 Called = Annotated[
     str | None,
-    typer.Option("--as", help="Application image: its name in the cluster.  [default: the image's]", metavar="NAME", show_default=False),
+    option("--as", help="Application image: its name in the cluster.  [default: the image's]", metavar="NAME"),
 ]
 Kubeconfig = Annotated[
     Path | None,
-    typer.Option(
-        "--kubeconfig", help="Application image: the kubeconfig of a cluster that slipway did not make.", metavar="FILE", show_default=False
-    ),
+    option("--kubeconfig", help="Application image: the kubeconfig of a cluster that slipway did not make.", metavar="FILE"),
 ]
 NoImages = Annotated[
     bool, typer.Option("--no-images", help="Application image: send no container images; the nodes have or can reach them.")

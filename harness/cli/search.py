@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import errors, log
-from harness.cli.options import Output, RegistryOptions
+from harness.cli.options import Output, RegistryOptions, option
 from harness.cli.output import local_store, say, table
 from harness.cli.registry import connect, reference
 from harness.cli.root import app
@@ -29,11 +29,11 @@ def search(
     ] = "",
     registry: Annotated[
         list[str] | None,
-        typer.Option("--registry", help="Search this registry too; may be repeated.", metavar="HOST[/NAMESPACE]", show_default=False),
+        option("--registry", help="Search this registry too; may be repeated.", metavar="HOST[/NAMESPACE]"),
     ] = None,
     index: Annotated[
         list[str] | None,
-        typer.Option("--index", help="Search this site of `slipway catalog` too; may be repeated.", metavar="FILE|URL", show_default=False),
+        option("--index", help="Search this site of `slipway catalog` too; may be repeated.", metavar="FILE|URL"),
     ] = None,
     list_tags: Annotated[bool, typer.Option("--tags", help="List the tags of the repository TERM in its registry.")] = False,
     to: RegistryOptions,

@@ -13,7 +13,7 @@ import typer
 from harness import log
 from harness.cli import attestations
 from harness.cli.attestations import OptionalKey
-from harness.cli.options import FORMER_FILE, Image, Output, RegistryOptions, target
+from harness.cli.options import FORMER_FILE, Image, Output, RegistryOptions, option, target
 from harness.cli.output import local_store, pairs, print_json, say, short
 from harness.cli.program import Group, Program
 from harness.cli.root import app
@@ -28,11 +28,11 @@ app.add_typer(keys_app, name="keys")
 
 SigningKey = Annotated[
     Path,
-    typer.Option("--key", help=f"The private key; its password is asked for, or in {PASSWORDS[0]}.", metavar="FILE", show_default=False),
+    option("--key", help=f"The private key; its password is asked for, or in {PASSWORDS[0]}.", metavar="FILE"),
 ]
 Annotations = Annotated[
     list[str] | None,
-    typer.Option("--annotation", "-a", help="An annotation that is part of the signature.", metavar="NAME=VALUE", show_default=False),
+    option("--annotation", "-a", help="An annotation that is part of the signature.", metavar="NAME=VALUE"),
 ]
 Attach = Annotated[bool, typer.Option("--attach", help="Attach it to the image as an OCI referrer; push sends it as well.")]
 File = Annotated[Path | None, target("Write to this file instead of standard output."), FORMER_FILE]
@@ -89,9 +89,7 @@ def verify(
     name: Image,
     key: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--key", help="A public key; one of them must have signed.  [default: those of the policy]", metavar="FILE", show_default=False
-        ),
+        option("--key", help="A public key; one of them must have signed.  [default: those of the policy]", metavar="FILE"),
     ] = None,
     annotation: Annotations = None,
     attested: Annotated[
@@ -99,11 +97,10 @@ def verify(
     ] = False,
     kinds: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--type",
             help="An attestation that must be signed by one of the keys, as test-result (which must have passed); may be repeated.",
             metavar="TYPE",
-            show_default=False,
         ),
     ] = None,
     remote: Annotated[bool, typer.Option("--remote", help="Verify the image in its registry, even if the store has it.")] = False,

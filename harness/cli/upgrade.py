@@ -19,6 +19,7 @@ from harness.cli.options import (
     Yes,
     after_cluster,
     confirmed,
+    option,
     seconds,
     to_machines,
 )
@@ -34,11 +35,8 @@ if TYPE_CHECKING:
 
 Secret = Annotated[
     list[str] | None,
-    typer.Option(
-        "--env", "-e", help="Another value, or a secret one; the cluster does not store these.", metavar="NAME=VALUE",
-        show_default=False,
-    ),
-]  # fmt: skip
+    option("--env", "-e", help="Another value, or a secret one; the cluster does not store these.", metavar="NAME=VALUE"),
+]
 
 
 @dataclasses.dataclass(frozen=True)
