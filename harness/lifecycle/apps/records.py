@@ -188,16 +188,11 @@ def familiar(name: str) -> str:
 # ---- for other verbs --------------------------------------------------------------------------------------------------
 
 
-def images(kubectl: NodeKubectl, store: Store, platforms: Collection[Platform] | None = None) -> ImageSet:
-    """The container images of all applications of a cluster, for ``platforms`` or all that they are made for.
+def union(apps: Iterable[Installed], store: Store, platforms: Collection[Platform] | None = None) -> ImageSet:
+    """The container images of applications, for ``platforms`` or all that they are made for.
 
     A cluster's registries must keep these beside those of the cluster image. Raises StoreError when the CloudImage of one is missing.
     """
-    return union(listed(kubectl), store, platforms)
-
-
-def union(apps: Iterable[Installed], store: Store, platforms: Collection[Platform] | None = None) -> ImageSet:
-    """The container images of these applications. Raises StoreError when the CloudImage of one is missing."""
     from harness.trust import policy  # here: its cryptography is slow to load
 
     sets: list[ImageSet] = []
@@ -216,11 +211,6 @@ def union(apps: Iterable[Installed], store: Store, platforms: Collection[Platfor
 
 def of_platforms(image: cloudimage.CloudImage, platforms: Collection[Platform] | None) -> list[ImageSet]:
     return [part.images for part in image.platforms if platforms is None or any(part.platform.matches(each) for each in platforms)]
-
-
-def domains(kubectl: NodeKubectl) -> tuple[str, ...]:
-    """The registries in the names of the applications' images, which every node must be able to resolve."""
-    return tuple(sorted({domain for app in listed(kubectl) for domain in app.domains}))
 
 
 def unfit(apps: Iterable[Installed], kubernetes: str) -> tuple[str, ...]:
