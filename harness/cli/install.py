@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness import log
-from harness.cli.output import local_store, say, steps_table
+from harness.cli.output import local_store, say
 from harness.errors import StoreError
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ def put(requests: Sequence[Request], where: Where, *, plan: bool, output: Output
     store = local_store()
     if plan:
         with multi_image.prepared(requests, where, store) as works:
-            described = multi_image.described(works)
-        if not output.printed(described):
-            steps_table(described)
+            output.steps(multi_image.described(works))
         return
     results = multi_image.put(requests, where, store)
     if output.printed(results[0] if len(results) == 1 else results):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -31,12 +30,9 @@ from harness.cli.options import (
     seconds,
     to_machines,
 )
-from harness.cli.output import local_store, pairs, say, steps_table
+from harness.cli.output import local_store, pairs, say
 from harness.cli.program import Old
 from harness.cli.root import app
-
-if TYPE_CHECKING:
-    from harness.lifecycle.plan import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +69,7 @@ def join(
     """Add nodes to a running cluster. The same command again finishes an interrupted join."""
     from harness.clusterfile import ClusterDocument, Clusterfile
     from harness.lifecycle import join as joining
+    from harness.lifecycle import plan as planning
     from harness.lifecycle.cluster.access import known
 
     name, ssh = cluster.name, access.settings()
@@ -83,7 +80,7 @@ def join(
     known(name, options.via)  # before the local store is made
     if plan:
         with joining.prepared(wanted, local_store(), options) as work:
-            _show_plan(joining.plan(work), output)
+            output.steps(planning.describe(joining.plan(work)))
         return
     result = joining.join(wanted, local_store(), options)
     if output.printed(result):
@@ -111,6 +108,7 @@ def remove(
     output: Output,
 ) -> None:
     """Drain nodes and remove them from a cluster. Their machines are left as they were found."""
+    from harness.lifecycle import plan as planning
     from harness.lifecycle import remove as removing
 
     name, nodes = _name_and_nodes(words, cluster, named=bool(access.via))
@@ -119,7 +117,7 @@ def remove(
     if plan or not yes:
         with removing.prepared(name, nodes, **arguments) as work:
             if plan:
-                _show_plan(removing.plan(work), output)
+                output.steps(planning.describe(removing.plan(work)))
                 return
             for node in work.going:
                 role = "control-plane node" if node in work.leaving_control_plane else "worker"
@@ -148,11 +146,3 @@ def _name_and_nodes(words: list[str], cluster: str | None, *, named: bool = Fals
     else:
         name = cluster_cache.DEFAULT_NAME
     return name, [part for word in words for part in word.split(",") if part]
-
-
-def _show_plan(steps: Sequence[Step], output: Output) -> None:
-    from harness.lifecycle import plan as planning
-
-    described = planning.describe(steps)
-    if not output.printed(described):
-        steps_table(described)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.output import plain, print_json, say
+from harness.cli.output import plain, print_json, say, steps_table
 from harness.cli.program import Alias, Old, Options
 from harness.errors import Fault, InputError, UsageError
 
@@ -191,6 +191,11 @@ class Output(Options):
         if self.is_json:
             print_json(plain(result))
         return self.is_json
+
+    def steps(self, described: Sequence[Mapping[str, Any]]) -> None:
+        """Print the steps of a plan."""
+        if not self.printed(described):
+            steps_table(described)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from harness import log
 from harness.cli.cluster_options import ClusterOptions, wanted
 from harness.cli.install import only_applications, put, tell_installed
 from harness.cli.options import ClusterFlags, Output, Plan, SiteAccess, existing, option
-from harness.cli.output import local_store, say, steps_table
+from harness.cli.output import local_store, say
 from harness.cli.registry import connect
 from harness.cli.root import app
 from harness.errors import Fault, InputError, UsageError
@@ -87,9 +87,7 @@ def run(
         kube = images[0] if len(images) == 1 else "one of the images"
         raise UsageError(f"{option} is for application images alone, and {kube} brings Kubernetes", hint=hint)
     if plan:
-        described = planning.describe(running.plan(running.prepare(clusterfile, local_store(), options)))
-        if not output.printed(described):
-            steps_table(described)
+        output.steps(planning.describe(running.plan(running.prepare(clusterfile, local_store(), options))))
         return
     summary = running.run(clusterfile, local_store(), options)
     if not output.printed(summary):

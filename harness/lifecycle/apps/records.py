@@ -177,14 +177,6 @@ def check_name(text: str) -> str:
     return text
 
 
-def familiar(name: str) -> str:
-    """An image's name as the store has it: ``web`` is ``web:latest``."""
-    try:
-        return name if name.startswith("sha256:") else Reference.parse(name).familiar
-    except ValueError:
-        return name
-
-
 # ---- for other verbs --------------------------------------------------------------------------------------------------
 
 
