@@ -54,7 +54,6 @@ from tests.integration.registry import (
     push,
     registry,
     sha256,
-    token_registry,
 )
 from tests.waiting import HANG, until
 
@@ -325,12 +324,6 @@ def test_proxy_password_registry_is_served_with_login_of_docker_configuration(se
             digest, data = blob_of(SECRET)
             assert ask(proxy, f"/v2/closed.test/team/secret/blobs/{digest}").body == data
             assert not proxy.failures
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registry, TokenServer]]:
-    with token_registry(tmp_path_factory.mktemp("tokens")) as running:
-        yield running
 
 
 def test_proxy_token_is_requested_once_per_repository(
