@@ -17,7 +17,7 @@ from harness.build.declared_images import STAND_IN, RootfsFile
 from harness.build.yaml_documents import is_yaml, read_text
 from harness.errors import Fault
 from harness.kubefile import Kubefile
-from harness.kubefile.instructions import AppCmds, AppInstruction, Cmd, Cmds
+from harness.kubefile.instructions import AppCmds, AppInstruction, LaunchCommands
 from harness.process import LONGEST_ARGUMENT
 from harness.templates.job import output_name
 
@@ -103,7 +103,7 @@ def launch_commands(kubefile: Kubefile, commands: Iterable[str]) -> tuple[Launch
     """Commands, each once, with the line of the Kubefile that gives it; one of the base image has the name of the Kubefile."""
     lines: dict[str, str] = {}
     for instruction in kubefile.instructions:
-        if isinstance(instruction, Cmd | Cmds):
+        if isinstance(instruction, LaunchCommands):
             lines |= dict.fromkeys(instruction.commands, kubefile.where(instruction))
 
     def where(command: str) -> str:

@@ -53,8 +53,8 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     trust,
     upgrade,
 )
-from harness.cli.options import Json
-from harness.cli.output import print_error, print_json, say, wants_json
+from harness.cli.options import Output
+from harness.cli.output import print_error, say
 from harness.cli.program import CommandEnded, Common, VersionWanted, program
 from harness.cli.root import app
 from harness.errors import InputError, SlipwayError, UsageError
@@ -283,6 +283,7 @@ def _common(context: typer.Context, common: Common) -> None:
 
 
 @app.command()
-def version(output: Json = "text") -> None:
+def version(*, output: Output) -> None:
     """Show the version."""
-    print_json({"version": about.version()}) if wants_json(output) else say(f"slipway {about.version()}")
+    if not output.printed({"version": about.version()}):
+        say(f"slipway {about.version()}")

@@ -11,8 +11,8 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.options import ClusterAccess, ClusterName, Json, Yes, confirmed, existing, seconds, to_machines
-from harness.cli.output import plain, print_json, say, short, steps_table, table, wants_json
+from harness.cli.options import ClusterAccess, ClusterName, Output, Yes, confirmed, existing, option, seconds, to_machines
+from harness.cli.output import say, short, steps_table, table
 from harness.cli.program import ListGroup, Program
 from harness.cli.root import app
 from harness.errors import UsageError
@@ -40,12 +40,7 @@ class AppsAccess(ClusterAccess):
     cluster: ClusterName = None
     kubeconfig: Annotated[
         Path | None,
-        typer.Option(
-            "--kubeconfig",
-            help="A cluster that slipway has not made; commands are launched on this machine.",
-            metavar="FILE",
-            show_default=False,
-        ),
+        option("--kubeconfig", help="A cluster that slipway has not made; commands are launched on this machine.", metavar="FILE"),
     ] = None
 
     def where(self) -> Where:
@@ -62,17 +57,15 @@ class AppsAccess(ClusterAccess):
 def apps_list(
     *,
     access: AppsAccess,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """List the applications of a cluster."""
     from harness.lifecycle.apps import records
     from harness.lifecycle.apps import target as targets
 
-    as_json = wants_json(output)
     with targets.opened(access.where(), nodes=False) as target:
         installed = records.listed(target.kubectl)
-    if as_json:
-        print_json([_described(one) for one in installed])
+    if output.printed([_described(one) for one in installed]):
         return
     table(
         ("APP", "IMAGE", "DIGEST", "STATE", "OBJECTS", "SINCE"),
@@ -115,7 +108,7 @@ def apps_remove(
     timeout: Annotated[float, seconds("--timeout", help="Seconds that removed objects may take to disappear.")] = 300,
     plan: Annotated[bool, typer.Option("--plan", help="Show the steps and what would be removed, and change nothing.")] = False,
     yes: Yes = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Remove an application: the objects that its launch commands made with kubectl and helm, and their data. Older objects stay.
 
@@ -123,19 +116,17 @@ def apps_remove(
     """
     from harness.lifecycle.apps import uninstall
 
-    as_json = wants_json(output)
     where = access.where()
     with uninstall.prepared(app_name, where, timeout=timeout) as work:
         going = [str(one) for one in work.record.objects if one.ours and one not in work.kept]
         if plan:
-            _show_removal(work, going, as_json)
+            _show_removal(work, going, output)
             return
         if not yes:
             _tell_removal(work, going)
             confirmed(f"Remove all this from {work.target.name}, with its data?")
     removal = uninstall.remove(app_name, where, timeout=timeout)
-    if as_json:
-        print_json(plain(removal))
+    if output.printed(removal):
         return
     say(f"removed {removal.name} from {removal.cluster} in {log.duration(removal.seconds)}: {len(removal.removed)} objects")
     for one in removal.kept:
@@ -143,14 +134,13 @@ def apps_remove(
     _tell_unknown(removal.unknown)
 
 
-def _show_removal(work: AppRemoval, going: Sequence[str], as_json: bool) -> None:
+def _show_removal(work: AppRemoval, going: Sequence[str], output: Output) -> None:
     from harness.lifecycle import plan as planning
     from harness.lifecycle.apps import uninstall
 
     described = planning.describe(uninstall.plan(work))
-    if as_json:
-        kept, unknown = [str(one) for one in work.kept], list(work.record.unknown)
-        print_json({"steps": described, "removed": list(going), "kept": kept, "unknown": unknown})
+    kept = [str(one) for one in work.kept]
+    if output.printed({"steps": described, "removed": going, "kept": kept, "unknown": work.record.unknown}):
         return
     _tell_removal(work, going)
     say()

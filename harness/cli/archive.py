@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 import typer
 
 from harness import log
-from harness.cli.options import FORMER_FILE, AllowOlder, Json, Platforms, choice, local_images, platform_of, target
-from harness.cli.output import local_store, one_of, print_json, say, wants_json
+from harness.cli.options import FORMER_FILE, AllowOlder, Output, Platforms, choice, local_images, option, platform_of, target
+from harness.cli.output import local_store, one_of, say
 from harness.cli.root import app
 from harness.errors import UsageError
 
@@ -25,6 +25,7 @@ _COMPRESSIONS = ("none", "zstd", "gzip")
 
 @app.command(short_help="Write CloudImages into one file.")
 def save(
+    *,
     names: Annotated[list[str], local_images("Images of the local store, by name or digest.")],
     file: Annotated[Path, target("The archive to write; - for standard output."), FORMER_FILE],
     since: Annotated[
@@ -50,15 +51,14 @@ def save(
             metavar="SIZE",
         ),
     ] = None,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Write CloudImages into one file: a standard OCI archive, each blob once, with their signatures and attestations."""
     from harness.log.progress import Meter
     from harness.oci.archive import save
 
     stream = str(file) == "-"
-    as_json = wants_json(output)
-    if stream and (volume_size or as_json):
+    if stream and (volume_size or output.is_json):
         raise UsageError("--to - writes one stream to standard output", hint="name a file for volumes or JSON")
     limit = None if volume_size is None else size_in_bytes(volume_size, "--volume-size")
     how = cast("Compression", one_of(compress, _COMPRESSIONS, "--compress"))
@@ -77,18 +77,17 @@ def save(
             meter=meter,
         )
         meter.finish()
-    if as_json:
-        print_json(
-            {
-                "names": list(saved.names),
-                "files": [str(path) for path in saved.files],
-                "size": saved.size,
-                "blobs": saved.blobs,
-                "bytes": saved.content,
-                "bytesWithoutSince": saved.whole,
-                "since": list(saved.since),
-            }
-        )
+    if output.printed(
+        {
+            "names": list(saved.names),
+            "files": [str(path) for path in saved.files],
+            "size": saved.size,
+            "blobs": saved.blobs,
+            "bytes": saved.content,
+            "bytesWithoutSince": saved.whole,
+            "since": list(saved.since),
+        }
+    ):
         return
     for path in saved.files:
         say(f"{path}  {log.size(path.stat().st_size)}")
@@ -106,18 +105,18 @@ def _old(text: str) -> str | Path:
 
 @app.command(short_help="Load the CloudImages of a file into the store.")
 def load(
+    *,
     file: Annotated[
         Path,
-        typer.Option(
+        option(
             "--from",
-            metavar="FILE",
             help="The archive to read: a file, the first of its volumes, or their name without the number; - for standard input.",
-            show_default=False,
+            metavar="FILE",
         ),
         FORMER_FILE,
     ],
     allow_older: AllowOlder = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Load the CloudImages of an archive into the store; nothing is visible before all of it is verified."""
     from harness.log.progress import Meter
@@ -125,7 +124,6 @@ def load(
     from harness.oci.graph import attached_to
     from harness.trust import policy
 
-    as_json = wants_json(output)
     store = local_store()
     with log.step(f"load {file}") as shown:
         meter = Meter(shown, 0)
@@ -139,15 +137,14 @@ def load(
         meter.finish(f"{loaded.present} of {loaded.present + loaded.written} blobs were here already" if loaded.present else "")
     images = {name: descriptor for name, descriptor in sorted(loaded.names.items()) if attached_to(name) is None}
     attached = sorted(set(loaded.names) - set(images))
-    if as_json:
-        print_json(
-            {
-                "images": [{"name": name, "digest": descriptor.digest} for name, descriptor in images.items()],
-                "attachments": attached,
-                "written": loaded.written,
-                "present": loaded.present,
-            }
-        )
+    if output.printed(
+        {
+            "images": [{"name": name, "digest": descriptor.digest} for name, descriptor in images.items()],
+            "attachments": attached,
+            "written": loaded.written,
+            "present": loaded.present,
+        }
+    ):
         return
     for name, descriptor in images.items():
         say(f"{name}  {descriptor.digest}")

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from harness import log
-from harness.cli.options import Image, Json, RegistryOptions
-from harness.cli.output import print_json, say, short, table, wants_json
+from harness.cli.options import Image, Output, RegistryOptions, option
+from harness.cli.output import say, short, table
 from harness.cli.root import app
 from harness.cli.signed_image import FoundImage, find, private_key
 from harness.errors import Fault, InputError, StoreError, UsageError
@@ -23,9 +21,7 @@ if TYPE_CHECKING:
     from harness.trust.attached_documents import AttachmentEntry
     from harness.trust.keys import PrivateKey
 
-OptionalKey = Annotated[
-    Path | None, typer.Option("--key", help="Sign it as a cosign attestation with this private key.", metavar="FILE", show_default=False)
-]
+OptionalKey = Annotated[Path | None, option("--key", help="Sign it as a cosign attestation with this private key.", metavar="FILE")]
 
 
 @app.command(short_help="Attach a statement to a CloudImage, as the results of its tests.")
@@ -34,29 +30,21 @@ def attest(
     name: Image,
     kind: Annotated[
         str,
-        typer.Option("--type", help="Type of the predicate: test-result, sbom, provenance, or a URI.", metavar="TYPE", show_default=False),
+        option("--type", help="Type of the predicate: test-result, sbom, provenance, or a URI.", metavar="TYPE"),
     ],
     predicate: Annotated[
         Path | None,
-        typer.Option(
-            "--predicate",
-            help="The predicate as JSON; or a whole statement, which must be about this very image.",
-            metavar="FILE",
-            show_default=False,
-        ),
+        option("--predicate", help="The predicate as JSON; or a whole statement, which must be about this very image.", metavar="FILE"),
     ] = None,
     parts: Annotated[
         list[str] | None,
-        typer.Option(
-            "--part",
-            help="An image that this one was joined of, instead of a file: its test results; may be repeated.",
-            metavar="IMAGE",
-            show_default=False,
+        option(
+            "--part", help="An image that this one was joined of, instead of a file: its test results; may be repeated.", metavar="IMAGE"
         ),
     ] = None,
     key: OptionalKey = None,
     to: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Attach a statement (in-toto) to a CloudImage, here or, when it is not in the local store, in its registry.
 
@@ -65,7 +53,6 @@ def attest(
     """
     from harness.trust import attached_documents as documents
 
-    as_json = wants_json(output)
     wanted = documents.type_of(kind)
     if bool(predicate) == bool(parts):
         raise UsageError("a statement is read from a file, or put together of those of other images", hint="give --predicate or --part")
@@ -77,9 +64,8 @@ def attest(
         value = _of_parts(subject, parts or (), pair, to) if document is None else _predicate(document, subject, str(predicate))
         statement = _statement(subject, wanted, value)
         attach(subject, wanted, statement, None, pair)
-    if as_json:
-        signed = pair.public.fingerprint if pair else None
-        print_json({"name": subject.reference.familiar, "digest": subject.image.digest, "type": wanted, "key": signed})
+    signed = pair.public.fingerprint if pair else None
+    if output.printed({"name": subject.reference.familiar, "digest": subject.image.digest, "type": wanted, "key": signed}):
         return
     say(f"attached {documents.name_of(wanted)} to {subject.reference.familiar}  {subject.image.digest}")
     say(f"  signed by {key}" if key else "  not signed")

@@ -14,26 +14,25 @@ from harness.cli.options import (
     FORMER_FILE,
     WORKER_ALIASES,
     ClusterAccess,
-    Json,
     NamedCluster,
+    Output,
     Ssh,
     Yes,
     confirmed,
     image_option,
     machines,
+    option,
     seconds,
     target,
     to_machines,
 )
-from harness.cli.output import pairs, plain, print_json, say, wants_json
+from harness.cli.output import pairs, say
 from harness.cli.root import app
 from harness.errors import UsageError
 
 PasswordEnv = Annotated[
     str | None,
-    typer.Option(
-        "--password-env", help="The environment variable that holds the password of the file.", metavar="NAME", show_default=False
-    ),
+    option("--password-env", help="The environment variable that holds the password of the file.", metavar="NAME"),
 ]
 AskPassword = Annotated[bool, typer.Option("--password", help="Ask for the password of the file.")]
 
@@ -46,7 +45,7 @@ def backup(
     password_env: PasswordEnv = None,
     password: AskPassword = False,
     access: ClusterAccess,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Save etcd, keys and Clusterfile of a cluster to one file. The file is verified after it was written.
 
@@ -55,11 +54,9 @@ def backup(
     """
     from harness.lifecycle.cluster import backup as saving
 
-    as_json = wants_json(output)
     secret = _password(password_env, password, twice=True)
     result = saving.backup(file, cluster.name, *access.members(), password=secret)
-    if as_json:
-        print_json(plain(result))
+    if output.printed(result):
         return
     say(f"{result.file}: {result.keys} keys of etcd at revision {result.revision}, {log.size(result.size)}, checked")
     if not result.encrypted:
@@ -70,7 +67,7 @@ def backup(
 @app.command()
 def restore(
     *,
-    file: Annotated[Path, typer.Option("--from", help="The backup.", metavar="FILE", show_default=False), FORMER_FILE],
+    file: Annotated[Path, option("--from", help="The backup.", metavar="FILE"), FORMER_FILE],
     password_env: PasswordEnv = None,
     password: AskPassword = False,
     control_plane: Annotated[
@@ -82,14 +79,12 @@ def restore(
     ] = None,
     env: Annotated[
         list[str] | None,
-        typer.Option(
-            "--env", "-e", help="A value that the backup does not know, for other machines.", metavar="NAME=VALUE", show_default=False
-        ),
+        option("--env", "-e", help="A value that the backup does not know, for other machines.", metavar="NAME=VALUE"),
     ] = None,
     ssh: Ssh,
     timeout: Annotated[float, seconds("--timeout", help="Seconds that the API, and then the nodes, may take.")] = 600,
     yes: Yes = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Restore a cluster from a backup. It goes onto the control-plane nodes that lost etcd's data, or onto other machines.
 
@@ -97,7 +92,6 @@ def restore(
     """
     from harness.lifecycle import restore as restoring
 
-    as_json = wants_json(output)
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
     secret = _password(password_env, password, twice=False)
@@ -106,8 +100,7 @@ def restore(
     if not yes:
         confirmed("What the cluster has seen since the backup will be lost. Go on?")
     result = restoring.restore(file, *members, login=login, password=secret, image=image, env=pairs(env or [], "--env"), timeout=timeout)
-    if as_json:
-        print_json(plain(result))
+    if output.printed(result):
         return
     where = "in place" if result.in_place else f"onto {len(result.control_plane) + len(result.workers)} other machines"
     say(f"restored {result.name} {where} as of {result.made}, in {log.duration(result.seconds)}")

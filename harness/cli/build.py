@@ -13,9 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.options import WORKER_ALIASES, AllowOlder, Json, choice, existing, image_option, in_lower_case, platform_of, seconds
-from harness.cli.output import local_store, one_of, pairs, print_json, say, wants_json
-from harness.cli.program import Old
+from harness.cli.options import (
+    WORKER_ALIASES,
+    AllowOlder,
+    Output,
+    choice,
+    existing,
+    image_option,
+    in_lower_case,
+    option,
+    platform_of,
+    seconds,
+)
+from harness.cli.output import local_store, one_of, pairs, say
+from harness.cli.program import Old, Options
 from harness.cli.root import app
 from harness.errors import UsageError
 
@@ -30,6 +41,94 @@ MOST_WORKERS = 9
 
 _PULL = {"ifnewer": "always", "true": "always", "false": "missing"}
 """Words of sealer for values of ``--pull``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ThrowAwayCluster(Options):
+    """The cluster that runs the image while it is built."""
+
+    sandbox: Annotated[
+        str,
+        choice("--sandbox", values=("kind", "container"), help="The throw-away cluster that runs the image."),
+        Old("--cluster"),
+    ] = "kind"
+    on: Annotated[
+        str | None,
+        image_option(
+            "--on",
+            help="The image with Kubernetes on which an application image runs while it is built; none reads its files only.  "
+            "[default: the newest base image of the store that fits]",
+            metavar="IMAGE|none",
+        ),
+    ] = None
+    workers: Annotated[
+        int,
+        typer.Option("--workers", help="Workers of the throw-away cluster.", metavar="N", min=0, max=MOST_WORKERS),
+        WORKER_ALIASES,
+    ] = 0
+    settle: Annotated[
+        float,
+        typer.Option(
+            "--settle",
+            help="Least seconds without change after which workloads count as settled; longer where they took long.",
+            metavar="SECONDS",
+            min=0,
+        ),
+    ] = 5
+    timeout: Annotated[float, seconds("--timeout", help="Seconds that workloads may take to become ready.")] = 600
+
+
+@dataclasses.dataclass(frozen=True)
+class RunNetwork(Options):
+    """The network of RUN and Dockerfiles."""
+
+    network: Annotated[
+        str,
+        choice(
+            "--network",
+            values=("bridge", "host"),
+            help="The network of RUN and Dockerfiles: bridge, or host for the network of this machine with its loopback.",
+        ),
+    ] = "bridge"
+    add_host: Annotated[
+        list[str] | None,
+        option(
+            "--add-host",
+            help="A name that RUN and Dockerfiles resolve to this address; host-gateway is this machine.",
+            metavar="NAME:ADDRESS",
+        ),
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSources(Options):
+    """The origin of container images, and what is taken for one."""
+
+    images_from: Annotated[
+        str,
+        choice(
+            "--images",
+            values=("auto", "upstream", "built"),
+            help="Images that images/ defines: from their registries (upstream), built here, or auto: built where no registry answers.",
+        ),
+    ] = "auto"
+    possible: Annotated[
+        str,
+        choice(
+            "--possible",
+            values=("take", "report", "refuse"),
+            help="Text that may name an image (an argument of an operator): include it, report it, or refuse the build.",
+        ),
+    ] = "report"
+    allow_login: Annotated[
+        list[str] | None,
+        option(
+            "--allow-login",
+            help="Pull this repository (or pattern) with your login, even if no file of the image names it.",
+            metavar="HOST/REPOSITORY",
+        ),
+    ] = None
+    allow_older: AllowOlder = False
 
 
 @app.command(short_help="Build a CloudImage from a Kubefile.")
@@ -48,39 +147,29 @@ def build(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(
-            "--file",
-            "-f",
-            help="The Kubefile; - reads it from standard input.  [default: CONTEXT/Kubefile]",
-            metavar="FILE",
-            show_default=False,
-        ),
+        option("--file", "-f", help="The Kubefile; - reads it from standard input.  [default: CONTEXT/Kubefile]", metavar="FILE"),
     ] = None,
     platform: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--platform",
             help="The platform of the image, as linux/arm64; several with commas.  [default: this machine]",
             metavar="OS/ARCH[,OS/ARCH...]",
-            show_default=False,
         ),
     ] = None,
-    build_arg: Annotated[
-        list[str] | None, typer.Option("--build-arg", help="A value for an ARG.", metavar="NAME=VALUE", show_default=False)
-    ] = None,
+    build_arg: Annotated[list[str] | None, option("--build-arg", help="A value for an ARG.", metavar="NAME=VALUE")] = None,
     env: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--env",
             "-e",
             help="A value for the throw-away cluster, where the image has none; the image does not keep it.",
             metavar="NAME=VALUE",
-            show_default=False,
         ),
     ] = None,
     image_list: Annotated[
         Path | None,
-        typer.Option("--image-list", help="A file with more container images, one a line.", metavar="FILE", show_default=False),
+        option("--image-list", help="A file with more container images, one a line.", metavar="FILE"),
     ] = None,
     discover: Annotated[
         str,
@@ -98,82 +187,13 @@ def build(
             help="Fetch the base image of FROM from its registry: missing, if the local store lacks it; always; never.",
         ),
     ] = "missing",
-    sandbox: Annotated[
-        str,
-        choice("--sandbox", values=("kind", "container"), help="The throw-away cluster that runs the image."),
-        Old("--cluster"),
-    ] = "kind",
-    on: Annotated[
-        str | None,
-        image_option(
-            "--on",
-            help="The image with Kubernetes on which an application image runs while it is built; none reads its files only.  "
-            "[default: the newest base image of the store that fits]",
-            metavar="IMAGE|none",
-        ),
-    ] = None,
-    workers: Annotated[
-        int,
-        typer.Option("--workers", help="Workers of the throw-away cluster.", metavar="N", min=0, max=MOST_WORKERS),
-        WORKER_ALIASES,
-    ] = 0,
-    settle: Annotated[
-        float,
-        typer.Option(
-            "--settle",
-            help="Least seconds without change after which workloads count as settled; longer where they took long.",
-            metavar="SECONDS",
-            min=0,
-        ),
-    ] = 5,
-    timeout: Annotated[float, seconds("--timeout", help="Seconds that workloads may take to become ready.")] = 600,
-    network: Annotated[
-        str,
-        choice(
-            "--network",
-            values=("bridge", "host"),
-            help="The network of RUN and Dockerfiles: bridge, or host for the network of this machine with its loopback.",
-        ),
-    ] = "bridge",
-    add_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--add-host",
-            help="A name that RUN and Dockerfiles resolve to this address; host-gateway is this machine.",
-            metavar="NAME:ADDRESS",
-            show_default=False,
-        ),
-    ] = None,
-    images_from: Annotated[
-        str,
-        choice(
-            "--images",
-            values=("auto", "upstream", "built"),
-            help="Images that images/ defines: from their registries (upstream), built here, or auto: built where no registry answers.",
-        ),
-    ] = "auto",
-    possible: Annotated[
-        str,
-        choice(
-            "--possible",
-            values=("take", "report", "refuse"),
-            help="Text that may name an image (an argument of an operator): include it, report it, or refuse the build.",
-        ),
-    ] = "report",
-    allow_login: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow-login",
-            metavar="HOST/REPOSITORY",
-            show_default=False,
-            help="Pull this repository (or pattern) with your login, even if no file of the image names it.",
-        ),
-    ] = None,
-    allow_older: AllowOlder = False,
+    cluster: ThrowAwayCluster,
+    network: RunNetwork,
+    images: ImageSources,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step again.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the throw-away cluster running for inspection.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only read the Kubefile and show the steps and images.")] = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Build a CloudImage from a Kubefile: layers, and every container image that running it pulls."""
     from harness import build as building
@@ -184,11 +204,10 @@ def build(
     from harness.build.options import PULL, BuildOptions
     from harness.build.run_steps import NETWORKS, added_hosts
 
-    as_json = wants_json(output)
-    one_of(sandbox, CLUSTERS, "--sandbox")
+    one_of(cluster.sandbox, CLUSTERS, "--sandbox")
     modes = tuple(sorted({one_of(mode.strip(), ("pulled", "declared"), "--discover") for mode in discover.split(",") if mode.strip()}))
-    if on not in (None, NONE) and "pulled" not in modes:
-        raise UsageError(f"--on {on}: --discover {discover} runs nothing", hint="leave one of them out")
+    if cluster.on not in (None, NONE) and "pulled" not in modes:
+        raise UsageError(f"--on {cluster.on}: --discover {discover} runs nothing", hint="leave one of them out")
     if context is None:
         if file is None:
             raise UsageError("no context is given", hint="slipway build FOLDER, or -f Kubefile")
@@ -197,30 +216,24 @@ def build(
         context=existing(context), tag=in_lower_case(tag or context.resolve().name), file=file, platforms=_platforms(platform),
         build_args=pairs(build_arg or [], "--build-arg"), env=pairs(env or [], "--env"),
         image_list=existing(image_list) if image_list else None,
-        cluster=sandbox, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
-        network=one_of(network, NETWORKS, "--network"), hosts=added_hosts(add_host or ()),
-        images_from=one_of(images_from, MODES, "--images"), possible=one_of(possible, POSSIBLE_MODES, "--possible"),
-        allow_login=tuple(allow_login or ()), allow_older=allow_older, on=on or AUTO, workers=workers,
+        cluster=cluster.sandbox, discover=modes, settle=cluster.settle, timeout=cluster.timeout, use_cache=not no_cache, keep=keep,
+        network=one_of(network.network, NETWORKS, "--network"), hosts=added_hosts(network.add_host or ()),
+        images_from=one_of(images.images_from, MODES, "--images"), possible=one_of(images.possible, POSSIBLE_MODES, "--possible"),
+        allow_login=tuple(images.allow_login or ()), allow_older=images.allow_older, on=cluster.on or AUTO, workers=cluster.workers,
         pull=one_of(_PULL.get(pull, pull), PULL, "--pull"),
     )  # fmt: skip
     with _given(options) as options:
         if check:
             plan = building.check(options)
-            print_json(plan) if as_json else _show_plan(plan)
+            if not output.printed(plan):
+                _show_plan(plan)
             return
         built = building.build(options, local_store())
-    if as_json:
+    if output.is_json:
         from harness.cloudimage import listing
 
-        print_json(
-            {
-                **listing.describe(built.image),
-                "cached": built.cached,
-                "booted": built.booted,
-                "undeclared": built.undeclared,
-                "unpulled": built.unpulled,
-            }
-        )
+        result = {name: getattr(built, name) for name in ("cached", "booted", "undeclared", "unpulled")}
+        output.printed({**listing.describe(built.image), **result})
         return
     _show_built(built, options.tag)
 

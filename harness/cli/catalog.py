@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import Json, RegistryOptions, local_images, target
-from harness.cli.output import local_store, print_json, say, wants_json
+from harness.cli.options import Output, RegistryOptions, local_images, option, target
+from harness.cli.output import local_store, say
 from harness.cli.registry import connect
 from harness.cli.root import app
 
@@ -27,36 +27,31 @@ def catalog(
     to: Annotated[Path, target("Write the site to this folder; a former site in it is replaced.", "FOLDER")],
     registry: Annotated[
         list[str] | None,
-        typer.Option(
-            "--registry", help="Show the images of this registry instead of the local store; may be repeated.", metavar="HOST[/NAMESPACE]",
-            show_default=False,
+        option(
+            "--registry", help="Show the images of this registry instead of the local store; may be repeated.", metavar="HOST[/NAMESPACE]"
         ),
     ] = None,
     title: Annotated[str, typer.Option("--title", help="The title of the site.", metavar="TEXT")] = "Cluster images",
     key: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--key", help="Verify signatures with this public key; may be repeated.  [default: keys of the policy]", metavar="FILE",
-            show_default=False,
-        ),
+        option("--key", help="Verify signatures with this public key; may be repeated.  [default: keys of the policy]", metavar="FILE"),
     ] = None,
     versions: Annotated[int, typer.Option("--versions", help="Number of newest versions of an image to show.", metavar="N", min=1)] = 20,
     readmes: Annotated[
         Path | None,
-        typer.Option(
-            "--readmes", help="A folder with NAME/README.md for repositories whose last part is NAME.", metavar="FOLDER", show_default=False
-        ),
+        option("--readmes", help="A folder with NAME/README.md for repositories whose last part is NAME.", metavar="FOLDER"),
     ] = None,
     reports: Annotated[
         Path | None,
-        typer.Option(
-            "--reports", help="A folder with reports of tests (NAME.html); those that an attached test result names by digest are linked.",
-            metavar="FOLDER", show_default=False,
+        option(
+            "--reports",
+            help="A folder with reports of tests (NAME.html); those that an attached test result names by digest are linked.",
+            metavar="FOLDER",
         ),
     ] = None,
     access: RegistryOptions,
-    output: Json = "text",
-) -> None:  # fmt: skip
+    output: Output,
+) -> None:
     """Write a static web site about the CloudImages of the local store or of registries: versions, contents, values, changes, proof.
 
     It needs no server: any web server shows it, and so does a browser from the disk. `slipway search --index` reads its index.json.
@@ -65,15 +60,13 @@ def catalog(
     from harness.cloudimage.search import RegistryNamespace
     from harness.website import site
 
-    as_json = wants_json(output)
     places = tuple(RegistryNamespace.parse(text) for text in registry or ())
     request = site.SiteRequest(to, title, tuple(names or ()), places, versions, readmes, reports)
     demands = _demands(key or [])
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(connect(access, briefly=True)) if places else None
         written = site.make(local_store(), request, demands, client)
-    if as_json:
-        print_json(written.to_json())
+    if output.printed(written.to_json()):
         return
     say(f"wrote {to}  (images: {written.images}, versions: {written.versions})")
     say(f"  open {to / 'index.html'}; `slipway search --index {to}` searches it")

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from harness import log
-from harness.cli.options import ClusterAccess, ClusterName, Json, NamedCluster, NodesAccess
-from harness.cli.output import plain, print_json, say, table, wants_json
+from harness.cli.options import ClusterAccess, ClusterName, NamedCluster, NodesAccess, Output
+from harness.cli.output import say, table
 from harness.cli.program import ListGroup, Program
 from harness.cli.root import app
 from harness.errors import CheckError
@@ -22,17 +22,14 @@ def certs_list(
     *,
     cluster: NamedCluster,
     access: NodesAccess,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """List every certificate on every machine. Exits with 7 if one has expired."""
     from harness.lifecycle.cluster import certificates
 
-    as_json = wants_json(output)
     listing = certificates.listing(cluster.name, *access.members())
     ordered = sorted(listing.certificates, key=lambda one: one.ends)
-    if as_json:
-        print_json({"certificates": [one.to_json() for one in ordered], "unreachable": dict(listing.unreachable)})
-    else:
+    if not output.printed({"certificates": [one.to_json() for one in ordered], "unreachable": dict(listing.unreachable)}):
         table(
             ("CERTIFICATE", "NODE", "ISSUER", "ENDS", "LEFT", "STATE"),
             [(one.path, one.node, one.issuer, f"{one.ends:%Y-%m-%d %H:%M}", f"{one.days()} d", one.state()) for one in ordered],
@@ -55,15 +52,13 @@ def certs_renew(
         int, typer.Option("--days", help="Days that the new certificates are valid; never longer than their CA.", metavar="N", min=1)
     ] = 365,
     access: NodesAccess,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Renew the certificates of API servers, etcd, front proxy, kubeconfigs and registry, one control-plane node at a time."""
     from harness.lifecycle.cluster import certificates
 
-    as_json = wants_json(output)
     result = certificates.renew(cluster.name, *access.members(), days=days)
-    if as_json:
-        print_json(plain(result))
+    if output.printed(result):
         return
     say(f"renewed the certificates of {', '.join(result.control_plane)} for {result.days} days")
     if result.kubelets:
@@ -78,15 +73,15 @@ def certs_add_names(
     cluster: ClusterName = None,
     days: Annotated[int, typer.Option("--days", help="Days that the new certificates are valid.", metavar="N", min=1)] = 365,
     access: ClusterAccess,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Add names (SANs) to the certificates of the API servers."""
     from harness.lifecycle.cluster import sans
 
-    as_json = wants_json(output)
     name = cluster or "default"
     result = sans.add_names(names, name, *access.members(), days=days)
-    print_json(plain(result)) if as_json else say(f"the API of {name} answers as {', '.join(result.added)}")
+    if not output.printed(result):
+        say(f"the API of {name} answers as {', '.join(result.added)}")
 
 
 @certs_app.command("rotate-secrets", short_help="Encrypt Secrets with a new key.")
@@ -94,15 +89,13 @@ def certs_rotate_secrets(
     *,
     cluster: NamedCluster,
     access: NodesAccess,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Encrypt the Secrets of a cluster with a new key. The same command again finishes an interrupted rotation."""
     from harness.lifecycle import rotation
 
-    as_json = wants_json(output)
     result = rotation.rotate(cluster.name, *access.members())
-    if as_json:
-        print_json(plain(result))
+    if output.printed(result):
         return
     say(f"{result.secrets} Secrets of {result.name} are encrypted with {result.key}")
     say(f"backups of before hold the old key, and one of now the new one: slipway backup {cluster.name}")

@@ -18,7 +18,7 @@ from harness.cli.options import (
     ClusterFlags,
     ClusterOption,
     Env,
-    Json,
+    Output,
     SiteAccess,
     SkipCheck,
     Ssh,
@@ -26,7 +26,7 @@ from harness.cli.options import (
     machines,
     to_machines,
 )
-from harness.cli.output import local_store, print_json, say, table, wants_json
+from harness.cli.output import local_store, say, table
 from harness.cli.root import app
 from harness.errors import UsageError
 
@@ -69,7 +69,7 @@ def check(
         Path | None,
         typer.Option("--report", metavar="FILE", help="With --post: write a page (HTML) with every check, its outcome and what was seen."),
     ] = None,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Check machines before a run (--pre), or a running cluster. Exits with 7 if a check fails.
 
@@ -80,14 +80,13 @@ def check(
       slipway check --post cis
       slipway check --post cis --report shop.html
     """
-    as_json = wants_json(output)
     if pre and post:
         raise UsageError("--pre and --post are two things", hint="one after the other")
     name, secured = _asked(words or (), cluster, post)
     if report_file and (pre or listing):
         raise UsageError("--report is about a cluster that runs", hint="slipway check --post --report FILE")
     if listing:
-        _list(pre, post, secured, as_json)
+        _list(pre, post, secured, output)
         return
     from harness.lifecycle.checks import findings
 
@@ -110,10 +109,8 @@ def check(
         from harness.lifecycle import check_report
 
         page.write(check_report.document(report, cis=secured), report_file)
-    if as_json:
-        document = {"name": report.name, **findings.to_json(report.findings, report.checks, report.names)}
-        print_json({**document, "seconds": round(report.seconds, 1)})
-    else:
+    document = {"name": report.name, **findings.to_json(report.findings, report.checks, report.names)}
+    if not output.printed({**document, "seconds": round(report.seconds, 1)}):
         _show(report, show_all)
     findings.require_healthy(report.findings, what)
 
@@ -151,7 +148,7 @@ def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | N
     return checking.pre(control_plane, workers, name=prepared.name, spec=prepared, skip=skip or ())
 
 
-def _list(pre: bool, post: bool, secured: bool, as_json: bool) -> None:
+def _list(pre: bool, post: bool, secured: bool, output: Output) -> None:
     from harness.lifecycle.checks import postflight, preflight
     from harness.lifecycle.checks.postflight import cis
 
@@ -159,9 +156,7 @@ def _list(pre: bool, post: bool, secured: bool, as_json: bool) -> None:
     groups = [(CIS, cis.CHECKS)] if secured else groups
     entries = [{"when": when, "id": one.id, "title": one.title, "for": one.why, "canBeSkipped": not one.needed}
                for when, checks in groups for one in checks.values()]  # fmt: skip
-    if as_json:
-        print_json(entries)
-    else:
+    if not output.printed(entries):
         table(("WHEN", "CHECK", "FOR"), [(str(one["when"]), str(one["id"]), str(one["for"])) for one in entries])
 
 

@@ -11,8 +11,8 @@ import typer
 from harness import log
 from harness.cli import sites
 from harness.cli.cluster_options import ClusterOptions, external_registry, known_profile, wanted
-from harness.cli.options import ClusterFlags, Json, SiteAccess, Ssh, Yes, addresses, confirmed, to_machines
-from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table, wants_json
+from harness.cli.options import ClusterFlags, Output, SiteAccess, Ssh, Yes, addresses, confirmed, to_machines
+from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table
 from harness.cli.root import app
 from harness.cli.run import tell
 from harness.errors import StoreError, UsageError
@@ -27,7 +27,7 @@ def apply(
     asked: ClusterOptions,
     plan: Annotated[bool, typer.Option("--plan", help="Show differences and steps, and change nothing.")] = False,
     yes: Yes = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Create or change a cluster as its Clusterfile says.
 
@@ -42,19 +42,18 @@ def apply(
     """
     from harness.lifecycle import apply as applying
 
-    as_json = wants_json(output)
     if asked.file is None:
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
     files = sites.clusterfiles(asked.file, asked.spec.images)
     if files:
-        sites.apply(files, asked, plan=plan, yes=yes, as_json=as_json)
+        sites.apply(files, asked, plan=plan, yes=yes, output=output)
         return
     clusterfile, options, bring = wanted(asked)
     confirm = _assume_yes if yes else _confirm_removal
     result = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring, confirm=confirm)
-    if as_json:
-        print_json(_plain(result))
-    elif result.made is not None:
+    if output.printed(_plain(result)):
+        return
+    if result.made is not None:
         tell(result.made)
     else:
         _tell(result)
@@ -111,7 +110,7 @@ def generate(
     ] = False,
     adopt: Annotated[bool, typer.Option("--adopt", help="With --from-cluster: let slipway manage it.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of Clusterfiles, for editors.")] = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Print a Clusterfile from options, or from a running cluster.
 
@@ -121,7 +120,6 @@ def generate(
 
     Values that an image of the store needs, and that -e does not give, are in the Clusterfile as comments.
     """
-    as_json = wants_json(output)
     if schema:
         from harness.clusterfile.json_schema_export import schema as of_clusterfile
 
@@ -130,7 +128,8 @@ def generate(
     if adopt and not from_cluster:
         raise UsageError("--adopt is for a cluster that runs", hint="slipway generate --from-cluster --adopt --control-plane IP")
     text = _from_cluster(spec, ssh, adopt=adopt) if from_cluster else _from_options(spec, ssh, site)
-    print_json({"clusterfile": text}) if as_json else say(text, end="")
+    if not output.printed({"clusterfile": text}):
+        say(text, end="")
 
 
 def _from_options(spec: ClusterFlags, ssh: Ssh, site: SiteAccess) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import completion
-from harness.cli.options import Json, in_lower_case
-from harness.cli.output import local_store, print_json, say, wants_json
+from harness.cli.options import Output, in_lower_case, option
+from harness.cli.output import local_store, say
 from harness.cli.root import app
 from harness.errors import UsageError
 
@@ -25,13 +25,11 @@ ImageOrFile = Annotated[
         autocompletion=completion.images,
     ),
 ]
-ImageOfFile = Annotated[
-    str | None, typer.Option("--image", help="The image to check, of an archive with several.", metavar="NAME", show_default=False)
-]
+ImageOfFile = Annotated[str | None, option("--image", help="The image to check, of an archive with several.", metavar="NAME")]
 
 
 @app.command(short_help="Check an image against every clause of the CloudImage format.")
-def conformance(*, image: ImageOrFile, name: ImageOfFile = None, output: Json = "text") -> None:
+def conformance(*, image: ImageOrFile, name: ImageOfFile = None, output: Output) -> None:
     """Check an image against every clause of the CloudImage format, whichever tool made it. Exits with 1 if a clause fails.
 
     Every blob is hashed, and every layer of the rootfs is read and unpacked below the folder of temporary files.
@@ -40,13 +38,10 @@ def conformance(*, image: ImageOrFile, name: ImageOfFile = None, output: Json = 
       slipway conformance web
       slipway conformance web.tar --output json
     """
-    as_json = wants_json(output)
     from harness.cloudimage.conformance import check
 
     report = check(local_store(), _named(image), name)
-    if as_json:
-        print_json(report.to_json())
-    else:
+    if not output.printed(report.to_json()):
         _show(report)
     if not report.conforms:
         raise typer.Exit(1)

@@ -7,32 +7,26 @@ from typing import Annotated
 import typer
 
 from harness import log
-from harness.cli.options import Json, local_images
-from harness.cli.output import local_store, plain, print_json, say, table, wants_json
+from harness.cli.options import Output, local_images, option
+from harness.cli.output import local_store, plain, say, table
 from harness.cli.root import app
 from harness.errors import StoreError, UsageError
 
 
 @app.command(short_help="Make a CloudImage of an image that sealer made.")
 def convert(
+    *,
     name: Annotated[str, local_images("An image of sealer 0.9 to 0.11 in the local store.", "IMAGE")],
     tag: Annotated[
         str | None,
-        typer.Option(
-            "--tag", "-t", help="The name of the CloudImage.  [default: NAME with -slipway behind it]", metavar="NAME", show_default=False
-        ),
+        option("--tag", "-t", help="The name of the CloudImage.  [default: NAME with -slipway behind it]", metavar="NAME"),
     ] = None,
     registry: Annotated[
         str | None,
-        typer.Option(
-            "--registry",
-            help="The registry of embedded images for which the image has no complete name.",
-            metavar="DOMAIN",
-            show_default=False,
-        ),
+        option("--registry", help="The registry of embedded images for which the image has no complete name.", metavar="DOMAIN"),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail, and tag nothing, if a name or file cannot be restored.")] = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Make a CloudImage of an image that sealer made: its rootfs, and its embedded images under their original names.
 
@@ -43,7 +37,6 @@ def convert(
     from harness.sealer import convert as conversion
     from harness.sealer import image as sealerimage
 
-    as_json = wants_json(output)
     store = local_store()
     with store.shared_lease(), scratch.cleaned():
         source = sealerimage.read(store, name)
@@ -62,19 +55,18 @@ def convert(
         descriptor = cloudimage.write(store, converted.platforms)
         store.tag(target, descriptor)
         image = cloudimage.read(store, target)
-    if as_json:
-        print_json(
-            {
-                "name": image.name,
-                "digest": image.digest,
-                "source": {"name": source.name, "digest": source.digest},
-                "platforms": [
-                    {"platform": str(part.platform), "images": [one.to_json() for one in part.images.images]} for part in image.platforms
-                ],
-                "problems": plain(converted.problems),
-                "notes": list(converted.notes),
-            }
-        )
+    if output.printed(
+        {
+            "name": image.name,
+            "digest": image.digest,
+            "source": {"name": source.name, "digest": source.digest},
+            "platforms": [
+                {"platform": str(part.platform), "images": [one.to_json() for one in part.images.images]} for part in image.platforms
+            ],
+            "problems": plain(converted.problems),
+            "notes": list(converted.notes),
+        }
+    ):
         return
     say(f"{image.name}  {image.digest}")
     rows = []

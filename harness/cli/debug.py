@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import completion
-from harness.cli.options import ClusterAccess, ClusterName, Json
-from harness.cli.output import plain, print_json, wants_json
+from harness.cli.options import ClusterAccess, ClusterName, Output, option
 from harness.cli.program import CommandEnded, Group, Program, WithOptionalCommand, command_words
 from harness.cli.root import app
 from harness.errors import UsageError
@@ -31,7 +30,7 @@ app.add_typer(debug_app, name="debug")
 
 DebugImage = Annotated[
     str | None,
-    typer.Option("--image", help="An image with a shell.  [default: one that the cluster runs]", metavar="IMAGE", show_default=False),
+    option("--image", help="An image with a shell.  [default: one that the cluster runs]", metavar="IMAGE"),
 ]
 
 
@@ -46,7 +45,7 @@ def node(
     cluster: ClusterName = None,
     image: DebugImage = None,
     access: ClusterAccess,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Run a shell, or a command, in a pod on a node. The pod is removed at the end, also after an interruption.
 
@@ -67,14 +66,12 @@ def pod(
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="The namespace of the pod.", metavar="NAMESPACE")] = "default",
     container: Annotated[
         str | None,
-        typer.Option(
-            "--container", help="The container to look into.  [default: the main one of the pod]", metavar="NAME", show_default=False
-        ),
+        option("--container", help="The container to look into.  [default: the main one of the pod]", metavar="NAME"),
     ] = None,
     cluster: ClusterName = None,
     image: DebugImage = None,
     access: ClusterAccess,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Run a shell, or a command, in an ephemeral container of a pod. It has the network of the pod and sees the processes of a container.
 
@@ -87,19 +84,19 @@ def pod(
     _run(context, output, lambda: debug.beside_pod(name, namespace, container, cluster or "default", access.members()[0], image=image))
 
 
-def _run(context: typer.Context, output: str, start: Callable[[], AbstractContextManager[DebugContainer]]) -> None:
+def _run(context: typer.Context, output: Output, start: Callable[[], AbstractContextManager[DebugContainer]]) -> None:
     """Run the command, or a shell, in a debug container. Raises CommandEnded with its exit code."""
     from harness.lifecycle import debug
     from harness.lifecycle import exec as executing
 
     words = command_words(context)
     command = executing.shell_text(words) if words else None
-    if wants_json(output):
+    if output.is_json:
         if command is None:
             raise UsageError("--output json needs a command", hint="slipway debug node NODE -o json -- COMMAND")
         with start() as container:
             ran = debug.capture(container, command)
-        print_json(plain(ran))
+        output.printed(ran)
         raise CommandEnded(ran.exit_code)
     with start() as container:
         code = debug.attach(container, command, terminal=sys.stdin.isatty() and sys.stdout.isatty())

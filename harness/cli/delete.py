@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import Json, NamedCluster, NodesAccess, Yes, confirmed
-from harness.cli.output import plain, print_json, say, wants_json
+from harness.cli.options import NamedCluster, NodesAccess, Output, Yes, confirmed
+from harness.cli.output import say
 from harness.cli.root import app
 
 
@@ -18,18 +18,15 @@ def delete(
     access: NodesAccess,
     forget: Annotated[bool, typer.Option("--forget", help="Only forget the cluster on this machine; its machines are gone.")] = False,
     yes: Yes = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Remove a cluster and leave its machines as they were found. Data of its applications is lost."""
     from harness.lifecycle import delete as deleting
 
-    as_json = wants_json(output)
     name = cluster.name
     if forget:
         was_known = deleting.forget(name)
-        if as_json:
-            print_json({"name": name, "forgotten": was_known})
-        else:
+        if not output.printed({"name": name, "forgotten": was_known}):
             say(f"forgot {name}" if was_known else f"nothing to forget: no cluster {name} is known on this machine")
         return
     machines = access.members()
@@ -38,8 +35,7 @@ def delete(
         say(f"cluster {name} on {', '.join(node.address for node in work.ssh.nodes)}")
         confirmed("Delete it, with all data of its applications?")
     result = deleting.delete(name, *machines)
-    if as_json:
-        print_json(plain(result))
+    if output.printed(result):
         return
     say(f"deleted {name}: {len(result.cleaned)} machines cleaned, {len(result.untouched)} untouched, {len(result.unreachable)} not reached")
     for address, reason in result.unreachable.items():

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from harness import log, untrusted
-from harness.cli.options import Json, OnePlatform, RegistryOptions, local_images, platform_of
-from harness.cli.output import local_store, print_json, short, wants_json
+from harness.cli.options import OnePlatform, Output, RegistryOptions, local_images, platform_of
+from harness.cli.output import local_store, short
 from harness.cli.registry import connect
 from harness.cli.root import app
 
@@ -38,7 +38,7 @@ def diff(
     content: Annotated[bool, typer.Option("--content", help="Show the changed lines of small text files.")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if they differ, as git does; else with 0.")] = False,
     to: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Compare two CloudImages, and show how many bytes a site that has OLD needs for NEW.
 
@@ -48,7 +48,6 @@ def diff(
     from harness.cloudimage import diff as compare
     from harness.cloudimage.diff_side import find
 
-    as_json = wants_json(output)
     wanted = platform_of(platform) if platform else None
     store = local_store()
     with contextlib.ExitStack() as stack:
@@ -61,9 +60,7 @@ def diff(
 
         sides = [find(store, name, client) for name in (old, new)]
     difference = compare.compare(store, *sides, platform=wanted, content=content)
-    if as_json:
-        print_json(difference.to_json())
-    else:
+    if not output.printed(difference.to_json()):
         _show(difference)
     if exit_code and not difference.equal:
         raise typer.Exit(1)

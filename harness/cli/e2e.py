@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import Json, image_option, local_images
-from harness.cli.output import print_json, say, wants_json
+from harness.cli.options import Output, image_option, local_images, option
+from harness.cli.output import say
 from harness.cli.root import app
 from harness.errors import CheckError, UsageError
 
@@ -30,20 +30,15 @@ def e2e(
     suite: Annotated[
         str, image_option("--suite", help="The application image with the tests, from kubefiles/conformance.", metavar="IMAGE")
     ],
-    focus: Annotated[
-        str | None, typer.Option("--focus", help="Run the specs that match, as ginkgo matches.", metavar="RE", show_default=False)
-    ] = None,
-    specs: Annotated[
-        Path | None, typer.Option("--specs", help="Run the specs that a file names, one a line.", metavar="FILE", show_default=False)
-    ] = None,
+    focus: Annotated[str | None, option("--focus", help="Run the specs that match, as ginkgo matches.", metavar="RE")] = None,
+    specs: Annotated[Path | None, option("--specs", help="Run the specs that a file names, one a line.", metavar="FILE")] = None,
     full: Annotated[bool, typer.Option("--full", help="Run every conformance test.")] = False,
     unavailable: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--unavailable",
             help="A file that lists container images, with the specs that are skipped where one is missing.",
             metavar="FILE",
-            show_default=False,
         ),
     ] = None,
     control_plane: Annotated[
@@ -57,7 +52,7 @@ def e2e(
         Path, typer.Option("--reports", help="The folder for reports: conformance/IMAGE/ and IMAGE.conformance.json.", metavar="FOLDER")
     ] = Path("reports"),
     keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster running.")] = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Boot nodes without a way out, run the image on them, and run the end-to-end tests of its Kubernetes version.
 
@@ -68,7 +63,6 @@ def e2e(
       slipway e2e kubernetes --suite conformance:v1.36.3 --specs kubefiles/conformance/1.36/smoke.txt
       slipway e2e kubernetes --suite conformance:v1.36.3 --full --workers 2
     """
-    as_json = wants_json(output)
     chosen = _chosen(focus, specs, full)
     from harness.testkit.e2e.suite import SuiteRequest, run
 
@@ -81,9 +75,7 @@ def e2e(
             control_plane=control_plane, workers=workers, processes=processes, keep=keep, command=shlex.join(words),
         )
     )  # fmt: skip
-    if as_json:
-        print_json({**verdict.to_json(), "image": image, "reports": str(folder), "statement": str(record)})
-    else:
+    if not output.printed({**verdict.to_json(), "image": image, "reports": str(folder), "statement": str(record)}):
         _show(verdict)
         say(f"{image}: {verdict.counts}")
         say(f"  reports: {folder}; statement: {record}")

@@ -9,8 +9,8 @@ import typer
 
 from harness import untrusted
 from harness.cli import completion
-from harness.cli.options import Json, NamedCluster, NodesAccess
-from harness.cli.output import print_json, say, wants_json
+from harness.cli.options import NamedCluster, NodesAccess, Output, option
+from harness.cli.output import say
 from harness.cli.program import WithCommand, command_words
 from harness.cli.root import app
 
@@ -22,20 +22,17 @@ def execute(
     cluster: NamedCluster,
     role: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--role",
             help="Only on machines with this role: control-plane, worker, or a role of your own.",
             metavar="ROLE",
-            show_default=False,
-            autocompletion=completion.values("control-plane", "worker"),
+            complete=completion.values("control-plane", "worker"),
         ),
     ] = None,
-    on: Annotated[
-        list[str] | None, typer.Option("--on", help="Only on these machines: addresses or names.", metavar="IP[,IP...]", show_default=False)
-    ] = None,
+    on: Annotated[list[str] | None, option("--on", help="Only on these machines: addresses or names.", metavar="IP[,IP...]")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Machines at a time.", metavar="N", min=1)] = 16,
     access: NodesAccess,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Run a command on all machines of a cluster at once, as root.
 
@@ -45,16 +42,14 @@ def execute(
     """
     from harness.lifecycle import exec as executing
 
-    as_json = wants_json(output)
     command = executing.shell_text(command_words(context))
     chosen = [word.strip() for one in on or () for word in one.split(",") if word.strip()]
     control_plane, workers = access.members()
     outcomes = executing.execute(
         command, name=cluster.name, control_plane=control_plane, workers=workers, role=role, on=chosen, jobs=jobs,
-        show=None if as_json else _show_line,
+        show=None if output.is_json else _show_line,
     )  # fmt: skip
-    if as_json:
-        print_json({"command": command, "nodes": [outcome.to_json() for outcome in outcomes]})
+    output.printed({"command": command, "nodes": [outcome.to_json() for outcome in outcomes]})
     executing.judge(outcomes)
 
 

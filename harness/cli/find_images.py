@@ -10,8 +10,8 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.options import Json, RegistryOptions, existing
-from harness.cli.output import local_store, plain, print_json, say, table, wants_json
+from harness.cli.options import Output, RegistryOptions, existing, option
+from harness.cli.output import local_store, plain, print_json, say, table
 from harness.cli.registry import connect
 from harness.cli.root import app
 from harness.errors import StoreError, UsageError
@@ -33,12 +33,10 @@ def find_images(
             autocompletion=completion.images,
         ),
     ],
-    why: Annotated[
-        str | None, typer.Option("--why", help="Show only this image, and every place that names it.", metavar="NAME", show_default=False)
-    ] = None,
+    why: Annotated[str | None, option("--why", help="Show only this image, and every place that names it.", metavar="NAME")] = None,
     lock: Annotated[bool, typer.Option("--lock", help="Write the digests of the tags into images.lock beside the Kubefile.")] = False,
     to: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Show the container images that a build would find by reading, and where each is named; nothing is built.
 
@@ -48,7 +46,6 @@ def find_images(
     from harness.build import find_images as finding
     from harness.build import image_lock
 
-    as_json = wants_json(output)
     path = Path(subject)
     kubefile = path / "Kubefile" if path.is_dir() else path
     if lock and not (path.exists() and kubefile.name.endswith("Kubefile") and kubefile.is_file()):
@@ -61,8 +58,7 @@ def find_images(
         result = {**result, "locked": digests}
     if why is not None:
         result = finding.why(result, why)
-    if as_json:
-        print_json(result)
+    if output.printed(result):
         return
     _show(result)
     if lock:
@@ -107,7 +103,7 @@ def outdated(
         typer.Argument(help="A build context, or an images.lock.  [default: this folder]", metavar="PATH", show_default=False),
     ] = Path(),
     to: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Show which tags of images.lock mean another image by now, or are gone from their registry; nothing is changed.
 
@@ -115,7 +111,6 @@ def outdated(
     """
     from harness.build import image_lock
 
-    as_json = wants_json(output)
     file = existing(path) / image_lock.NAME if path.is_dir() else existing(path)
     if not file.is_file():
         raise UsageError(f"{file}: no such file", hint="`slipway find-images --lock FOLDER` writes it")
@@ -123,7 +118,7 @@ def outdated(
     with connect(to, briefly=True) as client:
         tags, errors = image_lock.compare(locked, _resolve(client))
     changed = [tag for tag in tags if tag.status != "same"]
-    if as_json:
+    if output.is_json:
         print_json([{**plain(tag), "status": tag.status} for tag in tags])
     elif changed:
         table(("IMAGE", "STATUS", "LOCKED", "NOW"), [(tag.name, tag.status, tag.locked, tag.now or "-") for tag in changed])

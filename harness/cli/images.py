@@ -9,8 +9,8 @@ import typer
 
 from harness import errors, log
 from harness.cli import attestations
-from harness.cli.options import AnyImage, Json, OnePlatform, local_images, platform_of
-from harness.cli.output import local_store, plain, print_json, say, short, table, wants_json
+from harness.cli.options import AnyImage, OnePlatform, Output, local_images, platform_of
+from harness.cli.output import local_store, say, short, table
 from harness.cli.registry import reference
 from harness.cli.root import app
 
@@ -23,20 +23,19 @@ if TYPE_CHECKING:  # every command would load it
 
 @app.command(short_help="List the images of the local store.")
 def images(
+    *,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Also container images, signatures and other attachments.")] = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """List the CloudImages of the local store, and images of sealer, which `slipway convert` makes CloudImages of."""
     from harness.cloudimage import listing
     from harness.sealer import listing as sealer_listing
 
-    as_json = wants_json(output)
     store = local_store()
     rows = {row.name: row for row in (*(listing.others(store) if everything else ()), *listing.images(store))}
     rows.update((row.name, row) for row in sealer_listing.rows(store))
     listed = [rows[name] for name in sorted(rows)]
-    if as_json:
-        print_json(plain(listed))
+    if output.printed(listed):
         return
     table(
         ("NAME", "DIGEST", "KIND", "PLATFORM", "KUBERNETES", "IMAGES", "SIZE"),
@@ -56,7 +55,7 @@ def images(
 
 
 @app.command(short_help="Show the content of a CloudImage.")
-def inspect(name: AnyImage, output: Json = "text") -> None:
+def inspect(name: AnyImage, output: Output) -> None:
     """Show the content of a CloudImage: launch, layers, each embedded image under its original name, and what is attached to it.
 
     For an image of sealer, show which names can be restored and which cannot.
@@ -67,12 +66,11 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
 
     store = local_store()
     if sealerimage.is_sealer(store, store.resolve(name)):
-        _inspect_sealer(store, name, as_json=wants_json(output))
+        _inspect_sealer(store, name, output=output)
         return
     image = cloudimage.read(store, name)
     attached = attestations.of_stored(store, image)
-    if wants_json(output):
-        print_json({**listing.describe(image), "attached": [one.to_json() for one in attached]})
+    if output.printed({**listing.describe(image), "attached": [one.to_json() for one in attached]}):
         return
     for part in image.platforms:
         info = part.info
@@ -132,7 +130,7 @@ def _say_built(images: Sequence[EmbeddedImage]) -> None:
         table(("IMAGE", "BY", "FROM"), [(one.name, one.built.recipe, _several(one.built.origin)) for one in built if one.built])
 
 
-def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
+def _inspect_sealer(store: Store, name: str, *, output: Output) -> None:
     from harness.host import scratch
     from harness.sealer import image as sealerimage
     from harness.sealer import listing
@@ -140,8 +138,7 @@ def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
     image = sealerimage.read(store, name)
     with scratch.cleaned():
         inside = listing.look(store, image)
-    if as_json:
-        print_json(listing.describe(image, inside))
+    if output.printed(listing.describe(image, inside)):
         return
     for one in inside:
         part, extension = one.part, one.part.extension
@@ -181,9 +178,10 @@ def _several(names: Sequence[str]) -> str:
 
 @app.command(short_help="Show the steps that made a CloudImage.")
 def history(
+    *,
     name: AnyImage,
     platform: OnePlatform = None,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Show the steps that made a CloudImage, with the size of each layer; those of its base come first."""
     import dataclasses
@@ -191,13 +189,11 @@ def history(
     from harness import cloudimage
     from harness.cloudimage import listing
 
-    as_json = wants_json(output)
     image = cloudimage.read(local_store(), name)
     if platform:
         image = dataclasses.replace(image, platforms=(image.platform(platform_of(platform)),))
     rows = listing.history(image)
-    if as_json:
-        print_json(plain(rows))
+    if output.printed(rows):
         return
     for number, part in enumerate(image.platforms):
         if len(image.platforms) > 1:
@@ -211,21 +207,20 @@ def history(
 
 @app.command()
 def tag(
+    *,
     source: AnyImage,
     names: Annotated[list[str], typer.Argument(help="The new names.", metavar="NAME...", show_default=False)],
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Give a CloudImage more names."""
     from harness.cloudimage import tags
 
-    as_json = wants_json(output)
     store = local_store()
     references = [reference(name, "NAME") for name in names]
     digest, familiar = store.resolve(source).digest, [one.familiar for one in references]
     for name in familiar:
         tags.tag(store, source, name)
-    if as_json:
-        print_json({"names": familiar, "digest": digest})
+    if output.printed({"names": familiar, "digest": digest}):
         return
     for name in familiar:
         say(f"{name}  {digest}")
@@ -233,16 +228,15 @@ def tag(
 
 @app.command()
 def rmi(
+    *,
     names: Annotated[list[str], local_images("Names; or a digest, or the beginning of one, of what has one name.", "NAME...")],
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Remove names, and the blobs that no other name needs. With its last name go an image's signatures and other attachments."""
     from harness.cloudimage import tags
 
-    as_json = wants_json(output)
     removed, freed = tags.remove(local_store(), names)
-    if as_json:
-        print_json({"names": list(removed), **freed._asdict()})
+    if output.printed({"names": list(removed), **freed._asdict()}):
         return
     for name in removed:
         say(f"untagged {name}")
@@ -255,9 +249,10 @@ def rmi(
 
 @app.command(short_help="Remove unused blobs, caches and temporary files.")
 def prune(
+    *,
     cache: Annotated[bool, typer.Option("--cache", help="Also remove cached build steps and discoveries.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Remove blobs, caches and temporary files that no image, cached build step or running command needs.
 
@@ -268,10 +263,8 @@ def prune(
     from harness.cloudimage import prune as pruning
     from harness.host import docker
 
-    as_json = wants_json(output)
     pruned = pruning.prune(local_store(), cache=cache, dry_run=dry_run, client=docker.running())
-    if as_json:
-        print_json(pruned.to_json())
+    if output.printed(pruned.to_json()):
         return
     table(("KIND", "COUNT", "SIZE"), [(kind.name, str(kind.count), log.size(kind.bytes)) for kind in pruned.kinds])
     for name in pruned.names:

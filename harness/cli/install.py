@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness import log
-from harness.cli.output import local_store, plain, print_json, say, steps_table
+from harness.cli.output import local_store, say
 from harness.errors import StoreError
 
 if TYPE_CHECKING:
+    from harness.cli.options import Output
     from harness.lifecycle.apps.install import InstallResult
     from harness.lifecycle.apps.requests import Request
     from harness.lifecycle.apps.target import Where
@@ -32,22 +33,17 @@ def only_applications(images: Sequence[str]) -> bool:
         return False
 
 
-def put(requests: Sequence[Request], where: Where, *, plan: bool, as_json: bool) -> None:
+def put(requests: Sequence[Request], where: Where, *, plan: bool, output: Output) -> None:
     """Put applications into a cluster, or with ``plan`` show what that would be."""
     from harness.lifecycle.apps import multi_image
 
     store = local_store()
     if plan:
         with multi_image.prepared(requests, where, store) as works:
-            described = multi_image.described(works)
-        if as_json:
-            print_json(described)
-        else:
-            steps_table(described)
+            output.steps(multi_image.described(works))
         return
     results = multi_image.put(requests, where, store)
-    if as_json:
-        print_json(plain(results[0]) if len(results) == 1 else [plain(one) for one in results])
+    if output.printed(results[0] if len(results) == 1 else results):
         return
     for one in results:
         tell_installed(one)

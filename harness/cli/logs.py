@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from harness import log
-from harness.cli.options import FORMER_FILE, Json, NamedCluster, NodesAccess, target
-from harness.cli.output import plain, print_json, say, wants_json
+from harness.cli.options import FORMER_FILE, NamedCluster, NodesAccess, Output, option, target
+from harness.cli.output import say
 from harness.cli.root import app
 
 
@@ -18,23 +16,19 @@ def logs(
     *,
     cluster: NamedCluster,
     file: Annotated[Path | None, target("Write to this file.  [default: NAME-logs-DATE.tar.gz]"), FORMER_FILE] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", help="Only what is younger: 30m, 1h, 2d.", metavar="TIME", show_default=False)
-    ] = None,
+    since: Annotated[str | None, option("--since", help="Only what is younger: 30m, 1h, 2d.", metavar="TIME")] = None,
     access: NodesAccess,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Collect logs and facts of a cluster for support. The file has no secrets in it."""
     import datetime
 
     from harness.lifecycle import logs as bundling
 
-    as_json = wants_json(output)
     span = bundling.since_of(since) if since else None
     path = file or Path(f"{cluster.name}-logs-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.tar.gz")
     result = bundling.bundle(path, cluster.name, *access.members(), since=span)
-    if as_json:
-        print_json(plain(result))
+    if output.printed(result):
         return
     say(f"{result.file}: {result.files} files, {log.size(result.size)}")
     for address, reason in result.unreachable.items():

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli import completion
-from harness.cli.options import CONTROL_PLANE_ALIASES, WORKER_ALIASES, Json, Yes, confirmed
-from harness.cli.output import one_of, print_json, say, table, wants_json
+from harness.cli.options import CONTROL_PLANE_ALIASES, WORKER_ALIASES, Output, Yes, confirmed, option
+from harness.cli.output import one_of, say, table
 from harness.cli.root import engine_app, nodes_app
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ GroupName = Annotated[str, typer.Argument(help="The group.", metavar="NAME")]
 
 @nodes_app.command("up", short_help="Boot machines, ready for `slipway run`.")
 def nodes_up(
+    *,
     control_plane: Annotated[
         int, typer.Option("--control-plane", min=0, metavar="N", help="Number of control-plane nodes."), CONTROL_PLANE_ALIASES
     ] = 1,
@@ -36,64 +37,60 @@ def nodes_up(
     name: Annotated[str, typer.Option("--name", help="The name of the group.", metavar="NAME")] = "default",
     subnet: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--subnet",
             help="The network of the machines, as 192.168.0.0/24; the first machine is 192.168.0.2.  [default: a free one]",
             metavar="NETWORK",
-            show_default=False,
         ),
     ] = None,
     provider: Provider = "container",
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Boot machines on an isolated network, ready for `slipway run`."""
     from harness.build import container_images
     from harness.nodes.container import IMAGE, member_addresses
 
-    as_json = wants_json(output)
     maker = _provider(provider)
     if subnet:
         member_addresses(subnet, control_plane + workers)  # before an image is made
     group = maker.up(name, control_plane, workers, image=container_images.package_image(maker.client, IMAGE), subnet=subnet)
-    _show_group(group, as_json)
+    _show_group(group, output)
 
 
 @nodes_app.command("down", short_help="Remove a group of machines.")
-def nodes_down(name: GroupName = "default", provider: Provider = "container", output: Json = "text") -> None:
+def nodes_down(*, name: GroupName = "default", provider: Provider = "container", output: Output) -> None:
     """Remove a group of machines, their disks, network and keys."""
-    as_json = wants_json(output)
     removed = _provider(provider).down(name)
-    if as_json:
-        print_json({"name": name, "removed": removed})
+    if output.printed({"name": name, "removed": removed}):
         return
     say(f"removed {name}" if removed else f"nothing to remove: there is no group {name}; slipway nodes list shows the groups")
 
 
 @nodes_app.command("restart", short_help="Restart machines, all at once.")
 def nodes_restart(
+    *,
     names: Annotated[list[str], typer.Argument(help="Names of machines, as `nodes list` shows them.", metavar="NODE...")],
     provider: Provider = "container",
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Restart machines, all at once, as after a loss of power; their disks stay."""
     from harness.errors import UsageError
     from harness.nodes import each
 
-    as_json = wants_json(output)
     machine_provider = _provider(provider)
     existing = {member.name for group in machine_provider.list() for member in group.members}
     if missing := [name for name in names if name not in existing]:
         raise UsageError(f"there is no node named {', '.join(missing)}", hint="slipway nodes list shows those there are")
     each(names, machine_provider.restart)
-    print_json({"restarted": names}) if as_json else say(f"restarted {', '.join(names)}")
+    if not output.printed({"restarted": names}):
+        say(f"restarted {', '.join(names)}")
 
 
 @nodes_app.command("list")
-def nodes_list(provider: Provider = "container", output: Json = "text") -> None:
+def nodes_list(*, provider: Provider = "container", output: Output) -> None:
     """List the machines that exist."""
     groups = _provider(provider).list()
-    if wants_json(output):
-        print_json([_group_json(group) for group in groups])
+    if output.printed([_group_json(group) for group in groups]):
         return
     table(
         ("GROUP", "NAME", "ROLE", "ADDRESS"),
@@ -113,9 +110,8 @@ def _group_json(group: NodeGroup) -> dict[str, Any]:
     return {"name": group.name, "provider": group.provider, "user": group.login.user, "key": str(group.login.key), "nodes": members}
 
 
-def _show_group(group: NodeGroup, as_json: bool) -> None:
-    if as_json:
-        print_json(_group_json(group))
+def _show_group(group: NodeGroup, output: Output) -> None:
+    if output.printed(_group_json(group)):
         return
     table(("NAME", "ROLE", "ADDRESS"), [(member.name, member.role, member.address) for member in group.members])
     control_plane = ",".join(machine.address for machine in group.control_plane)
@@ -139,14 +135,12 @@ def engine_repair(yes: Yes = False) -> None:
 
 
 @engine_app.command("show", short_help="Show the engine that slipway uses.")
-def engine_show(output: Json = "text") -> None:
+def engine_show(output: Output) -> None:
     """Show the Docker engine that slipway uses. It starts none."""
     from harness.host import docker
 
-    as_json = wants_json(output)
     engine = docker.describe()
-    if as_json:
-        print_json(engine)
+    if output.printed(engine):
         return
     for name, value in engine.items():
         say(f"{name:<13}{value}")

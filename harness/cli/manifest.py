@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli.options import Json, RegistryOptions, local_images
-from harness.cli.output import local_store, plain, print_json, say, short, table, wants_json
+from harness.cli.options import Output, RegistryOptions, local_images
+from harness.cli.output import local_store, say, short, table
 from harness.cli.program import Group, Program
 from harness.cli.registry import connect
 from harness.cli.root import app
@@ -30,36 +30,30 @@ Pull = Annotated[bool, typer.Option("--pull", help="Ask the registry even if the
 
 
 @manifest_app.command("create", short_help="Make an image of several platforms.")
-def create(
-    *, name: Name, images: Sources, replace: Replace = False, pull: Pull = False, to: RegistryOptions, output: Json = "text"
-) -> None:
+def create(*, name: Name, images: Sources, replace: Replace = False, pull: Pull = False, to: RegistryOptions, output: Output) -> None:
     """Give NAME to an image with every platform of the IMAGEs; the previous image of that name keeps its digest only."""
     from harness.transfer import multi_platform
 
-    as_json = wants_json(output)
     fetch = fetching(to)
-    show_made(multi_platform.create(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
+    show_made(multi_platform.create(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), output)
 
 
 @manifest_app.command("add")
-def add(*, name: Name, images: Sources, replace: Replace = False, pull: Pull = False, to: RegistryOptions, output: Json = "text") -> None:
+def add(*, name: Name, images: Sources, replace: Replace = False, pull: Pull = False, to: RegistryOptions, output: Output) -> None:
     """Add the platforms of the IMAGEs to NAME."""
     from harness.transfer import multi_platform
 
-    as_json = wants_json(output)
     fetch = fetching(to)
-    show_made(multi_platform.add(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
+    show_made(multi_platform.add(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), output)
 
 
 @manifest_app.command("inspect", short_help="Show its platforms.")
-def inspect(name: Name, output: Json = "text") -> None:
+def inspect(name: Name, output: Output) -> None:
     """Show the manifests of NAME for each platform, and their differences."""
     from harness.transfer import multi_platform
 
-    as_json = wants_json(output)
     description = multi_platform.inspect(local_store(), name)
-    if as_json:
-        print_json(description)
+    if output.printed(description):
         return
     say(f"{description['name'] or name}  {description['digest']}")
     table(
@@ -82,20 +76,20 @@ def inspect(name: Name, output: Json = "text") -> None:
 
 @manifest_app.command("remove")
 def remove(
+    *,
     name: Name,
     platform: Annotated[str, typer.Argument(help="As linux/arm64.", metavar="PLATFORM", show_default=False)],
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Remove a platform from NAME."""
     from harness.oci.model import Platform
     from harness.transfer import multi_platform
 
-    as_json = wants_json(output)
     try:
         wanted = Platform.parse(platform)
     except ValueError as error:
         raise UsageError(f"PLATFORM {platform}: {error}") from error
-    show_made(multi_platform.remove(local_store(), name, wanted), as_json)
+    show_made(multi_platform.remove(local_store(), name, wanted), output)
 
 
 def fetching(to: RegistryOptions) -> Callable[[Reference], object]:
@@ -110,12 +104,11 @@ def fetching(to: RegistryOptions) -> Callable[[Reference], object]:
     return fetch
 
 
-def show_made(image: multi_platform.Assembled | MergedImage, as_json: bool, sources: Sequence[str] = ()) -> None:
+def show_made(image: multi_platform.Assembled | MergedImage, output: Output, sources: Sequence[str] = ()) -> None:
     """Print an image that was put together, its sources and its platforms."""
     for warning in image.warnings:
         log.warning(warning)
-    if as_json:
-        print_json(plain(image))
+    if output.printed(image):
         return
     say(f"{image.name}  {image.digest}")
     say(f"  {'; '.join(', '.join(names) for names in (sources, image.platforms) if names)}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,8 +15,8 @@ from harness.cli.options import (
     WORKER_ALIASES,
     ClusterAccess,
     ClusterOption,
-    Json,
     NamedCluster,
+    Output,
     Plan,
     SkipCheck,
     Ssh,
@@ -27,15 +26,13 @@ from harness.cli.options import (
     confirmed,
     hosts,
     machines,
+    option,
     seconds,
     to_machines,
 )
-from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table, wants_json
+from harness.cli.output import local_store, pairs, say
 from harness.cli.program import Old
 from harness.cli.root import app
-
-if TYPE_CHECKING:
-    from harness.lifecycle.plan import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,19 +59,19 @@ def join(
     access: JoinAccess,
     env: Annotated[
         list[str] | None,
-        typer.Option("--env", "-e", help="A secret value; the cluster does not store these.", metavar="NAME=VALUE", show_default=False),
+        option("--env", "-e", help="A secret value; the cluster does not store these.", metavar="NAME=VALUE"),
     ] = None,
     skip_check: SkipCheck = None,
     timeout: Annotated[float, seconds("--timeout", help="Seconds that the machines may take to become ready.")] = 600,
     plan: Plan = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Add nodes to a running cluster. The same command again finishes an interrupted join."""
     from harness.clusterfile import ClusterDocument, Clusterfile
     from harness.lifecycle import join as joining
+    from harness.lifecycle import plan as planning
     from harness.lifecycle.cluster.access import known
 
-    as_json = wants_json(output)
     name, ssh = cluster.name, access.settings()
     joining_hosts = hosts(addresses(control_plane, "--control-plane"), addresses(workers, "--workers"), ssh)
     wanted = Clusterfile("", cluster=ClusterDocument(name, "", joining_hosts, pairs(env or [], "--env"), ssh=ssh))
@@ -83,11 +80,10 @@ def join(
     known(name, options.via)  # before the local store is made
     if plan:
         with joining.prepared(wanted, local_store(), options) as work:
-            _show_plan(joining.plan(work), as_json)
+            output.steps(planning.describe(joining.plan(work)))
         return
     result = joining.join(wanted, local_store(), options)
-    if as_json:
-        print_json(plain(result))
+    if output.printed(result):
         return
     for kind, names in (("control-plane node", result.control_plane), ("worker", result.workers)):
         if names:
@@ -109,27 +105,26 @@ def remove(
     access: ClusterAccess,
     timeout: Annotated[float, seconds("--drain-timeout", help="Seconds that pods may take to leave a node."), Old("--timeout")] = 120,
     plan: Plan = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Drain nodes and remove them from a cluster. Their machines are left as they were found."""
+    from harness.lifecycle import plan as planning
     from harness.lifecycle import remove as removing
 
-    as_json = wants_json(output)
     name, nodes = _name_and_nodes(words, cluster, named=bool(access.via))
     login = access.login()
     arguments: dict[str, Any] = {"force": force, "via": to_machines(access.via, login, "--via"), "login": login, "drain_timeout": timeout}
     if plan or not yes:
         with removing.prepared(name, nodes, **arguments) as work:
             if plan:
-                _show_plan(removing.plan(work), as_json)
+                output.steps(planning.describe(removing.plan(work)))
                 return
             for node in work.going:
                 role = "control-plane node" if node in work.leaving_control_plane else "worker"
                 say(f"{work.name(node)} {node.address} ({role}{'' if node in work.alive else ', does not answer'})")
         confirmed(f"Take this out of {name}?")
     result = removing.remove(name, nodes, **arguments)
-    if as_json:
-        print_json(plain(result))
+    if output.printed(result):
         return
     say(f"removed {', '.join(result.removed)} from {name} in {log.duration(result.seconds)}; {len(result.cleaned)} machines cleaned")
     for address, reason in result.unreachable.items():
@@ -151,13 +146,3 @@ def _name_and_nodes(words: list[str], cluster: str | None, *, named: bool = Fals
     else:
         name = cluster_cache.DEFAULT_NAME
     return name, [part for word in words for part in word.split(",") if part]
-
-
-def _show_plan(steps: Sequence[Step], as_json: bool) -> None:
-    from harness.lifecycle import plan as planning
-
-    described = planning.describe(steps)
-    if as_json:
-        print_json(described)
-    else:
-        steps_table(described)

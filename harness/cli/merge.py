@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from harness.cli.manifest import Pull, Sources, fetching, show_made
-from harness.cli.options import Env, Json, RegistryOptions
-from harness.cli.output import local_store, pairs, wants_json
+from harness.cli.options import Env, Output, RegistryOptions, option
+from harness.cli.output import local_store, pairs
 from harness.cli.root import app
 
 
@@ -16,14 +16,14 @@ from harness.cli.root import app
 def merge(
     *,
     images: Sources,
-    tag: Annotated[str, typer.Option("--tag", "-t", help="The name of the new image.", metavar="NAME", show_default=False)],
+    tag: Annotated[str, option("--tag", "-t", help="The name of the new image.", metavar="NAME")],
     env: Env = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="For a value or a container image that differs, take that of the later image.")
     ] = False,
     pull: Pull = False,
     to: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Make one image out of an image with Kubernetes and application images, or out of application images alone.
 
@@ -37,8 +37,7 @@ def merge(
     from harness.lifecycle.cluster import request
     from harness.transfer import merge as merging
 
-    as_json = wants_json(output)
     values = pairs(env or [], "--env")
     request.check_env(values)
     merged = merging.merge(local_store(), tag, images, env=values, replace=replace, fetch=fetching(to), fresh=pull)
-    show_made(merged, as_json, merged.sources)
+    show_made(merged, output, merged.sources)

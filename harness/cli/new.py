@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from harness import log
-from harness.cli.options import Json
-from harness.cli.output import print_json, say, wants_json
+from harness.cli.options import Output, option
+from harness.cli.output import say
 from harness.cli.root import app
 from harness.errors import UsageError
 
@@ -20,38 +20,29 @@ def new(
     name: Annotated[
         str | None, typer.Argument(help="The name of its first image, and of its folder.", metavar="[NAME]", show_default=False)
     ] = None,
-    to: Annotated[
-        Path | None, typer.Option("--to", help="The folder, empty or new.  [default: NAME]", metavar="FOLDER", show_default=False)
-    ] = None,
+    to: Annotated[Path | None, option("--to", help="The folder, empty or new.  [default: NAME]", metavar="FOLDER")] = None,
     source: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--source",
             help="The slipway that it installs: git+https://HOST/OWNER/REPOSITORY@COMMIT, or the folder of a checkout.  "
             "[default: the one that this slipway was installed from]",
             metavar="SOURCE",
-            show_default=False,
         ),
     ] = None,
     workflows: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--workflows",
             help="The repository whose workflows it calls on GitHub.  [default: that of SOURCE]",
             metavar="OWNER/REPOSITORY@REF",
-            show_default=False,
         ),
     ] = None,
     update: Annotated[
         Path | None,
-        typer.Option(
-            "--update",
-            help="Make the repository in this folder use SOURCE; its images stay as they are.",
-            metavar="FOLDER",
-            show_default=False,
-        ),
+        option("--update", help="Make the repository in this folder use SOURCE; its images stay as they are.", metavar="FOLDER"),
     ] = None,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Write a repository that builds, tests and publishes images.
 
@@ -64,7 +55,6 @@ def new(
     """
     from harness.build import new_repository
 
-    as_json = wants_json(output)
     if (name is None) == (update is None) or (update is not None and to is not None):
         raise UsageError("name an image, or a repository with --update", hint="slipway new shop; slipway new --update .")
     origin = new_repository.origin(source, workflows)
@@ -77,8 +67,9 @@ def new(
         log.warning(f"{new_repository.REQUIREMENTS} names a folder of this machine: --source git+https://... is for others")
     if not origin.workflows and update is None:
         log.warning(f"{new_repository.WORKFLOW} is not written: --workflows OWNER/REPOSITORY@REF says whose workflows it calls")
-    if as_json:
-        print_json({"folder": str(written.folder), "files": list(written.files), "source": origin.source, "workflows": origin.workflows})
+    if output.printed(
+        {"folder": str(written.folder), "files": list(written.files), "source": origin.source, "workflows": origin.workflows}
+    ):
         return
     say(f"wrote {written.folder}  ({', '.join(written.files) or 'nothing has changed'})")
     if name is not None:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.output import say
+from harness.cli.output import plain, print_json, say, steps_table
 from harness.cli.program import Alias, Old, Options
 from harness.errors import Fault, InputError, UsageError
 
@@ -26,42 +26,36 @@ if TYPE_CHECKING:
 
 # Single options
 
-Json = Annotated[
-    str,
-    typer.Option(
-        "--output", "-o", help="Output format: text, or json for programs.", metavar="text|json", show_default=False,
-        autocompletion=completion.values("text", "json"),
-    ),
-]  # fmt: skip
+
+def option(*names: str, help: str, metavar: str, complete: Callable[[str], list[str]] | None = None) -> Any:
+    """An option with a value. Where it has a default that a user must know, its help says so."""
+    return typer.Option(*names, help=help, metavar=metavar, show_default=False, autocompletion=complete)
+
+
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 AllowOlder = Annotated[
     bool, typer.Option("--allow-older", help="Accept an image that was signed earlier than the one that its tag brought before.")
 ]
-Env = Annotated[
-    list[str] | None, typer.Option("--env", "-e", help="A value for the image's templates.", metavar="NAME=VALUE", show_default=False)
-]
-Clusterfile = Annotated[
-    str | None, typer.Option("--file", "-f", help="A Clusterfile; - reads it from standard input.", metavar="FILE", show_default=False)
-]
+Env = Annotated[list[str] | None, option("--env", "-e", help="A value for the image's templates.", metavar="NAME=VALUE")]
+Clusterfile = Annotated[str | None, option("--file", "-f", help="A Clusterfile; - reads it from standard input.", metavar="FILE")]
 SkipCheck = Annotated[
     list[str] | None,
-    typer.Option(
-        "--skip-check", help="Continue even if these checks fail; `slipway check --list` shows all.", metavar="ID[,ID...]",
-        show_default=False, autocompletion=completion.checks,
+    option(
+        "--skip-check",
+        help="Continue even if these checks fail; `slipway check --list` shows all.",
+        metavar="ID[,ID...]",
+        complete=completion.checks,
     ),
     Old("--skip"),
-]  # fmt: skip
+]
 ClusterName = Annotated[
     str | None,
-    typer.Option(
-        "--cluster", "-c", help="The name of the cluster.  [default: default]", metavar="NAME", show_default=False,
-        autocompletion=completion.clusters,
-    ),
+    option("--cluster", "-c", help="The name of the cluster.  [default: default]", metavar="NAME", complete=completion.clusters),
     Old("--name"),
-]  # fmt: skip
+]
 ClusterOption = Annotated[
     str | None,
-    typer.Option("--cluster", "-c", help="The cluster, as NAME.", metavar="NAME", show_default=False, autocompletion=completion.clusters),
+    option("--cluster", "-c", help="The cluster, as NAME.", metavar="NAME", complete=completion.clusters),
 ]
 
 
@@ -110,12 +104,10 @@ def stored_image(help: str) -> Any:
 Image = Annotated[str, stored_image("The CloudImage.")]
 AnyImage = Annotated[str, stored_image("A name, a digest, or the beginning of one.")]
 Plan = Annotated[bool, typer.Option("--plan", help="Show the steps and change nothing.")]
-OnePlatform = Annotated[
-    str | None, typer.Option("--platform", help="Only this platform of it.  [default: all]", metavar="OS/ARCH", show_default=False)
-]
+OnePlatform = Annotated[str | None, option("--platform", help="Only this platform of it.  [default: all]", metavar="OS/ARCH")]
 Platforms = Annotated[
     list[str] | None,
-    typer.Option("--platform", help="Only this platform of it; may be repeated.  [default: all]", metavar="OS/ARCH", show_default=False),
+    option("--platform", help="Only this platform of it; may be repeated.  [default: all]", metavar="OS/ARCH"),
 ]
 
 
@@ -126,7 +118,7 @@ def choice(*names: str, values: Sequence[str], help: str) -> Any:
 
 def image_option(*names: str, help: str, metavar: str = "IMAGE") -> Any:
     """An option for the name of an image of the local store, or of one to come."""
-    return typer.Option(*names, help=help, metavar=metavar, show_default=False, autocompletion=completion.images)
+    return option(*names, help=help, metavar=metavar, complete=completion.images)
 
 
 def after_cluster(help: str, metavar: str, complete: Callable[[str], list[str]]) -> Any:
@@ -163,12 +155,12 @@ _LONGEST_WAIT = 30 * 86400
 
 def target(help: str = "Write to this file.", metavar: str = "FILE") -> Any:
     """An option for a file that a verb writes."""
-    return typer.Option("--to", help=help, metavar=metavar, show_default=False)
+    return option("--to", help=help, metavar=metavar)
 
 
 def machines(*names: str, help: str) -> Any:
     """An option for addresses."""
-    return typer.Option(*names, help=help, metavar="IP[,IP...]", show_default=False)
+    return option(*names, help=help, metavar="IP[,IP...]")
 
 
 CONTROL_PLANE_ALIASES = Alias("--masters", "--master", "-m")
@@ -179,6 +171,41 @@ FORMER_FILE = Old("--file", "-f")
 
 
 # Groups of options
+
+
+@dataclasses.dataclass(frozen=True)
+class Output(Options):
+    """The form of the results of a verb. Raises UsageError for one that does not exist."""
+
+    output: Annotated[
+        str,
+        option(
+            "--output",
+            "-o",
+            help="Output format: text, or json for programs.",
+            metavar="text|json",
+            complete=completion.values("text", "json"),
+        ),
+    ] = "text"
+
+    def __post_init__(self) -> None:
+        if self.output not in ("text", "json"):
+            raise UsageError(f"--output {self.output}: not a format", hint="text or json")
+
+    @property
+    def is_json(self) -> bool:
+        return self.output == "json"
+
+    def printed(self, result: Any) -> bool:
+        """Print a result for programs and return True; False, and nothing printed, where users read it."""
+        if self.is_json:
+            print_json(plain(result))
+        return self.is_json
+
+    def steps(self, described: Sequence[Mapping[str, Any]]) -> None:
+        """Print the steps of a plan."""
+        if not self.printed(described):
+            steps_table(described)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,20 +232,15 @@ class Ssh(Options):
 
     user: Annotated[
         str | None,
-        typer.Option(
-            "--user", "-u", help="The SSH user: root, or a user with sudo without a password.  [default: root]", metavar="USER",
-            show_default=False,
-        ),
-    ] = None  # fmt: skip
+        option("--user", "-u", help="The SSH user: root, or a user with sudo without a password.  [default: root]", metavar="USER"),
+    ] = None
     key: Annotated[
         Path | None,
-        typer.Option("--key", "--pk", help="The SSH key.  [default: the agent and ~/.ssh]", metavar="FILE", show_default=False),
+        option("--key", "--pk", help="The SSH key.  [default: the agent and ~/.ssh]", metavar="FILE"),
     ] = None
     passwd: Annotated[
         str | None,
-        typer.Option(
-            "--passwd", "-p", help="The SSH password: - asks for it; SLIPWAY_SSH_PASSWORD may hold it.", metavar="-", show_default=False
-        ),
+        option("--passwd", "-p", help="The SSH password: - asks for it; SLIPWAY_SSH_PASSWORD may hold it.", metavar="-"),
     ] = None
     port: Annotated[
         int | None, typer.Option("--port", help="The SSH port.  [default: 22]", metavar="PORT", min=1, max=65535, show_default=False)
@@ -299,7 +321,7 @@ class SiteAccess(Options):
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Use plain HTTP without TLS for the registry.")] = False
     ca: Annotated[
         Path | None,
-        typer.Option("--ca", help="CA certificates to trust besides the system's, as a file.", metavar="FILE", show_default=False),
+        option("--ca", help="CA certificates to trust besides the system's, as a file.", metavar="FILE"),
     ] = None
 
     @property
@@ -314,12 +336,8 @@ class RegistryOptions(SiteAccess):
     """Access to a registry."""
 
     insecure: Annotated[bool, typer.Option("--insecure", help="Do not verify the registry's TLS certificate.")] = False
-    cert: Annotated[
-        Path | None, typer.Option("--cert", help="The client certificate for the registry.", metavar="FILE", show_default=False)
-    ] = None
-    cert_key: Annotated[
-        Path | None, typer.Option("--cert-key", help="The key of the client certificate.", metavar="FILE", show_default=False)
-    ] = None
+    cert: Annotated[Path | None, option("--cert", help="The client certificate for the registry.", metavar="FILE")] = None
+    cert_key: Annotated[Path | None, option("--cert-key", help="The key of the client certificate.", metavar="FILE")] = None
 
     @property
     def access(self) -> RegistryAccess:
@@ -335,10 +353,13 @@ class ClusterFlags(Options):
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            help="The CloudImage; application images beside it, in the order of their installation.", metavar="IMAGE...",
-            show_default=False, autocompletion=completion.images, callback=_names_of_images,
+            help="The CloudImage; application images beside it, in the order of their installation.",
+            metavar="IMAGE...",
+            show_default=False,
+            autocompletion=completion.images,
+            callback=_names_of_images,
         ),
-    ] = None  # fmt: skip
+    ] = None
     control_plane: Annotated[
         list[str] | None,
         machines("--control-plane", help="Control-plane nodes: addresses, or ranges as 10.0.0.1-10.0.0.3; also --masters, -m."),
@@ -349,23 +370,20 @@ class ClusterFlags(Options):
     env: Env = None
     cmds: Annotated[
         list[str] | None,
-        typer.Option("--cmds", help="A launch command instead of the image's.", metavar="COMMAND", show_default=False),
+        option("--cmds", help="A launch command instead of the image's.", metavar="COMMAND"),
     ] = None
     registry: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--registry",
             help="Use this registry, filled by `slipway push --expand`, instead of one in the cluster; with --kubeconfig, fill it.",
             metavar="REGISTRY[/PATH]",
-            show_default=False,
         ),
     ] = None
     profile: Annotated[
         str | None,
-        typer.Option(
-            "--profile", help="Harden the cluster: cis.", metavar="NAME", show_default=False, autocompletion=completion.profiles,
-        ),
-    ] = None  # fmt: skip
+        option("--profile", help="Harden the cluster: cis.", metavar="NAME", complete=completion.profiles),
+    ] = None
 
 
 # Values

@@ -32,12 +32,6 @@ def print_error(value: Mapping[str, Any]) -> None:
     say(json.dumps({"error": value}), file=sys.stderr)
 
 
-def wants_json(output: str) -> bool:
-    if output not in ("text", "json"):
-        raise UsageError(f"--output {output}: not a format", hint="text or json")
-    return output == "json"
-
-
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Aligned columns without lines; never wrapped, so that other programs can cut them."""
     console = Console()

@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli.options import AllowOlder, Json, Plan, Platforms, RegistryOptions, SiteAccess, in_lower_case, local_images, platform_of
-from harness.cli.output import local_store, plain, print_json, say, wants_json
+from harness.cli.options import (
+    AllowOlder,
+    Output,
+    Plan,
+    Platforms,
+    RegistryOptions,
+    SiteAccess,
+    in_lower_case,
+    local_images,
+    option,
+    platform_of,
+)
+from harness.cli.output import local_store, say
 from harness.cli.root import app
 from harness.errors import Fault, InputError, UsageError
 
@@ -62,29 +73,27 @@ def push(
     ] = None,
     expand: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--expand",
-            metavar="REGISTRY[/PATH]",
             help="Push the embedded container images to this registry, each under its own name; `run --registry` then uses them.",
-            show_default=False,
+            metavar="REGISTRY[/PATH]",
         ),
     ] = None,
     no_replace: Annotated[bool, typer.Option("--no-replace", help="Refuse a tag that the registry has with other bytes.")] = False,
     plan: Plan = False,
     to: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Send a CloudImage to a registry: only the blobs that it lacks, then the manifests, its attestations, the tag last."""
     from harness.transfer import push
 
-    as_json = wants_json(output)
     if expand is not None:
         if no_replace or plan:
             raise UsageError("--no-replace and --plan are for a CloudImage under its tag", hint="leave out --expand")
         if target is not None:
             raise UsageError("TARGET and --expand are two things", hint="push the CloudImage, and expand it, one after the other")
         with connect(to, writing=True) as client:
-            _expand(name, expand, client, as_json)
+            _expand(name, expand, client, output)
         return
     destination = reference(target or name, "TARGET" if target else "NAME")
     if destination.digest:
@@ -92,46 +101,43 @@ def push(
     if target is None and not name.startswith(destination.domain):
         log.info(f"{name} names no registry: it goes to {destination.domain}, as Docker does it")
     if plan:
-        _plan_push(name, destination, to, replace=not no_replace, as_json=as_json)
+        _plan_push(name, destination, to, replace=not no_replace, output=output)
         return
     with connect(to, writing=True) as client:
         pushed = push.push(local_store(), name, destination, client, replace=not no_replace)
     traffic = f"sent {log.size(pushed.sent)}: {pushed.uploaded} blobs uploaded, {pushed.mounted} mounted, {pushed.present} there already"
-    _tell(pushed, destination.familiar, traffic, as_json)
+    _tell(pushed, destination.familiar, traffic, output)
 
 
-def _plan_push(name: str, destination: Reference, to: RegistryOptions, *, replace: bool, as_json: bool) -> None:
+def _plan_push(name: str, destination: Reference, to: RegistryOptions, *, replace: bool, output: Output) -> None:
     """Show what a push would do to a tag. Raises TakenError as the push would."""
     from harness.transfer import push
 
     digest = local_store().resolve(name).digest
     with connect(to, writing=True) as client:
         now = push.present(destination, digest, client, replace=replace)
-    if as_json:
-        print_json({"reference": str(destination), "digest": digest, "present": now})
+    if output.printed({"reference": str(destination), "digest": digest, "present": now}):
         return
     change = "would be new" if now is None else "exists with these bytes" if now == digest else f"would be replaced: it is {now}"
     say(f"{destination.familiar}  {digest}\n  the tag {change}")
 
 
-def _tell(result: Pushed | PullResult, name: str, traffic: str, as_json: bool) -> None:
-    if as_json:
-        print_json(plain(result))
+def _tell(result: Pushed | PullResult, name: str, traffic: str, output: Output) -> None:
+    if output.printed(result):
         return
     say(f"{name}  {result.digest}\n  {traffic}")
     for tag in result.attachments:
         say(f"  with {tag}")
 
 
-def _expand(name: str, registry: str, client: Client, as_json: bool) -> None:
+def _expand(name: str, registry: str, client: Client, output: Output) -> None:
     from harness import cloudimage
     from harness.oci.registry.config import Site
     from harness.transfer import mirror
 
     store = local_store()
     result = mirror.expand(store, cloudimage.read(store, name), Site.parse(registry), client)
-    if as_json:
-        print_json(plain(result))
+    if output.printed(result):
         return
     for image in result.images:
         say(image)
@@ -146,19 +152,16 @@ def pull(
     name: Annotated[
         str, typer.Argument(help="The image, as REGISTRY/REPOSITORY:TAG or with a digest.", metavar="NAME", show_default=False)
     ],
-    as_name: Annotated[
-        str | None, typer.Option("--as", help="Another name for it in the local store.", metavar="NAME", show_default=False)
-    ] = None,
+    as_name: Annotated[str | None, option("--as", help="Another name for it in the local store.", metavar="NAME")] = None,
     platform: Platforms = None,
     allow_older: AllowOlder = False,
     to: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Fetch a CloudImage from a registry: only what the local store lacks. An interrupted pull resumes."""
     from harness.transfer import pull
     from harness.trust import policy
 
-    as_json = wants_json(output)
     source = reference(name, "NAME")
     local = reference(as_name, "--as").familiar if as_name else None
     platforms = [platform_of(text) for text in platform or ()]
@@ -166,7 +169,7 @@ def pull(
         admit = policy.gate(allow_older=allow_older).admit_remote
         pulled = pull.pull(local_store(), source, client, name=local, platforms=platforms, admit=admit)
     traffic = f"received {log.size(pulled.received)}: {pulled.fetched} blobs fetched, {pulled.present} here already"
-    _tell(pulled, pulled.name, traffic, as_json)
+    _tell(pulled, pulled.name, traffic, output)
 
 
 Registry = Annotated[
@@ -178,18 +181,15 @@ Registry = Annotated[
 def login(
     *,
     registry: Registry = "docker.io",
-    username: Annotated[
-        str | None, typer.Option("--username", "-u", help="The user name at the registry.", metavar="USER", show_default=False)
-    ] = None,
+    username: Annotated[str | None, option("--username", "-u", help="The user name at the registry.", metavar="USER")] = None,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")] = False,
     to: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Verify a user name and password at a registry, and keep them where Docker does (or its credential helper)."""
     from harness.oci.registry.credentials import Credential, CredentialStore
     from harness.transfer import access
 
-    as_json = wants_json(output)
     host = _host(registry)
     if username is None and password_stdin:
         raise UsageError("--password-stdin needs --username")
@@ -204,8 +204,7 @@ def login(
         raise UsageError("name and password may not be empty")
     access.sign_in(host, Credential(username, password), to.access)
     where = CredentialStore().store(host, username, password)
-    if as_json:
-        print_json({"registry": host, "username": username, "keptIn": str(where)})
+    if output.printed({"registry": host, "username": username, "keptIn": str(where)}):
         return
     say(f"logged in to {host} as {username}; kept in {where}")
 
@@ -218,15 +217,13 @@ def _ask(what: str, hint: str, *, hide_input: bool = False) -> str:
 
 
 @app.command()
-def logout(registry: Registry = "docker.io", output: Json = "text") -> None:
+def logout(*, registry: Registry = "docker.io", output: Output) -> None:
     """Log out of a registry."""
     from harness.oci.registry.credentials import CredentialStore
 
-    as_json = wants_json(output)
     host = _host(registry)
     erased = CredentialStore().erase(host)
-    if as_json:
-        print_json({"registry": host, "loggedOut": erased})
+    if output.printed({"registry": host, "loggedOut": erased}):
         return
     say(f"logged out of {host}" if erased else f"there was no login for {host}")
 

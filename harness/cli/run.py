@@ -11,8 +11,8 @@ import typer
 from harness import log
 from harness.cli.cluster_options import ClusterOptions, site_access, site_of, wanted
 from harness.cli.install import only_applications, put, tell_installed
-from harness.cli.options import ClusterFlags, Json, Plan, existing
-from harness.cli.output import local_store, plain, print_json, say, steps_table, wants_json
+from harness.cli.options import ClusterFlags, Output, Plan, existing, option
+from harness.cli.output import local_store, say
 from harness.cli.registry import connect
 from harness.cli.root import app
 from harness.errors import Fault, InputError, UsageError
@@ -26,17 +26,15 @@ if TYPE_CHECKING:
 
 Apps = Annotated[
     list[str] | None,
-    typer.Option("--apps", help="The applications to launch, instead of the image's choice.", metavar="APP[,APP...]", show_default=False),
+    option("--apps", help="The applications to launch, instead of the image's choice.", metavar="APP[,APP...]"),
 ]
 Called = Annotated[
     str | None,
-    typer.Option("--as", help="Application image: its name in the cluster.  [default: the image's]", metavar="NAME", show_default=False),
+    option("--as", help="Application image: its name in the cluster.  [default: the image's]", metavar="NAME"),
 ]
 Kubeconfig = Annotated[
     Path | None,
-    typer.Option(
-        "--kubeconfig", help="Application image: the kubeconfig of a cluster that slipway did not make.", metavar="FILE", show_default=False
-    ),
+    option("--kubeconfig", help="Application image: the kubeconfig of a cluster that slipway did not make.", metavar="FILE"),
 ]
 NoImages = Annotated[
     bool, typer.Option("--no-images", help="Application image: send no container images; the nodes have or can reach them.")
@@ -52,7 +50,7 @@ def run(
     kubeconfig: Kubeconfig = None,
     no_images: NoImages = False,
     plan: Plan = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Create a cluster that runs the images on the given machines. The same command again finishes an interrupted run.
 
@@ -71,7 +69,6 @@ def run(
     from harness.lifecycle import plan as planning
     from harness.lifecycle import run as running
 
-    as_json = wants_json(output)
     clusterfile, options, bring = wanted(asked, apps)
     # slipway fills the registry of a cluster whose machines it does not enter.
     bring(filled=kubeconfig is None)
@@ -82,7 +79,7 @@ def run(
         _require_running(asked.spec, images, called)
         named = asked.spec.cluster is not None or asked.file is not None
         registry = _registry(clusterfile, no_images) if kubeconfig else None
-        _put(clusterfile, options, called, kubeconfig, not no_images, registry, named=named, plan=plan, as_json=as_json)
+        _put(clusterfile, options, called, kubeconfig, not no_images, registry, named=named, plan=plan, output=output)
         return
     if called or kubeconfig or no_images:
         option = "--as" if called else "--kubeconfig" if kubeconfig else "--no-images"
@@ -90,14 +87,11 @@ def run(
         kube = images[0] if len(images) == 1 else "one of the images"
         raise UsageError(f"{option} is for application images alone, and {kube} brings Kubernetes", hint=hint)
     if plan:
-        described = planning.describe(running.plan(running.prepare(clusterfile, local_store(), options)))
-        if as_json:
-            print_json(described)
-        else:
-            steps_table(described)
+        output.steps(planning.describe(running.plan(running.prepare(clusterfile, local_store(), options))))
         return
     summary = running.run(clusterfile, local_store(), options)
-    print_json(plain(summary)) if as_json else tell(summary)
+    if not output.printed(summary):
+        tell(summary)
 
 
 def _require_running(spec: ClusterFlags, images: Sequence[str], called: str | None) -> None:
@@ -143,7 +137,7 @@ def _put(
     *,
     named: bool,
     plan: bool,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """Put application images into the cluster that options or a Clusterfile name."""
     from harness.host.cluster_cache import DEFAULT_NAME
@@ -174,7 +168,7 @@ def _put(
         access.known(cluster.name if named else DEFAULT_NAME, option="--control-plane")
     login = control_plane[0].login if control_plane else requests.login(clusterfile, options.password)
     where = Where(cluster.name if named else None, control_plane, existing(kubeconfig) if kubeconfig else None, login, bring, registry)
-    put(wanted, where, plan=plan, as_json=as_json)
+    put(wanted, where, plan=plan, output=output)
 
 
 def tell(summary: running.Summary) -> None:

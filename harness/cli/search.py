@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import errors, log
-from harness.cli.options import Json, RegistryOptions
-from harness.cli.output import local_store, print_json, say, table, wants_json
+from harness.cli.options import Output, RegistryOptions, option
+from harness.cli.output import local_store, say, table
 from harness.cli.registry import connect, reference
 from harness.cli.root import app
 from harness.errors import StoreError, UsageError
@@ -29,15 +29,15 @@ def search(
     ] = "",
     registry: Annotated[
         list[str] | None,
-        typer.Option("--registry", help="Search this registry too; may be repeated.", metavar="HOST[/NAMESPACE]", show_default=False),
+        option("--registry", help="Search this registry too; may be repeated.", metavar="HOST[/NAMESPACE]"),
     ] = None,
     index: Annotated[
         list[str] | None,
-        typer.Option("--index", help="Search this site of `slipway catalog` too; may be repeated.", metavar="FILE|URL", show_default=False),
+        option("--index", help="Search this site of `slipway catalog` too; may be repeated.", metavar="FILE|URL"),
     ] = None,
     list_tags: Annotated[bool, typer.Option("--tags", help="List the tags of the repository TERM in its registry.")] = False,
     to: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Find CloudImages: in the catalogue that came with slipway, in the local store, in registries and in catalogue sites.
 
@@ -46,20 +46,17 @@ def search(
     """
     from harness.cloudimage import search as searching
 
-    as_json = wants_json(output)
     with contextlib.ExitStack() as stack:
         places = [searching.RegistryNamespace.parse(text) for text in registry or ()]
         if list_tags:
             if registry or index:
                 raise UsageError("--tags takes no --registry and no --index", hint="write `slipway search --tags REGISTRY/REPOSITORY`")
-            _tags(term, stack.enter_context(connect(to, briefly=True)), as_json=as_json)
+            _tags(term, stack.enter_context(connect(to, briefly=True)), output=output)
             return
         client = stack.enter_context(connect(to, briefly=True)) if places else None
         sites = _sites(index or (), to)
         results = searching.search(term, local_store(), places, client, sites)
-    if as_json:
-        print_json(results.to_json())
-    else:
+    if not output.printed(results.to_json()):
         _show(results)
     silent = [one for one in results.silent if not one.found]
     if silent:
@@ -102,7 +99,7 @@ def _show(results: searching.SearchResults) -> None:
             log.info(f"{one.name}: {one.reason}; only the repository of exactly this name was looked for")
 
 
-def _tags(name: str, client: Client, *, as_json: bool) -> None:
+def _tags(name: str, client: Client, *, output: Output) -> None:
     from harness.cloudimage import search as searching
 
     if not name:
@@ -111,8 +108,7 @@ def _tags(name: str, client: Client, *, as_json: bool) -> None:
     tags = searching.tags(repository, client)
     if not tags:
         raise StoreError(f"{repository.repository}: no such repository in the registry, or it has no tags")
-    if as_json:
-        print_json({"repository": repository.repository, "tags": list(tags)})
+    if output.printed({"repository": repository.repository, "tags": list(tags)}):
         return
     for tag in tags:
         say(tag)

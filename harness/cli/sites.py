@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.options import Json, Ssh
-from harness.cli.output import plain, print_json, say, table, wants_json
+from harness.cli.options import Output, Ssh
+from harness.cli.output import plain, say, table
 from harness.cli.program import CommandEnded
 from harness.cli.root import app
 from harness.errors import Fault, InputError
@@ -28,7 +28,7 @@ def clusterfiles(file: str | None, words: Sequence[str] | None) -> list[str]:
     return [file, *more] if file is not None and more else []
 
 
-def apply(files: Sequence[str], asked: ClusterOptions, *, plan: bool, yes: bool, as_json: bool) -> None:
+def apply(files: Sequence[str], asked: ClusterOptions, *, plan: bool, yes: bool, output: Output) -> None:
     """Apply each Clusterfile, and print a table. Ends with the exit code of the first that failed."""
     from harness.lifecycle import sites
 
@@ -41,9 +41,7 @@ def apply(files: Sequence[str], asked: ClusterOptions, *, plan: bool, yes: bool,
     common += ["--ca", str(asked.site.ca)] if asked.site.ca else []
     common += [word for check in asked.skip_check or () for word in ("--skip-check", check)]
     results = sites.each(read, lambda site: ("apply", "--file", site.file, *common), _show, env=_password(asked.ssh))
-    if as_json:
-        print_json([_plain(result) for result in results])
-    else:
+    if not output.printed([_plain(result) for result in results]):
         rows = [(one.file, one.cluster, _outcome(one), log.duration(one.seconds), log.hidden(one.error)) for one in results]
         table(("CLUSTERFILE", "CLUSTER", "OUTCOME", "TIME", "REASON"), rows)
     _end(results)
@@ -109,7 +107,7 @@ def drift(
     files: Annotated[list[str], typer.Argument(help="The Clusterfiles.", metavar="CLUSTERFILE...", show_default=False)],
     ssh: Ssh,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 1 when there are differences.")] = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Compare clusters with their Clusterfiles and each other.
 
@@ -120,7 +118,6 @@ def drift(
     """
     from harness.lifecycle import sites
 
-    as_json = wants_json(output)
     read, words, env = sites.read(files), _words(ssh), _password(ssh)
     plans = sites.each(read, lambda site: ("apply", "--plan", "--file", site.file, *words), _show, env=env)
     there = [site for site, one in zip(read, plans, strict=True) if one.ok and _exists(one.answer)]
@@ -133,9 +130,7 @@ def drift(
     }
     differences = sites.between(known)
     failed = [one for one in (*plans, *states, *apps) if not one.ok]
-    if as_json:
-        print_json({"clusters": [_plain(one) for one in plans], "between": differences, "failed": [_plain(one) for one in failed]})
-    else:
+    if not output.printed({"clusters": [_plain(one) for one in plans], "between": differences, "failed": [_plain(one) for one in failed]}):
         _tell(plans, differences)
         for one in failed:
             log.warning(f"{one.file}: {log.hidden(one.error)}")

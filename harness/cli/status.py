@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.cli.options import Json, NamedCluster, NodesAccess
-from harness.cli.output import print_json, say, short, table, wants_json
+from harness.cli.options import NamedCluster, NodesAccess, Output
+from harness.cli.output import say, short, table
 from harness.cli.root import app
 
 
 @app.command()
-def status(*, cluster: NamedCluster, access: NodesAccess, output: Json = "text") -> None:
+def status(*, cluster: NamedCluster, access: NodesAccess, output: Output) -> None:
     """Show the state of a cluster."""
     from harness.lifecycle import status as states
 
-    as_json = wants_json(output)
     state = states.status(cluster.name, *access.members())
-    print_json(state) if as_json else _show_status(state)
+    if not output.printed(state):
+        _show_status(state)
 
 
 def _show_status(state: Mapping[str, Any]) -> None:

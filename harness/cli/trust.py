@@ -13,8 +13,8 @@ import typer
 from harness import log
 from harness.cli import attestations
 from harness.cli.attestations import OptionalKey
-from harness.cli.options import FORMER_FILE, Image, Json, RegistryOptions, target
-from harness.cli.output import local_store, pairs, print_json, say, short, wants_json
+from harness.cli.options import FORMER_FILE, Image, Output, RegistryOptions, option, target
+from harness.cli.output import local_store, pairs, print_json, say, short
 from harness.cli.program import Group, Program
 from harness.cli.root import app
 from harness.cli.signed_image import PASSWORDS, demands_of, find, given_password, private_key, stored
@@ -28,11 +28,11 @@ app.add_typer(keys_app, name="keys")
 
 SigningKey = Annotated[
     Path,
-    typer.Option("--key", help=f"The private key; its password is asked for, or in {PASSWORDS[0]}.", metavar="FILE", show_default=False),
+    option("--key", help=f"The private key; its password is asked for, or in {PASSWORDS[0]}.", metavar="FILE"),
 ]
 Annotations = Annotated[
     list[str] | None,
-    typer.Option("--annotation", "-a", help="An annotation that is part of the signature.", metavar="NAME=VALUE", show_default=False),
+    option("--annotation", "-a", help="An annotation that is part of the signature.", metavar="NAME=VALUE"),
 ]
 Attach = Annotated[bool, typer.Option("--attach", help="Attach it to the image as an OCI referrer; push sends it as well.")]
 File = Annotated[Path | None, target("Write to this file instead of standard output."), FORMER_FILE]
@@ -40,18 +40,17 @@ File = Annotated[Path | None, target("Write to this file instead of standard out
 
 @keys_app.command("create", short_help="Create a key pair.")
 def keys_create(
+    *,
     prefix: Annotated[Path, target("The beginning of both file names.  [default: slipway]", "PREFIX"), FORMER_FILE] = Path("slipway"),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing pair.")] = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Create a key pair: PREFIX.key, encrypted, for signing, and PREFIX.pub for verification."""
     from harness.trust import keys
 
-    as_json = wants_json(output)
     private, public = keys.create(prefix, _new_password(prefix), force=force)
     fingerprint = keys.read_public(public).fingerprint
-    if as_json:
-        print_json({"private": str(private), "public": str(public), "fingerprint": fingerprint})
+    if output.printed({"private": str(private), "public": str(public), "fingerprint": fingerprint}):
         return
     say(f"{private}  keep it secret\n{public}  give it to those who verify\n{fingerprint}")
 
@@ -64,12 +63,11 @@ def sign(
     annotation: Annotations = None,
     again: Annotated[bool, typer.Option("--again", help="Sign again with the current time, even if this key has signed it.")] = False,
     to: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Sign a CloudImage with a key, here or, when it is not in the local store, in its registry. cosign verifies it too."""
     from harness.trust import signature
 
-    as_json = wants_json(output)
     annotations = pairs(annotation or [], "--annotation")
     if signature.TIMESTAMP in annotations:
         raise UsageError(f"--annotation {signature.TIMESTAMP}: a signature says by itself when it was made", hint="leave it out")
@@ -77,10 +75,9 @@ def sign(
         # Asked for when it is known that there is something to sign.
         pair = private_key(key)
         signature.sign(subject.attachments, subject.image.digest, pair, annotations, again=again)
-    if as_json:
-        print_json(
-            {"name": subject.reference.familiar, "digest": subject.image.digest, "key": pair.public.fingerprint, "annotations": annotations}
-        )
+    if output.printed(
+        {"name": subject.reference.familiar, "digest": subject.image.digest, "key": pair.public.fingerprint, "annotations": annotations}
+    ):
         return
     say(f"signed {subject.reference.familiar}  {subject.image.digest}")
     say(f"  by {key}" + (f", in {subject.reference.domain}" if subject.client else "; `slipway push` takes the signature along"))
@@ -92,9 +89,7 @@ def verify(
     name: Image,
     key: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--key", help="A public key; one of them must have signed.  [default: those of the policy]", metavar="FILE", show_default=False
-        ),
+        option("--key", help="A public key; one of them must have signed.  [default: those of the policy]", metavar="FILE"),
     ] = None,
     annotation: Annotations = None,
     attested: Annotated[
@@ -102,16 +97,15 @@ def verify(
     ] = False,
     kinds: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--type",
             help="An attestation that must be signed by one of the keys, as test-result (which must have passed); may be repeated.",
             metavar="TYPE",
-            show_default=False,
         ),
     ] = None,
     remote: Annotated[bool, typer.Option("--remote", help="Verify the image in its registry, even if the store has it.")] = False,
     to: RegistryOptions,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Verify that a CloudImage is signed by one of the keys and that no byte of it has changed: every blob is hashed.
 
@@ -120,7 +114,6 @@ def verify(
     from harness.trust import attached_documents as documents
     from harness.trust import blob_check, signature
 
-    as_json = wants_json(output)
     wanted = pairs(annotation or [], "--annotation")
     types = [documents.type_of(kind) for kind in kinds or ()]
     attached: tuple[documents.AttachmentEntry, ...] = ()
@@ -138,19 +131,18 @@ def verify(
             whole = blob_check.check_remote(subject.client, subject.reference, subject.image)
         else:
             whole = blob_check.check_stored(subject.store, subject.reference.familiar, subject.image)
-    if as_json:
-        print_json(
-            {
-                "name": subject.reference.familiar,
-                "digest": whole.digest,
-                "remote": subject.client is not None,
-                "blobs": whole.blobs,
-                "bytes": whole.bytes,
-                "absent": [str(platform) for platform in whole.absent],
-                "signatures": [_signed_json(one) for one in signed],
-                **({"attached": [one.to_json() for one in attached]} if attested or types else {}),
-            }
-        )
+    if output.printed(
+        {
+            "name": subject.reference.familiar,
+            "digest": whole.digest,
+            "remote": subject.client is not None,
+            "blobs": whole.blobs,
+            "bytes": whole.bytes,
+            "absent": [str(platform) for platform in whole.absent],
+            "signatures": [_signed_json(one) for one in signed],
+            **({"attached": [one.to_json() for one in attached]} if attested or types else {}),
+        }
+    ):
         return
     say(f"verified {subject.reference.familiar}  {whole.digest}" + (", in its registry" if subject.client else ""))
     for one in signed:

@@ -13,16 +13,17 @@ from harness.cli.members import JoinAccess
 from harness.cli.options import (
     Clusterfile,
     ClusterOption,
-    Json,
     NamedCluster,
+    Output,
     SiteAccess,
     Yes,
     after_cluster,
     confirmed,
+    option,
     seconds,
     to_machines,
 )
-from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table, table, wants_json
+from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table, table
 from harness.cli.program import Options
 from harness.cli.registry import fetch
 from harness.cli.root import app
@@ -34,11 +35,8 @@ if TYPE_CHECKING:
 
 Secret = Annotated[
     list[str] | None,
-    typer.Option(
-        "--env", "-e", help="Another value, or a secret one; the cluster does not store these.", metavar="NAME=VALUE",
-        show_default=False,
-    ),
-]  # fmt: skip
+    option("--env", "-e", help="Another value, or a secret one; the cluster does not store these.", metavar="NAME=VALUE"),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +70,7 @@ def upgrade(
     access: JoinAccess,
     site: SiteAccess,
     yes: Yes = False,
-    output: Json = "text",
+    output: Output,
 ) -> None:
     """Upgrade a running cluster to another image. It keeps serving: control-plane nodes go one by one, then workers in batches.
 
@@ -86,7 +84,6 @@ def upgrade(
     from harness.lifecycle import upgrade as upgrading
     from harness.lifecycle.cluster.access import known
 
-    as_json = wants_json(output)
     name, image = _name_and_image(words, cluster)
     options = _options(rollout, access)
     known(name, options.via)  # before an image is fetched
@@ -94,17 +91,16 @@ def upgrade(
     with upgrading.prepared(name, image, options, store=local_store()) as work:
         if rollout.file is not None and options.clusterfile is not None:
             upgrading.require_same(work.found.record.clusterfile, options.clusterfile)
-        _go(work, rollout.plan, yes, as_json)
+        _go(work, rollout.plan, yes, output)
 
 
 @app.command()
-def rollback(*, cluster: NamedCluster, rollout: Rollout, access: JoinAccess, yes: Yes = False, output: Json = "text") -> None:
+def rollback(*, cluster: NamedCluster, rollout: Rollout, access: JoinAccess, yes: Yes = False, output: Output) -> None:
     """Return a cluster to its previous image. This works also in the middle of an upgrade."""
     from harness.lifecycle import rollback as back
 
-    as_json = wants_json(output)
     with back.prepared(cluster.name, _options(rollout, access), mend=not rollout.plan) as work:
-        _go(work, rollout.plan, yes, as_json)
+        _go(work, rollout.plan, yes, output)
 
 
 def _name_and_image(words: list[str], cluster: str | None) -> tuple[str, str]:
@@ -138,21 +134,21 @@ def _options(rollout: Rollout, access: JoinAccess) -> upgrading.RolloutOptions:
     )
 
 
-def _go(work: RolloutWork, plan: bool, yes: bool, as_json: bool) -> None:
+def _go(work: RolloutWork, plan: bool, yes: bool, output: Output) -> None:
     from harness.lifecycle import upgrade as upgrading
 
     move = work.move
     nothing = move.before == move.after and not work.resumed
     if plan:
-        _show_plan(work, as_json)
+        _show_plan(work, output)
         return
     if not yes and not nothing:
         _show_batches(work)
         confirmed(f"\nHave {work.found.state.name} run {move.after}?")
     result = upgrading.carry_out(work)
-    if as_json:
-        print_json(plain(result))
-    elif result.nothing:
+    if output.printed(result):
+        return
+    if result.nothing:
         say(f"{result.name} runs {result.after} already; nothing to do")
     else:
         say(f"{result.name} runs {result.after} now, instead of {result.before}")
@@ -163,12 +159,12 @@ def _go(work: RolloutWork, plan: bool, yes: bool, as_json: bool) -> None:
             say(f"  slipway rollback {result.name} brings {result.before} back")
 
 
-def _show_plan(work: RolloutWork, as_json: bool) -> None:
+def _show_plan(work: RolloutWork, output: Output) -> None:
     from harness.lifecycle import plan as planning
     from harness.lifecycle.rollout import plan as rollout_plan
 
     described = planning.describe(rollout_plan.plan(work))
-    if as_json:
+    if output.is_json:
         nodes = list(rollout_plan.described(work))
         move = plain(work.move)
         print_json({"kind": move["kind"], "resumed": work.resumed, "before": move["before"], "after": move["after"], "nodes": nodes,

@@ -15,7 +15,7 @@ from harness.oci import graph
 from harness.oci.model import LARGEST_MANIFEST, Descriptor, Platform, digest_of
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
-from harness.oci.store import CHUNK, Store
+from harness.oci.store import CHUNK, Store, parse_name
 
 REGISTRY = "docker://"
 """In front of a name: the image in the registry is meant, whatever the store has under that name (the word of skopeo)."""
@@ -65,7 +65,7 @@ def find(store: Store, name: str, client: Callable[[], Client]) -> Side:
     A name without a registry means the store alone, so that a typing error sends no request; ``docker://NAME`` means the registry alone.
     """
     if name.startswith(REGISTRY):
-        return _remote(store, _reference(name.removeprefix(REGISTRY)), client())
+        return _remote(store, parse_name(name.removeprefix(REGISTRY)), client())
     try:
         image = cloudimage.read(store, name)
     except StoreError:
@@ -75,13 +75,6 @@ def find(store: Store, name: str, client: Callable[[], Client]) -> Side:
         return _remote(store, reference, client())
     root = store.resolve(name)
     return Side(image.name or name, "store", image, store, root)
-
-
-def _reference(name: str) -> Reference:
-    try:
-        return Reference.parse(name)
-    except ValueError as wrong:
-        raise StoreError(str(wrong)) from wrong
 
 
 def _at_registry(name: str) -> Reference | None:

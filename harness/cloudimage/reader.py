@@ -24,7 +24,7 @@ from harness.cloudimage.model import (
 from harness.clusterfile import secrets
 from harness.errors import StoreError
 from harness.oci.model import INDEXES, Descriptor, Platform, texts
-from harness.oci.reference import Reference, is_digest
+from harness.oci.reference import familiar, is_digest
 from harness.oci.store import Store
 
 
@@ -37,13 +37,6 @@ def read(store: Store, name_or_digest: str) -> CloudImage:
     index = store.resolve(name_or_digest)
     named = [name for name, descriptor in store.names().items() if descriptor.digest == index.digest and name == familiar(name_or_digest)]
     return read_descriptor(store, index, named[0] if named else None)
-
-
-def familiar(name: str) -> str:
-    try:
-        return Reference.parse(name).familiar
-    except ValueError:
-        return name
 
 
 class Documents(Protocol):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.cloudimage.reader import familiar, read
+from harness.cloudimage.reader import read
 from harness.errors import StoreError
 from harness.oci import garbage
 from harness.oci.graph import attached_to, attachments
 from harness.oci.model import OCI_INDEX, Descriptor
+from harness.oci.reference import familiar
 from harness.oci.store import BusyError, Store
 
 

@@ -170,13 +170,17 @@ def _aside(place: Path) -> Path:
 
 def _delete(trees: Iterable[Path]) -> None:
     for tree in trees:
-        # Folders of a rootfs may be read-only, and this process need not be root.
-        for parent, folders, _ in os.walk(tree):
-            for name in folders:
-                inside = Path(parent, name)
-                if not inside.is_symlink():
-                    inside.chmod(0o700)
+        open_folders(tree)
         shutil.rmtree(tree, ignore_errors=True)
+
+
+def open_folders(tree: Path) -> None:
+    """Let this user read and remove folders of a rootfs: they may be read-only or closed to all but root, and this may be another."""
+    for parent, folders, _ in os.walk(tree):
+        for name in folders:
+            inside = Path(parent, name)
+            if not inside.is_symlink():
+                inside.chmod(0o700)
 
 
 def size(tree: Path) -> int:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from harness.clusterfile import ALL, Clusterfile, Host, is_redacted
 from harness.clusterfile.schema import RESERVED
 from harness.errors import Fault, InputError
-
-
-def reserved(names: Iterable[str], where: str = "-e") -> tuple[Fault, ...]:
-    """Warnings for reserved names, which describe the cluster itself; ``environment`` ignores them."""
-    message = "describes the cluster itself; the value that is given is not used"
-    return tuple(Fault(f"{where} {name}", message) for name in names if name in RESERVED)
 
 
 def environment(

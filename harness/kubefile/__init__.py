@@ -14,7 +14,16 @@ from typing import TypeVar
 from harness.errors import Fault, InputError
 from harness.host import site_network
 from harness.kubefile import checks
-from harness.kubefile.instructions import LABEL_KUBE_VERSION, Arg, Cmd, Cmds, Exercise, From, Instruction, KubeVersion, Launch
+from harness.kubefile.instructions import (
+    LABEL_KUBE_VERSION,
+    Arg,
+    Exercise,
+    From,
+    Instruction,
+    KubeVersion,
+    Launch,
+    LaunchCommands,
+)
 from harness.kubefile.lines import split_text
 from harness.kubefile.reader import KubefileReader
 
@@ -54,7 +63,7 @@ class Kubefile:
     @property
     def commands(self) -> tuple[str, ...]:
         """Commands of CMD and CMDS, in order."""
-        return tuple(command for item in self.instructions if isinstance(item, Cmd | Cmds) for command in item.commands)
+        return tuple(command for item in self.instructions if isinstance(item, LaunchCommands) for command in item.commands)
 
     @property
     def exercise(self) -> tuple[str, ...]:
@@ -64,12 +73,12 @@ class Kubefile:
     @property
     def written_commands(self) -> tuple[str, ...]:
         """The same commands before the values of ARG were written into them."""
-        return tuple(command for item in self.instructions if isinstance(item, Cmd | Cmds) for command in item.written)
+        return tuple(command for item in self.instructions if isinstance(item, LaunchCommands) for command in item.written)
 
     @property
     def command_arguments(self) -> dict[str, str]:
         """The values of the ARG that the commands name; the last counts."""
-        return {name: value for item in self.instructions if isinstance(item, Cmd | Cmds) for name, value in item.arguments.items()}
+        return {name: value for item in self.instructions if isinstance(item, LaunchCommands) for name, value in item.arguments.items()}
 
 
 def parse(

@@ -11,7 +11,18 @@ from pathlib import Path
 from harness.errors import Fault, InputError
 from harness.kubefile import context as build_context
 from harness.kubefile import ignore
-from harness.kubefile.instructions import AppCmds, AppEnv, AppInstruction, Cmd, Cmds, Copy, Exercise, Instruction, Launch, local_sources
+from harness.kubefile.instructions import (
+    AppCmds,
+    AppEnv,
+    AppInstruction,
+    Cmds,
+    Copy,
+    Exercise,
+    Instruction,
+    Launch,
+    LaunchCommands,
+    local_sources,
+)
 
 _REGISTRY = "registry"
 _PREPARATION = "init.sh"
@@ -39,7 +50,7 @@ def launch_faults(path: str, instructions: Sequence[Instruction]) -> list[Fault]
             faults.append(Fault(f"{path}:{same[0].line}", f"{same[0].name} must be the last instruction", "move it to the end"))
     launch = next((item for item in instructions if isinstance(item, Launch)), None)
     for other in instructions:
-        if launch and isinstance(other, Cmd | Cmds):
+        if launch and isinstance(other, LaunchCommands):
             message = f"{other.name} and LAUNCH (line {launch.line}) exclude each other"
             faults.append(Fault(f"{path}:{other.line}", message, "define an APP for the command, or drop LAUNCH"))
     return faults

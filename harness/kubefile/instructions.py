@@ -166,7 +166,7 @@ class Launch(Instruction):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cmds(Instruction):
+class LaunchCommands(Instruction):
     commands: tuple[str, ...]
     """Shell commands, run in the rootfs."""
     written: tuple[str, ...] = ()
@@ -175,14 +175,12 @@ class Cmds(Instruction):
     """The values of the ARG that they name."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Cmd(Instruction):
-    commands: tuple[str, ...]
-    """Shell commands, run in the rootfs; several CMD accumulate."""
-    written: tuple[str, ...] = ()
-    """The same commands before the values of ARG were written into them."""
-    arguments: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
-    """The values of the ARG that they name."""
+class Cmds(LaunchCommands):
+    """CMDS, which stands once."""
+
+
+class Cmd(LaunchCommands):
+    """CMD; several accumulate."""
 
 
 @dataclasses.dataclass(frozen=True)

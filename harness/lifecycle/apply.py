@@ -17,7 +17,7 @@ from harness.errors import CheckError, Fault, FaultCollector, InputError, StoreE
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import join, remove, run, upgrade
 from harness.lifecycle.apps import install, multi_image, records, uninstall
-from harness.lifecycle.apps.records import Installed, familiar
+from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import Where, seen_from
 from harness.lifecycle.cluster import access, lease, membership, request
@@ -30,6 +30,7 @@ from harness.lifecycle.steps.context import CONTAINERD_CONFIG, KUBEADM_CONFIG, C
 from harness.nodes import Machine
 from harness.nodes.ssh import SshConnections, SshNode
 from harness.oci.model import Platform
+from harness.oci.reference import familiar
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import KUBECTL
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from harness import log
 from harness.errors import CheckError, StoreError
-from harness.host.cluster_cache import DEFAULT_NAME
 from harness.lifecycle import upgrade
 from harness.lifecycle.cluster import change, membership
 from harness.lifecycle.cluster.change import ROLLBACK, RUNNING, Move
@@ -17,33 +16,22 @@ from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, etcd
 from harness.lifecycle.rollout import BACKUP, RolloutWork
 from harness.lifecycle.steps import registries
-from harness.lifecycle.upgrade import Changed, RolloutOptions
+from harness.lifecycle.upgrade import RolloutOptions
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
 from harness.runtimes import static_pods
 
 
-def rollback(
-    name: str = DEFAULT_NAME, options: RolloutOptions | None = None, *, store: Store | None = None, home: Path | None = None
-) -> Changed:
-    """Bring the former image back: its Kubernetes, its files, its applications. The same call again finishes what was begun.
-
-    The nodes still have most of it. Raises CheckError when there was no upgrade, or etcd has changed its data since; StoreError when the
-    image is not in the store here.
-    """
-    with prepared(name, options, store=store, home=home) as work:
-        return upgrade.carry_out(work)
-
-
 @contextmanager
 def prepared(
     name: str, options: RolloutOptions | None = None, *, store: Store | None = None, home: Path | None = None, mend: bool = True
 ) -> Iterator[RolloutWork]:
-    """See where the cluster came from, and make up the way back.
+    """See where the cluster came from, and make up the way back: its Kubernetes, its files, its applications.
 
     Nothing is touched where an API answers. Where none does, and an upgrade was cut off while a node changed, ``mend`` has that
-    node run what it ran before.
+    node run what it ran before. Raises CheckError when there was no upgrade, or etcd has changed its data since; StoreError when the
+    image is not in the store here.
     """
     options = options or RolloutOptions()
     with ExitStack() as stack:

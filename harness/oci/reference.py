@@ -86,6 +86,14 @@ class Reference:
         return str(self) < str(other)
 
 
+def familiar(name: str) -> str:
+    """An image's name as the store has it: ``web`` is ``web:latest``. A digest, and what is not a name, stays as it is."""
+    try:
+        return Reference.parse(name).familiar
+    except ValueError:
+        return name
+
+
 def lowered(text: str) -> str:
     """The name with its repository in lower case, where nothing but capitals is wrong with it; else the text as it is.
 

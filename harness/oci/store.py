@@ -32,7 +32,7 @@ from harness.host import durable, liveness, paths
 from harness.oci.admission import Admitted
 from harness.oci.blob_file import BlobWriter, MismatchError, PartialBlob
 from harness.oci.model import INDEXES, LARGEST_MANIFEST, MANIFESTS, REF_NAME, Descriptor, canonical_json
-from harness.oci.reference import Reference
+from harness.oci.reference import Reference, familiar
 
 CHUNK = 1 << 20
 """Bytes held in memory at a time when a blob is copied."""
@@ -255,13 +255,13 @@ class Store:
         by_name = self._by_name(name, names) if name == digits else None
         descriptor = by_name or self._by_digest(digits, names)
         if descriptor is None:
-            near = difflib.get_close_matches(_familiar(name), names, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(familiar(name), names, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "`slipway images` lists all images; build, pull or load it first"
             raise StoreError(f"{name}: no such image in {self.root}", hint=hint)
         return descriptor
 
     def _by_name(self, name: str, names: dict[str, Descriptor]) -> Descriptor | None:
-        reference = _parse(name)
+        reference = parse_name(name)
         if reference.digest:
             return self._by_digest(reference.digest.removeprefix("sha256:"), names)
         return names.get(reference.familiar)
@@ -457,23 +457,17 @@ class Store:
         return StoreError(f"{problem.filename or self.root}: {problem.strerror or problem}", hint="SLIPWAY_HOME says where the store is")
 
 
-def _parse(name: str) -> Reference:
+def parse_name(name: str) -> Reference:
+    """The reference that a name is. Raises StoreError."""
     try:
         return Reference.parse(name)
     except ValueError as wrong:
         raise StoreError(str(wrong)) from wrong
 
 
-def _familiar(name: str) -> str:
-    try:
-        return Reference.parse(name).familiar
-    except ValueError:
-        return name
-
-
 def _key(name: str) -> str:
     """The form of a name in index.json."""
-    reference = _parse(name)
+    reference = parse_name(name)
     if reference.digest:
         raise StoreError(f"{name}: a name with a digest cannot be given to an image", hint="write repository:tag")
     return reference.familiar

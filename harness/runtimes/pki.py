@@ -231,21 +231,6 @@ def control_plane_certificates(
     }
 
 
-def covers(certificate: bytes, hosts: Iterable[str], *, now: datetime.datetime | None = None, authority: bytes | None = None) -> bool:
-    """Return True when a server certificate does not expire soon, has all ``hosts`` as SANs, and is signed by ``authority``."""
-    try:
-        parsed = x509.load_pem_x509_certificate(certificate)
-        names = set(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-        if authority is not None:
-            parsed.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
-    except Exception:
-        # Whatever is wrong with it, a new one is the answer.
-        return False
-    return {general_name(host) for host in hosts} <= names and parsed.not_valid_after_utc > (
-        now or datetime.datetime.now(datetime.UTC)
-    ) + datetime.timedelta(days=30)
-
-
 def certificate_of(node: Node, path: str) -> x509.Certificate:
     """Read a certificate of a node. Raises NodeError for a file that holds none, as after the power was cut."""
     try:

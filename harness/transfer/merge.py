@@ -14,10 +14,10 @@ from typing import TypeVar
 
 from harness import cloudimage
 from harness.cloudimage import History, ImageApp, ImageSet, Info, PlatformImage, rootfs
-from harness.cloudimage.reader import familiar
 from harness.errors import Fault, FaultCollector, StoreError, UsageError
 from harness.kubefile import version_range
 from harness.oci.model import Descriptor, Platform
+from harness.oci.reference import familiar
 from harness.oci.store import Store
 from harness.transfer import multi_platform
 from harness.transfer.multi_platform import Fetch

@@ -31,7 +31,7 @@ from harness.oci.model import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, canonica
 from harness.oci.registry import config as registries
 from harness.oci.registry.client import Client
 from harness.oci.registry.credentials import CredentialStore
-from harness.oci.registry.sources import RemoteSource
+from harness.oci.registry.guarded import GuardedSource, Permits
 from harness.oci.store import Store
 from harness.trust.policy import Gate
 from tests.integration.registry import Registry, registry
@@ -122,7 +122,7 @@ def _serve(folder: Path) -> None:
     rules = registries.load(folder / "registries.conf")
     with (
         Client(rules, CredentialStore(folder)) as client,
-        Proxy([RemoteSource(client, Gate().admit_remote)], Store(folder / "store"), secret="") as proxy,
+        Proxy([GuardedSource(client, client, Permits(["*"]), Gate().admit_remote)], Store(folder / "store"), secret="") as proxy,
     ):
         sys.stdout.write(f"127.0.0.1:{proxy.port}\n")
         sys.stdout.flush()

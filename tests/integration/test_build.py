@@ -48,13 +48,6 @@ def context(folder: Path, kubefile: str, **files: str) -> Path:
     return folder
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty store."""
-    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 def unpacked(home: Path, name: str, folder: Path) -> Path:
     store = Store(home / "store")
     layer.unpack(store, read(store, name).platforms[0].layers, folder)

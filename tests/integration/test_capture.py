@@ -36,7 +36,7 @@ from harness.oci.registry.client import Client
 from harness.oci.registry.credentials import CredentialStore
 from harness.oci.registry.errors import RetryPolicy
 from harness.oci.registry.guarded import GuardedSource, NoLogins, Permits
-from harness.oci.registry.sources import LayoutSource, RemoteSource
+from harness.oci.registry.sources import LayoutSource
 from harness.oci.store import Store
 from harness.trust.policy import Gate
 from tests.integration import faulty as bad
@@ -54,7 +54,6 @@ from tests.integration.registry import (
     push,
     registry,
     sha256,
-    token_registry,
 )
 from tests.waiting import HANG, until
 
@@ -81,6 +80,11 @@ def server() -> Iterator[Faulty]:
         yield running
 
 
+def remote(client: Client) -> GuardedSource:
+    """All registries, with logins for every repository."""
+    return GuardedSource(client, client, Permits(["*"]), Gate().admit_remote)
+
+
 class Setup:
     """A proxy before the registries of one registries.conf, with the Docker configuration of one folder."""
 
@@ -99,8 +103,8 @@ class Setup:
     def login(self, config: Mapping[str, object]) -> None:
         (self.docker / "config.json").write_text(json.dumps(config))
 
-    def source(self, stack: contextlib.ExitStack) -> RemoteSource:
-        return RemoteSource(stack.enter_context(Client(self.rules, CredentialStore(self.docker), retry=QUICK)), Gate().admit_remote)
+    def source(self, stack: contextlib.ExitStack) -> GuardedSource:
+        return remote(stack.enter_context(Client(self.rules, CredentialStore(self.docker), retry=QUICK)))
 
     @contextlib.contextmanager
     def proxy(self, *, secret: str | None = None) -> Iterator[Proxy]:
@@ -320,12 +324,6 @@ def test_proxy_password_registry_is_served_with_login_of_docker_configuration(se
             digest, data = blob_of(SECRET)
             assert ask(proxy, f"/v2/closed.test/team/secret/blobs/{digest}").body == data
             assert not proxy.failures
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registry, TokenServer]]:
-    with token_registry(tmp_path_factory.mktemp("tokens")) as running:
-        yield running
 
 
 def test_proxy_token_is_requested_once_per_repository(
@@ -683,7 +681,7 @@ def test_proxy_exit_does_not_wait_for_clients_or_registries(setup: Setup, server
     before = threading.active_count()
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(Client(setup.rules, CredentialStore(setup.docker), retry=RetryPolicy(read=3 * HANG)))
-        proxy = stack.enter_context(Proxy([RemoteSource(client, Gate().admit_remote)], setup.store))
+        proxy = stack.enter_context(Proxy([remote(client)], setup.store))
         idle = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
         idle.request("GET", f"/{proxy.secret}/v2/")
         idle.getresponse().read()

@@ -18,7 +18,7 @@ from harness.cloudimage.search import DESCRIPTION
 from harness.oci.store import Store
 from harness.trust import keys
 from tests.conftest import Slipway
-from tests.integration.browser import Browser, browser
+from tests.integration.browser import Browser
 from tests.integration.registry import Registry, registry, serving
 from tests.unit.cloudimage.examples import file, put
 from tests.unit.website.examples import Page, page, two_versions
@@ -58,12 +58,6 @@ def site(tmp_path_factory: pytest.TempPathFactory, slipway: Slipway) -> Site:
     (folder / "readmes/evil/README.md").write_text(f"# evil\n\n{EVIL}\n\n| not | a table |\n\n```\n{'code ' * 200}\n```\n")
     made.run("catalog", "--to", made.folder, "--key", public, "--readmes", folder / "readmes")
     return made
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("browser")) as running:
-        yield running
 
 
 def test_catalog_pages_load_from_disk_without_errors_at_each_width(site: Site, chromium: Browser) -> None:

@@ -33,13 +33,6 @@ def program(architecture: str) -> bytes:
     return ident + struct.pack("<HHIQQQIHHHHHH", 2, MACHINES[architecture], 1, 0x400000, 64, 0, 0, 64, 56, 1, 0, 0, 0) + bytes(64)
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty store."""
-    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 def inspected(slipway: Slipway, name: str) -> dict[str, dict[str, Any]]:
     described = json.loads(slipway("inspect", name, "-o", "json").stdout)
     return {one["platform"]: one for one in described["platforms"]}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from harness.trust import attestation, keys, results
 from harness.trust.results import SuiteRun, Topology
 from tests.conftest import Slipway
 from tests.integration.cosign import PASSWORD, Cosign
-from tests.integration.registry import Registry, registry
+from tests.integration.registry import Registry
 from tests.integration.test_store import PLATFORMS, platform_image
 
 REPOSITORY = "team/web"
@@ -90,21 +89,9 @@ class Publisher:
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Iterator[Registry]:
-    with registry(tmp_path / "registry") as running:
-        yield running
-
-
-@pytest.fixture
 def publisher(tmp_path: Path, slipway: Slipway, there: Registry, monkeypatch: pytest.MonkeyPatch) -> Publisher:
     monkeypatch.setattr(paths, "architecture", lambda: "amd64")
     return Publisher(tmp_path, slipway, there.host, catalog.find(Path(__file__).parents[2] / "kubefiles")["web"])
-
-
-@pytest.fixture
-def cosign(tmp_path: Path) -> Cosign:
-    (tmp_path / "cosign").mkdir()
-    return Cosign(tmp_path / "cosign")
 
 
 def digest_in(there: Registry, tag: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from harness import process
 from harness.report import page
 from harness.report.model import CaseOutcome, CheckedCase, ReportDocument, ShownCommand, TextBlock
 from harness.testkit.evidence import EvidenceRecorder
-from tests.integration.browser import Browser, browser
+from tests.integration.browser import Browser
 from tests.unit.report.examples import CASES, CLUSTER, FAILED, MACHINES, NAMES, audit, document
 from tests.unit.website.examples import Page
 from tests.waiting import HANG
@@ -53,12 +52,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, report in REPORTS.items():
         page.write(report, folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in REPORTS}
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("browser")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -81,9 +81,8 @@ def app(sealer: Sealer, hub: Registry, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
-    return Store(tmp_path / "home/store")
+def store(home: Path) -> Store:
+    return Store(home / "store")
 
 
 @pytest.fixture

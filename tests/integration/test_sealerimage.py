@@ -65,9 +65,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tree: dict[str, bytes]) -> Ite
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
-    return Store(tmp_path / "home/store")
+def store(home: Path) -> Store:
+    return Store(home / "store")
 
 
 @pytest.fixture

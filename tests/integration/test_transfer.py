@@ -49,7 +49,7 @@ from tests.conftest import Slipway
 from tests.integration import dying, gotool
 from tests.integration import faulty as bad
 from tests.integration.faulty import Faulty, faulty
-from tests.integration.registry import PASSWORD, USER, Registry, TokenServer, password_registry, registry, token_registry
+from tests.integration.registry import PASSWORD, USER, Registry, TokenServer, password_registry, registry
 from tests.integration.test_build import heed_ctrl_c
 from tests.integration.wire import Wire, wire
 from tests.waiting import HANG, until
@@ -291,12 +291,6 @@ def test_pull_one_platform_skips_others_and_missing_platform_is_refused(here: Si
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     with password_registry(tmp_path_factory.mktemp("closed")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registry, TokenServer]]:
-    with token_registry(tmp_path_factory.mktemp("tokens")) as running:
         yield running
 
 

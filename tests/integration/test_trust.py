@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +31,7 @@ from harness.trust.signature import RefusedError
 from tests.conftest import Slipway
 from tests.integration import gotool
 from tests.integration.cosign import PASSWORD, Cosign
-from tests.integration.registry import Registry, registry
+from tests.integration.registry import Registry
 from tests.integration.test_store import PLATFORMS, platform_image
 from tests.waiting import HANG
 
@@ -73,18 +72,6 @@ def command(slipway: Slipway, tmp_path: Path) -> Command:
         return slipway(*words, check=check, env=environment, cwd=tmp_path)
 
     return run
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Registry]:
-    with registry(tmp_path / "registry") as running:
-        yield running
-
-
-@pytest.fixture
-def cosign(tmp_path: Path) -> Cosign:
-    (tmp_path / "cosign").mkdir()
-    return Cosign(tmp_path / "cosign")
 
 
 @pytest.fixture

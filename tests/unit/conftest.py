@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3  # noqa: F401 -- tries out a socket while it is imported, so that must be over before the first test
 
 from harness.clusterfile import secrets
+from harness.oci.store import Store
 from harness.templates import jinja
 
 FORBIDDEN = {
@@ -111,3 +113,9 @@ def jinja_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "harness.templates.jinja_process.evaluate_apart", lambda requests: [jinja.evaluate(**request) for request in requests]
     )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "store")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from harness import log
 from harness.cloudimage.conformance.documents import ExaminedBlobs
+from harness.cloudimage.unpacked import open_folders
 from harness.errors import SlipwayError, StoreError
 from harness.host import scratch
 from harness.oci.layer.extract import Extraction, open_layer
@@ -125,7 +125,7 @@ def unpacked(blobs: ExaminedBlobs, layers: Sequence[Descriptor], size: int) -> R
         for layer in layers:
             tree.lay(blobs, layer)
         tree.finish()
-        _open_folders(folder)
+        open_folders(folder)
     except StoreError as wrong:
         return RootfsTree(problem=wrong.message)
     except OSError as wrong:
@@ -133,12 +133,3 @@ def unpacked(blobs: ExaminedBlobs, layers: Sequence[Descriptor], size: int) -> R
             raise StoreError(f"no space left in {folder.parent}", hint=_HINT) from wrong
         return RootfsTree(problem=f"cannot be unpacked: {wrong.strerror or wrong}")
     return RootfsTree(folder)
-
-
-def _open_folders(tree: Path) -> None:
-    """Let this user read and remove folders of a rootfs, which may be closed to all but root."""
-    for parent, folders, _ in os.walk(tree):
-        for name in folders:
-            inside = Path(parent, name)
-            if not inside.is_symlink():
-                inside.chmod(0o700)

@@ -25,6 +25,7 @@ from harness.lifecycle.apps.installation import AppInstall
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import AppTarget, Where, opened
 from harness.lifecycle.plan import describe
+from harness.oci.reference import familiar
 from harness.oci.store import Store
 
 _OF_CLUSTER = frozenset({"PodCIDR", "SvcCIDR", "CertSANs", DUAL_STACK})
@@ -46,7 +47,7 @@ def sort(images: Sequence[str], store: Store) -> Sorted:
 
     collector, kinds = FaultCollector(), dict[str, str]()
     for image in images:
-        if records.familiar(image) in map(records.familiar, kinds):
+        if familiar(image) in map(familiar, kinds):
             collector.add(Fault(image, "is given twice", "name each image once"))
             continue
         with collector.of(image):
@@ -90,7 +91,7 @@ def settled(clusterfile: Clusterfile, store: Store) -> Clusterfile:
 
 def _document(apps: Iterable[ApplicationDocument], image: str, cluster: ClusterDocument) -> ApplicationDocument:
     shared = {name: value for name, value in cluster.env.items() if name not in _OF_CLUSTER}
-    named = next((app for app in apps if records.familiar(app.image or "") == records.familiar(image)), None)
+    named = next((app for app in apps if familiar(app.image or "") == familiar(image)), None)
     document = named or ApplicationDocument(records.name_of(image), image=image)
     return dataclasses.replace(document, env={**shared, **document.env})
 

@@ -177,27 +177,14 @@ def check_name(text: str) -> str:
     return text
 
 
-def familiar(name: str) -> str:
-    """An image's name as the store has it: ``web`` is ``web:latest``."""
-    try:
-        return name if name.startswith("sha256:") else Reference.parse(name).familiar
-    except ValueError:
-        return name
-
-
 # ---- for other verbs --------------------------------------------------------------------------------------------------
 
 
-def images(kubectl: NodeKubectl, store: Store, platforms: Collection[Platform] | None = None) -> ImageSet:
-    """The container images of all applications of a cluster, for ``platforms`` or all that they are made for.
+def union(apps: Iterable[Installed], store: Store, platforms: Collection[Platform] | None = None) -> ImageSet:
+    """The container images of applications, for ``platforms`` or all that they are made for.
 
     A cluster's registries must keep these beside those of the cluster image. Raises StoreError when the CloudImage of one is missing.
     """
-    return union(listed(kubectl), store, platforms)
-
-
-def union(apps: Iterable[Installed], store: Store, platforms: Collection[Platform] | None = None) -> ImageSet:
-    """The container images of these applications. Raises StoreError when the CloudImage of one is missing."""
     from harness.trust import policy  # here: its cryptography is slow to load
 
     sets: list[ImageSet] = []
@@ -216,11 +203,6 @@ def union(apps: Iterable[Installed], store: Store, platforms: Collection[Platfor
 
 def of_platforms(image: cloudimage.CloudImage, platforms: Collection[Platform] | None) -> list[ImageSet]:
     return [part.images for part in image.platforms if platforms is None or any(part.platform.matches(each) for each in platforms)]
-
-
-def domains(kubectl: NodeKubectl) -> tuple[str, ...]:
-    """The registries in the names of the applications' images, which every node must be able to resolve."""
-    return tuple(sorted({domain for app in listed(kubectl) for domain in app.domains}))
 
 
 def unfit(apps: Iterable[Installed], kubernetes: str) -> tuple[str, ...]:

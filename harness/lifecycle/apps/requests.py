@@ -10,6 +10,7 @@ from harness.errors import Fault, InputError, UsageError
 from harness.lifecycle.apps import records
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.provision import registry
+from harness.oci.reference import familiar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Request:
         """The request of a command line. Of the Clusterfile ``found``, its Config documents count and the Application document that
         names the image, or the one without an image; options win over it. Raises UsageError for a name that is not valid.
         """
-        own, image = found or Clusterfile(""), records.familiar(image)
-        named = next((app for app in own.apps if records.familiar(app.image or "") == image and name in (None, app.name)), None)
+        own, image = found or Clusterfile(""), familiar(image)
+        named = next((app for app in own.apps if familiar(app.image or "") == image and name in (None, app.name)), None)
         written = named or own.application or ApplicationDocument("")
         document = dataclasses.replace(
             written,

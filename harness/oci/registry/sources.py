@@ -1,4 +1,4 @@
-"""Sources of manifests and blobs: the registries themselves, and stores that hold images already."""
+"""Sources of manifests and blobs, and stores that hold images already. ``guarded`` has the registries themselves."""
 
 from __future__ import annotations
 
@@ -53,24 +53,6 @@ class Source(Protocol):
 
 Admit = Callable[[Client, Reference], object]
 """Raises StoreError when an image of a registry (by digest) may not be used."""
-
-
-class RemoteSource:
-    """The registries themselves. ``admit`` is called for each of their images before any of its blobs is fetched."""
-
-    def __init__(self, client: Client, admit: Admit) -> None:
-        self.client = client
-        self._admit = admit
-
-    def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:
-        return self.client.manifest(reference, accept)
-
-    def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:
-        return self.client.blob(reference, digest, size)
-
-    def admit(self, pinned: Reference) -> bool:
-        self._admit(self.client, pinned)
-        return True
 
 
 class LayoutSource:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from harness import cloudimage
@@ -26,11 +24,6 @@ def put(store: Store, name: str, info: Info, *platforms: Platform) -> CloudImage
 
 def kube(version: str, **more: object) -> Info:
     return Info(kubernetes=version, **more)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def chosen(store: Store, on: str = cluster_base.AUTO, kube_version: str | None = None) -> cluster_base.ClusterBase | None:

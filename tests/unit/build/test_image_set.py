@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 
@@ -17,11 +16,6 @@ from harness.oci.store import Store
 from tests.unit.oci.memory import Memory, indexed, layer_of, made, top
 
 AMD64 = Platform("linux", "amd64")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,19 @@ from pathlib import Path
 import pytest
 
 from harness.cli import app
+from harness.host.cluster_cache import ClusterState
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def prod(home: Path) -> None:
+    """A cluster of this name is known."""
+    ClusterState.of("prod", home).remember({"controlPlane": [{"address": "10.0.0.1"}]})
 
 
 @pytest.fixture

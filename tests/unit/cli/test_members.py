@@ -10,12 +10,7 @@ from harness.cli import members
 from harness.cli.app import execute
 from harness.host.cluster_cache import ClusterState
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
-    ClusterState.of("prod", tmp_path).remember({"controlPlane": [{"address": "10.0.0.1"}]})
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("prod")
 
 
 @pytest.mark.parametrize(

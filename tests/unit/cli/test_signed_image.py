@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from harness.cli import signed_image
 from harness.errors import StoreError
 from harness.oci.store import Store
 from tests.unit.cloudimage.examples import AMD64, platform_image, write
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def test_stored_image_is_found_by_name_and_by_digest_with_its_manifests(store: Store) -> None:

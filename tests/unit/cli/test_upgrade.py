@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from harness.cli import upgrade
 from harness.cli.app import execute
 from harness.errors import UsageError
-from harness.host.cluster_cache import ClusterState
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
-    ClusterState.of("prod", tmp_path).remember({"controlPlane": [{"address": "10.0.0.1"}]})
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("prod")
 
 
 def test_name_and_image_cluster_may_precede_image_and_two_clusters_are_refused() -> None:

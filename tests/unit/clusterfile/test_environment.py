@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.clusterfile.environment import environment, reserved
+from harness.clusterfile.environment import environment
 from harness.errors import InputError
 
 from .reading import document, read, spec_text
@@ -50,7 +50,6 @@ def test_environment_reserved_names_are_dropped_and_warned_about() -> None:
     assert found.cluster is not None
     assert environment({"KubeSvcIP": "x"}, found, {"DNSSvcIP": "y"}, found.cluster.hosts[0]) == {"A": "1"}
     assert [warning.where for warning in found.warnings] == ["Clusterfile:6 .spec.env[0]", "Clusterfile:7 .spec.hosts[0].env[0]"]
-    assert [warning.where for warning in reserved(["A", "ContainerRuntime"])] == ["-e ContainerRuntime"]
 
 
 def test_environment_of_application_adds_its_image_and_config_env() -> None:

@@ -9,14 +9,7 @@ import pytest
 
 from harness.log import ProgressStep
 from harness.log.progress import Meter
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.unit.clock import Clock
 
 
 @pytest.fixture

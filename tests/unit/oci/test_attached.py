@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from harness.errors import StoreError
@@ -14,11 +12,6 @@ from tests.unit.oci.layouts import attach, put_attachment, put_index, put_manife
 
 SUBJECT = digest_of(b"an image")
 TAG = f"web:{SUBJECT.replace(':', '-')}"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 def layers(store: Store, image: Descriptor) -> list[str]:

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
 from harness.oci.garbage import collect, discard, find
 from harness.oci.model import OCI_MANIFEST, Descriptor, digest_of
 from harness.oci.store import UNFINISHED, Store
 from tests.unit.oci.test_store import blobs, put_index, put_manifest
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def test_collect_keeps_what_a_name_leads_to_through_index_and_manifest(store: Store) -> None:

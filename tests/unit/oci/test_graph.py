@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +13,6 @@ from harness.oci.store import Store
 from tests.unit.oci.layouts import for_platform, put_index, put_manifest
 
 AMD64, ARM64 = Platform.parse("linux/amd64"), Platform.parse("linux/arm64")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 def put(store: Store, value: dict[str, Any], media_type: str = OCI_MANIFEST) -> Descriptor:

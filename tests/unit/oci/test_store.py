@@ -17,11 +17,6 @@ from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFES
 from harness.oci.store import Store
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 def put_manifest(store: Store, *layers: bytes) -> Descriptor:
     """A manifest with these layers, all in the store, named by nothing."""
     config = Descriptor(OCI_CONFIG, *store.put(b'{"of":"' + b"".join(layers) + b'"}'))

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harness.errors import NodeError, StoreError
-from harness.runtimes.pki import AUTHORITIES, ENCRYPTION, FILES, Authority, Pki, certificate_of, control_plane_certificates, covers
+from harness.runtimes.pki import AUTHORITIES, ENCRYPTION, FILES, Authority, Pki, certificate_of, control_plane_certificates
 from tests.unit.lifecycle.standin import StandIn
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -179,16 +179,6 @@ def test_pki_of_mismatched_or_invalid_files_is_refused(pki: Pki) -> None:
     assert "backup" in str(caught.value.hint)
     with pytest.raises(StoreError, match="cannot be read"):
         Pki.of({**pki.files, "ca.crt": b"garbage"})
-
-
-def test_covers_checks_names_validity_and_ca(pki: Pki) -> None:
-    authority = pki.files["ca.crt"]
-    certificate = pki.authority.issue("r", hosts=["10.0.0.1"], server=True, now=NOW).certificate
-    assert covers(certificate, ["10.0.0.1"], now=NOW, authority=authority)
-    assert not covers(certificate, ["10.0.0.1", "10.0.0.2"], now=NOW, authority=authority)
-    assert not covers(certificate, ["10.0.0.1"], now=NOW + datetime.timedelta(days=350), authority=authority)
-    assert not covers(certificate, ["10.0.0.1"], now=NOW, authority=pki.files["etcd/ca.crt"])
-    assert not covers(b"", ["10.0.0.1"], now=NOW)
 
 
 def test_pki_repr_omits_private_keys(pki: Pki) -> None:

@@ -31,3 +31,6 @@ class Session:
             write_report(self.reports, Path(words[words.index("--junitxml") + 1]).stem, self.text)
         if self.code:
             raise nox.command.CommandFailed(f"Returned code {self.code}")
+
+    def error(self, text: str) -> None:
+        raise AssertionError(text)

@@ -74,9 +74,6 @@ class Builder(Session):
             options["stdout"].write(json.dumps({"digest": "sha256:1", "booted": True}))
         return json.dumps(self.image) if words[1] == "inspect" and self.image else ""
 
-    def error(self, text: str) -> None:
-        raise AssertionError(text)
-
 
 def picked(repository: Repository, *names: str) -> tuple[catalog.CatalogEntry, ...]:
     return repository.pick(cast("nox.Session", Builder(repository)), catalog.order, names)

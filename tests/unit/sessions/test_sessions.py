@@ -62,9 +62,6 @@ class Runner(Session):
     def notify(self, name: str, words: list[str]) -> None:
         self.notified.append((name, words))
 
-    def error(self, text: str) -> None:
-        raise AssertionError(text)
-
 
 def test_define_makes_sessions_that_use_environment_of_nox(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_REGISTRY", OrderedDict())

@@ -16,11 +16,6 @@ from tests.unit.transfer.images import AMD64, ARM64, TARGET, make
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def other(tmp_path: Path) -> Store:
     """The store of somebody who pulls."""
     return Store(tmp_path / "other")

@@ -17,9 +17,9 @@ from harness.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, canonical_js
 from harness.oci.reference import Reference
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.fetcher import Fetcher
+from harness.oci.registry.guarded import GuardedSource, Permits
 from harness.oci.registry.manifest import Manifest
 from harness.oci.registry.referrers import SIGNATURES, LocalReferrers, tag_of
-from harness.oci.registry.sources import RemoteSource
 from harness.oci.store import Store
 from harness.transfer.pull import pull
 from harness.trust import policy, signature
@@ -143,7 +143,7 @@ def registries(store: Store, key: PrivateKey, tmp_path: Path, monkeypatch: pytes
 
 
 def through_a_fetcher(store: Store, client: Any, *, allow_older: bool = False, name: Reference = NAME) -> object:
-    return Fetcher([RemoteSource(client, policy.gate(allow_older=allow_older).admit_remote)], store).manifest(name)
+    return Fetcher([GuardedSource(client, client, Permits(["*"]), policy.gate(allow_older=allow_older).admit_remote)], store).manifest(name)
 
 
 def under_a_dockerfile(_store: Store, client: Any, *, allow_older: bool = False, name: Reference = NAME) -> object:
@@ -180,7 +180,7 @@ def test_fetcher_older_image_admitted_by_digest_is_refused_under_tag(store: Stor
     today, yesterday = registries
     through_a_fetcher(store, today)
     client: Any = yesterday
-    fetcher = Fetcher([RemoteSource(client, policy.gate().admit_remote)], store)
+    fetcher = Fetcher([GuardedSource(client, client, Permits(["*"]), policy.gate().admit_remote)], store)
     fetcher.manifest(Reference(NAME.domain, NAME.path, None, yesterday.image.digest))
     with pytest.raises(RefusedError, match="it goes back"):
         fetcher.manifest(NAME)

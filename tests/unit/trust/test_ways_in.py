@@ -31,7 +31,7 @@ from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.fetcher import Fetcher
 from harness.oci.registry.guarded import GuardedSource, Permits
 from harness.oci.registry.manifest import Manifest
-from harness.oci.registry.sources import LayoutSource, RemoteSource
+from harness.oci.registry.sources import LayoutSource
 from harness.oci.store import Store
 from harness.sealer import convert as conversion
 from harness.testkit import cluster as testkit
@@ -157,7 +157,7 @@ def _makes_usable(node: ast.AST, module: str) -> bool:
     if isinstance(node.func, ast.Name):
         own = node.func.id == "read" and module in ("harness.cloudimage.tags", "harness.sealer.listing", "harness.sealer.convert")
         own = own or (node.func.id == "convert" and module == "harness.build.base_image")  # sealer's, imported by its name
-        return own or node.func.id in ("RemoteSource", "GuardedSource", "pull", "pieces")
+        return own or node.func.id in ("GuardedSource", "pull", "pieces")
     if not isinstance(node.func, ast.Attribute):
         return False
     return node.func.attr == "pull" or (_last(node.func.value), node.func.attr) in MAKE_USABLE
@@ -261,7 +261,7 @@ NAME = Reference.parse("registry.example.com/shop/web:1")
 
 def fetcher(store: Store) -> Fetcher:
     client: Any = Registry(CONTAINER, OCI_MANIFEST)
-    return Fetcher([RemoteSource(client, policy.gate().admit_remote)], store)
+    return Fetcher([GuardedSource(client, client, Permits(["*"]), policy.gate().admit_remote)], store)
 
 
 def guarded(store: Store) -> object:
@@ -279,8 +279,9 @@ def pulled(store: Store) -> object:
 def load(store: Store) -> object:
     save(store, ["web"], store.root.parent / "web.tar")
     from harness.cli.archive import load as command  # as the command line does it
+    from harness.cli.options import Output
 
-    return command(store.root.parent / "web.tar")
+    return command(file=store.root.parent / "web.tar", output=Output())
 
 
 def base(store: Store, name: str) -> object:
@@ -289,7 +290,7 @@ def base(store: Store, name: str) -> object:
 
 def collect(store: Store) -> object:
     client: Any = Registry(CONTAINER, OCI_MANIFEST)
-    source = RemoteSource(client, policy.gate().admit_remote)
+    source = GuardedSource(client, client, Permits(["*"]), policy.gate().admit_remote)
     pulled = [PulledImage(str(NAME), "", "", "registry.example.com")]
     return image_set.collect(pulled, store=store, sources=[source], platform=Platform.parse("linux/amd64"))
 
@@ -384,13 +385,14 @@ def test_fetcher_child_of_admitted_index_or_base_is_not_asked_about(store: Store
     index = canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child.to_json()]})
     asked: list[Reference] = []
     client: Any = Registry(index, OCI_INDEX)
-    with_index = Fetcher([RemoteSource(client, lambda _, pinned: asked.append(pinned))], store)
+    registries = GuardedSource(client, client, Permits(["*"]), lambda _, pinned: asked.append(pinned))
+    with_index = Fetcher([registries], store)
     with_index.manifest(NAME)
     store.put(CONTAINER)
     with_index.manifest(Reference(NAME.domain, NAME.path, None, child.digest))
     assert [str(pinned) for pinned in asked] == [f"{NAME}@{digest_of(index)}"]
     brought = LayoutSource(store, {str(NAME): child}, "base image")
-    with_base = Fetcher([brought, RemoteSource(client, lambda _, pinned: asked.append(pinned))], store)
+    with_base = Fetcher([brought, registries], store)
     with_base.manifest(NAME)
     with_base.manifest(Reference(NAME.domain, NAME.path, None, child.digest))
     assert len(asked) == 1

@@ -430,18 +430,14 @@ def test_owned_objects_among_selects_only_objects_of_application() -> None:
 # ---- what others must know --------------------------------------------------------------------------------------------
 
 
-def test_records_images_and_domains_cover_all_installed_applications(store: Store) -> None:
+def test_records_union_has_images_of_all_applications(store: Store) -> None:
     first = build(store, images=("docker.io/library/a:1",))
     second = build(store, "more", images=("docker.io/library/a:1", "quay.io/b:1"))
-    kube: Any = Kube()
-    for name, digest, domains in (("shop", first, ("docker.io",)), ("more", second, ("docker.io", "quay.io"))):
-        records.begin(kube, Installed(name, f"{name}:latest", digest, domains=domains))
-    assert [image.name for image in records.images(kube, store).images] == ["docker.io/library/a:1", "quay.io/b:1"]
-    assert records.images(kube, store, [Platform.parse("arm64")]).images == ()
-    assert records.domains(kube) == ("docker.io", "quay.io")
-    records.begin(kube, Installed("lost", "lost:1", "sha256:" + "0" * 64))
+    apps = [Installed(name, f"{name}:latest", digest) for name, digest in (("shop", first), ("more", second))]
+    assert [image.name for image in records.union(apps, store).images] == ["docker.io/library/a:1", "quay.io/b:1"]
+    assert records.union(apps, store, [Platform.parse("arm64")]).images == ()
     with pytest.raises(StoreError, match="the image of the application lost") as caught:
-        records.images(kube, store)
+        records.union([Installed("lost", "lost:1", "sha256:" + "0" * 64)], store)
     assert "slipway pull lost:1" in str(caught.value.hint)
 
 

@@ -13,6 +13,7 @@ from harness.lifecycle.cluster import lease
 from harness.lifecycle.plan import Journal, Step, execute
 from harness.nodes import claim
 from harness.process import ProcessResult
+from tests.unit.clock import Clock
 from tests.unit.lifecycle.standin import StandIn
 from tests.unit.lifecycle.test_apply import Api, somebody
 
@@ -90,19 +91,6 @@ def test_claimed_refusal_strips_control_characters_of_holder() -> None:
     with pytest.raises(UsageError) as caught, lease.claimed([node], "lab"):
         pytest.fail("it was let in")
     assert "\x1b" not in str(caught.value)
-
-
-class Clock:
-    """The clock that also runs while a machine sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture

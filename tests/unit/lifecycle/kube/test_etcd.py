@@ -11,6 +11,7 @@ from harness.errors import CheckError, CommandError
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.kube.etcd import Etcd, EtcdMember, admit, order
 from harness.process import ProcessResult
+from tests.unit.clock import Clock
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -49,17 +50,6 @@ class Members(Etcd):
     def remove(self, member: EtcdMember) -> None:
         self.said.append(f"remove {member.id}")
         self.list = [one for one in self.list if one.id != member.id]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def admitted(members: Members, *, broken: bool = False) -> list[tuple[str, bool]]:

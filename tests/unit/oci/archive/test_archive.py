@@ -29,11 +29,6 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-@pytest.fixture
-def other(tmp_path: Path) -> Store:
-    return Store(tmp_path / "other store")
-
-
 def rewritten(archive: Path, change: dict[str, bytes | None], extra: tuple[tarfile.TarInfo, ...] = ()) -> io.BytesIO:
     """An archive with some members changed (None: left out) and others added before the rest."""
     result = io.BytesIO()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -16,11 +15,6 @@ from harness.oci.model import digest_of
 from harness.oci.store import Store
 
 DATA = os.urandom(5 << 20)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 def reading(data: bytes) -> Callable[[int], bytes]:

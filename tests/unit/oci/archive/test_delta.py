@@ -31,11 +31,6 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-@pytest.fixture
-def other(tmp_path: Path) -> Store:
-    return Store(tmp_path / "other store")
-
-
 # Deltas
 
 

@@ -51,11 +51,6 @@ def docker(path: Path, *layers: bytes, names: tuple[str, ...] = (NAME,)) -> Path
     return archive(path, [*files, ("config.json", config(*layers)), ("manifest.json", saved([name for name, _ in files], names))])
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 def taken(store: Store, path: Path) -> dict[str, Any]:
     listed = docker_archive.listing(path)
     assert listed is not None

@@ -35,11 +35,6 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Store:
-    return Store(tmp_path / "other store")
-
-
-@pytest.fixture
 def files(store: Store, tmp_path: Path) -> dict[str, bytes]:
     """The files of an archive of ``web:1``, in order."""
     save(store, ["web:1"], tmp_path / "web.tar")

@@ -30,11 +30,6 @@ def source(tmp_path: Path) -> Store:
     return Store(tmp_path / "source")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 def image(source: Store) -> tuple[Descriptor, Descriptor]:
     """An index with one manifest."""
     manifest = put_manifest(source, b"layer")

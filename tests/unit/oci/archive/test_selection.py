@@ -24,11 +24,6 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Store:
-    return Store(tmp_path / "other store")
-
-
-@pytest.fixture
 def multi(store: Store) -> Store:
     parts = [for_platform(put_manifest(store, name.encode()), f"linux/{name}") for name in ("amd64", "arm64")]
     store.tag("multi", put_index(store, *parts))

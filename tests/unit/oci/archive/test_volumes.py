@@ -30,11 +30,6 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Store:
-    return Store(tmp_path / "other store")
-
-
-@pytest.fixture
 def stick(tmp_path: Path, store: Store) -> Path:
     """A folder with the volumes ``web.tar.001`` to ``web.tar.005`` and their sums."""
     folder = tmp_path / "stick"

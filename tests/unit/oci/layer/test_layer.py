@@ -25,11 +25,6 @@ from harness.oci.store import CHUNK, Store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A rootfs with one of everything that a rootfs may hold."""
     root = tmp_path / "tree"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -14,11 +13,6 @@ from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.fetcher import Fetcher
 from harness.oci.store import Store
 from tests.unit.oci.memory import Memory, layer_of, made, named
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def test_blob_with_several_followers_is_fetched_once(store: Store) -> None:

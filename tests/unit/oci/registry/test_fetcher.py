@@ -19,11 +19,6 @@ from harness.oci.store import Store
 from tests.unit.oci.memory import Memory, indexed, layer_of, made, named, top
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 class Failing:
     """A Source that is there but fails."""
 

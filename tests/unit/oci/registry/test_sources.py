@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from harness.errors import StoreError
@@ -11,11 +9,6 @@ from harness.oci.registry.manifest import ACCEPT
 from harness.oci.registry.sources import LayoutSource, stored_manifest
 from harness.oci.store import Store
 from tests.unit.oci.memory import indexed, layer_of, made, named, top
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def test_layout_source_serves_only_digests_reachable_from_its_names(store: Store) -> None:
