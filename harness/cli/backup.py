@@ -20,10 +20,10 @@ from harness.cli.options import (
     Yes,
     confirmed,
     image_option,
+    machine_groups,
     machines,
     seconds,
     target,
-    to_machines,
 )
 from harness.cli.output import pairs, plain, print_json, say, wants_json
 from harness.cli.root import app
@@ -57,7 +57,7 @@ def backup(
 
     as_json = wants_json(output)
     secret = _password(password_env, password, twice=True)
-    result = saving.backup(file, cluster.name, *access.members(), password=secret)
+    result = saving.backup(file, cluster.name, *access.members(cluster.name), password=secret)
     if as_json:
         print_json(plain(result))
         return
@@ -102,7 +102,7 @@ def restore(
         raise UsageError(f"{file}: no such file")
     secret = _password(password_env, password, twice=False)
     login = ssh.login()
-    members = to_machines(control_plane, login, "--control-plane"), to_machines(workers, login, "--workers")
+    members = machine_groups(login, None, (control_plane, "--control-plane"), (workers, "--workers"))
     if not yes:
         confirmed("What the cluster has seen since the backup will be lost. Go on?")
     result = restoring.restore(file, *members, login=login, password=secret, image=image, env=pairs(env or [], "--env"), timeout=timeout)

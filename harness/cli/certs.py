@@ -28,7 +28,7 @@ def certs_list(
     from harness.lifecycle.cluster import certificates
 
     as_json = wants_json(output)
-    listing = certificates.listing(cluster.name, *access.members())
+    listing = certificates.listing(cluster.name, *access.members(cluster.name))
     ordered = sorted(listing.certificates, key=lambda one: one.ends)
     if as_json:
         print_json({"certificates": [one.to_json() for one in ordered], "unreachable": dict(listing.unreachable)})
@@ -61,7 +61,7 @@ def certs_renew(
     from harness.lifecycle.cluster import certificates
 
     as_json = wants_json(output)
-    result = certificates.renew(cluster.name, *access.members(), days=days)
+    result = certificates.renew(cluster.name, *access.members(cluster.name), days=days)
     if as_json:
         print_json(plain(result))
         return
@@ -85,7 +85,7 @@ def certs_add_names(
 
     as_json = wants_json(output)
     name = cluster or "default"
-    result = sans.add_names(names, name, *access.members(), days=days)
+    result = sans.add_names(names, name, *access.members(name), days=days)
     print_json(plain(result)) if as_json else say(f"the API of {name} answers as {', '.join(result.added)}")
 
 
@@ -100,7 +100,7 @@ def certs_rotate_secrets(
     from harness.lifecycle import rotation
 
     as_json = wants_json(output)
-    result = rotation.rotate(cluster.name, *access.members())
+    result = rotation.rotate(cluster.name, *access.members(cluster.name))
     if as_json:
         print_json(plain(result))
         return

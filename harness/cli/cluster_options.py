@@ -56,6 +56,7 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
     """
     from harness.clusterfile import ClusterDocument
     from harness.host import paths
+    from harness.lifecycle.cluster import hosts as naming
     from harness.lifecycle.cluster import request
     from harness.lifecycle.run import RunOptions
 
@@ -74,12 +75,13 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
         external_registry=external_registry(spec.registry, asked.site),
         profile=known_profile(spec.profile),
     )
-    clusterfile = request.effective(request.read(asked.file, values) if asked.file else None, flags)
+    password = ssh.password()
+    clusterfile = request.effective(*naming.resolved(request.read(asked.file, values) if asked.file else None, flags, password))
     cluster = clusterfile.cluster
     assert cluster is not None
     external = cluster.external_registry
     site = _of_site(external) if external else None
-    options = RunOptions(ssh.password(), site, timeout=asked.timeout, skip_checks=skipped)
+    options = RunOptions(password, site, timeout=asked.timeout, skip_checks=skipped)
     # What is wrong with passwords is told before an image is fetched.
     request.machines(clusterfile, options.password)
     if options.password is None:

@@ -36,7 +36,7 @@ def kubeconfig(
     from harness.lifecycle.cluster import kubeconfig as kubeconfigs
 
     as_json = wants_json(output)
-    members = access.members()
+    members = access.members(cluster.name)
     config = kubeconfigs.fetch(cluster.name, *members, server=server)
     if merge:
         path = file or kubeconfigs.default_path()

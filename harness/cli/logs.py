@@ -32,7 +32,7 @@ def logs(
     as_json = wants_json(output)
     span = bundling.since_of(since) if since else None
     path = file or Path(f"{cluster.name}-logs-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.tar.gz")
-    result = bundling.bundle(path, cluster.name, *access.members(), since=span)
+    result = bundling.bundle(path, cluster.name, *access.members(cluster.name), since=span)
     if as_json:
         print_json(plain(result))
         return

@@ -16,7 +16,7 @@ def status(*, cluster: NamedCluster, access: NodesAccess, output: Json = "text")
     from harness.lifecycle import status as states
 
     as_json = wants_json(output)
-    state = states.status(cluster.name, *access.members())
+    state = states.status(cluster.name, *access.members(cluster.name))
     print_json(state) if as_json else _show_status(state)
 
 

@@ -101,6 +101,7 @@ class Host:
     """Machines with the same settings. Either ``ips`` are given, or with the provider CONTAINER a ``count`` of containers to make."""
 
     ips: tuple[str, ...]
+    """Addresses; names as well, until ``lifecycle.cluster.hosts`` has resolved them."""
     roles: tuple[str, ...]
     """``control-plane`` or ``worker`` first, then custom roles, which become ``node-role.kubernetes.io/<role>``."""
     ssh: SshSettings = SshSettings()
@@ -202,6 +203,8 @@ class ClusterDocument:
     certificate_validity: datetime.timedelta | None = None
     profile: str | None = None
     """One of ``PROFILES``; None: kubeadm's own defaults."""
+    ssh_hosts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Names that SSH connects to, by address: host names, or entries of ssh_config."""
     images: tuple[str, ...] = ()
     """Images beside ``image``. One of them all brings Kubernetes, the others are applications: only the store knows which."""
 

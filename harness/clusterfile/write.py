@@ -217,6 +217,7 @@ def _cluster(cluster: ClusterDocument, keep: _Values) -> dict[str, Any]:
             "cmd_args": keep.env(cluster.command_args, env_place("cmd_args")),
             "appNames": _apps(cluster.app_names),
             "ssh": _ssh(cluster.ssh, SshSettings()),
+            "sshHosts": dict(cluster.ssh_hosts),
             "hosts": [_host(host, cluster.ssh, keep) for host in cluster.hosts],
             "network": _filled({"podCIDR": cluster.pod_cidr, "svcCIDR": cluster.svc_cidr}),
             "certSANS": list(cluster.cert_sans),

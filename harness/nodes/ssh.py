@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import os
 import re
@@ -96,7 +98,7 @@ class SshConnections:
         """
         if "mlkem768x25519-sha256" not in process.run(["ssh", "-Q", "kex"], check=False, timeout=_LOGIN_TIMEOUT).stdout.split():
             self.for_many = self.sockets / "config-many"
-            durable.write(self.for_many, f"{self.own.read_text()}  KexAlgorithms ^curve25519-sha256\n", mode=0o600)
+            durable.write(self.for_many, f"{self.own.read_text()}\nHost *\n  KexAlgorithms ^curve25519-sha256\n", mode=0o600)
 
     @property
     def _askpass(self) -> Path:
@@ -165,11 +167,20 @@ class SshNode:
     def __init__(self, ssh: SshConnections, machine: Machine) -> None:
         self.ssh = ssh
         self.machine = machine
-        self.name = machine.address
+        self.name = machine.target
 
     @property
     def address(self) -> str:
         return self.machine.address
+
+    @functools.cached_property
+    def login(self) -> Login:
+        """The login with the user and the port that ssh uses. Needs ``prepare``."""
+        login = self.machine.login
+        if not self.machine.host:
+            return dataclasses.replace(login, user=login.user or ssh_config.USER, port=login.port or ssh_config.PORT)
+        settings = ssh_config.effective(self.ssh.own, self.machine.target)
+        return dataclasses.replace(login, user=settings["user"], port=int(settings["port"]))
 
     def __repr__(self) -> str:
         return f"SshNode({self.name} {self.address})"
@@ -183,26 +194,41 @@ class SshNode:
             try:
                 result = process.run(argv, check=False, env=self.ssh.environment(self.machine.login), timeout=_LOGIN_TIMEOUT)
             except CommandError as error:
-                raise explain(self.machine, "timed out", self.ssh.pinned) from error
+                raise self._explained("timed out") from error
             errors = Path(output.name).read_text(errors="replace")
         self._check_transport(result.returncode, errors)
         if not result.ok:
-            raise NodeError(f"{self.address}: the shell does not work: {errors.strip()}", hint="the login shell must be a POSIX shell")
+            raise NodeError(f"{self.machine}: the shell does not work: {errors.strip()}", hint="the login shell must be a POSIX shell")
         self.name = self._host_name(result.stdout.strip().lower())
 
     def _host_name(self, text: str) -> str:
         """Host name of the machine, if it is valid: it is used in file names, messages and configurations."""
         try:
-            return untrusted.name(text, what=self.address)
+            return untrusted.name(text, what=str(self.machine))
         except StoreError as wrong:
             if text:
-                log.warning(f"{wrong.message}: the machine goes by its address")
-            return self.address
+                log.warning(f"{wrong.message}: the machine goes by its {'name' if self.machine.host else 'address'}")
+            return self.machine.target
+
+    def reported_address(self) -> str:
+        """The address at which the machine has accepted the connection, as it reports it itself. Needs ``connect``.
+
+        Raises NodeError when that is not an address by which other machines reach it.
+        """
+        # As the user of the login: sudo drops the variable.
+        argv = ["ssh", "-F", str(self.ssh.own), "--", self.machine.target, 'echo "$SSH_CONNECTION"']
+        try:
+            asked = process.run(argv, check=False, env=self.ssh.environment(self.login), timeout=_LOGIN_TIMEOUT, limit=1 << 20)
+        except CommandError as error:
+            raise NodeError(f"{self.machine}: address: {error.message.rpartition(': ')[2]}", hint="give its address") from error
+        self._check_transport(asked.returncode, asked.stderr)
+        *_, words = [[], *map(str.split, asked.stdout.splitlines())]
+        return untrusted.address(words[2] if len(words) == 4 else "", what=f"{self.machine}: address", error=NodeError)
 
     def disconnect(self) -> None:
         """End the shared connection, if there is one. Never fails: nothing may hide why a command ends."""
         with contextlib.suppress(CommandError):
-            process.run(["ssh", "-F", self.ssh.own, "-O", "exit", "--", self.address], check=False, timeout=10)
+            process.run(["ssh", "-F", self.ssh.own, "-O", "exit", "--", self.machine.target], check=False, timeout=10)
 
     def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> ProcessResult:
         argv = self._argv(self._claimed(command), self.ssh.own)
@@ -293,8 +319,8 @@ class SshNode:
     def _argv(self, command: str, config: Path, *options: str) -> list[str]:
         """ssh, to run shell text as root."""
         shell = f"sh -c {shlex.quote(command)}"
-        words = shell if self.machine.login.user == "root" else f"sudo -n -- {shell}"
-        return ["ssh", "-F", str(config), *options, "--", self.address, words]
+        words = shell if self.login.user == "root" else f"sudo -n -- {shell}"
+        return ["ssh", "-F", str(config), *options, "--", self.machine.target, words]
 
     def _claimed(self, command: str) -> str:
         """A command that the machine refuses once another claim has reached it. Raises LeaseLostError when this one is known to be lost."""
@@ -318,21 +344,26 @@ class SshNode:
 
     def _is_shared(self) -> bool:
         try:
-            return process.run(["ssh", "-F", self.ssh.own, "-O", "check", "--", self.address], check=False, timeout=_LOGIN_TIMEOUT).ok
+            return process.run(
+                ["ssh", "-F", self.ssh.own, "-O", "check", "--", self.machine.target], check=False, timeout=_LOGIN_TIMEOUT
+            ).ok
         except CommandError:
             return False
 
+    def _explained(self, output: str) -> NodeError:
+        return explain(dataclasses.replace(self.machine, login=self.login), output, self.ssh.pinned)
+
     def _check_transport(self, code: int, output: str) -> None:
         if code == _LOST:
-            raise explain(self.machine, output, self.ssh.pinned)
+            raise self._explained(output)
         if (
             code != 0
-            and self.machine.login.user != "root"
+            and self.login.user != "root"
             and re.search(r"^sudo: .*password|is not in the sudoers|sudo: not found", output, re.MULTILINE)
         ):
-            user = self.machine.login.user
+            user = self.login.user
             raise NodeError(
-                f"{self.address}: {user} may not become root without a password",
+                f"{self.machine}: {user} may not become root without a password",
                 hint=f"allow it: {user} ALL=(ALL) NOPASSWD: ALL in /etc/sudoers.d",
             )
 
