@@ -23,6 +23,8 @@ ALL = "ALL"
 CONTROL_PLANE, WORKER, FIRST = "control-plane", "worker", "master0"
 ROLES = {CONTROL_PLANE: CONTROL_PLANE, WORKER: WORKER, "master": CONTROL_PLANE, "node": WORKER}
 """The roles of Kubernetes by every name: sealer, earlier releases and labels of old clusters call them master and node."""
+THIS_MACHINE = "localhost"
+"""The name that makes the machine which runs slipway a node."""
 PROFILES = ("cis",)
 """Profiles that a cluster can be made with: how its parts are hardened."""
 REDACTED = "<redacted "

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.clusterfile import (
     CONTROL_PLANE,
+    THIS_MACHINE,
     WORKER,
     ClusterDocument,
     ExternalRegistry,
@@ -206,6 +207,8 @@ def _ssh_hosts(spec: ParsedMapping, hosts: list[tuple[ParsedMapping, Host]], rep
         address = validators.address(written)
         if listed and address not in listed and not report.stored:
             report.fault(spec.at("sshHosts"), f"{address} is not among the hosts", "list the address there; a name alone is resolved")
+        elif report.stored and name == THIS_MACHINE:
+            continue  # of the machine that wrote the record, not of the one that reads it
         elif name in names.values():
             report.fault(spec.at("sshHosts"), f"{name} is the name of two machines")
         else:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
+from harness.clusterfile import THIS_MACHINE
 from harness.errors import CommandError, NodeError, SlipwayError
 from harness.process import ProcessResult, wait_for
 
@@ -99,6 +100,11 @@ class Machine:
     @property
     def target(self) -> str:
         return self.host or self.address
+
+    @property
+    def is_own(self) -> bool:
+        """True for the machine that runs this process."""
+        return self.host == THIS_MACHINE
 
     def __str__(self) -> str:
         return f"{self.host} ({self.address})" if self.host and self.host != self.address else self.address

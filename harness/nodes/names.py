@@ -12,6 +12,9 @@ from harness.errors import Fault, InputError, NodeError
 from harness.nodes import Login, Machine, each, ssh_config, together
 from harness.nodes.ssh import SshConnections, SshNode
 
+_ELSEWHERE = "192.0.2.1"
+"""An address for documentation: the way there is the default route."""
+
 
 def resolve(logins: Mapping[str, Login], recorded: Mapping[str, str], pinned: Path) -> dict[str, str]:
     """The address of each name. ``recorded``: addresses of names that are known already; ``pinned``: host keys, by address.
@@ -39,6 +42,8 @@ def resolve(logins: Mapping[str, Login], recorded: Mapping[str, str], pinned: Pa
 
 
 def _answer(node: SshNode) -> str | Fault | NodeError:
+    if node.machine.is_own:
+        return _own_address(node.machine.target)
     settings = ssh_config.effective(node.ssh.own, node.machine.target)
     host = settings["hostname"]
     if not _is_address(host) and any(settings.get(key, "none") != "none" for key in ("proxyjump", "proxycommand")):
@@ -65,6 +70,17 @@ def _looked_up(name: str, host: str) -> str | Fault:
     if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
         return Fault(shown, f"resolves to {address}, by which no other node reaches it", "give its address in the network of the cluster")
     return str(address)
+
+
+def _own_address(name: str) -> str | Fault:
+    """The address by which this machine reaches others; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((_ELSEWHERE, 9))
+        except OSError as wrong:
+            hint = f"in a Clusterfile, sshHosts: {{10.0.0.1: {name}}} says which of its addresses the node has"
+            return Fault(name, f"has no route to other networks, so its address is not known: {wrong.strerror}", hint)
+        return str(probe.getsockname()[0])
 
 
 def _is_address(text: str) -> bool:

@@ -61,7 +61,8 @@ def config_text(machines: Sequence[Machine], known_hosts: Sequence[Path], socket
         lines += [f"  User {jump.user}"] if jump.user else []
         lines += [f"  Port {jump.port}"] if jump.port else []
         lines += [f"  IdentityFile {_quoted(paths.expanded(jump.key).absolute())}", "  IdentitiesOnly yes"] if jump.key else []
-    for machine in machines:
+    remote = [machine for machine in machines if not machine.is_own]
+    for machine in remote:
         login = machine.login
         lines += ["", f"Host {machine.target}"]
         lines.append(f"  HostKeyAlias {machine.address}" if machine.host else f"  HostName {machine.address}")
@@ -83,6 +84,7 @@ def config_text(machines: Sequence[Machine], known_hosts: Sequence[Path], socket
         "  GlobalKnownHostsFile none",
         "  HashKnownHosts no",
         "  UpdateHostKeys no",
+        "  VerifyHostKeyDNS no",
         "  ControlMaster auto",
         "  ControlPersist 120",
         f"  ControlPath {_quoted(sockets)}/%C",
@@ -92,11 +94,15 @@ def config_text(machines: Sequence[Machine], known_hosts: Sequence[Path], socket
         "  ServerAliveCountMax 4",
         "  RequestTTY no",
         "  ForwardAgent no",
+        "  ForwardX11 no",
+        # An entry that the user has for a shell or a tunnel serves for commands as well.
+        "  RemoteCommand none",
+        "  ClearAllForwardings yes",
         "  LogLevel ERROR",
         # Names and jump hosts may be in the user's own file; slipway's settings come first and win.
         f"  Include {_quoted(own) if (own := paths.ssh_config()) else '~/.ssh/config'}",
     ]
-    names = [machine.target for machine in machines if machine.host]
+    names = [machine.target for machine in remote if machine.host]
     lines += ["", f"Host {' '.join(names)}", f"  User {USER}"] if names else []
     return "\n".join(lines) + "\n"
 

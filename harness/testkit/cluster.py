@@ -249,7 +249,7 @@ class Cluster:
         again += [word for name, value in self.request.values if not is_secret(name, value) for word in ("--value", f"{name}={value}")]
         again += ["--ssh-user", login.user or "root", *(["--ssh-key", str(login.key)] if login.key else [])]
         return [
-            *(f"ssh -F {machine.ssh.config} {machine.address}    # {machine.name}" for machine in self.machines),
+            *(f"ssh -F {machine.ssh.config} {machine.machine.target}    # {machine.name}" for machine in self.machines),
             f"export KUBECONFIG={self.kubeconfig}",
             f"{shlex.join(again)}    # tests again, on the same cluster",
             f"slipway nodes down {self.group}" if self.group else f"slipway delete {self.name}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def config(group: NodeGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = tmp_path / "my ssh" / "config"
     path.parent.mkdir()
     path.write_text(
-        f"Host Near\n  HostName {near.address}\n  Port {PORT}\n  User ops\n"
+        # As for a shell with a tunnel, whose end here is taken.
+        f"Host Near\n  HostName {near.address}\n  Port {PORT}\n  User ops\n  RemoteCommand tmux attach\n  RequestTTY force\n"
+        f"  LocalForward {PORT} localhost:22\n  ExitOnForwardFailure yes\n  ControlPath none\n  StrictHostKeyChecking no\n"
         f"Host hop\n  HostName {near.address}\n"
         f"Host far\n  HostName {INNER}\n  ProxyJump hop\n"
         f"Host far-address\n  HostName {far.address}\n  ProxyJump hop\n"
@@ -63,7 +66,11 @@ def resolve(*wanted: str, recorded: dict[str, str] | None = None, pinned: Path =
 
 
 @pytest.mark.usefixtures("config")
-def test_entry_of_ssh_config_gives_user_port_and_key(group: NodeGroup, other_port: int, tmp_path: Path) -> None:
+def test_entry_of_ssh_config_gives_user_port_and_key(
+    group: NodeGroup, other_port: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    taken = socket.create_server(("127.0.0.1", PORT))
+    request.addfinalizer(taken.close)
     address = group.control_plane[0].address
     assert resolve("Near", "far-address") == {"Near": address, "far-address": group.workers[0].address}
     with SshConnections(tmp_path / "c", [Machine(address, host="Near")]) as ssh:

@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from harness.clusterfile import ExternalRegistry, HostAlias, JumpSettings, LocalRegistry, Password, SshSettings, Taint
+from harness.clusterfile import ExternalRegistry, HostAlias, JumpSettings, LocalRegistry, Password, SshSettings, Taint, write
 from harness.clusterfile.parse import parse
 
 from .reading import cluster, faults, hints, read, spec_text
@@ -311,6 +311,19 @@ def test_cluster_names_of_machines_stand_among_addresses() -> None:
     assert faults(spec_text("hosts: [{ips: [cp1, w1, cp1], roles: [master]}]"))[0][1].startswith("cp1 is listed twice")
     # A name has no family.
     assert faults(spec_text("hosts: [{ips: [cp1, 10.0.0.1, 'fd00::1'], roles: [master]}]"))[0][1] == "fd00::1 is IPv6, and 10.0.0.1 is IPv4"
+
+
+def test_cluster_this_machine_is_written_for_the_user_and_not_into_the_record() -> None:
+    text = spec_text("hosts: [{ips: [10.0.0.1-10.0.0.3], roles: [master]}]\nsshHosts: {10.0.0.1: localhost, 10.0.0.2: cp2}")
+    given = read(text)
+    assert given.cluster is not None
+    assert given.cluster.ssh_hosts == {"10.0.0.1": "localhost", "10.0.0.2": "cp2"}
+    assert "localhost" in write.write(given)
+    assert "localhost" not in write.redacted(given)
+    # A record that says so all the same: the machine that reads it is another one.
+    stored = parse(text, "the stored Clusterfile", stored=True).cluster
+    assert stored is not None
+    assert stored.ssh_hosts == {"10.0.0.2": "cp2"}
 
 
 def test_cluster_required_fields_missing_or_invalid_are_reported() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -96,6 +96,37 @@ def test_resolve_name_that_cannot_be_one_is_a_fault(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     assert faults("a..b") == ["a..b: has no address here: it cannot be a host name"]
+
+
+class Probe:
+    """Stands for a socket that is connected to another network, or cannot be."""
+
+    def __init__(self, error: OSError | None = None) -> None:
+        self.error = error
+
+    def __call__(self, *_: object) -> Probe:
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def connect(self, _: object) -> None:
+        if self.error:
+            raise self.error
+
+    def getsockname(self) -> tuple[str, int]:
+        return "10.0.0.5", 40000
+
+
+def test_resolve_this_machine_has_the_address_of_its_way_out(monkeypatch: pytest.MonkeyPatch, programs: Programs) -> None:
+    monkeypatch.setattr(socket, "socket", Probe())
+    assert resolve("localhost") == {"localhost": "10.0.0.5"}
+    assert faults("localhost", recorded={"localhost": "10.0.0.4"}) == ["localhost: is 10.0.0.5 now, and was 10.0.0.4 when it became a node"]
+    monkeypatch.setattr(socket, "socket", Probe(OSError(101, "Network is unreachable")))
+    assert faults("localhost") == ["localhost: has no route to other networks, so its address is not known: Network is unreachable"]
+    assert programs.calls == []
 
 
 @pytest.mark.parametrize("way", [{"proxyjump": "bastion"}, {"proxycommand": "nc %h %p"}])

@@ -36,7 +36,8 @@ def test_config_text_forwards_no_agent_and_precedes_user_settings(tmp_path: Path
     text = config_text([Machine("10.0.0.1", Login(jump=jump, password="hunter2"))], [tmp_path / "known_hosts"], tmp_path / "s")
     _, everywhere = text.split("\nHost *\n")
     # ssh takes the first value that it reads.
-    assert everywhere.index("  ForwardAgent no\n") < everywhere.index("  Include ~/.ssh/config\n")
+    for line in ("ForwardAgent no", "ForwardX11 no", "RemoteCommand none", "ClearAllForwardings yes", "VerifyHostKeyDNS no"):
+        assert everywhere.index(f"  {line}\n") < everywhere.index("  Include ~/.ssh/config\n")
     assert text.count("ForwardAgent") == text.count("Include") == 1
 
 

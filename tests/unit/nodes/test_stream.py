@@ -27,7 +27,8 @@ class Door:
         self.argv: list[str] = []
         self.env: Any = None
 
-    def stream(self, argv: Any, take: process.Take, *, env: Any = None, stop: Any = None) -> int:
+    def stream(self, argv: Any, take: process.Take, *, env: Any = None, stop: Any = None, group: bool = False) -> int:
+        assert not group
         self.argv, self.env = [str(word) for word in argv], env
         for stream, line in self.said:
             take(stream, line)
