@@ -99,7 +99,7 @@ def check(
             raise UsageError("--file, --image and --env are for machines before a run", hint="slipway check --pre -f Clusterfile")
         from harness.lifecycle.checks import postflight
 
-        way = _members(control_plane, workers, ssh, name)
+        way = _members(control_plane, workers, ssh, name or "default")
         if report_file:
             from harness.report import page
 
@@ -144,7 +144,9 @@ def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | N
     if not file and not spec.images:
         if not spec.control_plane and not spec.workers:
             raise UsageError("no machine is named", hint="--control-plane 10.0.0.1 --workers 10.0.0.2, or -f Clusterfile")
-        return checking.pre(*_members(spec.control_plane, spec.workers, ssh, spec.cluster), name=spec.cluster or "default", skip=skip or ())
+        return checking.pre(
+            *_members(spec.control_plane, spec.workers, ssh, spec.cluster or "default"), name=spec.cluster or "default", skip=skip or ()
+        )
     clusterfile, options, _ = wanted(ClusterOptions(spec=spec, file=file, ssh=ssh, site=SiteAccess()))
     prepared = running.prepare(clusterfile, local_store(), options).spec
     control_plane, workers = (tuple(node.machine for node in group) for group in (prepared.control_plane, prepared.workers))

@@ -185,7 +185,7 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
     from harness.nodes.ssh import SshConnections as Connections
 
     login = ssh.login()
-    first = to_machines(spec.control_plane, login, "--control-plane", spec.cluster)[:1]
+    first = to_machines(spec.control_plane, login, "--control-plane", spec.cluster or DEFAULT_NAME)[:1]
     if not first:
         raise UsageError("no control-plane node is named", hint="--control-plane 10.0.0.1: one of those whose API answers")
     way = Way(user=login.user, port=login.port, key=str(ssh.key) if ssh.key else None)

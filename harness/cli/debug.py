@@ -56,7 +56,7 @@ def node(
     """
     from harness.lifecycle import debug
 
-    _run(context, output, lambda: debug.on_node(name, cluster or "default", access.members(cluster)[0], image=image))
+    _run(context, output, lambda: debug.on_node(name, cluster or "default", access.members(cluster or "default")[0], image=image))
 
 
 @debug_app.command(cls=WithOptionalCommand, short_help="Run a shell or a command beside a pod.")
@@ -85,7 +85,9 @@ def pod(
     from harness.lifecycle import debug
 
     _run(
-        context, output, lambda: debug.beside_pod(name, namespace, container, cluster or "default", access.members(cluster)[0], image=image)
+        context,
+        output,
+        lambda: debug.beside_pod(name, namespace, container, cluster or "default", access.members(cluster or "default")[0], image=image),
     )
 
 

@@ -376,7 +376,7 @@ def to_machines(texts: Sequence[str] | None, login: Login, option: str, cluster:
 
 
 def machine_groups(login: Login, cluster: str | None, *groups: tuple[Sequence[str] | None, str]) -> list[tuple[Machine, ...]]:
-    """Addresses, names, comma lists and ranges as machines, for each option. ``cluster``: its name, for what is known of the names.
+    """Addresses, names, comma lists and ranges as machines, for each option. ``cluster``: the name of the one that remembers some.
 
     Raises InputError with every machine that is not valid, and with every name that has no address.
     """
@@ -392,7 +392,7 @@ def machine_groups(login: Login, cluster: str | None, *groups: tuple[Sequence[st
             faults += wrong.faults
     if faults:
         raise InputError(faults)
-    return naming.groups(given, cluster or "")
+    return naming.groups(given, cluster)
 
 
 def hosts(control_plane: Sequence[str], workers: Sequence[str], ssh: SshSettings) -> tuple[Host, ...]:

@@ -16,7 +16,7 @@ _ELSEWHERE = "192.0.2.1"
 """An address for documentation: the way there is the default route."""
 
 
-def resolve(logins: Mapping[str, Login], recorded: Mapping[str, str], pinned: Path) -> dict[str, str]:
+def resolve(logins: Mapping[str, Login], recorded: Mapping[str, str], pinned: Path | None) -> dict[str, str]:
     """The address of each name. ``recorded``: addresses of names that are known already; ``pinned``: host keys, by address.
 
     ssh says which host a name stands for. Its address comes from the resolver of this machine, and from the machine itself where a jump

@@ -33,7 +33,7 @@ def resolved(
     logins = {name: request.login_of(ssh, password, path, faults) for name, ssh in settings.items()}
     if faults:
         raise InputError(dict.fromkeys(faults))
-    addresses = _addresses(logins, flags.name or own.name, home)
+    addresses = _addresses(logins, flags.name or own.name or DEFAULT_NAME, home)
     faults = [*_listed_twice(own, addresses), *_listed_twice(flags, addresses)]
     if faults:
         raise InputError(faults)
@@ -42,8 +42,11 @@ def resolved(
     return written, _with(flags, addresses)
 
 
-def groups(given: Iterable[Sequence[Machine]], cluster: str, *, home: Path | None = None) -> list[tuple[Machine, ...]]:
-    """Groups of machines, some of which have a name in place of an address, with the addresses of all."""
+def groups(given: Iterable[Sequence[Machine]], cluster: str | None, *, home: Path | None = None) -> list[tuple[Machine, ...]]:
+    """Groups of machines, some of which have a name in place of an address, with the addresses of all.
+
+    ``cluster``: the cluster whose record of names and host keys they must not contradict.
+    """
     lists = [tuple(group) for group in given]
     logins = {machine.address: machine.login for group in lists for machine in group if validators.is_name(machine.address)}
     if not logins:
@@ -75,8 +78,10 @@ def require_recorded(given: ClusterDocument, recorded: ClusterDocument | None) -
         raise InputError(faults)
 
 
-def _addresses(logins: Mapping[str, Login], cluster: str, home: Path | None) -> dict[str, str]:
-    state = ClusterState.of(cluster or DEFAULT_NAME, home)
+def _addresses(logins: Mapping[str, Login], cluster: str | None, home: Path | None) -> dict[str, str]:
+    if cluster is None:
+        return names.resolve(logins, {}, None)
+    state = ClusterState.of(cluster, home)
     return names.resolve(logins, {name: address for address, name in remembered(state).items()}, state.known_hosts)
 
 

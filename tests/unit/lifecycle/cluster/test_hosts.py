@@ -37,7 +37,7 @@ class Resolver:
         self.recorded: Mapping[str, str] = {}
         self.pinned: Path | None = None
 
-    def __call__(self, logins: Mapping[str, Login], recorded: Mapping[str, str], pinned: Path) -> dict[str, str]:
+    def __call__(self, logins: Mapping[str, Login], recorded: Mapping[str, str], pinned: Path | None) -> dict[str, str]:
         self.logins, self.recorded, self.pinned = logins, recorded, pinned
         return {name: self.addresses[name] for name in logins}
 
@@ -110,6 +110,9 @@ def test_groups_machines_get_addresses_and_the_cluster_its_recorded_names(tmp_pa
         (Machine("10.0.0.13", login, "w3"),),
     ]
     assert resolver.recorded == {"cp1": "10.0.0.1"}
+    # A cluster without a name on this machine remembers none.
+    hosts.groups(given, None, home=tmp_path)
+    assert (resolver.recorded, resolver.pinned) == ({}, None)
 
 
 def test_require_recorded_name_with_another_address_is_refused() -> None:
