@@ -8,6 +8,7 @@ import dataclasses
 import os
 import selectors
 import shlex
+import signal
 import subprocess
 import threading
 import time
@@ -61,8 +62,19 @@ _SHARE = 8 << 20
 _PIECE = 1 << 16
 
 
+class _Group(subprocess.Popen[bytes]):
+    """A program that leads a process group of its own. It ends with all that it has started, at once: a shell does not ask its children."""
+
+    def send_signal(self, sig: int) -> None:  # noqa: ARG002 -- what began is not to be half there
+        # Also when the leader has ended: the others may hold its pipes.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
 class _Running:
-    """Programs of ``stream`` that run now, in whatever thread: Ctrl-C reaches the main thread only, which would wait for the others."""
+    """Programs of ``stream``, and groups, that run now, in whatever thread: Ctrl-C reaches the main thread only, which would wait for all
+    others.
+    """
 
     def __init__(self) -> None:
         self._programs: set[subprocess.Popen[bytes]] = set()
@@ -98,7 +110,7 @@ _running = _Running()
 
 
 def end_all() -> None:
-    """End every program that ``stream`` runs; each of its calls then returns as if the program had failed."""
+    """End every program that ``stream`` runs, and every group; each of the calls then returns as if the program had failed."""
     _running.end()
 
 
@@ -160,12 +172,13 @@ def run(
     timeout: float | None = None,
     output: IO[bytes] | None = None,
     limit: int = OUTPUT_LIMIT,
+    group: bool = False,
 ) -> ProcessResult:
     """Run a program to its end.
 
     ``input`` is text, bytes or an open file for its standard input (else empty); ``env`` is added to the environment of this
     process; ``timeout`` in seconds; standard output goes to the open file ``output`` when there is one, and is empty in the result.
-    ``limit``: most bytes that it may print.
+    ``limit``: most bytes that it may print. ``group``: whatever ends it early, an interruption included, also ends what it has started.
     Raises CommandError when the program is missing, too slow or prints too much and, with ``check``, when it ends with anything but 0.
     """
     words = tuple(str(word) for word in argv)
@@ -177,9 +190,10 @@ def run(
         stdin = subprocess.PIPE if data else subprocess.DEVNULL
     else:
         stdin = input
-    running = _start(words, stdin, env, cwd)
+    running = _start(words, stdin, env, cwd, group)
     try:
-        stdout, stderr = _collect(running, data or b"", None if timeout is None else time.monotonic() + timeout, output, limit)
+        with _running(running) if group else contextlib.nullcontext():
+            stdout, stderr = _collect(running, data or b"", None if timeout is None else time.monotonic() + timeout, output, limit)
     except _LateError as late:
         raise CommandError(f"{shlex.join(words)}: not done after {timeout or 0:g} s") from late
     except _LargeError as large:
@@ -193,11 +207,14 @@ def run(
     return result
 
 
-def _start(words: Sequence[str], stdin: IO[bytes] | int, env: Mapping[str, str] | None, cwd: str | Path | None) -> subprocess.Popen[bytes]:
+def _start(
+    words: Sequence[str], stdin: IO[bytes] | int, env: Mapping[str, str] | None, cwd: str | Path | None, group: bool = False
+) -> subprocess.Popen[bytes]:
     """Start a program whose output is read by this process."""
+    start = _Group if group else subprocess.Popen
     environment = {**os.environ, **env} if env else None
     try:
-        return subprocess.Popen(words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=cwd)
+        return start(words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=cwd, start_new_session=group)
     except FileNotFoundError as missing:
         raise CommandError(f"{words[0]}: no such program", hint=f"install {words[0]} or put it on PATH") from missing
 
@@ -330,14 +347,15 @@ def stream(
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
     stop: threading.Event | None = None,
+    group: bool = False,
 ) -> int:
     """Run a program and hand its output on line by line while it runs; its exit code. Standard input is empty.
 
-    When ``stop`` is set the program is ended. Raises CommandError when there is no such program.
+    When ``stop`` is set the program is ended, with ``group`` also what it has started. Raises CommandError when there is no such program.
     """
     words = tuple(str(word) for word in argv)
     log.debug(shlex.join(words))
-    running = _start(words, subprocess.DEVNULL, env, cwd)
+    running = _start(words, subprocess.DEVNULL, env, cwd, group)
     with running, _running(running):
         try:
             _hand_on(running, take, stop)

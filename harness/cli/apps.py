@@ -50,7 +50,7 @@ class AppsAccess(ClusterAccess):
             raise UsageError("--via and --kubeconfig name two clusters", hint="one of both")
         login = self.login()
         kubeconfig = existing(self.kubeconfig) if self.kubeconfig else None
-        return Where(self.cluster, to_machines(self.via, login, "--via"), kubeconfig, login)
+        return Where(self.cluster, to_machines(self.via, login, "--via", self.cluster), kubeconfig, login)
 
 
 @apps_app.command("list")

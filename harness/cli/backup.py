@@ -20,11 +20,11 @@ from harness.cli.options import (
     Yes,
     confirmed,
     image_option,
+    machine_groups,
     machines,
     option,
     seconds,
     target,
-    to_machines,
 )
 from harness.cli.output import pairs, say
 from harness.cli.root import app
@@ -55,7 +55,7 @@ def backup(
     from harness.lifecycle.cluster import backup as saving
 
     secret = _password(password_env, password, twice=True)
-    result = saving.backup(file, cluster.name, *access.members(), password=secret)
+    result = saving.backup(file, cluster.name, *access.members(cluster.name), password=secret)
     if output.printed(result):
         return
     say(f"{result.file}: {result.keys} keys of etcd at revision {result.revision}, {log.size(result.size)}, checked")
@@ -96,7 +96,7 @@ def restore(
         raise UsageError(f"{file}: no such file")
     secret = _password(password_env, password, twice=False)
     login = ssh.login()
-    members = to_machines(control_plane, login, "--control-plane"), to_machines(workers, login, "--workers")
+    members = machine_groups(login, None, (control_plane, "--control-plane"), (workers, "--workers"))
     if not yes:
         confirmed("What the cluster has seen since the backup will be lost. Go on?")
     result = restoring.restore(file, *members, login=login, password=secret, image=image, env=pairs(env or [], "--env"), timeout=timeout)

@@ -27,7 +27,7 @@ def certs_list(
     """List every certificate on every machine. Exits with 7 if one has expired."""
     from harness.lifecycle.cluster import certificates
 
-    listing = certificates.listing(cluster.name, *access.members())
+    listing = certificates.listing(cluster.name, *access.members(cluster.name))
     ordered = sorted(listing.certificates, key=lambda one: one.ends)
     if not output.printed({"certificates": [one.to_json() for one in ordered], "unreachable": dict(listing.unreachable)}):
         table(
@@ -57,7 +57,7 @@ def certs_renew(
     """Renew the certificates of API servers, etcd, front proxy, kubeconfigs and registry, one control-plane node at a time."""
     from harness.lifecycle.cluster import certificates
 
-    result = certificates.renew(cluster.name, *access.members(), days=days)
+    result = certificates.renew(cluster.name, *access.members(cluster.name), days=days)
     if output.printed(result):
         return
     say(f"renewed the certificates of {', '.join(result.control_plane)} for {result.days} days")
@@ -79,7 +79,7 @@ def certs_add_names(
     from harness.lifecycle.cluster import sans
 
     name = cluster or "default"
-    result = sans.add_names(names, name, *access.members(), days=days)
+    result = sans.add_names(names, name, *access.members(name), days=days)
     if not output.printed(result):
         say(f"the API of {name} answers as {', '.join(result.added)}")
 
@@ -94,7 +94,7 @@ def certs_rotate_secrets(
     """Encrypt the Secrets of a cluster with a new key. The same command again finishes an interrupted rotation."""
     from harness.lifecycle import rotation
 
-    result = rotation.rotate(cluster.name, *access.members())
+    result = rotation.rotate(cluster.name, *access.members(cluster.name))
     if output.printed(result):
         return
     say(f"{result.secrets} Secrets of {result.name} are encrypted with {result.key}")

@@ -23,8 +23,8 @@ from harness.cli.options import (
     SkipCheck,
     Ssh,
     image_option,
+    machine_groups,
     machines,
-    to_machines,
 )
 from harness.cli.output import local_store, say, table
 from harness.cli.root import app
@@ -98,7 +98,7 @@ def check(
             raise UsageError("--file, --image and --env are for machines before a run", hint="slipway check --pre -f Clusterfile")
         from harness.lifecycle.checks import postflight
 
-        way = _members(control_plane, workers, ssh)
+        way = _members(control_plane, workers, ssh, name or "default")
         if report_file:
             from harness.report import page
 
@@ -128,10 +128,10 @@ def _asked(words: Sequence[str], cluster: str | None, post: bool) -> tuple[str |
 
 
 def _members(
-    control_plane: Sequence[str] | None, workers: Sequence[str] | None, ssh: Ssh
+    control_plane: Sequence[str] | None, workers: Sequence[str] | None, ssh: Ssh, cluster: str | None
 ) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
-    login = ssh.login()
-    return to_machines(control_plane, login, "--control-plane"), to_machines(workers, login, "--workers")
+    first, others = machine_groups(ssh.login(), cluster, (control_plane, "--control-plane"), (workers, "--workers"))
+    return first, others
 
 
 def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | None) -> Report:
@@ -141,7 +141,9 @@ def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | N
     if not file and not spec.images:
         if not spec.control_plane and not spec.workers:
             raise UsageError("no machine is named", hint="--control-plane 10.0.0.1 --workers 10.0.0.2, or -f Clusterfile")
-        return checking.pre(*_members(spec.control_plane, spec.workers, ssh), name=spec.cluster or "default", skip=skip or ())
+        return checking.pre(
+            *_members(spec.control_plane, spec.workers, ssh, spec.cluster or "default"), name=spec.cluster or "default", skip=skip or ()
+        )
     clusterfile, options, _ = wanted(ClusterOptions(spec=spec, file=file, ssh=ssh, site=SiteAccess()))
     prepared = running.prepare(clusterfile, local_store(), options).spec
     control_plane, workers = (tuple(node.machine for node in group) for group in (prepared.control_plane, prepared.workers))

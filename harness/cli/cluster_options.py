@@ -55,6 +55,7 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
     registry of the site.
     """
     from harness.clusterfile import ClusterDocument
+    from harness.lifecycle.cluster import hosts as naming
     from harness.lifecycle.cluster import request
     from harness.lifecycle.run import RunOptions
 
@@ -73,12 +74,13 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
         external_registry=external_registry(spec.registry, asked.site),
         profile=known_profile(spec.profile),
     )
-    clusterfile = request.effective(request.read(asked.file, values) if asked.file else None, flags)
+    password = ssh.password()
+    clusterfile = request.effective(*naming.resolved(request.read(asked.file, values) if asked.file else None, flags, password))
     cluster = clusterfile.cluster
     assert cluster is not None
     access = None if cluster.external_registry is None else site_access(cluster.external_registry)
     site = None if cluster.external_registry is None or access is None else _of_site(cluster.external_registry, access)
-    options = RunOptions(ssh.password(), site, timeout=asked.timeout, skip_checks=skipped)
+    options = RunOptions(password, site, timeout=asked.timeout, skip_checks=skipped)
     # What is wrong with passwords is told before an image is fetched.
     request.machines(clusterfile, options.password)
     if options.password is None:

@@ -184,7 +184,7 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
     from harness.nodes.ssh import SshConnections as Connections
 
     login = ssh.login()
-    first = to_machines(spec.control_plane, login, "--control-plane")[:1]
+    first = to_machines(spec.control_plane, login, "--control-plane", spec.cluster or DEFAULT_NAME)[:1]
     if not first:
         raise UsageError("no control-plane node is named", hint="--control-plane 10.0.0.1: one of those whose API answers")
     way = Way(user=login.user, port=login.port, key=str(ssh.key) if ssh.key else None)
@@ -196,9 +196,12 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
             existing = takeover.read(node, spec.cluster, way, spec.images[0] if spec.images else None)
         cluster = existing.clusterfile.cluster
         if adopt and cluster is not None:
+            names = {machine.address: machine.host for machine in first}
             # The control-plane node that answered comes first: it is asked again.
             listed = sorted(cluster.control_plane, key=lambda address: address != first[0].address)
-            control_plane, workers = (tuple(Machine(address, login) for address in group) for group in (listed, cluster.workers))
+            control_plane, workers = (
+                tuple(Machine(address, login, names.get(address)) for address in group) for group in (listed, cluster.workers)
+            )
             if cluster.name != state.name:
                 # Keys that were compared with those of another cluster.
                 state, folder = ClusterState.of(cluster.name), folder / cluster.name

@@ -55,7 +55,7 @@ def node(
     """
     from harness.lifecycle import debug
 
-    _run(context, output, lambda: debug.on_node(name, cluster or "default", access.members()[0], image=image))
+    _run(context, output, lambda: debug.on_node(name, cluster or "default", access.members(cluster or "default")[0], image=image))
 
 
 @debug_app.command(cls=WithOptionalCommand, short_help="Run a shell or a command beside a pod.")
@@ -81,7 +81,11 @@ def pod(
     """
     from harness.lifecycle import debug
 
-    _run(context, output, lambda: debug.beside_pod(name, namespace, container, cluster or "default", access.members()[0], image=image))
+    _run(
+        context,
+        output,
+        lambda: debug.beside_pod(name, namespace, container, cluster or "default", access.members(cluster or "default")[0], image=image),
+    )
 
 
 def _run(context: typer.Context, output: Output, start: Callable[[], AbstractContextManager[DebugContainer]]) -> None:

@@ -29,7 +29,7 @@ def delete(
         if not output.printed({"name": name, "forgotten": was_known}):
             say(f"forgot {name}" if was_known else f"nothing to forget: no cluster {name} is known on this machine")
         return
-    machines = access.members()
+    machines = access.members(cluster.name)
     work = deleting.prepare(name, *machines)
     if not yes:
         say(f"cluster {name} on {', '.join(node.address for node in work.ssh.nodes)}")

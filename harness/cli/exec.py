@@ -44,7 +44,7 @@ def execute(
 
     command = executing.shell_text(command_words(context))
     chosen = [word.strip() for one in on or () for word in one.split(",") if word.strip()]
-    control_plane, workers = access.members()
+    control_plane, workers = access.members(cluster.name)
     outcomes = executing.execute(
         command, name=cluster.name, control_plane=control_plane, workers=workers, role=role, on=chosen, jobs=jobs,
         show=None if output.is_json else _show_line,

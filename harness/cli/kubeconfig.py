@@ -30,7 +30,7 @@ def kubeconfig(
     """Print or write the administrator's kubeconfig of a cluster."""
     from harness.lifecycle.cluster import kubeconfig as kubeconfigs
 
-    members = access.members()
+    members = access.members(cluster.name)
     config = kubeconfigs.fetch(cluster.name, *members, server=server)
     if merge:
         path = file or kubeconfigs.default_path()

@@ -27,7 +27,7 @@ def logs(
 
     span = bundling.since_of(since) if since else None
     path = file or Path(f"{cluster.name}-logs-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.tar.gz")
-    result = bundling.bundle(path, cluster.name, *access.members(), since=span)
+    result = bundling.bundle(path, cluster.name, *access.members(cluster.name), since=span)
     if output.printed(result):
         return
     say(f"{result.file}: {result.files} files, {log.size(result.size)}")

@@ -70,13 +70,15 @@ def join(
     from harness.clusterfile import ClusterDocument, Clusterfile
     from harness.lifecycle import join as joining
     from harness.lifecycle import plan as planning
+    from harness.lifecycle.cluster import hosts as naming
     from harness.lifecycle.cluster.access import known
 
     name, ssh = cluster.name, access.settings()
     joining_hosts = hosts(addresses(control_plane, "--control-plane"), addresses(workers, "--workers"), ssh)
-    wanted = Clusterfile("", cluster=ClusterDocument(name, "", joining_hosts, pairs(env or [], "--env"), ssh=ssh))
+    asked = ClusterDocument(name, "", joining_hosts, pairs(env or [], "--env"), ssh=ssh)
     login = access.login()
-    options = joining.JoinOptions(to_machines(access.via, login, "--via"), login.password, timeout, skipping(skip_check))
+    wanted = Clusterfile("", cluster=naming.resolved(None, asked, login.password)[1])
+    options = joining.JoinOptions(to_machines(access.via, login, "--via", name), login.password, timeout, skipping(skip_check))
     known(name, options.via)  # before the local store is made
     if plan:
         with joining.prepared(wanted, local_store(), options) as work:
@@ -113,7 +115,12 @@ def remove(
 
     name, nodes = _name_and_nodes(words, cluster, named=bool(access.via))
     login = access.login()
-    arguments: dict[str, Any] = {"force": force, "via": to_machines(access.via, login, "--via"), "login": login, "drain_timeout": timeout}
+    arguments: dict[str, Any] = {
+        "force": force,
+        "via": to_machines(access.via, login, "--via", name),
+        "login": login,
+        "drain_timeout": timeout,
+    }
     if plan or not yes:
         with removing.prepared(name, nodes, **arguments) as work:
             if plan:

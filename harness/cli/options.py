@@ -159,8 +159,8 @@ def target(help: str = "Write to this file.", metavar: str = "FILE") -> Any:
 
 
 def machines(*names: str, help: str) -> Any:
-    """An option for addresses."""
-    return option(*names, help=help, metavar="IP[,IP...]")
+    """An option for machines, by address or name."""
+    return option(*names, help=help, metavar="HOST[,HOST...]")
 
 
 CONTROL_PLANE_ALIASES = Alias("--masters", "--master", "-m")
@@ -260,7 +260,7 @@ class Ssh(Options):
         key = existing(self.key) if self.key else None
         password = self.password()
         access.give(access.GivenLogin(password=password))
-        return Login(user=self.user or "root", port=self.port or 22, key=key, password=password)
+        return Login(user=self.user, port=self.port, key=key, password=password)
 
     def password(self) -> str | None:
         """The password of ``--passwd``, asked for or out of the environment. It is never shown from now on."""
@@ -290,9 +290,9 @@ class ClusterAccess(Ssh):
         Alias("--control-plane"),
     ] = None
 
-    def members(self) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
+    def members(self, cluster: str | None) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
         """The control-plane nodes and the workers that the command line names. The login counts as well where it names none."""
-        return to_machines(self.via, self._own_login(), "--via"), ()
+        return to_machines(self.via, self._own_login(), "--via", cluster), ()
 
     def _own_login(self) -> Login:
         """The login for all nodes of the cluster, remembered ones included."""
@@ -309,9 +309,10 @@ class NodesAccess(ClusterAccess):
 
     workers: Annotated[list[str] | None, machines("--workers", help="Its workers, together with --via."), WORKER_ALIASES] = None
 
-    def members(self) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
+    def members(self, cluster: str | None) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
         login = self._own_login()
-        return to_machines(self.via, login, "--via"), to_machines(self.workers, login, "--workers")
+        control_plane, workers = machine_groups(login, cluster, (self.via, "--via"), (self.workers, "--workers"))
+        return control_plane, workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,7 +363,9 @@ class ClusterFlags(Options):
     ] = None
     control_plane: Annotated[
         list[str] | None,
-        machines("--control-plane", help="Control-plane nodes: addresses, or ranges as 10.0.0.1-10.0.0.3; also --masters, -m."),
+        machines(
+            "--control-plane", help="Control-plane nodes: addresses, ranges as 10.0.0.1-10.0.0.3, names that SSH knows; also --masters, -m."
+        ),
         CONTROL_PLANE_ALIASES,
     ] = None
     workers: Annotated[list[str] | None, machines("--workers", help="Workers; also --nodes, -n."), WORKER_ALIASES] = None
@@ -395,11 +398,29 @@ def existing(path: Path) -> Path:
     return path
 
 
-def to_machines(texts: Sequence[str] | None, login: Login, option: str) -> tuple[Machine, ...]:
-    """Addresses, comma lists and ranges as machines. Raises InputError with every address that is not valid."""
+def to_machines(texts: Sequence[str] | None, login: Login, option: str, cluster: str | None = None) -> tuple[Machine, ...]:
+    """The machines that an option names. See ``machine_groups``."""
+    return machine_groups(login, cluster, (texts, option))[0]
+
+
+def machine_groups(login: Login, cluster: str | None, *groups: tuple[Sequence[str] | None, str]) -> list[tuple[Machine, ...]]:
+    """Addresses, names, comma lists and ranges as machines, for each option. ``cluster``: the name of the one that remembers some.
+
+    Raises InputError with every machine that is not valid, and with every name that has no address.
+    """
+    from harness.lifecycle.cluster import hosts as naming
     from harness.nodes import Machine
 
-    return tuple(Machine(address, login) for address in addresses(texts, option))
+    faults: list[Fault] = []
+    given: list[list[Machine]] = []
+    for texts, option in groups:
+        try:
+            given.append([Machine(text, login) for text in addresses(texts, option)])
+        except InputError as wrong:
+            faults += wrong.faults
+    if faults:
+        raise InputError(faults)
+    return naming.groups(given, cluster)
 
 
 def hosts(control_plane: Sequence[str], workers: Sequence[str], ssh: SshSettings) -> tuple[Host, ...]:
@@ -410,14 +431,14 @@ def hosts(control_plane: Sequence[str], workers: Sequence[str], ssh: SshSettings
 
 
 def addresses(texts: Sequence[str] | None, option: str) -> list[str]:
-    """Addresses, comma lists and ranges one by one. Raises InputError with every address that is not valid."""
+    """Addresses, names, comma lists and ranges one by one. Raises InputError with every machine that is not valid."""
     from harness.clusterfile import validators
 
     faults: list[Fault] = []
     valid: list[str] = []
     for text in (part.strip() for one in texts or () for part in one.split(",")):
         try:
-            valid += validators.addresses(text)
+            valid += validators.machines(text)
         except validators.FieldError as wrong:
             # sealer takes a number of machines for its providers.
             hint = "slipway takes addresses; `slipway nodes up` boots machines and prints their addresses" if text.isdigit() else wrong.hint

@@ -15,7 +15,7 @@ def status(*, cluster: NamedCluster, access: NodesAccess, output: Output) -> Non
     """Show the state of a cluster."""
     from harness.lifecycle import status as states
 
-    state = states.status(cluster.name, *access.members())
+    state = states.status(cluster.name, *access.members(cluster.name))
     if not output.printed(state):
         _show_status(state)
 

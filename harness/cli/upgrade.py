@@ -85,7 +85,7 @@ def upgrade(
     from harness.lifecycle.cluster.access import known
 
     name, image = _name_and_image(words, cluster)
-    options = _options(rollout, access)
+    options = _options(rollout, access, name)
     known(name, options.via)  # before an image is fetched
     fetch(image, site)
     with upgrading.prepared(name, image, options, store=local_store()) as work:
@@ -99,7 +99,7 @@ def rollback(*, cluster: NamedCluster, rollout: Rollout, access: JoinAccess, yes
     """Return a cluster to its previous image. This works also in the middle of an upgrade."""
     from harness.lifecycle import rollback as back
 
-    with back.prepared(cluster.name, _options(rollout, access), mend=not rollout.plan) as work:
+    with back.prepared(cluster.name, _options(rollout, access, cluster.name), mend=not rollout.plan) as work:
         _go(work, rollout.plan, yes, output)
 
 
@@ -114,17 +114,18 @@ def _name_and_image(words: list[str], cluster: str | None) -> tuple[str, str]:
     return (names[0] if names else DEFAULT_NAME), image
 
 
-def _options(rollout: Rollout, access: JoinAccess) -> upgrading.RolloutOptions:
+def _options(rollout: Rollout, access: JoinAccess, cluster: str) -> upgrading.RolloutOptions:
     from harness.lifecycle import upgrade as upgrading
     from harness.lifecycle.apps import multi_image
-    from harness.lifecycle.cluster import request
+    from harness.lifecycle.cluster import hosts, request
 
     login = access.login()
     values = pairs(rollout.env or [], "--env")
     upgrading.batch_of(0, rollout.batch)
+    wanted = hosts.resolved(request.read(rollout.file, values), request.NO_FLAGS, login.password)[0] if rollout.file else None
     return upgrading.RolloutOptions(
-        via=to_machines(access.via, login, "--via"),
-        clusterfile=multi_image.settled(request.read(rollout.file, values), local_store()) if rollout.file else None,
+        via=to_machines(access.via, login, "--via", cluster),
+        clusterfile=multi_image.settled(wanted, local_store()) if wanted else None,
         env=values,
         password=login.password,
         batch=rollout.batch,

@@ -23,6 +23,8 @@ ALL = "ALL"
 CONTROL_PLANE, WORKER, FIRST = "control-plane", "worker", "master0"
 ROLES = {CONTROL_PLANE: CONTROL_PLANE, WORKER: WORKER, "master": CONTROL_PLANE, "node": WORKER}
 """The roles of Kubernetes by every name: sealer, earlier releases and labels of old clusters call them master and node."""
+THIS_MACHINE = "localhost"
+"""The name that makes the machine which runs slipway a node."""
 PROFILES = ("cis",)
 """Profiles that a cluster can be made with: how its parts are hardened."""
 REDACTED = "<redacted "
@@ -101,6 +103,7 @@ class Host:
     """Machines with the same settings. Either ``ips`` are given, or with the provider CONTAINER a ``count`` of containers to make."""
 
     ips: tuple[str, ...]
+    """Addresses; names as well, until ``lifecycle.cluster.hosts`` has resolved them."""
     roles: tuple[str, ...]
     """``control-plane`` or ``worker`` first, then custom roles, which become ``node-role.kubernetes.io/<role>``."""
     ssh: SshSettings = SshSettings()
@@ -202,6 +205,8 @@ class ClusterDocument:
     certificate_validity: datetime.timedelta | None = None
     profile: str | None = None
     """One of ``PROFILES``; None: kubeadm's own defaults."""
+    ssh_hosts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Names that SSH connects to, by address: host names, or entries of ssh_config."""
     images: tuple[str, ...] = ()
     """Images beside ``image``. One of them all brings Kubernetes, the others are applications: only the store knows which."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.clusterfile import (
     CONTROL_PLANE,
+    THIS_MACHINE,
     WORKER,
     ClusterDocument,
     ExternalRegistry,
@@ -37,6 +38,7 @@ def build(document: ParsedMapping, report: FaultReport) -> ClusterDocument | Non
     env = spec.get("env", {})
     hosts = _hosts(spec, own, report)
     _check_hosts(spec, hosts, report)
+    ssh_hosts = _ssh_hosts(spec, hosts, report)
     _check_dual_stack(env, spec, report)
     pods, services = _networks(spec, env, report)
     runtime, certificates = spec.get("containerRuntime"), spec.get("certificates")
@@ -53,6 +55,7 @@ def build(document: ParsedMapping, report: FaultReport) -> ClusterDocument | Non
         command_args=spec.get("cmd_args", {}),
         app_names=apps(spec.get("appNames")),
         ssh=own,
+        ssh_hosts=ssh_hosts,
         provider=spec.get("provider"),
         pod_cidr=pods,
         svc_cidr=services,
@@ -196,6 +199,23 @@ def _check_hosts(spec: ParsedMapping, hosts: list[tuple[ParsedMapping, Host]], r
         report.fault(place, f"{control_plane} control-plane nodes", "etcd needs an odd number: 1, 3 or 5")
 
 
+def _ssh_hosts(spec: ParsedMapping, hosts: list[tuple[ParsedMapping, Host]], report: FaultReport) -> dict[str, str]:
+    """The names by address. Each is of a machine that is listed, when machines are, and of one only."""
+    names: dict[str, str] = {}
+    listed = {address for _, host in hosts for address in host.ips}
+    for written, name in spec.get("sshHosts", {}).items():
+        address = validators.address(written)
+        if listed and address not in listed and not report.stored:
+            report.fault(spec.at("sshHosts"), f"{address} is not among the hosts", "list the address there; a name alone is resolved")
+        elif report.stored and name == THIS_MACHINE:
+            continue  # of the machine that wrote the record, not of the one that reads it
+        elif name in names.values():
+            report.fault(spec.at("sshHosts"), f"{name} is the name of two machines")
+        else:
+            names[address] = name
+    return names
+
+
 def _has_wrong(group: ParsedMapping) -> bool:
     """Return True when a relevant value is faulty, so that counts of machines are meaningless."""
     if "roles" not in group and not group.node.path.endswith((".masters", ".nodes")):
@@ -216,8 +236,10 @@ def _check_address(address: str, node: YamlNode, seen: dict[str, YamlNode], repo
         first = seen[address]
         report.fault(node, f"{address} is listed twice; the first is {first.path} in line {first.line}", "a machine is listed once")
         return
-    other = next(iter(seen), None)
+    other = next((machine for machine in seen if not validators.is_name(machine)), None)
     seen[address] = node
+    if validators.is_name(address):
+        return
     if other is not None and not report.stored and validators.family(other) != validators.family(address):
         message = f"{address} is IPv{validators.family(address)}, and {other} is IPv{validators.family(other)}"
         report.fault(node, message, "give the IPv4 address of each; with networks of both families the other one is found beside it")

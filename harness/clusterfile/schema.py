@@ -51,7 +51,6 @@ RESERVED = frozenset(
     }
 )
 """Names of the environment that describe the cluster itself. Nobody else sets them."""
-
 _ENV_HINT = "letters, digits, '_', '-' and '.', not a digit first"
 
 
@@ -194,12 +193,12 @@ _SSH = RecordShape(
 
 _SIZE = Field(AnyShape(), ignored="cpu, memory and disks are for machines that are bought; slipway takes machines as they are")
 _SIZES = dict.fromkeys(("cpu", "memory", "systemDisk", "dataDisk", "dataDisks"), _SIZE)
-_ADDRESSES = ListShape(TextShape(validators.addresses, placed=True), one=True)
+_MACHINES = ListShape(TextShape(validators.machines, placed=True), one=True)
 _COUNT = Field(NumberShape(0, 1000), help="With provider CONTAINER: how many containers to make")
 
 _HOST = RecordShape(
     {
-        "ips": Field(_ADDRESSES, help="Addresses, ranges 10.0.0.1-10.0.0.5, and both with commas between"),
+        "ips": Field(_MACHINES, help="Addresses, ranges 10.0.0.1-10.0.0.5, host names and entries of ssh_config, with commas between"),
         "roles": Field(
             ListShape(TextShape(validators.role, placed=True), one=True),
             required=True,
@@ -215,7 +214,7 @@ _HOST = RecordShape(
     elsewhere={"role": "did you mean roles?", "ip": "did you mean ips?", "ipList": "did you mean ips?"},
 )
 _V1_HOSTS = RecordShape(
-    {"ipList": Field(_ADDRESSES, help="Addresses and ranges"), "count": _COUNT, **_SIZES},
+    {"ipList": Field(_MACHINES, help="As ips of hosts"), "count": _COUNT, **_SIZES},
     elsewhere={"ips": "did you mean ipList?", "roles": "hosts: [{ips: [...], roles: [...]}] has roles; masters and nodes have none"},
 )
 
@@ -284,6 +283,7 @@ _CLUSTER = RecordShape(
             ChoiceShape(("BAREMETAL", "CONTAINER"), {"ALI_CLOUD": _NO_CLOUD, "AliCloud": _NO_CLOUD}), help="The origin of the machines"
         ),
         "ssh": Field(_SSH, help="SSH access to all machines"),
+        "sshHosts": Field(MapShape(TextShape(validators.ssh_host), validators.address), help="Names that SSH uses: {10.0.0.1: cp1}"),
         "hosts": Field(ListShape(_HOST), help="The machines"),
         "masters": Field(_V1_HOSTS, help="sealer's first form of hosts"),
         "nodes": Field(_V1_HOSTS, help="sealer's first form of hosts"),

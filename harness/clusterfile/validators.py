@@ -21,6 +21,7 @@ _MOST = 1024
 _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
+_SSH_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
 _DURATION = re.compile(r"(?:(\d{1,12})y)?(?:(\d{1,12})d)?(?:(\d{1,12})h)?(?:(\d{1,12})m)?(?:(\d{1,12})s)?")
 _APP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -53,8 +54,7 @@ def address(text: str) -> str:
     try:
         parsed = ipaddress.ip_address(text.strip())
     except ValueError as wrong:
-        hint = "machines are named by address" if re.search(r"[A-Za-z]", text) and ":" not in text else "write it as 192.168.0.2"
-        raise FieldError(f"{text} is not an address", hint) from wrong
+        raise FieldError(f"{text} is not an address", "write it as 192.168.0.2") from wrong
     if parsed.is_unspecified or parsed.is_multicast:
         raise FieldError(f"{text} is not an address of a machine")
     return str(parsed)
@@ -62,10 +62,31 @@ def address(text: str) -> str:
 
 def addresses(text: str) -> tuple[str, ...]:
     """One address, a range ``10.0.0.1-10.0.0.5`` with both its ends, or several of them with commas between."""
+    return tuple(address_text for part in _parts(text) for address_text in _range(part))
+
+
+def machines(text: str) -> tuple[str, ...]:
+    """As ``addresses``, with host names and entries of ssh_config among them."""
+    return tuple(machine for part in _parts(text) for machine in ([part] if is_name(part) else _range(part)))
+
+
+def is_name(text: str) -> bool:
+    """True for what names a machine and is neither an address nor a range, not even a faulty one."""
+    return bool(_SSH_HOST.fullmatch(text) and re.search("[A-Za-z]", text) and not re.match(r"\d+(\.\d+){3}(-|$)", text))
+
+
+def ssh_host(text: str) -> str:
+    """A host name, or an entry of ssh_config."""
+    if not is_name(text):
+        raise FieldError(f"{text} is not a host name", "a host name, or an entry of ssh_config; an address needs none")
+    return text
+
+
+def _parts(text: str) -> list[str]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise FieldError(f"{text}: there is nothing between two commas, or at an end")
-    return tuple(address_text for part in parts for address_text in _range(part))
+    return parts
 
 
 def _range(text: str) -> list[str]:

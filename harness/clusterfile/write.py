@@ -9,6 +9,7 @@ from typing import Any
 from harness.clusterfile import (
     API_VERSION,
     CONTROL_PLANE,
+    THIS_MACHINE,
     WORKER,
     AppConfig,
     ApplicationDocument,
@@ -217,6 +218,8 @@ def _cluster(cluster: ClusterDocument, keep: _Values) -> dict[str, Any]:
             "cmd_args": keep.env(cluster.command_args, env_place("cmd_args")),
             "appNames": _apps(cluster.app_names),
             "ssh": _ssh(cluster.ssh, SshSettings()),
+            # In a cluster, this machine is known by its address alone: others read that, too.
+            "sshHosts": {address: name for address, name in cluster.ssh_hosts.items() if not keep.redact or name != THIS_MACHINE},
             "hosts": [_host(host, cluster.ssh, keep) for host in cluster.hosts],
             "network": _filled({"podCIDR": cluster.pod_cidr, "svcCIDR": cluster.svc_cidr}),
             "certSANS": list(cluster.cert_sans),

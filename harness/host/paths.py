@@ -44,6 +44,12 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or user_home() / ".cache") / "slipway"
 
 
+def ssh_config() -> Path | None:
+    """``$SLIPWAY_SSH_CONFIG``: the ssh_config to read in place of ``~/.ssh/config``, which ssh finds by itself."""
+    chosen = os.environ.get("SLIPWAY_SSH_CONFIG")
+    return expanded(chosen).absolute() if chosen else None
+
+
 def architecture() -> str:
     """This machine's architecture in OCI words: ``amd64``, ``arm64``."""
     machine = platform.machine()

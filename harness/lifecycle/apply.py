@@ -20,7 +20,7 @@ from harness.lifecycle.apps import install, multi_image, records, uninstall
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.apps.target import Where, seen_from
-from harness.lifecycle.cluster import access, lease, membership, request
+from harness.lifecycle.cluster import access, hosts, lease, membership, request
 from harness.lifecycle.cluster.record import GET, ClusterRecord
 from harness.lifecycle.plan import Plan, Step, describe, digest, execute
 from harness.lifecycle.provision import ipvs, node_files
@@ -123,7 +123,8 @@ def apply(
         current = find(ssh, wanted.name)
         if current is None:
             return _make(clusterfile, store, options, plan, fetch, started, home)
-        clusterfile = with_machines(clusterfile, current.stored)
+        hosts.require_recorded(wanted, current.stored.cluster)
+        clusterfile = with_machines(clusterfile, current.stored, hosts.remembered(state))
         changes, of_apps = compare(current, clusterfile, store), compare_apps(current.apps, clusterfile.apps, store)
         work = with_apps(sort(changes, clusterfile), current.apps, clusterfile.apps, of_apps)
         if not changes and not of_apps:
@@ -226,13 +227,16 @@ def _was_finished(name: str, ssh: SshConnections) -> bool:
     return bool(ClusterState(name, ssh.folder).read().get("digest"))
 
 
-def with_machines(wanted: Clusterfile, stored: Clusterfile) -> Clusterfile:
-    """Return a Clusterfile that names no machine with those that the cluster has: they stay. Its settings for SSH count for them."""
+def with_machines(wanted: Clusterfile, stored: Clusterfile, names: Mapping[str, str]) -> Clusterfile:
+    """Return a Clusterfile that names no machine with those that the cluster has: they stay. Its settings for SSH count for them, and the
+    ``names`` that this machine remembers, by address.
+    """
     cluster = wanted.cluster
     if cluster is None or cluster.hosts or stored.cluster is None:
         return wanted
-    hosts = tuple(dataclasses.replace(host, ssh=cluster.ssh.over(_without_lost_password(host.ssh))) for host in stored.cluster.hosts)
-    return dataclasses.replace(wanted, cluster=dataclasses.replace(cluster, hosts=hosts))
+    listed = tuple(dataclasses.replace(host, ssh=cluster.ssh.over(_without_lost_password(host.ssh))) for host in stored.cluster.hosts)
+    names = {**stored.cluster.ssh_hosts, **names, **cluster.ssh_hosts}
+    return dataclasses.replace(wanted, cluster=dataclasses.replace(cluster, hosts=listed, ssh_hosts=names))
 
 
 def _without_lost_password(ssh: SshSettings) -> SshSettings:

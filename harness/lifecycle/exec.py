@@ -115,12 +115,12 @@ def select(
     """The machines that are asked for; ``labelled`` gives the addresses of a role that only the cluster knows."""
     chosen = list(all_targets)
     if on:
-        words = {word for target in chosen for word in (target.name, target.node.address)}
-        absent = [word for word in on if word not in words]
+        words = {target: {target.name, target.node.address, target.node.machine.target} for target in chosen}
+        absent = [word for word in on if not any(word in own for own in words.values())]
         if absent:
             listed = ", ".join(target.node.address for target in all_targets[:8])
             raise UsageError(f"{', '.join(absent)}: no machine of this cluster", hint=f"it has {listed}")
-        chosen = [target for target in chosen if {target.name, target.node.address} & set(on)]
+        chosen = [target for target in chosen if words[target] & set(on)]
     if role is not None:
         role = ROLES.get(role, role)
         if role in (CONTROL_PLANE, WORKER):

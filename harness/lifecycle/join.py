@@ -16,7 +16,7 @@ from harness.errors import CheckError, StoreError, UsageError
 from harness.lifecycle import delete
 from harness.lifecycle.apps import records
 from harness.lifecycle.checks.preflight import gather
-from harness.lifecycle.cluster import certificates, membership, owner, request
+from harness.lifecycle.cluster import certificates, hosts, membership, owner, request
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.plan import Plan, Step, execute
@@ -147,13 +147,14 @@ def _work(
     record, env = cluster.record, asked.env
     image = _image(store, record.image, record.digest)
     _check_roles(cluster, asked)
+    hosts.require_recorded(asked, record.clusterfile.cluster)
     new = {node.address: node for node in cluster.others}
     new_control_plane, new_workers = (
         tuple(new[address] for address in group if address in new) for group in (asked.control_plane, asked.workers)
     )
     _check_control_plane(cluster, new_control_plane)
     addresses = ([node.address for node in new_control_plane], [node.address for node in new_workers])
-    kept, lost = without_secrets(membership.with_members(record.clusterfile, *addresses, asked.hosts), env)
+    kept, lost = without_secrets(membership.with_members(record.clusterfile, *addresses, asked.hosts, asked.ssh_hosts), env)
     elsewhere = registries.AsThere.of(cluster.first) if record.registry == "elsewhere" else None
     holding = membership.holders(cluster)
     room = max(0, registry.most(kept) - len(holding))
@@ -468,7 +469,8 @@ def _record(work: JoinWork) -> Step:
         control_plane = [node.address for node in work.control_plane]
         workers = [node.address for node in work.fresh if node.address not in control_plane]
         back = [word for node in work.fresh for word in (node.address, node.name)]
-        record = membership.update(work.spec.first, control_plane, workers, back=back, described=work.asked.hosts)
+        described, names = work.asked.hosts, work.asked.ssh_hosts
+        record = membership.update(work.spec.first, control_plane, workers, back=back, described=described, ssh_hosts=names)
         names = {**work.found.names, **{node.address: work.resolved.member(node).name for node in work.fresh}}
         membership.remember(dataclasses.replace(work.found, names=names), record, kubeconfig_from=work.spec.first)
 

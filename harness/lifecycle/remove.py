@@ -154,10 +154,12 @@ def _unknown(named: Sequence[Machine], name: str, home: Path | None) -> list[Mac
 
 def _going(cluster: Gathered, texts: Sequence[str]) -> tuple[SshNode, ...]:
     by_word = {node.address: node for node in (*cluster.members, *(node for node in cluster.others if _holds_ours(cluster, node)))}
+    by_word |= {node.machine.target: node for node in cluster.members}
     by_word |= {cluster.name(node): node for node in cluster.members}
     # What this machine still remembers though the cluster does not list it: a removal that was not finished.
     others = {node.address for node in cluster.others}
-    by_word |= {node.address: node for node in cluster.ssh.nodes if node.address not in {*by_word, *others}}
+    unlisted = [node for node in cluster.ssh.nodes if node.address not in {*by_word, *others}]
+    by_word = {word: node for node in unlisted for word in (node.address, node.machine.target)} | by_word
     faults, going = [], []
     for text in dict.fromkeys(texts):
         node = by_word.get(text)

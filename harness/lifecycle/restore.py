@@ -328,7 +328,8 @@ def _moved(kept: ClusterDocument | None, here: ClusterDocument | None) -> Cluste
     if kept is None or here is None:
         return here
     # The names for certificates are in the environment, without those of the machines of before.
-    return dataclasses.replace(kept, name=here.name, image=here.image, hosts=here.hosts, ssh=here.ssh, env=here.env, cert_sans=())
+    moved = dataclasses.replace(kept, name=here.name, image=here.image, env=here.env, cert_sans=())
+    return dataclasses.replace(moved, hosts=here.hosts, ssh=here.ssh, ssh_hosts=here.ssh_hosts)
 
 
 def _image(contents: Contents, store: Store) -> str:

@@ -308,7 +308,8 @@ def _asked(cluster: Gathered, wanted: Clusterfile | None) -> Clusterfile:
         ips = tuple(address for address in host.ips if address in members)
         members -= set(ips)
         hosts += [dataclasses.replace(host, ips=ips)] if ips else []
-    return dataclasses.replace(wanted, cluster=dataclasses.replace(wanted.cluster, hosts=tuple(hosts)))
+    names = {**recorded.cluster.ssh_hosts, **wanted.cluster.ssh_hosts}
+    return dataclasses.replace(wanted, cluster=dataclasses.replace(wanted.cluster, hosts=tuple(hosts), ssh_hosts=names))
 
 
 def require_same(recorded: Clusterfile, wanted: Clusterfile) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
+from harness.clusterfile import THIS_MACHINE
 from harness.errors import CommandError, NodeError, SlipwayError
 from harness.process import ProcessResult, wait_for
 
@@ -37,7 +38,7 @@ class Node(Protocol):
 
     @property
     def name(self) -> str:
-        """Its host name once it is connected, until then its address."""
+        """Its host name once it is connected, until then its address, or the name that it was given by."""
         ...
 
     @property
@@ -78,8 +79,9 @@ class JumpHost:
 class Login:
     """SSH user, port and credentials for a machine. The secrets are never shown."""
 
-    user: str = "root"
-    port: int = 22
+    user: str | None = None
+    """None: root, unless ssh_config has a user for the name of the machine; the same goes for the port, 22."""
+    port: int | None = None
     key: Path | None = None
     password: str | None = dataclasses.field(default=None, repr=False)
     passphrase: str | None = dataclasses.field(default=None, repr=False)
@@ -92,6 +94,20 @@ class Machine:
 
     address: str
     login: Login = Login()
+    host: str | None = None
+    """The name that SSH connects to: a host name, or an entry of ssh_config. None: the address."""
+
+    @property
+    def target(self) -> str:
+        return self.host or self.address
+
+    @property
+    def is_own(self) -> bool:
+        """True for the machine that runs this process."""
+        return self.host == THIS_MACHINE
+
+    def __str__(self) -> str:
+        return f"{self.host} ({self.address})" if self.host and self.host != self.address else self.address
 
 
 @dataclasses.dataclass(frozen=True)

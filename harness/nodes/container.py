@@ -153,7 +153,7 @@ class ContainerProvider:
             (GroupMember(container.attrs["Config"]["Hostname"], _address(container, name), _role(container)) for container in containers),
             key=lambda member: (member.role != "control-plane", len(member.name), member.name),
         )
-        return NodeGroup(name, "container", tuple(members), Login(key=self._folder(name) / "id_ed25519"))
+        return NodeGroup(name, "container", tuple(members), Login("root", key=self._folder(name) / "id_ed25519"))
 
     def _make_key(self, name: str) -> bytes:
         """A key for this group alone; returns the line for authorized_keys."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import os
 import re
 import shlex
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -42,6 +45,7 @@ _LOGIN_TIMEOUT = 60
 _LOST = 255
 """The exit code that ssh keeps for its own failures."""
 
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OWN = "slipway: this was the command's own exit code"
 
 
@@ -72,11 +76,12 @@ class SshConnections:
         """Called before the connections are ended, once each."""
         self._counting = threading.Lock()
         atexit.register(self._held.remove)
-        self.nodes = tuple(SshNode(self, machine) for machine in self.machines)
+        self.nodes = tuple(OwnMachine(self, machine) if machine.is_own else SshNode(self, machine) for machine in self.machines)
 
     def prepare(self) -> None:
         """Write the configuration. Raises UsageError for a value that ssh_config cannot hold, CommandError when ssh is not installed."""
-        apt.ensure("ssh", "openssh-client")
+        if not all(machine.is_own for machine in self.machines):
+            apt.ensure("ssh", "openssh-client")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for machine in self.machines:
             ssh_config.check(machine)
@@ -96,7 +101,7 @@ class SshConnections:
         """
         if "mlkem768x25519-sha256" not in process.run(["ssh", "-Q", "kex"], check=False, timeout=_LOGIN_TIMEOUT).stdout.split():
             self.for_many = self.sockets / "config-many"
-            durable.write(self.for_many, f"{self.own.read_text()}  KexAlgorithms ^curve25519-sha256\n", mode=0o600)
+            durable.write(self.for_many, f"{self.own.read_text()}\nHost *\n  KexAlgorithms ^curve25519-sha256\n", mode=0o600)
 
     @property
     def _askpass(self) -> Path:
@@ -162,17 +167,33 @@ class SshConnections:
 class SshNode:
     """One machine. Commands run as root: at once, or through ``sudo -n`` for any other user."""
 
+    group = False
+    """The processes of a command have this process as their parent, and end with it."""
+
     def __init__(self, ssh: SshConnections, machine: Machine) -> None:
         self.ssh = ssh
         self.machine = machine
-        self.name = machine.address
+        self.name = machine.target
 
     @property
     def address(self) -> str:
         return self.machine.address
 
+    @functools.cached_property
+    def login(self) -> Login:
+        """The login with the user and the port that ssh uses. Needs ``prepare``."""
+        login = self.machine.login
+        if not self.machine.host:
+            return dataclasses.replace(login, user=login.user or ssh_config.USER, port=login.port or ssh_config.PORT)
+        settings = ssh_config.effective(self.ssh.own, self.machine.target)
+        return dataclasses.replace(login, user=settings["user"], port=int(settings["port"]))
+
     def __repr__(self) -> str:
         return f"SshNode({self.name} {self.address})"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self.ssh.environment(self.machine.login)
 
     def connect(self) -> None:
         """Open the shared connection and learn the host name."""
@@ -181,37 +202,51 @@ class SshNode:
             # The connection stays open behind this command. Older versions keep its standard error open too, so that must be no pipe.
             argv = ["sh", "-c", f'exec {words} 2>"$0"', output.name]
             try:
-                result = process.run(argv, check=False, env=self.ssh.environment(self.machine.login), timeout=_LOGIN_TIMEOUT)
+                result = process.run(argv, check=False, env=self.environment, timeout=_LOGIN_TIMEOUT)
             except CommandError as error:
-                raise explain(self.machine, "timed out", self.ssh.pinned) from error
+                raise self._explained("timed out") from error
             errors = Path(output.name).read_text(errors="replace")
         self._check_transport(result.returncode, errors)
         if not result.ok:
-            raise NodeError(f"{self.address}: the shell does not work: {errors.strip()}", hint="the login shell must be a POSIX shell")
+            raise NodeError(f"{self.machine}: the shell does not work: {errors.strip()}", hint="the login shell must be a POSIX shell")
         self.name = self._host_name(result.stdout.strip().lower())
 
     def _host_name(self, text: str) -> str:
         """Host name of the machine, if it is valid: it is used in file names, messages and configurations."""
         try:
-            return untrusted.name(text, what=self.address)
+            return untrusted.name(text, what=str(self.machine))
         except StoreError as wrong:
             if text:
-                log.warning(f"{wrong.message}: the machine goes by its address")
-            return self.address
+                log.warning(f"{wrong.message}: the machine goes by its {'name' if self.machine.host else 'address'}")
+            return self.machine.target
+
+    def reported_address(self) -> str:
+        """The address at which the machine has accepted the connection, as it reports it itself. Needs ``connect``.
+
+        Raises NodeError when that is not an address by which other machines reach it.
+        """
+        # As the user of the login: sudo drops the variable.
+        argv = ["ssh", "-F", str(self.ssh.own), "--", self.machine.target, 'echo "$SSH_CONNECTION"']
+        try:
+            asked = process.run(argv, check=False, env=self.environment, timeout=_LOGIN_TIMEOUT, limit=1 << 20)
+        except CommandError as error:
+            raise NodeError(f"{self.machine}: address: {error.message.rpartition(': ')[2]}", hint="give its address") from error
+        self._check_transport(asked.returncode, asked.stderr)
+        *_, words = [[], *map(str.split, asked.stdout.splitlines())]
+        return untrusted.address(words[2] if len(words) == 4 else "", what=f"{self.machine}: address", error=NodeError)
 
     def disconnect(self) -> None:
         """End the shared connection, if there is one. Never fails: nothing may hide why a command ends."""
         with contextlib.suppress(CommandError):
-            process.run(["ssh", "-F", self.ssh.own, "-O", "exit", "--", self.address], check=False, timeout=10)
+            process.run(["ssh", "-F", self.ssh.own, "-O", "exit", "--", self.machine.target], check=False, timeout=10)
 
     def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> ProcessResult:
         argv = self._argv(self._claimed(command), self.ssh.own)
-        environment = self.ssh.environment(self.machine.login)
         self.ssh.count(len(argv[-1]))
         with standard_input.opened(input, self.ssh.count) as stream:
             try:
                 with timings.span(command, self.name, clean=log.hidden):
-                    result = process.run(argv, check=False, input=stream, env=environment, timeout=timeout)
+                    result = process.run(argv, check=False, input=stream, env=self.environment, timeout=timeout, group=self.group)
             except CommandError as error:
                 raise self._unfinished(command, error) from error
         self._check(result)
@@ -239,7 +274,7 @@ class SshNode:
             if text != _OWN:
                 take(name, text)
 
-        code = process.stream(argv, line, env=self.ssh.environment(self.machine.login), stop=stop)
+        code = process.stream(argv, line, env=self.environment, stop=stop, group=self.group)
         if errors[-1:] == [_OWN]:
             return _LOST
         self._check_transport(code, "\n".join(errors))
@@ -249,7 +284,7 @@ class SshNode:
     def attach(self, command: str, *, terminal: bool) -> int:
         """Run shell text as root on this process's standard input and output, with a terminal if it has one; return its exit code."""
         argv = self._argv(self._claimed(command), self.ssh.own, *(["-tt"] if terminal else []))
-        code = process.attach(argv, env=self.ssh.environment(self.machine.login))
+        code = process.attach(argv, env=self.environment)
         self._check(ProcessResult((self.name, command), code, "", ""))
         return code
 
@@ -264,9 +299,8 @@ class SshNode:
     def fetch(self, command: str, into: BinaryIO, *, limit: int, timeout: float = LONG_TIMEOUT) -> None:
         """Run shell text as root and write what it prints, at most ``limit`` bytes, into an open file. Raises like ``run``."""
         argv = self._argv(self._claimed(command), self.ssh.own)
-        environment = self.ssh.environment(self.machine.login)
         try:
-            result = process.run(argv, check=False, env=environment, output=into, limit=limit, timeout=timeout)
+            result = process.run(argv, check=False, env=self.environment, output=into, limit=limit, timeout=timeout, group=self.group)
         except CommandError as error:
             raise self._unfinished(command, error) from error
         self._check(result)
@@ -288,8 +322,8 @@ class SshNode:
     def _argv(self, command: str, config: Path, *options: str) -> list[str]:
         """ssh, to run shell text as root."""
         shell = f"sh -c {shlex.quote(command)}"
-        words = shell if self.machine.login.user == "root" else f"sudo -n -- {shell}"
-        return ["ssh", "-F", str(config), *options, "--", self.address, words]
+        words = shell if self.login.user == "root" else f"sudo -n -- {shell}"
+        return ["ssh", "-F", str(config), *options, "--", self.machine.target, words]
 
     def _claimed(self, command: str) -> str:
         """A command that the machine refuses once another claim has reached it. Raises LeaseLostError when this one is known to be lost."""
@@ -313,23 +347,75 @@ class SshNode:
 
     def _is_shared(self) -> bool:
         try:
-            return process.run(["ssh", "-F", self.ssh.own, "-O", "check", "--", self.address], check=False, timeout=_LOGIN_TIMEOUT).ok
+            return process.run(
+                ["ssh", "-F", self.ssh.own, "-O", "check", "--", self.machine.target], check=False, timeout=_LOGIN_TIMEOUT
+            ).ok
         except CommandError:
             return False
 
+    def _explained(self, output: str) -> NodeError:
+        return explain(dataclasses.replace(self.machine, login=self.login), output, self.ssh.pinned)
+
     def _check_transport(self, code: int, output: str) -> None:
         if code == _LOST:
-            raise explain(self.machine, output, self.ssh.pinned)
+            raise self._explained(output)
         if (
             code != 0
-            and self.machine.login.user != "root"
+            and self.login.user != "root"
             and re.search(r"^sudo: .*password|is not in the sudoers|sudo: not found", output, re.MULTILINE)
         ):
-            user = self.machine.login.user
+            user = self.login.user
             raise NodeError(
-                f"{self.address}: {user} may not become root without a password",
+                f"{self.machine}: {user} may not become root without a password",
                 hint=f"allow it: {user} ALL=(ALL) NOPASSWD: ALL in /etc/sudoers.d",
             )
+
+
+class OwnMachine(SshNode):
+    """The machine that runs slipway, as a node: no sshd, no login, the same commands. For root only."""
+
+    group = True
+
+    @property
+    def login(self) -> Login:
+        return Login("root", ssh_config.PORT)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {}
+
+    def connect(self) -> None:
+        """Learn the host name. Raises NodeError when this process may not change the machine, or the node is another machine."""
+        if os.geteuid() != 0:
+            raise NodeError(f"{self.machine}: only root can make this machine a node", hint="run slipway as root, or give the address")
+        if not _has_address(self.address):
+            raise NodeError(
+                f"{self.machine}: this machine does not have the address", hint="run slipway on the node, or give the node by its address"
+            )
+        self.name = self._host_name(process.run(["uname", "-n"], timeout=_LOGIN_TIMEOUT).stdout.strip().lower())
+
+    def disconnect(self) -> None:
+        """There is no connection."""
+
+    def _argv(self, command: str, config: Path, *options: str) -> list[str]:  # noqa: ARG002 -- of SshNode
+        # As sshd starts commands: in the home folder, with nothing of the user's settings.
+        clean = ("env", "-i", "HOME=/root", "USER=root", "LOGNAME=root", f"PATH={_PATH}")
+        return [*clean, "sh", "-c", f"umask 022; cd; {command}"]
+
+    def _is_shared(self) -> bool:
+        return True
+
+    def _check_transport(self, code: int, output: str) -> None:
+        """Nothing lies between."""
+
+
+def _has_address(address: str) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def _own_code(command: str) -> str:

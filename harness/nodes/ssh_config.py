@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import untrusted
-from harness.errors import UsageError
+from harness import process, untrusted
+from harness.errors import CommandError, UsageError
 from harness.host import paths
 from harness.nodes import Login, Machine
 
 CONNECT_TIMEOUT = 10
 """Seconds for a TCP connection; ssh gives up after it."""
+
+USER, PORT = "root", 22
+"""Of machines that are given by address, and the user also of names for which ssh_config has none."""
 
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]*")
 
@@ -29,7 +33,7 @@ esac
 def check(machine: Machine) -> None:
     """Raises UsageError for a value that ssh_config cannot hold, and for a private key that does not exist."""
     login, jump = machine.login, machine.login.jump
-    for word in (machine.address, login.user):
+    for word in (machine.address, machine.target, login.user or "root"):
         if not _WORD.fullmatch(word):
             raise UsageError(f"{word!r} is neither an address nor a user", hint="addresses are separated by commas")
     for word in (jump.host, jump.user or "root") if jump else ():
@@ -44,8 +48,9 @@ def check(machine: Machine) -> None:
 
 
 def config_text(machines: Sequence[Machine], known_hosts: Sequence[Path], sockets: Path) -> str:
-    """The ssh_config of a cluster: an entry for each machine under its address, then what holds for all.
+    """The ssh_config of a cluster: an entry for each machine under its address or name, then what holds for all.
 
+    For a name, the user's ssh_config counts where nothing else is given; its host key is that of the address all the same.
     ssh writes new host keys to the first of ``known_hosts`` and compares with all of them.
     """
     lines = ["# Made by slipway for one cluster; remade by every command on it."]
@@ -56,9 +61,14 @@ def config_text(machines: Sequence[Machine], known_hosts: Sequence[Path], socket
         lines += [f"  User {jump.user}"] if jump.user else []
         lines += [f"  Port {jump.port}"] if jump.port else []
         lines += [f"  IdentityFile {_quoted(paths.expanded(jump.key).absolute())}", "  IdentitiesOnly yes"] if jump.key else []
-    for machine in machines:
+    remote = [machine for machine in machines if not machine.is_own]
+    for machine in remote:
         login = machine.login
-        lines += ["", f"Host {machine.address}", f"  HostName {machine.address}", f"  User {login.user}", f"  Port {login.port}"]
+        lines += ["", f"Host {machine.target}"]
+        lines.append(f"  HostKeyAlias {machine.address}" if machine.host else f"  HostName {machine.address}")
+        user, port = (login.user, login.port) if machine.host else (login.user or USER, login.port or PORT)
+        lines += [f"  User {user}"] if user else []
+        lines += [f"  Port {port}"] if port else []
         if login.jump is not None:
             lines.append(f"  ProxyJump {jumps[login.jump]}")
         if login.key is not None:
@@ -74,6 +84,7 @@ def config_text(machines: Sequence[Machine], known_hosts: Sequence[Path], socket
         "  GlobalKnownHostsFile none",
         "  HashKnownHosts no",
         "  UpdateHostKeys no",
+        "  VerifyHostKeyDNS no",
         "  ControlMaster auto",
         "  ControlPersist 120",
         f"  ControlPath {_quoted(sockets)}/%C",
@@ -83,11 +94,29 @@ def config_text(machines: Sequence[Machine], known_hosts: Sequence[Path], socket
         "  ServerAliveCountMax 4",
         "  RequestTTY no",
         "  ForwardAgent no",
+        "  ForwardX11 no",
+        # An entry that the user has for a shell or a tunnel serves for commands as well.
+        "  RemoteCommand none",
+        "  ClearAllForwardings yes",
         "  LogLevel ERROR",
-        # Jump hosts may be in the user's own file; slipway's settings come first and win.
-        "  Include ~/.ssh/config",
+        # Names and jump hosts may be in the user's own file; slipway's settings come first and win.
+        f"  Include {_quoted(own) if (own := paths.ssh_config()) else '~/.ssh/config'}",
     ]
+    names = [machine.target for machine in remote if machine.host]
+    lines += ["", f"Host {' '.join(names)}", f"  User {USER}"] if names else []
     return "\n".join(lines) + "\n"
+
+
+def effective(config: Path, target: str) -> Mapping[str, str]:
+    """The settings of ssh for a target, by their names in lower case. Raises UsageError when ssh cannot read its configuration."""
+    try:
+        listed = process.run(["ssh", "-G", "-F", config, "--", target], timeout=2 * CONNECT_TIMEOUT).stdout
+    except CommandError as wrong:
+        reason = ((wrong.details or wrong.message).splitlines() or [""])[0]
+        message = f"{target}: ssh does not accept its configuration: {untrusted.shown(reason)}"
+        raise UsageError(message, hint=f"correct it; to see it: ssh -G {shlex.quote(target)}") from wrong
+    pairs = (line.partition(" ") for line in listed.splitlines())
+    return {key: value for key, _, value in pairs}
 
 
 def secrets(login: Login) -> dict[str, str]:

@@ -29,7 +29,7 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
 
 
 def explain(machine: Machine, output: str, known_hosts: Path) -> NodeError:
-    """Translate ssh's error output into one line: what, why, what next."""
+    """Translate ssh's error output into one line: what, why, what next. The login of the machine is the one that ssh used."""
     login = machine.login
     means = f"the key {login.key}" if login.key else "the keys of this machine"
     if login.password is not None:
@@ -45,9 +45,9 @@ def explain(machine: Machine, output: str, known_hosts: Path) -> NodeError:
     for text, why, hint in _REASONS:
         if text in output:
             reason = why.format(user=login.user, means=means, port=login.port, timeout=ssh_config.CONNECT_TIMEOUT)
-            return NodeError(f"{machine.address}: {reason}", hint=hints.get(hint, hint))
+            return NodeError(f"{machine}: {reason}", hint=hints.get(hint, hint))
     if not output.strip():
         # Nothing is said about a shared connection that ends.
-        return NodeError(f"{machine.address}: the connection was lost", hint=hints["lost"])
+        return NodeError(f"{machine}: the connection was lost", hint=hints["lost"])
     last = output.strip().splitlines()[-1]
-    return NodeError(f"{machine.address}: {last}", hint=f"try it by hand: ssh -p {login.port} {login.user}@{machine.address}")
+    return NodeError(f"{machine}: {last}", hint=f"try it by hand: ssh -p {login.port} {login.user}@{machine.target}")

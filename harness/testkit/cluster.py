@@ -247,9 +247,9 @@ class Cluster:
         ]
         # The user knows the secrets.
         again += [word for name, value in self.request.values if not is_secret(name, value) for word in ("--value", f"{name}={value}")]
-        again += ["--ssh-user", login.user, *(["--ssh-key", str(login.key)] if login.key else [])]
+        again += ["--ssh-user", login.user or "root", *(["--ssh-key", str(login.key)] if login.key else [])]
         return [
-            *(f"ssh -F {machine.ssh.config} {machine.address}    # {machine.name}" for machine in self.machines),
+            *(f"ssh -F {machine.ssh.config} {machine.machine.target}    # {machine.name}" for machine in self.machines),
             f"export KUBECONFIG={self.kubeconfig}",
             f"{shlex.join(again)}    # tests again, on the same cluster",
             f"slipway nodes down {self.group}" if self.group else f"slipway delete {self.name}",
@@ -431,10 +431,10 @@ def _host(machine: SshNode, evidence: EvidenceRecorder | None) -> Host:
     Not through ``get_host``: it caches facts of an earlier machine with the same address.
     """
     backend = get_backend(
-        f"ssh://{machine.address}",
+        f"ssh://{machine.machine.target}",
         ssh_config=str(machine.ssh.config),
         ssh_extra_args="-o ControlMaster=no",
-        sudo=machine.machine.login.user != "root",
+        sudo=machine.login.user != "root",
     )
     if evidence is not None:
         evidence.watch(backend, machine.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from harness.errors import SlipwayError, StoreError
@@ -17,6 +18,17 @@ def name(text: object, *, what: str, error: type[SlipwayError] = StoreError) -> 
     if not isinstance(text, str) or not NAME.fullmatch(text) or ".." in text:
         raise error(message(what, f"{shown(str(text))[:80]!r} is not a name"))
     return text
+
+
+def address(text: object, *, what: str, error: type[SlipwayError] = StoreError) -> str:
+    """Return ``text`` in its usual spelling when it is an address at which other machines can reach one."""
+    try:
+        parsed = ipaddress.ip_address(text) if isinstance(text, str) else None
+    except ValueError:
+        parsed = None
+    if parsed is None or parsed.is_unspecified or parsed.is_multicast or parsed.is_loopback or parsed.is_link_local:
+        raise error(message(what, f"{shown(str(text))[:80]!r} is not an address that other machines can reach"))
+    return str(parsed)
 
 
 def relative_path(text: object, *, what: str, error: type[SlipwayError] = StoreError) -> str:

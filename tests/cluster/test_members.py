@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from harness.host.cluster_cache import ClusterState
 from tests.cluster.conftest import GREETING, Made
@@ -91,7 +93,7 @@ def test_remove_last_control_plane_node_is_refused(joined: Lab) -> None:
     assert joined.slipway("remove", joined.name, "10.99.99.99", "--yes", check=False).returncode == 2
 
 
-def test_remove_worker_cleans_its_machine_and_allows_rejoin(joined: Lab, later: str, made: Made) -> None:
+def test_remove_worker_cleans_its_machine(joined: Lab, later: str, made: Made) -> None:
     done = json.loads(joined.slipway("remove", joined.name, f"{joined.name}-worker-2", "--yes", "--output", "json").stdout)
     assert done["cleaned"] == [f"{joined.name}-worker-2"]
     assert found(joined.at(later)) == made.untouched[later]
@@ -100,6 +102,54 @@ def test_remove_worker_cleans_its_machine_and_allows_rejoin(joined: Lab, later: 
     assert joined.first.run(f"curl -s --max-time 60 http://{joined.first.address}:30080/").stdout.strip() == PAGE
     # Its pods are gone with it: nobody waits for them.
     until(lambda: joined.status()["healthy"])
+
+
+def test_join_by_name_of_ssh_config_is_recorded_and_other_verbs_take_the_name(
+    joined: Lab, later: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine is reached on another port, behind another node, by settings that are in ssh_config alone."""
+    config, other = tmp_path / "config", joined.workers[0]
+    right = f"Host newcomer\n  HostName {later}\n  Port 2222\n  ProxyJump hop\nHost hop\n  HostName {other}\nHost *\n  User root\n"
+    right += f"  IdentityFile {joined.key}\n"
+    config.write_text(right)
+    monkeypatch.setenv("SLIPWAY_SSH_CONFIG", str(config))
+    newcomer = joined.at(later)
+    newcomer.run("/usr/sbin/sshd -p 2222 -o PidFile=/run/sshd-other.pid")
+    wrong = joined.slipway("join", joined.name, "--workers", "nosuch.invalid,newcomer", "--control-plane", "other.invalid", check=False)
+    assert wrong.returncode == 2
+    assert "nosuch.invalid: has no address here" in wrong.stderr
+    assert "other.invalid: has no address here" in wrong.stderr
+    assert newcomer.run("ls -A /var/lib/slipway", check=False).stdout == ""
+
+    joined.slipway("join", joined.name, "--workers", "newcomer", timeout=HANG)
+    (node,) = (node for node in joined.status()["nodes"] if node["name"] == f"{joined.name}-worker-2")
+    assert (node["address"], node["ready"]) == (later, True)
+    document = next(iter(yaml.safe_load_all(joined.json(*RECORD)["data"]["Clusterfile"])))
+    assert document["spec"]["sshHosts"] == {later: "newcomer"}
+    assert ClusterState.of(joined.name).read()["workers"][-1]["host"] == "newcomer"
+    for word in ("newcomer", later):
+        said = joined.slipway("exec", joined.name, "--on", word, "--", "echo $SSH_CONNECTION")
+        assert said.stdout.split()[1::3] == [other, "2222"]
+    assert f"{later} belonged to" in joined.slipway("join", joined.name, "--workers", "newcomer").stdout
+
+    config.write_text(f"Host newcomer\n  HostName {other}\n{right}")
+    for verb in (("join", joined.name, "--workers", "newcomer"), ("status", joined.name, "--via", "newcomer")):
+        moved = joined.slipway(*verb, check=False)
+        assert moved.returncode == 2
+        assert f"newcomer: is {other} now, and was {later} when it became a node" in moved.stderr
+    # The name leads to a machine with another host key: that one is left alone, and so is the node.
+    states = joined.slipway("exec", joined.name, "--on", "newcomer", "--", "true", check=False)
+    assert states.returncode == 5
+    assert "its host key is not the pinned one" in states.stderr
+
+    config.write_text(right)
+    done = json.loads(joined.slipway("remove", joined.name, "newcomer", "--yes", "--output", "json").stdout)
+    assert done["cleaned"] == [f"{joined.name}-worker-2"]
+    assert "newcomer" not in joined.json(*RECORD)["data"]["Clusterfile"]
+    newcomer.run("kill $(cat /run/sshd-other.pid)")
+
+
+def test_join_worker_that_left_is_a_node_again(joined: Lab, later: str) -> None:
     joined.slipway(*joined.join_words(later), timeout=HANG)
     assert joined.nodes()[f"{joined.name}-worker-2"]
 

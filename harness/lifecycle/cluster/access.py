@@ -105,9 +105,10 @@ def _machine(entry: Mapping[str, Any]) -> Machine:
     settings = _given.get()
     key, jump = settings.key or entry.get("key"), entry.get("jump")
     way = JumpHost(jump["host"], jump.get("user"), jump.get("port"), Path(jump["key"]) if jump.get("key") else None) if jump else None
-    user, port = settings.user or str(entry.get("user", "root")), settings.port or int(entry.get("port", 22))
-    login = Login(user, port, Path(key) if key else None, settings.password, jump=way)
-    return Machine(str(entry["address"]), login)
+    login = Login(
+        settings.user or entry.get("user"), settings.port or entry.get("port"), Path(key) if key else None, settings.password, jump=way
+    )
+    return Machine(str(entry["address"]), login, entry.get("host"))
 
 
 def _entry(node: SshNode, name: str) -> dict[str, object]:
@@ -117,6 +118,7 @@ def _entry(node: SshNode, name: str) -> dict[str, object]:
     return {
         "address": node.address,
         "name": name,
+        **({"host": node.machine.host} if node.machine.host else {}),
         "user": login.user,
         "port": login.port,
         "key": str(login.key) if login.key else None,

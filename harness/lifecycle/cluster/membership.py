@@ -25,9 +25,15 @@ _ATTEMPTS = 5
 
 
 def with_members(
-    clusterfile: Clusterfile, control_plane: Iterable[str], workers: Iterable[str], described: Iterable[Host] = ()
+    clusterfile: Clusterfile,
+    control_plane: Iterable[str],
+    workers: Iterable[str],
+    described: Iterable[Host] = (),
+    ssh_hosts: Mapping[str, str] | None = None,
 ) -> Clusterfile:
-    """Add nodes to a Clusterfile by address; those that it has stay as they are. ``described`` has more about some of the new ones."""
+    """Add nodes to a Clusterfile by address; those that it has stay as they are. ``described`` has more about some of the new ones,
+    ``ssh_hosts`` the names that SSH connects to.
+    """
     cluster = clusterfile.cluster
     if cluster is None:
         return clusterfile
@@ -43,7 +49,9 @@ def with_members(
         elif added:
             hosts.append(Host(added, (role,), cluster.ssh))
     hosts.sort(key=lambda host: not host.is_control_plane)
-    return dataclasses.replace(clusterfile, cluster=dataclasses.replace(cluster, hosts=tuple(hosts)))
+    listed = {address for host in hosts for address in host.ips}
+    names = {address: name for address, name in {**cluster.ssh_hosts, **(ssh_hosts or {})}.items() if address in listed}
+    return dataclasses.replace(clusterfile, cluster=dataclasses.replace(cluster, hosts=tuple(hosts), ssh_hosts=names))
 
 
 def without_members(clusterfile: Clusterfile, addresses: Collection[str]) -> Clusterfile:
@@ -52,7 +60,9 @@ def without_members(clusterfile: Clusterfile, addresses: Collection[str]) -> Clu
     if cluster is None:
         return clusterfile
     fewer = [dataclasses.replace(host, ips=tuple(address for address in host.ips if address not in addresses)) for host in cluster.hosts]
-    return dataclasses.replace(clusterfile, cluster=dataclasses.replace(cluster, hosts=tuple(host for host in fewer if host.ips)))
+    names = {address: name for address, name in cluster.ssh_hosts.items() if address not in addresses}
+    left = dataclasses.replace(cluster, hosts=tuple(host for host in fewer if host.ips), ssh_hosts=names)
+    return dataclasses.replace(clusterfile, cluster=left)
 
 
 def _is_plain(host: Host) -> bool:
@@ -68,6 +78,7 @@ def update(
     left: Iterable[str] = (),
     back: Iterable[str] = (),
     described: Iterable[Host] = (),
+    ssh_hosts: Mapping[str, str] | None = None,
 ) -> ClusterRecord:
     """Record which nodes joined (``control_plane``, ``workers``) and left (``gone``); retried when another command writes at the same time.
 
@@ -76,7 +87,7 @@ def update(
     control_plane, workers, described, removed = tuple(control_plane), tuple(workers), tuple(described), frozenset(gone)
     for attempt in range(_ATTEMPTS):
         before = record.read(NodeKubectl(node))
-        clusterfile = with_members(without_members(before.clusterfile, removed), control_plane, workers, described)
+        clusterfile = with_members(without_members(before.clusterfile, removed), control_plane, workers, described, ssh_hosts)
         uncleaned = (before.left - {*removed, *back}) | frozenset(left)
         if (clusterfile, uncleaned) == (before.clusterfile, before.left):
             break
@@ -163,7 +174,9 @@ def gathered(
             # Another machine has changed the cluster since this one did.
             login = members[0].login
             ssh.close()
-            ssh = SshConnections(cluster.state.folder, [*machines.values(), *(Machine(address, login) for address in unknown)])
+            hosts = stored.clusterfile.cluster.ssh_hosts if stored.clusterfile.cluster else {}
+            more = (Machine(address, login, hosts.get(address)) for address in unknown)
+            ssh = SshConnections(cluster.state.folder, [*machines.values(), *more])
             _, errors = ssh.reachable()
             first = _among(ssh, [first.address])[0]
         members_reached = [node for node in _among(ssh, listed) if node not in errors]

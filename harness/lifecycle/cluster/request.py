@@ -86,6 +86,7 @@ def effective(written: Clusterfile | None, flags: ClusterDocument = NO_FLAGS) ->
         images=flags.images if flags.image else own.images,
         hosts=_hosts(own, flags),
         ssh=flags.ssh.over(own.ssh),
+        ssh_hosts={**own.ssh_hosts, **flags.ssh_hosts},
         env={**own.env, **flags.env},
         commands=own.commands if flags.commands is None else flags.commands,
         app_names=own.app_names if flags.app_names is None else flags.app_names,
@@ -109,7 +110,9 @@ def of_machines(
     hosts = [Host((machine.address,), (role,), _ssh(machine.login)) for role, machine in machines]
     logins = [host.ssh for host in hosts]
     common = logins[0] if logins and all(login == logins[0] for login in logins) else SshSettings()
-    return Clusterfile("", cluster=ClusterDocument(name=name, image=image, hosts=_grouped(hosts), env=dict(env or {}), ssh=common))
+    names = {machine.address: machine.host for _, machine in machines if machine.host}
+    document = ClusterDocument(name=name, image=image, hosts=_grouped(hosts), env=dict(env or {}), ssh=common, ssh_hosts=names)
+    return Clusterfile("", cluster=document)
 
 
 def _ssh(login: Login) -> SshSettings:
@@ -171,8 +174,8 @@ def machines(clusterfile: Clusterfile, password: str | None = None) -> tuple[tup
     faults: list[Fault] = []
     by_role: dict[bool, list[Machine]] = {True: [], False: []}
     for host in cluster.hosts:
-        login = _resolved(host.ssh, password, clusterfile.path, faults)
-        by_role[host.is_control_plane] += [Machine(address, login) for address in host.ips]
+        login = login_of(host.ssh, password, clusterfile.path, faults)
+        by_role[host.is_control_plane] += [Machine(address, login, cluster.ssh_hosts.get(address)) for address in host.ips]
     if faults:
         raise InputError(dict.fromkeys(faults))
     return tuple(by_role[True]), tuple(by_role[False])
@@ -187,18 +190,19 @@ def warn_of_passwords(clusterfile: Clusterfile) -> None:
 def login(clusterfile: Clusterfile, password: str | None = None) -> Login:
     """Return the login for machines that only the record of the cluster names. Raises InputError as ``machines`` does."""
     faults: list[Fault] = []
-    resolved = _resolved(clusterfile.cluster.ssh if clusterfile.cluster else SshSettings(), password, clusterfile.path, faults)
+    resolved = login_of(clusterfile.cluster.ssh if clusterfile.cluster else SshSettings(), password, clusterfile.path, faults)
     if faults:
         raise InputError(dict.fromkeys(faults))
     return resolved
 
 
-def _resolved(ssh: SshSettings, password: str | None, where: str, faults: list[Fault]) -> Login:
+def login_of(ssh: SshSettings, password: str | None, where: str, faults: list[Fault]) -> Login:
+    """The login that settings of the Clusterfile ``where`` describe; what is wrong with its files is added to ``faults``."""
     jump = ssh.jump
     of_ssh = f"{where} .spec.ssh".strip()
     return Login(
-        user=ssh.user or "root",
-        port=ssh.port or 22,
+        user=ssh.user,
+        port=ssh.port,
         key=_file(ssh.key, f"{of_ssh}.pk", faults),
         password=password if password is not None else secret(ssh.password, f"{of_ssh}.passwd", faults),
         passphrase=ssh.passphrase,

@@ -64,7 +64,7 @@ def test_to_machines_invalid_addresses_are_all_reported() -> None:
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("host.example.com", "not an address", "machines are named by address"),
+        ("host/example.com", "not an address", "write it as 192.168.0.2"),
         ("10.0.0.300", "not an address", "write it as 192.168.0.2"),
         ("10.0.0.1-5", "not a range", "10.0.0.1-10.0.0.5"),
         ("10.0.0.1-10.0.9.1", "2305 addresses", "a range may have 1024"),

@@ -48,9 +48,9 @@ def test_join_and_remove_unknown_cluster_hint_names_known_clusters_and_via(home:
 
 
 def test_join_invalid_or_missing_addresses_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert execute(["join", "prod", "--workers", "10.0.0.300,10.0.0.4,x"]) == 2
+    assert execute(["join", "prod", "--workers", "10.0.0.300,10.0.0.4,x/y"]) == 2
     said = capsys.readouterr().err
     assert "10.0.0.300" in said
-    assert "--workers x" in said
+    assert "--workers x/y" in said
     assert execute(["join", "prod"]) == 2
     assert "no machine is given" in capsys.readouterr().err

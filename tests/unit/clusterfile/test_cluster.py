@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from harness.clusterfile import ExternalRegistry, HostAlias, JumpSettings, LocalRegistry, Password, SshSettings, Taint
+from harness.clusterfile import ExternalRegistry, HostAlias, JumpSettings, LocalRegistry, Password, SshSettings, Taint, write
 from harness.clusterfile.parse import parse
 
 from .reading import cluster, faults, hints, read, spec_text
@@ -133,7 +133,14 @@ def test_cluster_env_duplicate_semicolon_and_reserved_values_are_warned_about() 
         ("ssh: {jump: {user: a}}", ".spec.ssh.jump.host", "is missing"),
         ("hosts: {}", ".spec.hosts", "must be a list, not a mapping"),
         ("hosts: [{ips: [10.0.0.300], roles: [master]}]", ".spec.hosts[0].ips[0]", "10.0.0.300 is not an address"),
-        ("hosts: [{ips: [node1], roles: [master]}]", ".spec.hosts[0].ips[0]", "node1 is not an address"),
+        ("hosts: [{ips: [node/1], roles: [master]}]", ".spec.hosts[0].ips[0]", "node/1 is not an address"),
+        ("hosts: [{ips: [10.0.0.1-node], roles: [master]}]", ".spec.hosts[0].ips[0]", "node is not an address"),
+        ("hosts: [{ips: [-node], roles: [master]}]", ".spec.hosts[0].ips[0]", " is not an address"),
+        ("sshHosts: {node: cp1}", ".spec.sshHosts.node", "node is not an address"),
+        ("sshHosts: {10.0.0.1: 10.0.0.2}", '.spec.sshHosts["10.0.0.1"]', "10.0.0.2 is not a host name"),
+        ("sshHosts: {10.0.0.1: 'a b'}", '.spec.sshHosts["10.0.0.1"]', "a b is not a host name"),
+        ("sshHosts: {10.0.0.1: a, 10.0.0.2: a}", ".spec.sshHosts", "a is the name of two machines"),
+        ("hosts: [{ips: [10.0.0.1], roles: [master]}]\nsshHosts: {10.0.0.2: a}", ".spec.sshHosts", "10.0.0.2 is not among the hosts"),
         ("hosts: [{ips: [0.0.0.0], roles: [master]}]", ".spec.hosts[0].ips[0]", "0.0.0.0 is not an address of a machine"),
         ("hosts: [{ips: [10.0.0.1-5], roles: [master]}]", ".spec.hosts[0].ips[0]", "10.0.0.1-5 is not a range"),
         ("hosts: [{ips: [10.0.0.9-10.0.0.1], roles: [master]}]", ".spec.hosts[0].ips[0]", "10.0.0.9-10.0.0.1 ends before it begins"),
@@ -283,7 +290,7 @@ def test_cluster_unknown_word_hint_names_nearest(spec: str, hint: str) -> None:
 
 
 def test_cluster_many_faults_are_reported_in_line_order() -> None:
-    text = spec_text("env: [bad]\nhosts:\n- ips: [10.0.0.1, x]\n  roles: [master]\n  lables: {}\nssh: {port: 0}\ncmd: a\n")
+    text = spec_text("env: [bad]\nhosts:\n- ips: [10.0.0.1, x/y]\n  roles: [master]\n  lables: {}\nssh: {port: 0}\ncmd: a\n")
     assert [where for where, _ in faults(text)] == [
         "6 .spec.env[0]",
         "8 .spec.hosts[0].ips[1]",
@@ -291,6 +298,32 @@ def test_cluster_many_faults_are_reported_in_line_order() -> None:
         "11 .spec.ssh.port",
         "12 .spec.cmd",
     ]
+
+
+def test_cluster_names_of_machines_stand_among_addresses() -> None:
+    found = cluster(
+        "hosts:\n- {ips: [node-1.example.com, 10.0.0.2-10.0.0.3], roles: [master]}\n- {ips: 'Gpu_1, 1-node', roles: [node]}\n"
+        "sshHosts: {10.0.0.2: cp2}"
+    )
+    assert found.control_plane == ("node-1.example.com", "10.0.0.2", "10.0.0.3")
+    assert found.workers == ("Gpu_1", "1-node")
+    assert found.ssh_hosts == {"10.0.0.2": "cp2"}
+    assert faults(spec_text("hosts: [{ips: [cp1, w1, cp1], roles: [master]}]"))[0][1].startswith("cp1 is listed twice")
+    # A name has no family.
+    assert faults(spec_text("hosts: [{ips: [cp1, 10.0.0.1, 'fd00::1'], roles: [master]}]"))[0][1] == "fd00::1 is IPv6, and 10.0.0.1 is IPv4"
+
+
+def test_cluster_this_machine_is_written_for_the_user_and_not_into_the_record() -> None:
+    text = spec_text("hosts: [{ips: [10.0.0.1-10.0.0.3], roles: [master]}]\nsshHosts: {10.0.0.1: localhost, 10.0.0.2: cp2}")
+    given = read(text)
+    assert given.cluster is not None
+    assert given.cluster.ssh_hosts == {"10.0.0.1": "localhost", "10.0.0.2": "cp2"}
+    assert "localhost" in write.write(given)
+    assert "localhost" not in write.redacted(given)
+    # A record that says so all the same: the machine that reads it is another one.
+    stored = parse(text, "the stored Clusterfile", stored=True).cluster
+    assert stored is not None
+    assert stored.ssh_hosts == {"10.0.0.2": "cp2"}
 
 
 def test_cluster_required_fields_missing_or_invalid_are_reported() -> None:

@@ -12,6 +12,7 @@ from harness.errors import CommandError
 from harness.lifecycle.checks.facts import MachineFacts
 from harness.lifecycle.provision import ipvs
 from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
+from harness.nodes import Machine
 from harness.process import ProcessResult
 
 
@@ -20,6 +21,7 @@ class StandIn:
 
     def __init__(self, address: str = "10.0.0.1", name: str = "") -> None:
         self.address, self.name = address, name or address
+        self.machine = Machine(address)
         self.commands: list[str] = []
         self.tars: list[tuple[str, dict[str, bytes]]] = []
         self.answers: dict[str, str | Callable[[], str]] = {}

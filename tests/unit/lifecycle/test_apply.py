@@ -157,7 +157,9 @@ def test_with_machines_clusterfile_without_hosts_takes_hosts_of_cluster() -> Non
     old = CLUSTER.replace("[10.0.0.1], roles: [master]", "[10.0.0.1], roles: [master], labels: {zone: a}, ssh: {passwd: opensesame}")
     stored = parse(redacted(effective(parse(old, "old"))), "stored")
     text = CLUSTER.partition("  hosts:")[0].replace('"80"', '"81"') + "  ssh: {user: ops, pk: ./id}\n"
-    wanted = apply.with_machines(effective(parse(text, "Clusterfile")), stored)
+    wanted = apply.with_machines(effective(parse(text, "Clusterfile")), stored, {"10.0.0.1": "localhost"})
+    assert wanted.cluster is not None
+    assert wanted.cluster.ssh_hosts == {"10.0.0.1": "localhost"}
     assert [str(change) for change in difference(stored, wanted)] == ["~ .spec.env.Port: 80 -> 81"]
     assert wanted.cluster is not None
     (control_plane_node, node) = wanted.cluster.hosts
@@ -170,7 +172,7 @@ def test_with_machines_clusterfile_without_hosts_takes_hosts_of_cluster() -> Non
     assert [(host.ssh.user, host.ssh.key, host.ssh.password.text) for host in (control_plane_node, node)] == [("ops", "./id", None)] * 2
     # One that names machines means them.
     named = effective(parse(CLUSTER, "Clusterfile"))
-    assert apply.with_machines(named, stored) is named
+    assert apply.with_machines(named, stored, {}) is named
 
 
 def test_apply_changed_file_changes_inputs_of_launch_commands_that_may_read_it(store: Store) -> None:

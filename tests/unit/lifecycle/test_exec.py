@@ -22,6 +22,7 @@ class Speaker:
 
     def __init__(self, address: str, lines: list[str], code: int = 0, error: str | None = None) -> None:
         self.address, self.lines, self.code, self.error = address, lines, code, error
+        self.machine = Machine(address, host=f"node{address[-1]}.example.com")
 
     def stream(self, command: str, take: Any, *, stop: threading.Event | None = None) -> int:
         assert command
@@ -58,6 +59,7 @@ def test_select_by_role_address_or_name_returns_matching_machines() -> None:
     assert chosen([], "worker") == chosen([], "node") == ["10.0.0.2", "10.0.0.3"]
     assert chosen(["host-3", "10.0.0.1"], None) == ["10.0.0.1", "10.0.0.3"]
     assert chosen(["host-3", "10.0.0.1"], "worker") == ["10.0.0.3"]
+    assert chosen(["node2.example.com"], None) == ["10.0.0.2"]
     assert chosen([], "storage", frozenset({"10.0.0.3"})) == ["10.0.0.3"]
 
 

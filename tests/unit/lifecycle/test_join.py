@@ -454,7 +454,7 @@ def test_join_record_updates_cluster_record_and_local_state(store: Store, tmp_pa
     monkeypatch.setattr(membership, "remember", lambda *given, **words: noted.append(given[0].names["10.0.0.9"]))
     made = work(store, tmp_path, control_plane=("10.0.0.8",), workers=("10.0.0.9",))
     plan(made)["record"].action()
-    words = {"back": ["10.0.0.8", "new-8", "10.0.0.9", "new-9"], "described": made.asked.hosts}
+    words = {"back": ["10.0.0.8", "new-8", "10.0.0.9", "new-9"], "described": made.asked.hosts, "ssh_hosts": {}}
     assert noted == [(["10.0.0.8"], ["10.0.0.9"], words), "new-9"]
 
 

@@ -17,6 +17,7 @@ from harness.lifecycle.kube import drain, etcd
 from harness.lifecycle.kube.etcd import EtcdMember
 from harness.lifecycle.remove import RemoveWork
 from harness.lifecycle.steps.uninstall_hooks import Parting
+from harness.nodes import Machine
 from tests.unit.lifecycle.cluster.test_membership import CLUSTERFILE, gathered, record
 from tests.unit.lifecycle.standin import StandIn
 
@@ -124,6 +125,8 @@ def test_remove_to_even_control_plane_and_without_workers_warns(tmp_path: Path, 
 def test_remove_unknown_node_is_refused_with_known_nodes(tmp_path: Path) -> None:
     found = gathered(tmp_path)
     assert [node.address for node in remove._going(found, ["10.0.0.4", "host-4", "host-1"])] == ["10.0.0.4", "10.0.0.1"]
+    vars(found.workers[0])["machine"] = Machine("10.0.0.4", host="w4.example.com")
+    assert [node.address for node in remove._going(found, ["w4.example.com"])] == ["10.0.0.4"]
     with pytest.raises(InputError) as caught:
         remove._going(found, ["10.0.0.4", "10.9.9.9", "nosuch"])
     assert [fault.where for fault in caught.value.faults] == ["10.9.9.9", "nosuch"]

@@ -13,7 +13,7 @@ import pytest
 from harness import process
 from harness.errors import CommandError, NodeError
 from harness.nodes import Login, Machine, Writer
-from harness.nodes.ssh import SshConnections
+from harness.nodes.ssh import OwnMachine, SshConnections
 from harness.process import ProcessResult
 
 Answer = Callable[[list[str], dict[str, Any]], tuple[int, str, str]]
@@ -51,6 +51,24 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Programs:
 
 def machines(*addresses: str, **login: Any) -> tuple[Machine, ...]:
     return tuple(Machine(address, Login(**login)) for address in addresses)
+
+
+def test_own_machine_is_not_in_ssh_config_and_refuses_other_users(
+    tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh = SshConnections(tmp_path / "c", [Machine("10.0.0.1", host="localhost"), Machine("10.0.0.2")])
+    ssh.prepare()
+    assert "localhost" not in ssh.config.read_text()
+    own, other = ssh.nodes
+    assert isinstance(own, OwnMachine)
+    assert not isinstance(other, OwnMachine)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(NodeError, match=r"localhost \(10\.0\.0\.1\): only root can make this machine a node"):
+        own.connect()
+    programs.calls.clear()
+    own.run("true")
+    assert [argv[0] for argv, _ in programs.calls] == ["env"]
+    assert programs.calls[0][1]["group"]
 
 
 def test_ssh_password_and_passphrase_are_passed_by_environment_only(tmp_path: Path, programs: Programs) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from harness.errors import UsageError
+from harness import process
+from harness.errors import CommandError, UsageError
 from harness.nodes import JumpHost, Login, Machine
-from harness.nodes.ssh_config import check, config_text, secrets
+from harness.nodes.ssh_config import check, config_text, effective, secrets
+from harness.process import ProcessResult
 
 
 def machines(*addresses: str, **login: Any) -> tuple[Machine, ...]:
@@ -34,8 +36,51 @@ def test_config_text_forwards_no_agent_and_precedes_user_settings(tmp_path: Path
     text = config_text([Machine("10.0.0.1", Login(jump=jump, password="hunter2"))], [tmp_path / "known_hosts"], tmp_path / "s")
     _, everywhere = text.split("\nHost *\n")
     # ssh takes the first value that it reads.
-    assert everywhere.index("  ForwardAgent no\n") < everywhere.index("  Include ~/.ssh/config\n")
+    for line in ("ForwardAgent no", "ForwardX11 no", "RemoteCommand none", "ClearAllForwardings yes", "VerifyHostKeyDNS no"):
+        assert everywhere.index(f"  {line}\n") < everywhere.index("  Include ~/.ssh/config\n")
     assert text.count("ForwardAgent") == text.count("Include") == 1
+
+
+def test_config_text_name_leaves_the_way_to_the_user_and_pins_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_SSH_CONFIG", str(tmp_path / "my ssh/config"))
+    machines = [Machine("10.0.0.1", host="cp1"), Machine("10.0.0.2", Login("ops", 2222), "w1"), Machine("10.0.0.3")]
+    text = config_text(machines, [tmp_path / "known_hosts"], tmp_path / "s")
+    entries = {part.splitlines()[0]: part.splitlines()[1:] for part in text.split("\n\n")}
+    assert entries["Host cp1"] == ["  HostKeyAlias 10.0.0.1"]
+    assert entries["Host w1"] == ["  HostKeyAlias 10.0.0.2", "  User ops", "  Port 2222"]
+    assert entries["Host 10.0.0.3"] == ["  HostName 10.0.0.3", "  User root", "  Port 22"]
+    assert entries["Host *"][-1] == f'  Include "{tmp_path}/my ssh/config"'
+    # Behind the user's own settings, which win.
+    assert text.endswith("\n\nHost cp1 w1\n  User root\n")
+
+
+def test_effective_settings_are_those_that_ssh_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def run(argv: list[Any], **_: Any) -> ProcessResult:
+        asked.append([str(word) for word in argv])
+        return ProcessResult((), 0, "user ops\nhostname cp1.example.com\nsendenv LANG LC_*\nport 2222\n", "")
+
+    monkeypatch.setattr(process, "run", run)
+    settings = effective(tmp_path / "config", "cp1")
+    assert (settings["user"], settings["hostname"], settings["port"], settings["sendenv"]) == (
+        "ops",
+        "cp1.example.com",
+        "2222",
+        "LANG LC_*",
+    )
+    assert asked == [["ssh", "-G", "-F", str(tmp_path / "config"), "--", "cp1"]]
+
+
+def test_effective_configuration_that_ssh_refuses_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(*_: Any, **__: Any) -> ProcessResult:
+        raise CommandError("ssh -G: exit code 255", details="/root/.ssh/config: line 3: Bad configuration option: hostnam\nterminating")
+
+    monkeypatch.setattr(process, "run", run)
+    with pytest.raises(
+        UsageError, match=r"cp1: ssh does not accept its configuration: /root/\.ssh/config: line 3: Bad configuration option"
+    ):
+        effective(tmp_path / "config", "cp1")
 
 
 def test_config_text_given_key_is_sole_identity_and_path_is_quoted(tmp_path: Path) -> None:

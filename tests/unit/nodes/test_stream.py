@@ -27,7 +27,8 @@ class Door:
         self.argv: list[str] = []
         self.env: Any = None
 
-    def stream(self, argv: Any, take: process.Take, *, env: Any = None, stop: Any = None) -> int:
+    def stream(self, argv: Any, take: process.Take, *, env: Any = None, stop: Any = None, group: bool = False) -> int:
+        assert not group
         self.argv, self.env = [str(word) for word in argv], env
         for stream, line in self.said:
             take(stream, line)
@@ -118,7 +119,7 @@ def test_hasten_prefers_curve25519_key_exchange_after_user_configuration(tmp_pat
     config = Path(door.argv[door.argv.index("-F") + 1])
     assert str(config) != before
     assert config.read_text().startswith(Path(before).read_text())
-    assert config.read_text().endswith("  Include ~/.ssh/config\n  KexAlgorithms ^curve25519-sha256\n")
+    assert config.read_text().endswith("  Include ~/.ssh/config\n\nHost *\n  KexAlgorithms ^curve25519-sha256\n")
     # Everything else, keys among it, travels as before.
     assert "KexAlgorithms" not in Path(before).read_text()
 

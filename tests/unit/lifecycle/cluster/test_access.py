@@ -73,6 +73,13 @@ def test_remember_stores_jump_host_image_and_node_names(tmp_path: Path) -> None:
     assert (state.read()["image"], state.read()["workers"][0]["name"]) == ("web:1", "10.0.0.1")
 
 
+def test_remember_keeps_name_of_machine_and_leaves_its_login_to_ssh_config(tmp_path: Path) -> None:
+    machine = Machine("10.0.0.1", Login(), "cp1")
+    state = ClusterState.of("lab", tmp_path)
+    access.remember(state, SshConnections(tmp_path, [machine]).nodes, [])
+    assert access.known("lab", home=tmp_path).control_plane == (machine,)
+
+
 @pytest.mark.parametrize(("workers", "addresses"), [(True, ["10.0.0.1", "10.0.0.2"]), (False, ["10.0.0.1"])])
 def test_opened_without_workers_connects_to_control_plane_nodes_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: bool, addresses: list[str]

@@ -63,6 +63,17 @@ def test_with_members_new_worker_is_separate_from_labelled_host() -> None:
     assert [dict(host.labels) for host in cluster.hosts if not host.is_control_plane] == [{"disk": "ssd"}, {}]
 
 
+def test_with_members_names_come_and_go_with_their_machines() -> None:
+    names = {"10.0.0.9": "w9", "10.0.0.99": "elsewhere"}
+    stored = record()
+    found = stored.with_clusterfile(membership.with_members(stored.clusterfile, (), ("10.0.0.9",), ssh_hosts=names))
+    assert found.clusterfile.cluster is not None
+    assert found.clusterfile.cluster.ssh_hosts == {"10.0.0.9": "w9"}
+    gone = without(found, "10.0.0.9").clusterfile.cluster
+    assert gone is not None
+    assert gone.ssh_hosts == {}
+
+
 def test_with_members_new_control_plane_node_joins_after_removal_of_another() -> None:
     found = grown(without(record(), "10.0.0.1"), control_plane=("10.0.0.8",))
     assert found.control_plane == ("10.0.0.2", "10.0.0.3", "10.0.0.8")
