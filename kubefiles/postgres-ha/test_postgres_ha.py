@@ -380,10 +380,12 @@ def test_data_survives_stop_of_all_members(postgres, kubectl, writer):
 
 def test_lost_data_of_replica_is_copied_from_leader(postgres, kubectl):
     member = next(member for member in MEMBERS if member != postgres.leader())
-    kubectl("delete", "pvc", f"data-postgres-{member}", *HERE, "--wait=false")
+    claim = f"data-postgres-{member}"
+    before = kubectl.json("get", "pvc", claim, *HERE)["metadata"]["uid"]
+    kubectl("delete", "pvc", claim, *HERE, "--wait=false")
     kubectl("delete", "pod", f"postgres-{member}", *HERE)
-    kubectl("wait", "--for=condition=Ready", f"pod/postgres-{member}", *HERE, f"--timeout={LONG}s")
     postgres.in_step()
+    assert kubectl.json("get", "pvc", claim, *HERE)["metadata"]["uid"] != before
 
 
 def test_backup_restores_databases_and_accounts(postgres, kubectl, client):
