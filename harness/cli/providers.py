@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 CONTAINER, AWS = "container", "aws"
 NAMES = (CONTAINER, AWS)
-SIZE, IMAGE, SUBNET, SECURITY_GROUPS = "SLIPWAY_NODE_SIZE", "SLIPWAY_NODE_IMAGE", "SLIPWAY_NODE_SUBNET", "SLIPWAY_NODE_SECURITY_GROUPS"
-"""Environment variables for what neither options nor a Clusterfile say."""
 
 ProviderName = Annotated[
     str,
@@ -84,7 +82,7 @@ def cloud(spec: MachineSpec | None) -> Provider:
     from harness.nodes.cloud.aws import Ec2
     from harness.nodes.cloud.provider import CloudProvider
 
-    return CloudProvider(Ec2(public=bool(spec and spec.public)), spec)
+    return CloudProvider(Ec2(), spec)
 
 
 def source(clusterfile: Clusterfile) -> MachineSource:
@@ -118,11 +116,11 @@ def _spec(
     """Machines of a cloud, with what only the environment says."""
     from harness.nodes.cloud import MachineSpec, ec2_words
 
-    of_environment = tuple(word for word in os.environ.get(SECURITY_GROUPS, "").replace(",", " ").split() if word)
+    of_environment = tuple(word for word in os.environ.get("SLIPWAY_NODE_SECURITY_GROUPS", "").replace(",", " ").split() if word)
     spec = MachineSpec(
-        size or os.environ.get(SIZE, ""),
-        image or os.environ.get(IMAGE, ""),
-        subnet or os.environ.get(SUBNET) or None,
+        size or os.environ.get("SLIPWAY_NODE_SIZE", ""),
+        image or os.environ.get("SLIPWAY_NODE_IMAGE", ""),
+        subnet or os.environ.get("SLIPWAY_NODE_SUBNET") or None,
         security_groups or of_environment,
         public,
     )

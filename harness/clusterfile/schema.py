@@ -265,7 +265,7 @@ _NO_DOCKER = (
     "containerd comes with the image; leave containerRuntime out",
 )
 _NO_CLOUD = dict.fromkeys(
-    ("ALI_CLOUD", "AliCloud"), ("slipway buys no machines there", "write their addresses into hosts, or AWS or CONTAINER")
+    ("ALI_CLOUD", "AliCloud"), ("slipway buys no machines of this cloud", "write their addresses into hosts, or AWS or CONTAINER")
 )
 _CIDR = TextShape(validators.networks, placed=True)
 

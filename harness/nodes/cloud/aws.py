@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 from harness.errors import UsageError
-from harness.nodes.cloud import CloudError, CloudMachine, CloudRefusalError, MachineOrder
+from harness.nodes.cloud import CloudError, CloudMachine, CloudRefusalError, MachineOrder, tags
 from harness.untrusted import shown
 
 ATTEMPTS = 8
@@ -45,8 +45,8 @@ class Ec2:
 
     name = "aws"
 
-    def __init__(self, *, public: bool = False) -> None:
-        """``public``: machines go by their public addresses. Raises UsageError when boto3 or a region is missing."""
+    def __init__(self) -> None:
+        """Raises UsageError when boto3 or a region is missing."""
         try:
             import boto3
             from botocore.config import Config
@@ -57,7 +57,6 @@ class Ec2:
         config = Config(retries={"mode": "standard", "total_max_attempts": ATTEMPTS}, connect_timeout=10, read_timeout=60)
         self._client: Any = _translated(lambda: boto3.session.Session().client("ec2", config=config))
         self.region: str = self._client.meta.region_name
-        self._public = public
 
     def create(self, order: MachineOrder) -> tuple[CloudMachine, ...]:
         spec = order.spec
@@ -117,12 +116,13 @@ class Ec2:
             identity = str(instance.get("InstanceId"))
             if not _ID.fullmatch(identity):
                 raise CloudError(f"EC2 answered with a machine {shown(identity)[:80]!r}", hint="see what AWS_ENDPOINT_URL names")
+            own = {str(tag.get("Key")): str(tag.get("Value")) for tag in instance.get("Tags") or ()}
             state = str((instance.get("State") or {}).get("Name", ""))
             reason = str((instance.get("StateReason") or {}).get("Message", ""))
             yield CloudMachine(
                 identity,
-                _address(instance.get("PublicIpAddress" if self._public else "PrivateIpAddress")),
-                {str(tag.get("Key")): str(tag.get("Value")) for tag in instance.get("Tags") or ()},
+                _address(instance.get("PublicIpAddress" if own.get(tags.ADDRESS) == "public" else "PrivateIpAddress")),
+                own,
                 int(instance.get("AmiLaunchIndex") or 0),
                 alive=state not in ("shutting-down", "terminated"),
                 state=shown(f"{state} {reason}".strip())[:200],

@@ -133,9 +133,9 @@ class CloudProvider:
                 kept, machines = self._order(name, kept, kept.pending, machines)
             lacking = groups.missing(name, [tags.member(machine) for machine in machines], *wanted)
             if lacking:
-                order = MachineOrder(
-                    spec, len(lacking), secrets.token_hex(16), tags.of(name, kept.id, lacking), boot.user_data(groups.public_key(folder))
-                )
+                own = tags.of(name, kept.id, lacking, public=spec.public)
+                user_data = boot.user_data(groups.public_key(folder))
+                order = MachineOrder(spec, len(lacking), secrets.token_hex(16), own, user_data)
                 kept, machines = self._order(name, kept, order, machines)
             machines = self._booted(name, kept, machines, before)
         except BaseException as failure:

@@ -13,17 +13,21 @@ ID = "dev.slipway.nodes.id"
 MEMBERS = "dev.slipway.nodes.members"
 """Machines of one order have the same tags: they have the names of all, and the place of a machine in its order says which is its own."""
 
+ADDRESS = "dev.slipway.nodes.address"
+"""``public`` for machines that go by their public address."""
+
 _RANGE = re.compile(r"(control-plane|worker):([0-9]{1,5})-([0-9]{1,5})")
 
 
-def of(group: str, identity: str, machines: Sequence[tuple[str, str]]) -> dict[str, str]:
+def of(group: str, identity: str, machines: Sequence[tuple[str, str]], *, public: bool = False) -> dict[str, str]:
     """Tags of an order for machines with these names and roles, each role by consecutive numbers."""
     ranges = []
     for role in groups.ROLES:
         numbers = [groups.number(name) for name, its in machines if its == role]
         if numbers:
             ranges.append(f"{role}:{numbers[0]}-{numbers[-1]}")
-    return {"Name": f"slipway-{group}", GROUP: group, ID: identity, MEMBERS: " ".join(ranges)}
+    own = {"Name": f"slipway-{group}", GROUP: group, ID: identity, MEMBERS: " ".join(ranges)}
+    return {**own, ADDRESS: "public"} if public else own
 
 
 def group(machine: CloudMachine) -> tuple[str, str]:
