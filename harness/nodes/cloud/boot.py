@@ -89,7 +89,7 @@ def wait(names: Mapping[str, str], login: Login, folder: Path, ask: Callable[[],
 def _settle(node: SshNode, name: str) -> None:
     # Until its end cloud-init holds the lock of the package manager, and may set the host name.
     waiting = "if command -v cloud-init > /dev/null; then cloud-init status --wait > /dev/null || true; fi"
-    # In place, as every way to set it can: in a container the file is a mount.
+    # In place: in a container the file is a mount.
     naming = f"printf '%s\\n' {shlex.quote(name)} > /etc/hostname && hostname {shlex.quote(name)}"
     node.run(f"{waiting}; {naming}", timeout=BOOT_TIMEOUT)
     log.debug(f"{name}: ready")
