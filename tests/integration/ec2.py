@@ -197,6 +197,8 @@ def simulated(machines: Machines) -> Iterator[tuple[Ec2Simulation, dict[str, str
 
 def initialize(group: NodeGroup, folder: Path, user_data: str) -> None:
     """Do on the machines of a group what cloud-init does with user data: users, with sudo and keys."""
+    if not user_data:
+        return
     document = yaml.safe_load(user_data)
     with SshConnections(folder, [*group.control_plane, *group.workers]) as ssh:
         for node in ssh.connect():

@@ -25,7 +25,8 @@ from harness.nodes.cloud.provider import CloudProvider
 from harness.nodes.container import IMAGE as NODE_IMAGE
 from harness.nodes.container import ContainerProvider
 from harness.nodes.ssh import SshConnections
-from tests.integration import dying, ec2
+from tests.integration import cloud_child, dying, ec2
+from tests.integration.cloud_child import processes
 from tests.integration.ec2 import (
     EMPTY,
     EXPIRED,
@@ -252,35 +253,30 @@ def test_no_credentials_or_region_is_a_clear_error(cloud: Ec2Simulation, nodes: 
 # ---- kills ----
 
 
-def test_killed_at_twenty_moments_leaves_nothing_after_down(cloud: Ec2Simulation, nodes: CloudProvider, tmp_path: Path) -> None:
+def test_killed_at_twenty_moments_leaves_nothing_after_down(
+    cloud: Ec2Simulation, environment: dict[str, str], nodes: CloudProvider, tmp_path: Path
+) -> None:
     """Moments are counted in what the command does to files of its group, and in what reaches the cloud: load does not change them."""
     tally = tmp_path / "tally"
-    words = ("nodes", "up", "--provider", "aws", "--size", SIZE, "--image", IMAGE, "--workers", "1", "--output", "json")
 
-    def start(moment: int, name: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "SLIPWAY_HOME": str(nodes.home)}
-        argv = dying.command(moment, tally, *words, "--name", name, below="/aws.")
-        with (tmp_path / "output").open("wb") as output, (tmp_path / "errors").open("wb") as errors:
-            return subprocess.Popen(argv, env=environment, stdout=output, stderr=errors)
+    def killed(name: str, moment: int) -> bool:
+        child = processes.Process(target=cloud_child.up, args=(environment, nodes.home, name, SPEC, moment, tally))
+        child.start()
+        cloud.client = child.pid or 0
+        child.join()
+        assert child.exitcode in (0, -signal.SIGKILL)
+        return child.exitcode != 0
 
-    with start(0, "whole") as whole:
-        assert whole.wait() == 0, (tmp_path / "errors").read_text()
-    report = json.loads((tmp_path / "output").read_text())
-    assert [member["name"] for member in report["nodes"]] == ["whole-control-plane-1", "whole-worker-1"]
-    secret = ec2.ENVIRONMENT["AWS_SECRET_ACCESS_KEY"]
-    written = [path for path in (nodes.home / "nodes/aws.whole").iterdir() if path.is_file()]
-    assert not [path for path in (*written, tmp_path / "errors", tmp_path / "output") if secret in path.read_text()]
+    assert not killed("whole", 0)
     assert nodes.down("whole")
-    every = dying.counted(tally)
-    moments: list[int | str] = [KILL_BEFORE, KILL_AFTER, *random.Random(SEED).sample(range(1, every + 1), KILLS - 2)]
+    moments: list[int | str] = [KILL_BEFORE, KILL_AFTER]
+    moments += random.Random(SEED).sample(range(1, dying.counted(tally) + 1), KILLS - len(moments))
     kills = 0
     for index, moment in enumerate(moments):
         name = f"killed-{index}"
         cloud.next = {"RunInstances": [moment]} if isinstance(moment, str) else {}
-        with start(moment if isinstance(moment, int) else -1, name) as killed:
-            cloud.client = killed.pid
-            kills += killed.wait() == -signal.SIGKILL
-        if index % 2:
+        kills += killed(name, moment if isinstance(moment, int) else -1)
+        if index % 4 == 1:
             # It is finished, or it was complete.
             with contextlib.suppress(UsageError):
                 nodes.up(name, 1, 1, image=IMAGE)
@@ -290,6 +286,19 @@ def test_killed_at_twenty_moments_leaves_nothing_after_down(cloud: Ec2Simulation
         assert list((nodes.home / "nodes").iterdir()) == [], moment
     # A busy machine lets the first run ask more often than a later one.
     assert kills > KILLS // 2
+
+
+def test_nodes_up_command_prints_machines_and_keeps_no_credentials(
+    cloud: Ec2Simulation, environment: dict[str, str], nodes: CloudProvider
+) -> None:
+    words = ["nodes", "up", "--provider", "aws", "--size", SIZE, "--image", IMAGE, "--name", "lab", "--output", "json"]
+    variables = {**os.environ, "SLIPWAY_HOME": str(nodes.home)}
+    ended = subprocess.run([sys.executable, "-m", "harness", *words], env=variables, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert [member["name"] for member in json.loads(ended.stdout)["nodes"]] == ["lab-control-plane-1"]
+    written = [path.read_text() for path in (nodes.home / "nodes/aws.lab").iterdir() if path.is_file()]
+    assert not [text for text in (*written, ended.stdout, ended.stderr) if environment["AWS_SECRET_ACCESS_KEY"] in text]
+    assert nodes.down("lab")
 
 
 def test_provider_without_boto3_says_what_to_install(environment: dict[str, str], tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import secrets
 import shutil
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -16,9 +15,6 @@ from harness.host import cluster_cache, paths
 from harness.nodes import Login, NodeGroup, groups
 from harness.nodes.cloud import Cloud, CloudError, CloudMachine, CloudRefusalError, MachineOrder, MachineSpec, boot, record, tags
 from harness.nodes.cloud.record import GroupRecord
-
-SETTLED = 600
-"""Seconds after which a cloud lists what an order has made. Until then an order without an answer is repeated."""
 
 
 class CloudProvider:
@@ -119,18 +115,19 @@ class CloudProvider:
     ) -> NodeGroup:
         spec = self._spec(image)
         folder = self._folder(name)
-        if kept is None or not (machines or kept.pending):
+        if kept is None or not (machines or kept.repeatable):
             kept = GroupRecord.new(self.cloud.region).write(folder)
-        if kept.pending and kept.pending.spec != spec:
-            size, kind = kept.pending.spec.size, kept.pending.spec.image
+        pending = kept.repeatable
+        if pending and pending.spec != spec:
+            size, kind = pending.spec.size, pending.spec.image
             raise UsageError(
                 f"an interrupted command has ordered other machines for {name}: {size}, {kind}",
                 hint=f"the same options again, or slipway nodes down {name} --provider {self.cloud.name}",
             )
         before = frozenset(kept.booted)
         try:
-            if kept.pending:
-                kept, machines = self._order(name, kept, kept.pending, machines)
+            if pending:
+                kept, machines = self._order(name, kept, pending, machines)
             lacking = groups.missing(name, [tags.member(machine) for machine in machines], *wanted)
             if lacking:
                 own = tags.of(name, kept.id, lacking, public=spec.public)
@@ -167,7 +164,7 @@ class CloudProvider:
             raise CloudError(f"the cloud made {len(made)} of {order.count} machines", hint="see the quota of the account, or ask for fewer")
         known = {machine.id for machine in machines}
         machines = (*machines, *(machine for machine in made if machine.alive and machine.id not in known))
-        return kept.answered().write(folder), machines
+        return kept, machines
 
     def _booted(
         self, name: str, kept: GroupRecord, machines: tuple[CloudMachine, ...], before: Collection[str]
@@ -189,13 +186,13 @@ class CloudProvider:
     # ---- removing ----
 
     def _settled(self, kept: GroupRecord) -> tuple[CloudMachine, ...]:
-        """All machines of a group. An order without an answer is repeated first, which says what it made, or makes it: a cloud may
-        carry it out, or list its machines, only after this command has ended.
+        """All machines of a group. An order is repeated first, which says what it made, or makes it: a cloud may carry it out, or list
+        its machines, only after this command has ended.
         """
         answered: tuple[CloudMachine, ...] = ()
-        if kept.pending and time.time() < kept.ordered + SETTLED:
+        if order := kept.repeatable:
             try:
-                answered = self.cloud.create(kept.pending)
+                answered = self.cloud.create(order)
             except CloudRefusalError as refused:
                 log.debug(f"nothing was made: {refused.message}")
         listed = self._alive(kept)

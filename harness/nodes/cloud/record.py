@@ -17,6 +17,8 @@ from harness.host import durable, liveness
 from harness.nodes.cloud import MachineOrder, MachineSpec
 
 FILE = "group.json"
+SETTLED = 600
+"""Seconds after which a cloud lists what an order has made. Its token is valid for longer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class GroupRecord:
     booted: tuple[str, ...] = ()
     """Ids of the machines that have booted: a command that fails leaves them."""
     pending: MachineOrder | None = None
-    """An order that may have been carried out."""
+    """An order whose machines have not booted yet; it may have been carried out."""
     ordered: float = 0
     """Time of ``pending``, in seconds since 1970."""
 
@@ -56,6 +58,11 @@ class GroupRecord:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         durable.write(folder / FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
         return self
+
+    @property
+    def repeatable(self) -> MachineOrder | None:
+        """The order, as long as its repetition says what it has made. Older ones are carried out or not: the cloud lists their machines."""
+        return self.pending if time.time() < self.ordered + SETTLED else None
 
     def ordering(self, order: MachineOrder) -> GroupRecord:
         return dataclasses.replace(self, pending=order, ordered=time.time())

@@ -117,10 +117,10 @@ def test_apply_other_count_makes_and_removes_machines_by_number(applies: Applies
     made.calls.clear()
     run(made, 1, 3)
     assert made.calls == ["make lab-worker-2", "make lab-worker-3"]
-    assert applies.addresses[-1] == ("10.0.0.1", "10.0.1.1", "10.0.1.2", "10.0.1.3")
+    assert list(applies.addresses[-1]) == ["10.0.0.1", "10.0.1.1", "10.0.1.2", "10.0.1.3"]
     made.calls.clear()
     run(made, 1, 1)
-    assert applies.addresses[-1] == ("10.0.0.1", "10.0.1.1")
+    assert list(applies.addresses[-1]) == ["10.0.0.1", "10.0.1.1"]
     assert made.calls == ["remove lab-worker-2", "remove lab-worker-3"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from botocore import exceptions, parsers
 
 from harness.errors import SlipwayError, UsageError
-from harness.nodes.cloud import CloudError, CloudMachine, CloudRefusalError, MachineOrder, MachineSpec, aws, ec2_words, tags
+from harness.nodes.cloud import CloudError, CloudMachine, CloudRefusalError, MachineOrder, MachineSpec, ec2_words, tags
 from harness.nodes.cloud.aws import Ec2
 
 ORDER = MachineOrder(MachineSpec("t3.large", "ami-12345678", "subnet-1", ("sg-1",)), 2, "token", {"a": "b"}, "#cloud-config\n")
@@ -47,7 +47,7 @@ def ec2(*answers: Any) -> tuple[Ec2, Client]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aws.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import stat
 from collections.abc import Mapping
@@ -169,7 +170,7 @@ def test_up_credentials_expired_while_booting_are_finished_by_second_call(
     cloud = SimulatedCloud()
     expired = CloudRefusalError("EC2 refuses (ExpiredToken)")
     boots.failure = expired
-    cloud.failures = [None, expired]
+    cloud.failures = [None, expired, expired]
     with pytest.raises(CloudRefusalError):
         provider(cloud, tmp_path).up("lab", 1, 2, image=IMAGE)
     assert "slipway nodes down lab --provider aws" in " ".join(capsys.readouterr().err.split())
@@ -194,6 +195,33 @@ def test_up_killed_before_answer_repeats_order_and_makes_no_second_machines(tmp_
         provider(cloud, tmp_path, other).up("lab", 1, 1, image=IMAGE)
     assert len(nodes.up("lab", 1, 1, image=IMAGE).members) == 2
     assert len(cloud.machines) == 2
+
+
+def test_order_of_long_ago_is_not_repeated(tmp_path: Path, boots: Boots) -> None:
+    """Its token may not be known any more: it would make machines again."""
+    cloud = SimulatedCloud()
+    nodes = provider(cloud, tmp_path)
+    order = MachineOrder(SPEC, 1, "token", tags.of("lab", "0" * 16, [("lab-worker-1", "worker")]), "")
+    old = dataclasses.replace(record.GroupRecord("0" * 16, "here").ordering(order), ordered=1.0)
+    old.write(tmp_path / "nodes/aws.lab")
+    cloud.create(order)
+    cloud.orders.clear()
+    assert len(nodes.up("lab", 0, 1, image=IMAGE).members) == 1
+    assert boots.names == ["lab-worker-1"]
+    old.write(tmp_path / "nodes/aws.lab")
+    nodes.down("lab")
+    assert cloud.machines == {}
+
+
+@pytest.mark.usefixtures("boots")
+def test_down_of_machines_that_are_not_listed_yet_removes_them(tmp_path: Path, boots: Boots, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud = SimulatedCloud()
+    nodes = provider(cloud, tmp_path)
+    boots.failure = KeyboardInterrupt()
+    monkeypatch.setattr(cloud, "list", lambda *_: ())
+    with pytest.raises(KeyboardInterrupt):
+        nodes.up("lab", 1, 1, image=IMAGE)
+    assert cloud.machines == {}
 
 
 @pytest.mark.parametrize("arrived", [True, False])
@@ -291,7 +319,7 @@ def test_member_of_invalid_tags_goes_by_machine_id(foreign: dict[str, str]) -> N
 
 
 def test_addresses_are_waited_for_and_ended_machine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boot.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     without, given = CloudMachine("i-1", "", {}, 0), CloudMachine("i-1", "10.0.0.1", {}, 0)
     answers = [(), (without,), (given,)]
     assert boot.addresses((without,), lambda: answers.pop(0)) == (given,)
