@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli import sites
+from harness.cli import providers, sites
 from harness.cli.cluster_options import ClusterOptions, external_registry, known_profile, wanted
 from harness.cli.options import ClusterFlags, Output, SiteAccess, Ssh, Yes, addresses, confirmed, to_machines
 from harness.cli.output import local_store, pairs, plain, print_json, say, steps_table
@@ -41,6 +41,7 @@ def apply(
     Several Clusterfiles are applied at once, eight at a time, and a table shows how each ended; one that fails stops no other.
     """
     from harness.lifecycle import apply as applying
+    from harness.lifecycle import counted
 
     if asked.file is None:
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
@@ -50,7 +51,11 @@ def apply(
         return
     clusterfile, options, bring = wanted(asked)
     confirm = _assume_yes if yes else _confirm_removal
-    result = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring, confirm=confirm)
+    if counted.is_counted(clusterfile):
+        source = providers.source(clusterfile)
+        result = counted.apply(clusterfile, local_store(), options, source, plan=plan, fetch=bring, confirm=confirm)
+    else:
+        result = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring, confirm=confirm)
     if output.printed(_plain(result)):
         return
     if result.made is not None:

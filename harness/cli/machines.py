@@ -6,24 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli import completion
+from harness.cli import providers
 from harness.cli.options import CONTROL_PLANE_ALIASES, WORKER_ALIASES, Output, Yes, confirmed, option
 from harness.cli.output import one_of, say, table
+from harness.cli.providers import CloudOptions, ProviderName
 from harness.cli.root import engine_app, nodes_app
 
 if TYPE_CHECKING:
     from harness.nodes import NodeGroup
-    from harness.nodes.container import ContainerProvider
 
-Provider = Annotated[
-    str,
-    typer.Option(
-        "--provider",
-        help="The provider that makes the machines: container.",
-        metavar="NAME",
-        autocompletion=completion.values("container"),
-    ),
-]
 GroupName = Annotated[str, typer.Argument(help="The group.", metavar="NAME")]
 
 
@@ -39,28 +30,43 @@ def nodes_up(
         str | None,
         option(
             "--subnet",
-            help="The network of the machines, as 192.168.0.0/24; the first machine is 192.168.0.2.  [default: a free one]",
+            help="Their network: of containers as 192.168.0.0/24, the first is 192.168.0.2; of a cloud as subnet-0123456789abcdef0.  "
+            "[default: a free one; the cloud's]",
             metavar="NETWORK",
         ),
     ] = None,
-    provider: Provider = "container",
+    provider: ProviderName = "container",
+    cloud: CloudOptions,
     output: Output,
 ) -> None:
-    """Boot machines on an isolated network, ready for `slipway run`."""
-    from harness.build import container_images
-    from harness.nodes.container import IMAGE, member_addresses
+    """Boot machines, ready for `slipway run`: containers on an isolated network, or machines of a cloud.
 
-    maker = _provider(provider)
+    \b
+      slipway nodes up --control-plane 1 --workers 2
+      slipway nodes up --provider aws --size t3.large --image ami-0123456789abcdef0 --workers 2
+    """
+    if one_of(provider, providers.NAMES, "--provider") == providers.CONTAINER:
+        cloud.refuse()
+        _show_group(_containers(name, control_plane, workers, subnet), output)
+        return
+    spec = cloud.spec(subnet)
+    _show_group(providers.cloud(spec).up(name, control_plane, workers, image=spec.image), output)
+
+
+def _containers(name: str, control_plane: int, workers: int, subnet: str | None) -> NodeGroup:
+    from harness.build import container_images
+    from harness.nodes.container import IMAGE, ContainerProvider, member_addresses
+
     if subnet:
         member_addresses(subnet, control_plane + workers)  # before an image is made
-    group = maker.up(name, control_plane, workers, image=container_images.package_image(maker.client, IMAGE), subnet=subnet)
-    _show_group(group, output)
+    provider = ContainerProvider()
+    return provider.up(name, control_plane, workers, image=container_images.package_image(provider.client, IMAGE), subnet=subnet)
 
 
 @nodes_app.command("down", short_help="Remove a group of machines.")
-def nodes_down(*, name: GroupName = "default", provider: Provider = "container", output: Output) -> None:
+def nodes_down(*, name: GroupName = "default", provider: ProviderName = "container", output: Output) -> None:
     """Remove a group of machines, their disks, network and keys."""
-    removed = _provider(provider).down(name)
+    removed = providers.of(provider).down(name)
     if output.printed({"name": name, "removed": removed}):
         return
     say(f"removed {name}" if removed else f"nothing to remove: there is no group {name}; slipway nodes list shows the groups")
@@ -70,14 +76,16 @@ def nodes_down(*, name: GroupName = "default", provider: Provider = "container",
 def nodes_restart(
     *,
     names: Annotated[list[str], typer.Argument(help="Names of machines, as `nodes list` shows them.", metavar="NODE...")],
-    provider: Provider = "container",
+    provider: ProviderName = "container",
     output: Output,
 ) -> None:
     """Restart machines, all at once, as after a loss of power; their disks stay."""
     from harness.errors import UsageError
     from harness.nodes import each
+    from harness.nodes.container import ContainerProvider
 
-    machine_provider = _provider(provider)
+    one_of(provider, (providers.CONTAINER,), "--provider")
+    machine_provider = ContainerProvider()
     existing = {member.name for group in machine_provider.list() for member in group.members}
     if missing := [name for name in names if name not in existing]:
         raise UsageError(f"there is no node named {', '.join(missing)}", hint="slipway nodes list shows those there are")
@@ -87,9 +95,9 @@ def nodes_restart(
 
 
 @nodes_app.command("list")
-def nodes_list(*, provider: Provider = "container", output: Output) -> None:
+def nodes_list(*, provider: ProviderName = "container", output: Output) -> None:
     """List the machines that exist."""
-    groups = _provider(provider).list()
+    groups = providers.of(provider).list()
     if output.printed([_group_json(group) for group in groups]):
         return
     table(
@@ -98,16 +106,15 @@ def nodes_list(*, provider: Provider = "container", output: Output) -> None:
     )
 
 
-def _provider(name: str) -> ContainerProvider:
-    from harness.nodes.container import ContainerProvider
-
-    one_of(name, ("container",), "--provider")
-    return ContainerProvider()
-
-
 def _group_json(group: NodeGroup) -> dict[str, Any]:
     members = [{"name": member.name, "address": member.address, "role": member.role} for member in group.members]
-    return {"name": group.name, "provider": group.provider, "user": group.login.user, "key": str(group.login.key), "nodes": members}
+    return {
+        "name": group.name,
+        "provider": group.provider,
+        "user": group.login.user,
+        "key": str(group.login.key) if group.login.key else None,
+        "nodes": members,
+    }
 
 
 def _show_group(group: NodeGroup, output: Output) -> None:
@@ -120,7 +127,7 @@ def _show_group(group: NodeGroup, output: Output) -> None:
     say(
         f"slipway run IMAGE --control-plane {control_plane}"
         + (f" --workers {workers}" if workers else "")
-        + f" --user root --key {group.login.key}"
+        + f" --user {group.login.user} --key {group.login.key}"
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness import log
+from harness.cli import providers
 from harness.cli.cluster_options import ClusterOptions, site_access, site_of, wanted
 from harness.cli.install import only_applications, put, tell_installed
 from harness.cli.options import ClusterFlags, Output, Plan, existing, option
@@ -66,6 +67,7 @@ def run(
     name one that is not known on this machine. With --kubeconfig and --registry no machine is entered: the container images are sent to
     the registry, and pods are pointed at it. `slipway apps` lists and removes applications.
     """
+    from harness.lifecycle import counted
     from harness.lifecycle import plan as planning
     from harness.lifecycle import run as running
 
@@ -86,9 +88,16 @@ def run(
         hint = "it makes machines a cluster: --control-plane IP"
         kube = images[0] if len(images) == 1 else "one of the images"
         raise UsageError(f"{option} is for application images alone, and {kube} brings Kubernetes", hint=hint)
+    source = providers.source(clusterfile) if counted.is_counted(clusterfile) else None
     if plan:
-        output.steps(planning.describe(running.plan(running.prepare(clusterfile, local_store(), options))))
+        if source:
+            described: Sequence[Mapping[str, Any]] = counted.apply(clusterfile, local_store(), options, source, plan=True).steps
+        else:
+            described = planning.describe(running.plan(running.prepare(clusterfile, local_store(), options)))
+        output.steps(described)
         return
+    if source:
+        clusterfile = counted.made(clusterfile, source)
     summary = running.run(clusterfile, local_store(), options)
     if not output.printed(summary):
         tell(summary)

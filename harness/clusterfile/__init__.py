@@ -100,7 +100,7 @@ class Taint:
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """Machines with the same settings. Either ``ips`` are given, or with the provider CONTAINER a ``count`` of containers to make."""
+    """Machines with the same settings. Either ``ips`` are given, or a ``count`` of machines that the provider makes."""
 
     ips: tuple[str, ...]
     """Addresses; names as well, until ``lifecycle.cluster.hosts`` has resolved them."""
@@ -173,6 +173,18 @@ class ExternalRegistry:
 
 
 @dataclasses.dataclass(frozen=True)
+class CloudSettings:
+    """Machines of a cloud, in its own words. Empty and None: not set in the Clusterfile."""
+
+    size: str | None = None
+    image: str | None = None
+    subnet: str | None = None
+    security_groups: tuple[str, ...] = ()
+    public: bool = False
+    """They are reached by public addresses."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ClusterDocument:
     """A document Cluster, of whatever version."""
 
@@ -190,7 +202,8 @@ class ClusterDocument:
     """The applications to launch, in order, in place of the image's choice; empty for none."""
     ssh: SshSettings = SshSettings()
     provider: str | None = None
-    """``BAREMETAL`` or ``CONTAINER``."""
+    """``BAREMETAL``, ``CONTAINER`` or ``AWS``."""
+    cloud: CloudSettings = CloudSettings()
     pod_cidr: str | None = None
     svc_cidr: str | None = None
     cert_sans: tuple[str, ...] = ()
@@ -231,7 +244,7 @@ class ClusterDocument:
         return next((host for host in self.hosts if address in host.ips), None)
 
     def containers(self, role: str) -> int:
-        """Number of containers to make for ``control-plane`` or ``worker`` (provider CONTAINER)."""
+        """Number of machines that the provider makes for ``control-plane`` or ``worker``."""
         return sum(host.count or 0 for host in self.hosts if host.roles[0] == role)
 
 

@@ -18,8 +18,10 @@ from harness.clusterfile import (
     LocalRegistry,
     Password,
     SshSettings,
+    machines,
     validators,
 )
+from harness.clusterfile.machines import MAKERS
 from harness.clusterfile.schema import password
 from harness.clusterfile.shapes import LocatedValue, ParsedMapping
 from harness.clusterfile.yaml_nodes import FaultReport, YamlNode
@@ -57,6 +59,7 @@ def build(document: ParsedMapping, report: FaultReport) -> ClusterDocument | Non
         ssh=own,
         ssh_hosts=ssh_hosts,
         provider=spec.get("provider"),
+        cloud=machines.cloud(spec, report),
         pod_cidr=pods,
         svc_cidr=services,
         cert_sans=tuple(dict.fromkeys(spec.get("certSANS", ()))),
@@ -164,7 +167,7 @@ def _roles(mapping: ParsedMapping, report: FaultReport) -> tuple[str, ...]:
 
 
 def _counted(mapping: ParsedMapping, host: Host, spec: ParsedMapping, report: FaultReport) -> Host:
-    """With addresses a count says nothing new; without, only containers can be made."""
+    """With addresses a count says nothing new; without, a provider makes the machines."""
     if host.count is None:
         return host
     if host.ips:
@@ -175,9 +178,9 @@ def _counted(mapping: ParsedMapping, host: Host, spec: ParsedMapping, report: Fa
             report.fault(mapping.at("count"), f"{host.count} machines, and {len(host.ips)} addresses are given", "leave count out")
         return dataclasses.replace(host, count=None)
     # A fault of the provider is reported at its own key.
-    if spec.get("provider") != "CONTAINER" and ("provider" in spec or _is_absent(spec, "provider")):
-        message = f"{host.count} machines are requested, and slipway makes none"
-        report.fault(mapping.at("count"), message, "write their addresses; provider: CONTAINER makes containers to try with")
+    if spec.get("provider") not in MAKERS and ("provider" in spec or _is_absent(spec, "provider")):
+        message = f"{host.count} machines are requested, and no provider makes them"
+        report.fault(mapping.at("count"), message, "write their addresses; or provider: AWS, or CONTAINER to try with")
     return host
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.clusterfile import API_VERSION, PROFILES, Password, validators
+from harness.clusterfile.machines import CLOUD, MAKERS
 from harness.clusterfile.shapes import (
     AnyShape,
     ChoiceShape,
@@ -191,10 +192,10 @@ _SSH = RecordShape(
     elsewhere={"password": "passwd, passwdFile or passwdEnv", "key": "did you mean pk?", "username": "did you mean user?"},
 )
 
-_SIZE = Field(AnyShape(), ignored="cpu, memory and disks are for machines that are bought; slipway takes machines as they are")
+_SIZE = Field(AnyShape(), ignored="cpu, memory and disks of machines are not used; spec.cloud has the size of those that a cloud makes")
 _SIZES = dict.fromkeys(("cpu", "memory", "systemDisk", "dataDisk", "dataDisks"), _SIZE)
 _MACHINES = ListShape(TextShape(validators.machines, placed=True), one=True)
-_COUNT = Field(NumberShape(0, 1000), help="With provider CONTAINER: how many containers to make")
+_COUNT = Field(NumberShape(0, 1000), help="With provider CONTAINER or AWS: the number of machines to make")
 
 _HOST = RecordShape(
     {
@@ -262,9 +263,8 @@ _NO_DOCKER = (
     "docker is not a container runtime here: Kubernetes has dropped it, and it pulls through no mirror of other registries",
     "containerd comes with the image; leave containerRuntime out",
 )
-_NO_CLOUD = (
-    "slipway buys no machines",
-    "make them by other means and write their addresses into hosts; provider: CONTAINER makes containers to try with",
+_NO_CLOUD = dict.fromkeys(
+    ("ALI_CLOUD", "AliCloud"), ("slipway buys no machines of this cloud", "write their addresses into hosts, or AWS or CONTAINER")
 )
 _CIDR = TextShape(validators.networks, placed=True)
 
@@ -279,9 +279,8 @@ _CLUSTER = RecordShape(
         "cmd": Field(ListShape(TextShape()), help="Launch commands in place of the image's"),
         "cmd_args": Field(Environment(), help="NAME=VALUE for what ARG declares in the image's CMD"),
         "appNames": Field(ListShape(TextShape(empty=True)), help="The applications to launch, in order"),
-        "provider": Field(
-            ChoiceShape(("BAREMETAL", "CONTAINER"), {"ALI_CLOUD": _NO_CLOUD, "AliCloud": _NO_CLOUD}), help="The origin of the machines"
-        ),
+        "provider": Field(ChoiceShape(("BAREMETAL", *MAKERS), _NO_CLOUD), help="The origin of the machines"),
+        "cloud": Field(CLOUD, help="The machines that a cloud makes"),
         "ssh": Field(_SSH, help="SSH access to all machines"),
         "sshHosts": Field(MapShape(TextShape(validators.ssh_host), validators.address), help="Names that SSH uses: {10.0.0.1: cp1}"),
         "hosts": Field(ListShape(_HOST), help="The machines"),

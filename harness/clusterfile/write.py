@@ -13,6 +13,7 @@ from harness.clusterfile import (
     WORKER,
     AppConfig,
     ApplicationDocument,
+    CloudSettings,
     ClusterDocument,
     Clusterfile,
     Config,
@@ -213,6 +214,7 @@ def _cluster(cluster: ClusterDocument, keep: _Values) -> dict[str, Any]:
         {
             "image": [cluster.image, *cluster.images] if cluster.images else cluster.image,
             "provider": cluster.provider,
+            "cloud": _cloud(cluster.cloud),
             "env": keep.env(cluster.env, env_place("Cluster")),
             "cmd": commands,
             "cmd_args": keep.env(cluster.command_args, env_place("cmd_args")),
@@ -235,6 +237,18 @@ def _cluster(cluster: ClusterDocument, keep: _Values) -> dict[str, Any]:
     if local or external:
         spec["registry"] = {key: value for key, value in registry.items() if value is not None}
     return _document("Cluster", cluster.name, spec)
+
+
+def _cloud(cloud: CloudSettings) -> dict[str, Any]:
+    return _filled(
+        {
+            "size": cloud.size,
+            "image": cloud.image,
+            "subnet": cloud.subnet,
+            "securityGroups": list(cloud.security_groups),
+            "public": cloud.public or None,
+        }
+    )
 
 
 def _apps(names: tuple[str, ...] | None) -> list[str] | None:

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
@@ -141,8 +141,19 @@ class NodeGroup:
 class Provider(Protocol):
     """Creates and removes machines."""
 
-    def up(self, name: str, control_plane: int, workers: int, *, image: str = ...) -> NodeGroup:
+    def up(self, name: str, control_plane: int, workers: int, *, image: str) -> NodeGroup:
         """Make machines and wait until they have booted and answer over SSH. A failure or an interruption removes them."""
+        ...
+
+    def grow(self, name: str, control_plane: int, workers: int, *, image: str) -> NodeGroup:
+        """Make the machines that a group lacks to have at least that many, a group that does not exist included.
+
+        Machines that exist stay. A failure or an interruption removes the new ones.
+        """
+        ...
+
+    def shrink(self, name: str, members: Collection[str]) -> None:
+        """Remove machines of a group by their names. One that does not exist is removed already."""
         ...
 
     def down(self, name: str) -> bool:

@@ -8,24 +8,20 @@ import dataclasses
 import io
 import ipaddress
 import json
-import re
 import secrets
 import shutil
 import socket
 import tarfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from harness import log
 from harness.clusterfile import ROLES
 from harness.errors import EngineError, UsageError
 from harness.host import cluster_cache, docker, paths
-from harness.nodes import GroupMember, Login, NodeGroup
+from harness.nodes import GroupMember, Login, NodeGroup, groups
 from harness.process import wait_for
 
 IMAGE = "slipway.dev/node:13"
@@ -38,7 +34,6 @@ VOLUMES = ("/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/lib
 BOOT_TIMEOUT = 120
 """Seconds until systemd has started everything and sshd answers."""
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 Container = Any  # the library's own class; only harness.host.docker imports it
 
 
@@ -84,26 +79,51 @@ class ContainerProvider:
         their order. Without it, the engine chooses the addresses.
         Raises UsageError for a bad name or one in use and for a bad subnet, EngineError when the engine refuses or a machine does not boot.
         """
-        if not _NAME.fullmatch(name):
-            raise UsageError(f"{name!r} is not a name for a group of nodes", hint="use lower-case letters, digits and hyphens, at most 32")
-        if control_plane < 0 or workers < 0 or control_plane + workers == 0:
-            raise UsageError("no nodes were requested", hint="give --control-plane or --workers")
-        addresses = member_addresses(subnet, control_plane + workers) if subnet else [None] * (control_plane + workers)
+        groups.check(name, control_plane, workers)
+        addresses = member_addresses(subnet, control_plane + workers) if subnet else []
         if self._containers(name):
-            raise UsageError(f"nodes named {name} exist already", hint=f"slipway nodes down {name}, or choose another name")
-        roles = ["control-plane"] * control_plane + ["worker"] * workers
-        names = [f"{name}-{role}-{1 + roles[:index].count(role)}" for index, role in enumerate(roles)]
+            raise groups.exists_already(name)
+        lacking = groups.missing(name, (), control_plane, workers)
         try:
             with _refusals():
-                public = self._make_key(name)
+                # Of an earlier group, whose machines are gone.
+                (self._folder(name) / groups.KEY).unlink(missing_ok=True)
                 network = self._network(_prefixed(name), {**(labels or {}), LABEL: name}, subnet)
-                plan = _Plan(name, image, gateway(network), bool(network.attrs.get("EnableIPv6")), public, labels or {})
-                _parallel(lambda each: self._boot(plan, *each), list(zip(names, roles, addresses, strict=True)))
+                self._boot_all(self._plan(name, image, network, labels or {}), lacking, addresses)
         except BaseException:
             # Also on an interruption: half a group is of no use.
             self.down(name)
             raise
         return self._group(name, self._containers(name))
+
+    def grow(self, name: str, control_plane: int, workers: int, *, image: str) -> NodeGroup:
+        containers = self._containers(name)
+        if not containers:
+            return self.up(name, control_plane, workers, image=image)
+        lacking = groups.missing(name, self._group(name, containers).members, control_plane, workers)
+        try:
+            with _refusals():
+                network = self.client.networks.get(_prefixed(name))
+                self._boot_all(self._plan(name, image, network, {}), lacking, [])
+        except BaseException:
+            self.shrink(name, [hostname for hostname, _ in lacking])
+            raise
+        return self._group(name, self._containers(name))
+
+    def shrink(self, name: str, members: Collection[str]) -> None:
+        leaving = [container for container in self._containers(name) if container.attrs["Config"]["Hostname"] in members]
+        addresses = [_address(container, name) for container in leaving]
+        with _refusals():
+            _parallel(_remove, leaving)
+        cluster_cache.unpin(addresses, self.home)
+
+    def _plan(self, name: str, image: str, network: Any, labels: Mapping[str, str]) -> _Plan:
+        public = groups.public_key(self._folder(name))
+        return _Plan(name, image, gateway(network), bool(network.attrs.get("EnableIPv6")), public, labels)
+
+    def _boot_all(self, plan: _Plan, lacking: Sequence[tuple[str, str]], addresses: Sequence[str]) -> None:
+        given: Sequence[str | None] = addresses or [None] * len(lacking)
+        _parallel(lambda each: self._boot(plan, *each), [(*machine, address) for machine, address in zip(lacking, given, strict=True)])
 
     def _network(self, name: str, labels: Mapping[str, str], subnet: str | None) -> Any:
         """A network without a way out, with addresses of both families where the engine and its kernel can."""
@@ -121,6 +141,7 @@ class ContainerProvider:
             return self.client.networks.create(name, **options)
 
     def down(self, name: str) -> bool:
+        groups.check_name(name)
         containers = self._containers(name)
         group = self._group(name, containers)
         with _refusals():
@@ -135,11 +156,11 @@ class ContainerProvider:
         return exists
 
     def list(self) -> tuple[NodeGroup, ...]:
-        groups: dict[str, Any] = {}
+        by_name: dict[str, Any] = {}
         with _refusals():
             for container in self.client.containers.list(all=True, filters={"label": LABEL}):
-                groups.setdefault(container.labels[LABEL], []).append(container)
-        return tuple(self._group(name, containers) for name, containers in sorted(groups.items()))
+                by_name.setdefault(container.labels[LABEL], []).append(container)
+        return tuple(self._group(name, containers) for name, containers in sorted(by_name.items()))
 
     def _folder(self, name: str) -> Path:
         return self.home / "nodes" / name
@@ -149,24 +170,10 @@ class ContainerProvider:
             return tuple(self.client.containers.list(all=True, filters={"label": f"{LABEL}={name}"}))
 
     def _group(self, name: str, containers: Sequence[Container]) -> NodeGroup:
-        members = sorted(
-            (GroupMember(container.attrs["Config"]["Hostname"], _address(container, name), _role(container)) for container in containers),
-            key=lambda member: (member.role != "control-plane", len(member.name), member.name),
+        members = (
+            GroupMember(container.attrs["Config"]["Hostname"], _address(container, name), _role(container)) for container in containers
         )
-        return NodeGroup(name, "container", tuple(members), Login("root", key=self._folder(name) / "id_ed25519"))
-
-    def _make_key(self, name: str) -> bytes:
-        """A key for this group alone; returns the line for authorized_keys."""
-        key = ed25519.Ed25519PrivateKey.generate()
-        folder = self._folder(name)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        private = folder / "id_ed25519"
-        private.unlink(missing_ok=True)
-        private.touch(mode=0o600)
-        private.write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-        )
-        return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH) + b" slipway\n"
+        return NodeGroup(name, "container", groups.in_order(members), Login("root", key=self._folder(name) / groups.KEY))
 
     def _boot(self, plan: _Plan, hostname: str, role: str, address: str | None) -> None:
         volumes: Any = [{"Type": "volume", "Target": place} for place in VOLUMES]

@@ -39,6 +39,7 @@ LAYERS = (
     ("runtimes",),
     ("report",),
     ("website",),
+    ("nodes.cloud",),
     ("nodes", "transfer", "sealer"),
     ("trust",),
     ("trust.sbom",),
@@ -85,6 +86,7 @@ TESTINFRA = {"harness.testkit.cluster"}
 ZSTANDARD = {"harness.oci.layer.compression"}
 NACL = {"harness.trust.keys"}
 BCRYPT = {"harness.lifecycle.provision.registry"}
+BOTO = {"harness.nodes.cloud.aws"}
 
 
 TAR_READERS = {
@@ -312,6 +314,8 @@ def test_root_package_is_empty_and_never_imported() -> None:
         ("requests", set()),  # urllib3, beneath it, does one request where one is asked for
         ("nacl", NACL),
         ("bcrypt", BCRYPT),
+        ("boto3", BOTO),
+        ("botocore", BOTO),
         ("zstandard", ZSTANDARD),
     ],
 )
@@ -370,7 +374,7 @@ def test_jinja_module_imports_no_module_of_package() -> None:
 
 
 def test_library_exceptions_name_existing_modules() -> None:
-    assert {*DOCKER, *SUBPROCESS, *TESTINFRA, *ZSTANDARD, *NACL, *BCRYPT} <= set(SOURCES)
+    assert {*DOCKER, *SUBPROCESS, *TESTINFRA, *ZSTANDARD, *NACL, *BCRYPT, *BOTO} <= set(SOURCES)
 
 
 def test_noxfile_dependencies_import_standard_library_and_nox_only() -> None:

@@ -252,11 +252,6 @@ def _unsupported(cluster: ClusterDocument, where: str) -> list[Fault]:
     if cluster.data_root and cluster.data_root.rstrip("/") not in _DATA_ROOTS:
         message = f"{cluster.data_root}: everything of slipway is in {STATE}"
         faults.append(Fault(f"{spec}.dataRoot", message, f"leave it out, and make {STATE} a link or a mount of the disk before"))
-    if any(host.count for host in cluster.hosts):
-        message = "containers to try with are made by a command of their own"
-        faults.append(
-            Fault(f"{spec}.hosts", message, "slipway nodes up --control-plane 1 --workers 1, then write their addresses or give them")
-        )
     if cluster.local_registry:
         faults += _local(cluster.local_registry, f"{spec}.registry.localRegistry")
     return faults

@@ -108,12 +108,12 @@ def test_case_cloud_provider_and_second_cluster_reports_all_faults() -> None:
     assert refusals("sealer/utils/test/file/Clusterfile") == [
         "17 .kind: KubeadmConfig was proposed for sealer, which never reads it",
         "46 .spec.image: is missing",
-        "47 .spec.provider: slipway buys no machines",
+        "47 .spec.provider: slipway buys no machines of this cloud",
         "53 .spec.hosts[0].role: role is not known here",
         "59 .spec.hosts[1].role: role is not known here",
         "149 .nodeRegistration.criSocket: /var/run/dockershim.sock is docker's, which is not a container runtime here",
         "152: a second Cluster; the first is in line 42",
-        "158 .spec.provider: slipway buys no machines",
+        "158 .spec.provider: slipway buys no machines of this cloud",
     ]
 
 
@@ -136,7 +136,7 @@ def test_case_without_refused_documents_remaining_documents_are_read() -> None:
 def test_case_slash_comments_and_cloud_provider_are_refused() -> None:
     assert refusals("sealer/utils/test/file/v1Clusterfile") == [
         "1: // begins no comment in YAML",
-        "64 .spec.provider: slipway buys no machines",
+        "64 .spec.provider: slipway buys no machines of this cloud",
     ]
 
 
@@ -149,7 +149,7 @@ def test_case_yaml_comments_and_baremetal_provider_is_read_with_warnings() -> No
     assert cluster.workers == ("172.16.0.198", "172.16.0.199", "172.16.0.197")
     assert cluster.hosts[0].count is None
     assert [warning.message.split(":")[0] for warning in found.warnings] == [
-        "cpu, memory and disks are for machines that are bought; slipway takes machines as they are",
+        "cpu, memory and disks of machines are not used; spec.cloud has the size of those that a cloud makes",
         "network.cniName",
         "network.interface",
     ]

@@ -155,7 +155,6 @@ def test_machines_jump_host_is_part_of_login() -> None:
     [
         ({"dataRoot": "/data/slipway"}, "dataRoot"),
         ({"registry": "{localRegistry: {username: u, password: p}}"}, "registry.localRegistry.username"),
-        ({"provider": "CONTAINER", "hosts": "[{count: 1, roles: [master]}]"}, "hosts"),
     ],
 )
 def test_effective_unsupported_setting_is_refused_with_place_and_hint(keys: dict[str, str], where: str) -> None:

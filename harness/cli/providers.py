@@ -1,0 +1,130 @@
+"""Providers of machines, as options, environment and Clusterfiles name them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli import completion
+from harness.cli.output import one_of
+from harness.cli.program import Options
+from harness.errors import Fault, InputError
+
+if TYPE_CHECKING:
+    from harness.clusterfile import Clusterfile
+    from harness.lifecycle.counted import MachineSource
+    from harness.nodes import Provider
+    from harness.nodes.cloud import MachineSpec
+
+CONTAINER, AWS = "container", "aws"
+NAMES = (CONTAINER, AWS)
+
+ProviderName = Annotated[
+    str,
+    typer.Option(
+        "--provider",
+        help="The provider that makes the machines: container, or aws (Amazon EC2).",
+        metavar="NAME",
+        autocompletion=completion.values(*NAMES),
+    ),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class CloudOptions(Options):
+    """Machines of a cloud, in its own words."""
+
+    size: Annotated[
+        str | None, typer.Option("--size", help="Cloud: the type of the machines, as t3.large.", metavar="TYPE", show_default=False)
+    ] = None
+    image: Annotated[
+        str | None,
+        typer.Option(
+            "--image", help="Cloud: the image that the machines boot, as ami-0123456789abcdef0.", metavar="ID", show_default=False
+        ),
+    ] = None
+    security_groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--security-group", help="Cloud: a security group; may be repeated.  [default: the network's]", metavar="ID", show_default=False
+        ),
+    ] = None
+    public: Annotated[bool, typer.Option("--public", help="Cloud: give the machines public addresses, and use these.")] = False
+
+    def spec(self, subnet: str | None) -> MachineSpec:
+        """Raises InputError with all that is missing or not valid."""
+        options = {"size": "--size", "image": "--image", "subnet": "--subnet", "security_groups": "--security-group"}
+        return _spec(self.size, self.image, subnet, tuple(self.security_groups or ()), public=self.public, places=options)
+
+    def refuse(self) -> None:
+        """Raises InputError for options that containers cannot have."""
+        given = {"--size": self.size, "--image": self.image, "--security-group": self.security_groups, "--public": self.public}
+        faults = [Fault(option, "is for machines of a cloud", "--provider aws") for option, value in given.items() if value]
+        if faults:
+            raise InputError(faults)
+
+
+def of(name: str) -> Provider:
+    """The provider of a name, for what takes no machines. Raises UsageError for an unknown one, or for one that lacks its library."""
+    if one_of(name, NAMES, "--provider") == CONTAINER:
+        from harness.nodes.container import ContainerProvider
+
+        return ContainerProvider()
+    return cloud(None)
+
+
+def cloud(spec: MachineSpec | None) -> Provider:
+    """The provider of machines of Amazon EC2."""
+    from harness.nodes.cloud.aws import Ec2
+    from harness.nodes.cloud.provider import CloudProvider
+
+    return CloudProvider(Ec2(), spec)
+
+
+def source(clusterfile: Clusterfile) -> MachineSource:
+    """The source of machines for a Clusterfile with ``count``. Raises InputError for what a cloud needs and nothing says."""
+    from harness.lifecycle.counted import MachineSource
+
+    cluster = clusterfile.cluster
+    assert cluster is not None
+    if cluster.provider == "AWS":
+        at, settings = f"{clusterfile.path or 'the Clusterfile'} .spec.cloud", cluster.cloud
+        places = {"size": f"{at}.size", "image": f"{at}.image", "subnet": f"{at}.subnet", "security_groups": f"{at}.securityGroups"}
+        spec = _spec(settings.size, settings.image, settings.subnet, settings.security_groups, public=settings.public, places=places)
+        return MachineSource(cloud(spec), lambda: spec.image)
+    from harness.build import container_images
+    from harness.nodes.container import IMAGE as NODE_IMAGE
+    from harness.nodes.container import ContainerProvider
+
+    provider = ContainerProvider()
+    return MachineSource(provider, lambda: container_images.package_image(provider.client, NODE_IMAGE))
+
+
+def _spec(
+    size: str | None,
+    image: str | None,
+    subnet: str | None,
+    security_groups: tuple[str, ...],
+    *,
+    public: bool,
+    places: Mapping[str, str],
+) -> MachineSpec:
+    """Machines of a cloud, with what only the environment says."""
+    from harness.nodes.cloud import MachineSpec, ec2_words
+
+    of_environment = tuple(word for word in os.environ.get("SLIPWAY_NODE_SECURITY_GROUPS", "").replace(",", " ").split() if word)
+    spec = MachineSpec(
+        size or os.environ.get("SLIPWAY_NODE_SIZE", ""),
+        image or os.environ.get("SLIPWAY_NODE_IMAGE", ""),
+        subnet or os.environ.get("SLIPWAY_NODE_SUBNET") or None,
+        security_groups or of_environment,
+        public,
+    )
+    faults = [Fault(places[key], message, hint) for key, message, hint in ec2_words.faults(spec)]
+    if faults:
+        raise InputError(faults)
+    return spec

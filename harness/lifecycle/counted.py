@@ -1,0 +1,160 @@
+"""Machines that a Clusterfile asks for by number: a provider makes them, in a group with the name of the cluster.
+
+For everything else they are machines with addresses. Another ``count`` makes or removes machines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import log
+from harness.clusterfile import CONTROL_PLANE, WORKER, ClusterDocument, Clusterfile, Host, SshSettings
+from harness.clusterfile.diff import ADDED, ClusterfileChange
+from harness.errors import Fault, InputError
+from harness.lifecycle import apply as applying
+from harness.lifecycle.apply import Applied
+from harness.lifecycle.run import RunOptions
+from harness.nodes import GroupMember, NodeGroup, Provider, groups
+from harness.oci.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class MachineSource:
+    """A provider, and the image that its machines boot; that of containers is made on first use."""
+
+    provider: Provider
+    image: Callable[[], str]
+
+
+def is_counted(clusterfile: Clusterfile) -> bool:
+    """Return True when a provider is to make machines."""
+    return clusterfile.cluster is not None and any(host.count for host in clusterfile.cluster.hosts)
+
+
+def made(clusterfile: Clusterfile, source: MachineSource) -> Clusterfile:
+    """The Clusterfile with the addresses of its machines; those that do not exist are made."""
+    cluster = _checked(clusterfile)
+    group = _group(cluster.name, source)
+    if lacking := _lacking(cluster, group):
+        with log.step(f"make {len(lacking)} machines"):
+            counts = (cluster.containers(CONTROL_PLANE), cluster.containers(WORKER))
+            group = source.provider.grow(cluster.name, *counts, image=source.image())
+    return _addressed(clusterfile, cluster, group)
+
+
+def apply(
+    clusterfile: Clusterfile,
+    store: Store,
+    options: RunOptions | None,
+    source: MachineSource,
+    *,
+    plan: bool = False,
+    fetch: Callable[[], object] = lambda: None,
+    confirm: Callable[[Mapping[str, tuple[str, ...]]], object] = lambda _: None,
+    home: Path | None = None,
+) -> Applied:
+    """As ``apply.apply``. Machines are made before it, and those above the number are removed once they have left the cluster."""
+    cluster = _checked(clusterfile)
+    group = _group(cluster.name, source)
+    lacking = _lacking(cluster, group)
+    if plan or lacking:
+        # What is wrong is found before machines are made.
+        planned = _planned(_addressed(clusterfile, cluster, group), lacking, _surplus(cluster, group), store, options, fetch, home)
+        if plan:
+            return planned
+    fetch()
+    addressed = made(clusterfile, source)
+    result = applying.apply(addressed, store, options, fetch=fetch, confirm=confirm, home=home)
+    surplus = () if result.made else _surplus(cluster, _group(cluster.name, source))
+    if surplus:
+        with log.step(f"remove {len(surplus)} machines") as step:
+            step.note = ", ".join(surplus)
+            source.provider.shrink(cluster.name, surplus)
+    return result
+
+
+def _planned(
+    present: Clusterfile,
+    lacking: list[tuple[str, str]],
+    surplus: tuple[str, ...],
+    store: Store,
+    options: RunOptions | None,
+    fetch: Callable[[], object],
+    home: Path | None,
+) -> Applied:
+    """The plan with the machines that exist, and what is to be made and removed."""
+    assert present.cluster is not None
+    result = Applied(present.cluster.name, (), (), False, 0.0)
+    # Half of the control plane, as after a kill, is no cluster yet.
+    exists = len(present.cluster.control_plane) % 2 == 1
+    if exists:
+        result = applying.apply(present, store, options, plan=True, fetch=fetch, home=home)
+        exists = bool(result.changes) or not result.steps
+    names = [name for name, _ in lacking]
+    steps = [_step("make-machines", "make machines", names)] if lacking else []
+    if exists:
+        steps += [_step("join-machines", "join them", names)] if lacking else []
+        steps += result.steps
+        steps += [_step("remove-machines", "remove machines that have left", list(surplus))] if surplus else []
+        added = (ClusterfileChange("host", name, f".spec.hosts[{name}]", ADDED, None, role) for name, role in lacking)
+        return dataclasses.replace(result, changes=(*result.changes, *added), steps=tuple(steps))
+    return dataclasses.replace(result, steps=tuple(steps) if lacking else result.steps)
+
+
+def _step(identity: str, title: str, nodes: list[str]) -> dict[str, Any]:
+    return {"id": identity, "title": title, "nodes": nodes, "after": []}
+
+
+def _checked(clusterfile: Clusterfile) -> ClusterDocument:
+    """The document Cluster. Raises InputError when two entries count machines of one role: another number of the first would move the
+    machines of the second.
+    """
+    cluster = clusterfile.cluster
+    assert cluster is not None
+    groups.check(cluster.name, cluster.containers(CONTROL_PLANE), cluster.containers(WORKER))
+    where = f"{clusterfile.path or 'the Clusterfile'} .spec.hosts"
+    faults = [
+        Fault(where, f"{len(counted)} entries with a count for the role {role}", "one of them; write the addresses of other machines")
+        for role in (CONTROL_PLANE, WORKER)
+        if len(counted := [host for host in cluster.hosts if host.count and host.roles[0] == role]) > 1
+    ]
+    if faults:
+        raise InputError(faults)
+    return cluster
+
+
+def _group(name: str, source: MachineSource) -> NodeGroup | None:
+    return next((group for group in source.provider.list() if group.name == name), None)
+
+
+def _members(group: NodeGroup | None, role: str) -> tuple[GroupMember, ...]:
+    return tuple(member for member in groups.in_order(group.members if group else ()) if member.role == role)
+
+
+def _lacking(cluster: ClusterDocument, group: NodeGroup | None) -> list[tuple[str, str]]:
+    members = group.members if group else ()
+    return groups.missing(cluster.name, members, cluster.containers(CONTROL_PLANE), cluster.containers(WORKER))
+
+
+def _surplus(cluster: ClusterDocument, group: NodeGroup | None) -> tuple[str, ...]:
+    """Names of the machines above the numbers; of a role that the file does not count, none."""
+    return tuple(
+        member.name for role in (CONTROL_PLANE, WORKER) if (count := cluster.containers(role)) for member in _members(group, role)[count:]
+    )
+
+
+def _addressed(clusterfile: Clusterfile, cluster: ClusterDocument, group: NodeGroup | None) -> Clusterfile:
+    """The Clusterfile with the machines of a group in place of numbers. They have the login of the group."""
+
+    def host(counted: Host) -> Host:
+        if not counted.count:
+            return counted
+        addresses = tuple(member.address for member in _members(group, counted.roles[0])[: counted.count])
+        login = SshSettings(group.login.user, key=str(group.login.key), jump=counted.ssh.jump) if group else counted.ssh
+        return dataclasses.replace(counted, ips=addresses, ssh=login, count=None)
+
+    hosts = (host(counted) for counted in cluster.hosts)
+    return dataclasses.replace(clusterfile, cluster=dataclasses.replace(cluster, hosts=tuple(each for each in hosts if each.ips)))
