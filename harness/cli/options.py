@@ -343,13 +343,10 @@ class ClusterFlags(Options):
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            help="The CloudImage; application images beside it, in the order of their installation.",
-            metavar="IMAGE...",
-            show_default=False,
-            autocompletion=completion.images,
-            callback=_names_of_images,
+            help="The CloudImage; application images beside it, in the order of their installation.", metavar="IMAGE...",
+            show_default=False, autocompletion=completion.images, callback=_names_of_images,
         ),
-    ] = None
+    ] = None  # fmt: skip
     control_plane: Annotated[
         list[str] | None,
         machines("--control-plane", help="Control-plane nodes: addresses, or ranges as 10.0.0.1-10.0.0.3; also --masters, -m."),
