@@ -17,6 +17,7 @@ from harness.cli.options import (
     WORKER_ALIASES,
     AllowOlder,
     Output,
+    argument,
     choice,
     existing,
     image_option,
@@ -136,11 +137,7 @@ def build(
     *,
     context: Annotated[
         Path | None,
-        typer.Argument(
-            help="The folder that COPY and APP take files from.  [default: the folder of the Kubefile of -f]",
-            metavar="CONTEXT",
-            show_default=False,
-        ),
+        argument(help="The folder that COPY and APP take files from.  [default: the folder of the Kubefile of -f]", metavar="CONTEXT"),
     ] = None,
     tag: Annotated[
         str | None, image_option("--tag", "-t", help="The name of the image.  [default: the folder's name]", metavar="NAME")

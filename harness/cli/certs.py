@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from harness import log
-from harness.cli.options import ClusterAccess, ClusterName, NamedCluster, NodesAccess, Output
+from harness.cli.options import ClusterAccess, ClusterName, NamedCluster, NodesAccess, Output, argument
 from harness.cli.output import say, table
 from harness.cli.program import ListGroup, Program
 from harness.cli.root import app
@@ -69,7 +69,7 @@ def certs_renew(
 @certs_app.command("add-names", short_help="Add names to the API servers.")
 def certs_add_names(
     *,
-    names: Annotated[list[str], typer.Argument(help="DNS names and addresses.", metavar="NAME...", show_default=False)],
+    names: Annotated[list[str], argument(help="DNS names and addresses.", metavar="NAME...")],
     cluster: ClusterName = None,
     days: Annotated[int, typer.Option("--days", help="Days that the new certificates are valid.", metavar="N", min=1)] = 365,
     access: ClusterAccess,

@@ -22,6 +22,7 @@ from harness.cli.options import (
     SiteAccess,
     SkipCheck,
     Ssh,
+    argument,
     image_option,
     machine_groups,
     machines,
@@ -42,11 +43,10 @@ def check(
     *,
     words: Annotated[
         list[str] | None,
-        typer.Argument(
+        argument(
             help=f"The cluster; with --post, {CIS} or {CIS} NAME: check against the CIS benchmark.  [default: default]",
             metavar="NAME",
-            show_default=False,
-            autocompletion=completion.clusters,
+            complete=completion.clusters,
         ),
     ] = None,
     cluster: ClusterOption = None,

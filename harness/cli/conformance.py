@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import completion
-from harness.cli.options import Output, in_lower_case, option
+from harness.cli.options import Output, argument, in_lower_case, option
 from harness.cli.output import local_store, say
 from harness.cli.root import app
 from harness.errors import UsageError
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 ImageOrFile = Annotated[
     str,
-    typer.Argument(
+    argument(
         help="A CloudImage of the store; or an archive of `slipway save` or another tool, the first of its volumes, or a folder that is "
         "an OCI image layout.",
         metavar="IMAGE",
-        show_default=False,
-        autocompletion=completion.images,
+        complete=completion.images,
     ),
 ]
 ImageOfFile = Annotated[str | None, option("--image", help="The image to check, of an archive with several.", metavar="NAME")]

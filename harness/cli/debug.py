@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import completion
-from harness.cli.options import ClusterAccess, ClusterName, Output, option
+from harness.cli.options import ClusterAccess, ClusterName, Output, argument, option
 from harness.cli.program import CommandEnded, Group, Program, WithOptionalCommand, command_words
 from harness.cli.root import app
 from harness.errors import UsageError
@@ -40,7 +40,7 @@ def node(
     context: typer.Context,
     name: Annotated[
         str,
-        typer.Argument(help="The name or the address of the node.", metavar="NODE", show_default=False, autocompletion=completion.nodes),
+        argument(help="The name or the address of the node.", metavar="NODE", complete=completion.nodes),
     ],
     cluster: ClusterName = None,
     image: DebugImage = None,
@@ -62,7 +62,7 @@ def node(
 def pod(
     *,
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The name of the pod.", metavar="POD", show_default=False)],
+    name: Annotated[str, argument(help="The name of the pod.", metavar="POD")],
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="The namespace of the pod.", metavar="NAMESPACE")] = "default",
     container: Annotated[
         str | None,

@@ -10,7 +10,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.options import Output, RegistryOptions, existing, option
+from harness.cli.options import Output, RegistryOptions, argument, existing, option
 from harness.cli.output import local_store, plain, print_json, say, table
 from harness.cli.registry import connect
 from harness.cli.root import app
@@ -26,11 +26,10 @@ def find_images(
     *,
     subject: Annotated[
         str,
-        typer.Argument(
+        argument(
             help="A build context, a chart, a manifest, a folder of them, or a CloudImage of the local store.",
             metavar="PATH|CHART|IMAGE",
-            show_default=False,
-            autocompletion=completion.images,
+            complete=completion.images,
         ),
     ],
     why: Annotated[str | None, option("--why", help="Show only this image, and every place that names it.", metavar="NAME")] = None,
@@ -100,7 +99,7 @@ def outdated(
     *,
     path: Annotated[
         Path,
-        typer.Argument(help="A build context, or an images.lock.  [default: this folder]", metavar="PATH", show_default=False),
+        argument(help="A build context, or an images.lock.  [default: this folder]", metavar="PATH"),
     ] = Path(),
     to: RegistryOptions,
     output: Output,

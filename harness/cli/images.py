@@ -9,7 +9,7 @@ import typer
 
 from harness import errors, log
 from harness.cli import attestations
-from harness.cli.options import AnyImage, OnePlatform, Output, local_images, platform_of
+from harness.cli.options import AnyImage, OnePlatform, Output, argument, local_images, platform_of
 from harness.cli.output import local_store, say, short, table
 from harness.cli.registry import reference
 from harness.cli.root import app
@@ -209,7 +209,7 @@ def history(
 def tag(
     *,
     source: AnyImage,
-    names: Annotated[list[str], typer.Argument(help="The new names.", metavar="NAME...", show_default=False)],
+    names: Annotated[list[str], argument(help="The new names.", metavar="NAME...")],
     output: Output,
 ) -> None:
     """Give a CloudImage more names."""

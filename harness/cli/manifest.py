@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli.options import Output, RegistryOptions, local_images
+from harness.cli.options import Output, RegistryOptions, argument, local_images
 from harness.cli.output import local_store, say, short, table
 from harness.cli.program import Group, Program
 from harness.cli.registry import connect
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 manifest_app = Program(cls=Group, help="Combine images of single platforms into one image.", no_args_is_help=True)
 app.add_typer(manifest_app, name="manifest")
 
-Name = Annotated[str, typer.Argument(help="The image to make or change.", metavar="NAME", show_default=False)]
+Name = Annotated[str, argument(help="The image to make or change.", metavar="NAME")]
 Sources = Annotated[list[str], local_images("Images of the local store, or REGISTRY/REPOSITORY:TAG, which are pulled.")]
 Replace = Annotated[bool, typer.Option("--replace", help="For two images of one platform, take the later one.")]
 Pull = Annotated[bool, typer.Option("--pull", help="Ask the registry even if the local store has that name.")]
@@ -78,7 +78,7 @@ def inspect(name: Name, output: Output) -> None:
 def remove(
     *,
     name: Name,
-    platform: Annotated[str, typer.Argument(help="As linux/arm64.", metavar="PLATFORM", show_default=False)],
+    platform: Annotated[str, argument(help="As linux/arm64.", metavar="PLATFORM")],
     output: Output,
 ) -> None:
     """Remove a platform from NAME."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from harness import log
-from harness.cli.options import Output, option
+from harness.cli.options import Output, argument, option
 from harness.cli.output import say
 from harness.cli.root import app
 from harness.errors import UsageError
@@ -17,9 +15,7 @@ from harness.errors import UsageError
 @app.command(short_help="Write a repository that builds, tests and publishes images.")
 def new(
     *,
-    name: Annotated[
-        str | None, typer.Argument(help="The name of its first image, and of its folder.", metavar="[NAME]", show_default=False)
-    ] = None,
+    name: Annotated[str | None, argument(help="The name of its first image, and of its folder.", metavar="[NAME]")] = None,
     to: Annotated[Path | None, option("--to", help="The folder, empty or new.  [default: NAME]", metavar="FOLDER")] = None,
     source: Annotated[
         str | None,

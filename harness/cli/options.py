@@ -32,6 +32,11 @@ def option(*names: str, help: str, metavar: str, complete: Callable[[str], list[
     return typer.Option(*names, help=help, metavar=metavar, show_default=False, autocompletion=complete)
 
 
+def argument(*, help: str, metavar: str, complete: Callable[[str], list[str]] | None = None) -> Any:
+    """The same for an argument."""
+    return typer.Argument(help=help, metavar=metavar, show_default=False, autocompletion=complete)
+
+
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 AllowOlder = Annotated[
     bool, typer.Option("--allow-older", help="Accept an image that was signed earlier than the one that its tag brought before.")
@@ -214,7 +219,7 @@ class NamedCluster(Options):
 
     word: Annotated[
         str | None,
-        typer.Argument(help="The cluster.  [default: default]", metavar="NAME", show_default=False, autocompletion=completion.clusters),
+        argument(help="The cluster.  [default: default]", metavar="NAME", complete=completion.clusters),
     ] = None
     cluster: ClusterOption = None
 
@@ -354,13 +359,10 @@ class ClusterFlags(Options):
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            help="The CloudImage; application images beside it, in the order of their installation.",
-            metavar="IMAGE...",
-            show_default=False,
-            autocompletion=completion.images,
-            callback=_names_of_images,
+            help="The CloudImage; application images beside it, in the order of their installation.", metavar="IMAGE...",
+            show_default=False, autocompletion=completion.images, callback=_names_of_images,
         ),
-    ] = None
+    ] = None  # fmt: skip
     control_plane: Annotated[
         list[str] | None,
         machines(

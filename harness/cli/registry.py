@@ -16,6 +16,7 @@ from harness.cli.options import (
     Platforms,
     RegistryOptions,
     SiteAccess,
+    argument,
     in_lower_case,
     local_images,
     option,
@@ -69,7 +70,7 @@ def push(
     name: Annotated[str, local_images("The image in the local store.", "NAME")],
     target: Annotated[
         str | None,
-        typer.Argument(help="The name in the registry.  [default: the registry that NAME says]", metavar="TARGET", show_default=False),
+        argument(help="The name in the registry.  [default: the registry that NAME says]", metavar="TARGET"),
     ] = None,
     expand: Annotated[
         str | None,
@@ -149,9 +150,7 @@ def _expand(name: str, registry: str, client: Client, output: Output) -> None:
 @app.command(short_help="Fetch a CloudImage from a registry.")
 def pull(
     *,
-    name: Annotated[
-        str, typer.Argument(help="The image, as REGISTRY/REPOSITORY:TAG or with a digest.", metavar="NAME", show_default=False)
-    ],
+    name: Annotated[str, argument(help="The image, as REGISTRY/REPOSITORY:TAG or with a digest.", metavar="NAME")],
     as_name: Annotated[str | None, option("--as", help="Another name for it in the local store.", metavar="NAME")] = None,
     platform: Platforms = None,
     allow_older: AllowOlder = False,
@@ -172,9 +171,7 @@ def pull(
     _tell(pulled, pulled.name, traffic, output)
 
 
-Registry = Annotated[
-    str, typer.Argument(help="The registry, as HOST[:PORT].  [default: docker.io]", metavar="REGISTRY", show_default=False)
-]
+Registry = Annotated[str, argument(help="The registry, as HOST[:PORT].  [default: docker.io]", metavar="REGISTRY")]
 
 
 @app.command(short_help="Log in to a registry.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import errors, log
-from harness.cli.options import Output, RegistryOptions, option
+from harness.cli.options import Output, RegistryOptions, argument, option
 from harness.cli.output import local_store, say, table
 from harness.cli.registry import connect, reference
 from harness.cli.root import app
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 @app.command(short_help="Find CloudImages.")
 def search(
     *,
-    term: Annotated[
-        str, typer.Argument(help="Part of a name or a description.  [default: everything]", metavar="TERM", show_default=False)
-    ] = "",
+    term: Annotated[str, argument(help="Part of a name or a description.  [default: everything]", metavar="TERM")] = "",
     registry: Annotated[
         list[str] | None,
         option("--registry", help="Search this registry too; may be repeated.", metavar="HOST[/NAMESPACE]"),

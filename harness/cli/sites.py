@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.options import Output, Ssh
+from harness.cli.options import Output, Ssh, argument
 from harness.cli.output import plain, say, table
 from harness.cli.program import CommandEnded
 from harness.cli.root import app
@@ -104,7 +104,7 @@ def _end(results: Sequence[SiteResult]) -> None:
 @app.command()
 def drift(
     *,
-    files: Annotated[list[str], typer.Argument(help="The Clusterfiles.", metavar="CLUSTERFILE...", show_default=False)],
+    files: Annotated[list[str], argument(help="The Clusterfiles.", metavar="CLUSTERFILE...")],
     ssh: Ssh,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 1 when there are differences.")] = False,
     output: Output,
