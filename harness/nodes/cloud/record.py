@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from harness import untrusted
 from harness.errors import UsageError
 from harness.host import durable, liveness
 from harness.nodes.cloud import MachineOrder, MachineSpec
@@ -44,13 +45,13 @@ class GroupRecord:
         """None when there is none. Raises UsageError for one that is damaged."""
         path = folder / FILE
         try:
-            document = json.loads(path.read_text())
+            document = untrusted.json_object(path.read_bytes(), what="", error=UsageError)
             pending = document.pop("pending")
             booted = tuple(map(str, document.pop("booted")))
             return cls(**document, booted=booted, pending=_order(pending) if pending else None)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as wrong:
+        except (OSError, UsageError, ValueError, TypeError, KeyError, AttributeError) as wrong:
             hint = "slipway nodes list shows the machines with their groups; remove the file to remove them by the name with the id"
             raise UsageError(f"{path} cannot be read: {wrong}", hint=hint) from wrong
 

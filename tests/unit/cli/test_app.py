@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from harness.cli import app, machines, options, output
+from harness.cli import app, options, output, providers
 from harness.cli.output import pairs
 from harness.cloudimage import ExpectedValue, Info, ValueType
 from harness.errors import CommandError, Fault, InputError, UsageError
@@ -95,7 +95,7 @@ def test_delete_forget_unknown_cluster_exits_0_and_names_cluster(home: Path, cap
 
 
 def test_nodes_down_unknown_group_exits_0_and_names_group(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(machines, "_provider", lambda _: SimpleNamespace(down=lambda _: False))
+    monkeypatch.setattr(providers, "of", lambda _: SimpleNamespace(down=lambda _: False))
     assert app.execute(["nodes", "down", "absent"]) == 0
     assert capsys.readouterr().out == "nothing to remove: there is no group absent; slipway nodes list shows the groups\n"
 
