@@ -52,7 +52,7 @@ def config(group: NodeGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     monkeypatch.setenv("SLIPWAY_SSH_CONFIG", str(path))
     # A login through another one takes as long as the machine is busy.
-    monkeypatch.setattr("harness.nodes.ssh_config.CONNECT_TIMEOUT", HANG)
+    monkeypatch.setattr("harness.nodes.ssh_config.CONNECT_TIMEOUT", int(HANG))
     monkeypatch.setattr("harness.nodes.ssh._LOGIN_TIMEOUT", HANG)
     return path
 
