@@ -12,6 +12,7 @@ from harness.errors import InputError, NodeError, UsageError
 from harness.nodes import Login, Machine, NodeGroup, names
 from harness.nodes.ssh import SshConnections, SshNode
 from tests.integration.test_nodes import client, group, image, node
+from tests.waiting import HANG
 
 __all__ = ["client", "group", "image", "node"]
 
@@ -50,6 +51,9 @@ def config(group: NodeGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         f"Host *\n  User root\n  IdentityFile {group.login.key}\n"
     )
     monkeypatch.setenv("SLIPWAY_SSH_CONFIG", str(path))
+    # A login through another one takes as long as the machine is busy.
+    monkeypatch.setattr("harness.nodes.ssh_config.CONNECT_TIMEOUT", int(HANG))
+    monkeypatch.setattr("harness.nodes.ssh._LOGIN_TIMEOUT", HANG)
     return path
 
 
