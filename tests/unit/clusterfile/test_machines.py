@@ -40,10 +40,10 @@ def test_count_is_read_for_each_provider_that_makes_machines(provider: str) -> N
         (f"provider: CONTAINER\n{HOSTS}\n{CLOUD}", [(".spec.cloud", "is for machines of a cloud")]),
         ("cloud: {size: t3.large}\nhosts: [{ips: [10.0.0.1], roles: [master]}]", [(".spec.cloud", "is for machines of a cloud")]),
         (
-            f"provider: AWS\n{HOSTS}\ncloud: {{size: 'a b', sise: x, public: 1}}",
+            f"provider: AWS\n{HOSTS}\ncloud: {{size: 'a b', weight: x, public: 1}}",
             [
                 (".spec.cloud.size", "a b is not allowed here"),
-                (".spec.cloud.sise", "sise is not known here"),
+                (".spec.cloud.weight", "weight is not known here"),
                 (".spec.cloud.public", "must be"),
             ],
         ),

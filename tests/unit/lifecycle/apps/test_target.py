@@ -17,18 +17,10 @@ from harness.nodes import Machine
 from tests.unit.lifecycle.standin import StandIn
 
 
-class Reached(StandIn):
-    """A control-plane node that answers, with the way into it."""
-
-    @property
-    def machine(self) -> Machine:
-        return Machine(self.address)
-
-
 def looked_at(monkeypatch: pytest.MonkeyPatch, marks: dict[str, str], gone: tuple[str, ...] = ()) -> tuple[Where, str | None]:
     nodes = []
     for address, mark in marks.items():
-        node = Reached(address)
+        node = StandIn(address)
         node.answers = {"/cluster 2>": mark}
         nodes.append(node)
 
