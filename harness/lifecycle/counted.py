@@ -65,7 +65,7 @@ def apply(
         planned = _planned(_addressed(clusterfile, cluster, group), lacking, _surplus(cluster, group), store, options, fetch, home)
         if plan:
             return planned
-    fetch()
+        fetch()
     addressed = made(clusterfile, source)
     result = applying.apply(addressed, store, options, fetch=fetch, confirm=confirm, home=home)
     surplus = () if result.made else _surplus(cluster, _group(cluster.name, source))

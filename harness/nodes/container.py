@@ -82,7 +82,7 @@ class ContainerProvider:
         groups.check(name, control_plane, workers)
         addresses = member_addresses(subnet, control_plane + workers) if subnet else []
         if self._containers(name):
-            raise groups.exists_already(name)
+            raise groups.exists_already(name, "container")
         lacking = groups.missing(name, (), control_plane, workers)
         try:
             with _refusals():

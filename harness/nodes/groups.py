@@ -34,9 +34,9 @@ def check(name: str, control_plane: int, workers: int) -> None:
         raise UsageError("no nodes were requested", hint="give --control-plane or --workers")
 
 
-def exists_already(name: str) -> UsageError:
+def exists_already(name: str, provider: str) -> UsageError:
     """Error for the name of a group that exists."""
-    return UsageError(f"nodes named {name} exist already", hint=f"slipway nodes down {name}, or choose another name")
+    return UsageError(f"nodes named {name} exist already", hint=f"slipway nodes down {name} --provider {provider}, or choose another name")
 
 
 def missing(group: str, members: Sequence[GroupMember], control_plane: int, workers: int) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ class CloudProvider:
             kept = self._record(name)
             machines = self._alive(kept) if kept else ()
             if kept and any(machine.id in kept.booted for machine in machines):
-                raise groups.exists_already(name)
+                raise groups.exists_already(name, self.cloud.name)
             return self._grow(name, kept, machines, (control_plane, workers), image)
 
     def grow(self, name: str, control_plane: int, workers: int, *, image: str) -> NodeGroup:
