@@ -105,15 +105,6 @@ def test_rootfs_dynamic_program_starts_by_bundled_loader(empty: str, name: str) 
     assert code == 0 or NO_IPVS in said, said
 
 
-@pytest.mark.parametrize("image", ["empty", "oldest"])
-def test_rootfs_unpacker_starts_with_its_folder_alone(request: pytest.FixtureRequest, rootfs: Path, image: str) -> None:
-    """A machine has this folder before it has the rest of the rootfs."""
-    words = ["/mnt/ld.so", "--library-path", "/mnt", "/mnt/zstd", "--version"]
-    mounted = {str(rootfs / "lib/unpack"): {"bind": "/mnt", "mode": "ro"}}
-    code, said = docker.run_container(docker.connect(), request.getfixturevalue(image), words, volumes=mounted, network_mode="none")
-    assert (code, "Zstandard CLI" in said) == (0, True), said
-
-
 @pytest.mark.parametrize("name", [*STATIC, *WITH_LIBRARIES])
 def test_rootfs_program_starts_in_oldest_debian(oldest: str, rootfs: Path, name: str) -> None:
     words = [f"/mnt/bin/{name}", *{**STATIC, **WITH_LIBRARIES}[name].split()]

@@ -36,9 +36,6 @@ Edit = Callable[[Path], Sequence[str]]
 _HEAVY = ("bin", "lib")
 """Folders of programs: never rendered, and too large to copy."""
 
-_UNPACKER = "lib/unpack"
-"""Folder of a rootfs with the program ``zstd``, its libraries and their loader ``ld.so``: few machines have zstd."""
-
 _RECEIVE = assets.script("receive_tree", folder=ROOTFS, umask="022")
 
 
@@ -155,22 +152,16 @@ def parcel(store: Store, image: PlatformImage) -> Parcel:
         },
         earlier=f"{distribution.FOLDER}/rootfs-*",
         parts=tuple(layer.digest for layer in image.layers),
-        packed=functools.partial(_packed, store, image.layers, _unpacker(root)),
+        packed=functools.partial(_packed, store, image.layers),
         whole=lambda node: send(node, root),
     )
 
 
-def _unpacker(root: Path) -> dict[str, NodeFile]:
-    """The files of ``_UNPACKER`` by their place beside a gathered tree; none when the image has no such folder."""
-    return {f"/{posixpath.basename(path)}": NodeFile(data, 0o755) for path, data in folder_files(root, _UNPACKER).items()}
-
-
-def _packed(store: Store, layers: Sequence[Descriptor], unpacker: Mapping[str, NodeFile], present: Collection[str]) -> Load | None:
-    """The layers as they are in the store, from the first that a node lacks. None when an image without an unpacker has zstd layers."""
+def _packed(store: Store, layers: Sequence[Descriptor], present: Collection[str]) -> Load | None:
+    """The layers as they are in the store, from the first that a node lacks. Nodes can unpack gzip only."""
     first = next((number for number, layer in enumerate(layers) if layer.digest not in present), len(layers))
     lacking = layers[first:]
-    plain_gzip = all(layer.media_type in GZIP_LAYERS for layer in lacking)
-    if not lacking or not (plain_gzip or unpacker):
+    if not lacking or any(layer.media_type not in GZIP_LAYERS for layer in lacking):
         return None
 
     def write(stream: BinaryIO) -> None:
@@ -178,10 +169,8 @@ def _packed(store: Store, layers: Sequence[Descriptor], unpacker: Mapping[str, N
             with store.open(layer.digest) as blob:
                 shutil.copyfileobj(blob, stream, 1 << 20)
 
-    # They are sent joined: tar -i reads on behind the end of each. zstd reads gzip too.
-    unpack = "gzip -dc" if plain_gzip else '"$work/ld.so" --library-path "$work" "$work/zstd" -dc'
-    tools = {} if plain_gzip else unpacker
-    return Load(sum(layer.size for layer in lacking), write, f"{unpack} | tar -xiof - --exclude='.wh.*'", tools)
+    # They are sent joined: tar -i reads on behind the end of each.
+    return Load(sum(layer.size for layer in lacking), write, "gzip -dc | tar -xiof - --exclude='.wh.*'")
 
 
 def send_rendered(node: Node, files: Mapping[str, NodeFile], tree: Path) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, Literal, Protocol
 
 from harness.errors import BuildError, StoreError
-from harness.oci.layer.compression import PROGRAMS, ZstdWriter
 from harness.oci.layer.extract import OPAQUE, WHITEOUT, Extraction
-from harness.oci.model import OCI_LAYER_ZSTD, Descriptor
+from harness.oci.layer.gzip import GzipWriter
+from harness.oci.model import OCI_LAYER_GZIP, Descriptor
 from harness.oci.store import CHUNK, Store
 
 Kind = Literal["file", "dir", "symlink", "hardlink", "whiteout", "opaque"]
@@ -66,19 +66,19 @@ def scan(root: Path, prefix: str = "") -> Iterator[LayerEntry]:
 
 
 def write_layer(entries: Iterable[LayerEntry], store: Store) -> Layer:
-    """Pack entries, in any order, into a zstd layer: sorted, times and owners zero. Of two with one name the last counts.
+    """Pack entries, in any order, into a gzip layer: sorted, times and owners zero. Of two with one name the last counts.
 
     Reads files as it goes, a chunk at a time. Raises BuildError for a path that would leave the rootfs or a file that
     cannot be read, StoreError when the store cannot take it.
     """
     # By the name in the tar: a layer may empty a folder and fill it again, or put something in place of what it removes.
     unique = {_checked(entry).name: entry for entry in entries}
-    with store.writer() as blob, ZstdWriter(blob.write, PROGRAMS) as compressed:
+    with store.writer() as blob, GzipWriter(blob.write) as compressed:
         tar = _TarWriter(compressed)
         for entry in sorted(unique.values(), key=lambda entry: entry.name.split("/")):
             tar.add(entry)
         tar.end()
-    return Layer(Descriptor(OCI_LAYER_ZSTD, blob.digest, blob.size), tar.digest)
+    return Layer(Descriptor(OCI_LAYER_GZIP, blob.digest, blob.size), tar.digest)
 
 
 def _checked(entry: LayerEntry) -> LayerEntry:

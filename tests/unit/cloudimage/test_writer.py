@@ -12,7 +12,7 @@ import pytest
 from harness import cloudimage
 from harness.cloudimage import Blob, History, ImageSet
 from harness.errors import StoreError
-from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor, Platform, digest_of
+from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, digest_of
 from harness.oci.store import Store
 from tests.unit.cloudimage.examples import ARM64, INFO, platform_image, write
 
@@ -40,7 +40,7 @@ def test_write_produces_index_manifests_and_config_of_format(store: Store) -> No
 
     rootfs = store.json(index["manifests"][0]["digest"])
     assert rootfs["config"]["mediaType"] == OCI_CONFIG
-    assert {layer["mediaType"] for layer in rootfs["layers"]} == {OCI_LAYER_ZSTD}
+    assert {layer["mediaType"] for layer in rootfs["layers"]} == {OCI_LAYER_GZIP}
     info = json.loads(rootfs["annotations"]["dev.slipway.cloudimage"])
     assert (info["schemaVersion"], info["type"], info["kubernetes"], info["kubeVersion"]) == (1, "kube", "v1.36.3", ">=1.20")
     assert info["launch"] == list(INFO.launch)

@@ -185,8 +185,6 @@ def _send(node: Node, parcel: Parcel, state: GatherState, parts: Collection[str]
 
 
 def _load(node: Node, parcel: Parcel, load: Load) -> tuple[GatherState, int, str]:
-    if load.tools:
-        _check_disk(node, node.run(scripts.tools(parcel), input=archive(load.tools), check=False))
     meter = _Meter(load.write)
     result = node.run(scripts.load(node, parcel, load.unpack), input=meter, timeout=3600)
     _check_disk(node, result)

@@ -36,8 +36,6 @@ class Load:
     size: int
     write: Writer
     unpack: str = "tar -xof -"
-    tools: Mapping[str, NodeFile] = dataclasses.field(default_factory=dict)
-    """Programs for ``unpack`` that are sent before, by their path in ``$work``, which begins with a slash."""
 
 
 @dataclasses.dataclass(frozen=True)

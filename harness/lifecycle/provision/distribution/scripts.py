@@ -108,11 +108,6 @@ def load(node: Node, parcel: Parcel, unpack: str) -> str:
     return _round(node, parcel, f"cd $work/tree || exit 1\n{unpack}\n")
 
 
-def tools(parcel: Parcel) -> str:
-    """Take the programs of a load. Standard input: a tar of them."""
-    return f"tar -C {_work(parcel)} -xopf -"
-
-
 def offer(node: Node, name: str) -> str:
     """Serve a parcel that the node has from earlier, if any. Standard input: its key."""
     return f"[ -e {FOLDER}/{name}.have ] || exit 0\nexport LC_ALL=C\n{_share(node, name)}if offer; then serve; fi\n"

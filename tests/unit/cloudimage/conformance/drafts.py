@@ -151,9 +151,9 @@ class Draft:
         self.images["blobs"] = [blob for blob in self.images["blobs"] if blob["digest"] != digest]
         self.set["layers"] = [layer for layer in self.set["layers"] if layer["digest"] != digest]
 
-    def layer(self, data: bytes, diff_id: str, media_type: str = OCI_LAYER_GZIP) -> None:
+    def layer(self, data: bytes, diff_id: str, media_type: str | None = None) -> None:
         """Put another layer in the place of the second one."""
-        self.rootfs["layers"][1] = self.add(data, media_type)
+        self.rootfs["layers"][1] = self.add(data, media_type or self.rootfs["layers"][1]["mediaType"])
         self.config["rootfs"]["diff_ids"][1] = diff_id
 
     def embedded(self, number: int) -> Any:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
 
 from harness.cloudimage import ImageSet, Info, PlatformImage, conformance
 from harness.cloudimage.conformance import CLAUSES, Clause, ClauseOutcome, imageset, info, reproducible, rootfs, structure
@@ -668,7 +667,8 @@ def test_write_layer_has_no_time_or_owner_and_sorts_entries(store: Store, tmp_pa
     entries = [*FILES[0], *FILES[1], LayerEntry("a/file", "file", 0o644, source)]
     layer = write_layer(entries, store)
     assert write_layer(reversed(entries), store) == layer
-    data = zstandard.ZstdDecompressor().decompressobj().decompress(store.read(layer.descriptor.digest))
+    data = store.read(layer.descriptor.digest)
+    assert data[4:8] == bytes(4), "gzip has a field for a time"
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         infos = tar.getmembers()
     assert {(info.mtime, info.uid, info.gid, info.uname, info.gname) for info in infos} == {(0, 0, 0, "", "")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import hashlib
 import io
 import tarfile
@@ -12,15 +11,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-import zstandard
 
 from harness.cloudimage import PlatformImage
 from harness.errors import InputError, StoreError
 from harness.lifecycle.provision import rootfs
-from harness.lifecycle.provision.distribution import Load
 from harness.nodes.files import NodeFile
 from harness.oci.layer import LayerEntry, scan, write_layer
-from harness.oci.model import OCI_LAYER_GZIP, Descriptor, Platform
+from harness.oci.model import OCI_LAYER_ZSTD, Platform
 from harness.oci.store import Store
 from harness.process import ProcessResult
 from tests.unit.lifecycle.standin import StandIn
@@ -194,11 +191,8 @@ def test_parcel_lists_all_paths_digests_and_modes(store: Store, tmp_path: Path) 
         assert {member.name: member.linkname for member in tar} == {"bin": "", "bin/k": "kubectl", "etc": ""}
 
 
-UNPACKER = {"lib/unpack/ld.so": "loader", "lib/unpack/zstd": "program"}
-
-
 def test_parcel_packed_sends_layers_from_first_missing_one_on(store: Store, tmp_path: Path) -> None:
-    found = image(store, UNPACKER, {"etc/b": "b"}, {"etc/c": "c"}, root=tmp_path)
+    found = image(store, {"etc/a": "a"}, {"etc/b": "b"}, {"etc/c": "c"}, root=tmp_path)
     first, second, third = (layer.digest for layer in found.layers)
     packed = rootfs.parcel(store, found).packed
     assert packed is not None
@@ -216,34 +210,10 @@ def test_parcel_packed_sends_layers_from_first_missing_one_on(store: Store, tmp_
     assert packed([first, second, third]) is None
 
 
-def test_packed_zstd_layers_are_unpacked_by_program_of_image(store: Store, tmp_path: Path) -> None:
-    load = packed(store, image(store, UNPACKER, {"etc/b": "b"}, root=tmp_path))
-    assert load.unpack.startswith('"$work/ld.so" --library-path "$work" "$work/zstd" -dc | tar ')
-    assert load.tools == {"/ld.so": NodeFile(b"loader", 0o755), "/zstd": NodeFile(b"program", 0o755)}
-
-
-def test_packed_gzip_layers_are_unpacked_by_program_of_node(store: Store, tmp_path: Path) -> None:
-    found = image(store, UNPACKER, root=tmp_path)
-    tar = zstandard.ZstdDecompressor().decompressobj().decompress(store.read(found.layers[0].digest))
-    layer = Descriptor(OCI_LAYER_GZIP, *store.put(gzip.compress(tar)))
-    load = packed(store, dataclasses.replace(found, layers=(layer,)))
-    assert load.unpack.startswith("gzip -dc | tar ")
-    assert not load.tools
-
-
-def test_packed_zstd_layers_without_unpacker_returns_none(store: Store, tmp_path: Path) -> None:
-    """Nodes are sent the files themselves then."""
-    parcel = rootfs.parcel(store, image(store, {"etc/a": "a"}, root=tmp_path))
-    assert parcel.packed is not None
-    assert parcel.packed(()) is None
-
-
-def packed(store: Store, image: PlatformImage) -> Load:
-    parcel = rootfs.parcel(store, image)
-    assert parcel.packed is not None
-    load = parcel.packed(())
-    assert load is not None
-    return load
+def test_packed_zstd_layer_returns_none(store: Store, tmp_path: Path) -> None:
+    found = image(store, {"etc/a": "a"}, root=tmp_path)
+    zstd = dataclasses.replace(found.layers[0], media_type=OCI_LAYER_ZSTD)
+    assert rootfs._packed(store, [zstd], ()) is None
 
 
 def test_parcel_with_backslash_in_path_is_not_listed(store: Store, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from harness import cloudimage
 from harness.cloudimage import Blob, CloudImage, EmbeddedImage, ImageSet, Info
 from harness.errors import StoreError
 from harness.oci.layer import LayerEntry, write_layer
-from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
+from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.trust import sbom
@@ -26,7 +26,7 @@ from tests.unit.trust.sbom.test_files import MODULES, OS, STATUS, go_program
 WEB = Reference.parse("web")
 
 
-def embedded(store: Store, name: str, entries: list[LayerEntry], platform: Platform = AMD64, media_type: str = OCI_LAYER_ZSTD) -> ImageSet:
+def embedded(store: Store, name: str, entries: list[LayerEntry], platform: Platform = AMD64, media_type: str = OCI_LAYER_GZIP) -> ImageSet:
     """A container image of one layer, under an index that lists another platform too, and an attestation of its own."""
     layer = write_layer(entries, store).descriptor
     blobs = [Blob(layer.digest, media_type, layer.size)]

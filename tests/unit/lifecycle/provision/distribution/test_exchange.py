@@ -21,15 +21,11 @@ from harness.lifecycle.provision.distribution import Delivery, Exchange, Load, P
 from harness.lifecycle.provision.distribution.schedule import AT_ONCE
 from harness.lifecycle.provision.node_files import CLEAN
 from harness.nodes import claim, each
-from harness.nodes.files import NodeFile, archive, tar_stream
+from harness.nodes.files import tar_stream
 from harness.process import ProcessResult
 
 FILES = {"bin/kubelet": b"k" * 50000, "bin/kubectl": b"c" * 30000, "etc/a": b"a"}
 SIZE = sum(map(len, FILES.values()))
-
-
-TOOLS = f"tar -C {scripts.INCOMING}/"
-"""Begins the command that takes programs."""
 
 
 class Gatherer:
@@ -49,8 +45,6 @@ class Gatherer:
         self.broken = ""
         """What fails: the connection at ``begin`` or ``send``, the ``disk``, or anything else so that nothing arrives."""
         self.parts: list[str] = []
-        self.tools: dict[str, bytes] = {}
-        """The programs for packed files that it was sent."""
         self.commands: list[str] = []
         self.serving = self.most_at_once = 0
 
@@ -58,9 +52,6 @@ class Gatherer:
         self.commands.append(command)
         if command == distribution.CLOSE:
             self.serves = False
-            return ProcessResult((), 0, "", "")
-        if command.startswith(TOOLS):
-            self.tools = _untar(input)
             return ProcessResult((), 0, "", "")
         if command == scripts.RENEW:
             return ProcessResult((), 0, "", "")
@@ -342,17 +333,6 @@ def test_bring_sends_smaller_of_packed_layers_and_missing_files(world: World) ->
     world.bring(2)
     assert not any("gzip -dc | tar" in command for command in world[2].commands)
     assert world[2].has == FILES
-
-
-def test_bring_sends_tools_of_packed_layers_before_them(world: World) -> None:
-    def write(stream: Any) -> None:
-        stream.write(archive({}))
-
-    with_tools = Load(10, write, "$work/zstd -dc | tar -xf -", {"/zstd": NodeFile(b"program", 0o755)})
-    world.bring(1, packed=lambda _: with_tools)
-    assert world[1].tools == {"zstd": b"program"}
-    came, used = (next(number for number, line in enumerate(world[1].commands) if text in line) for text in (TOOLS, "zstd -dc"))
-    assert came < used
 
 
 def test_bring_sends_files_that_packed_layers_lack(world: World) -> None:
