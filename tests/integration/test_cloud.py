@@ -43,7 +43,6 @@ from tests.integration.ec2 import (
 
 SPEC = MachineSpec(SIZE, IMAGE)
 SEED = 16
-KILLS = 20
 
 
 @pytest.fixture(scope="module")
@@ -253,8 +252,9 @@ def test_no_credentials_or_region_is_a_clear_error(cloud: Ec2Simulation, nodes: 
 # ---- kills ----
 
 
-def test_killed_at_twenty_moments_leaves_nothing_after_down(
-    cloud: Ec2Simulation, environment: dict[str, str], nodes: CloudProvider, tmp_path: Path
+@pytest.mark.parametrize("times", [6, pytest.param(20, marks=pytest.mark.long)])
+def test_killed_at_seeded_moments_leaves_nothing_after_down(
+    cloud: Ec2Simulation, environment: dict[str, str], nodes: CloudProvider, tmp_path: Path, times: int
 ) -> None:
     """Moments are counted in what the command does to files of its group, and in what reaches the cloud: load does not change them."""
     tally = tmp_path / "tally"
@@ -270,7 +270,7 @@ def test_killed_at_twenty_moments_leaves_nothing_after_down(
     assert not killed("whole", 0)
     assert nodes.down("whole")
     moments: list[int | str] = [KILL_BEFORE, KILL_AFTER]
-    moments += random.Random(SEED).sample(range(1, dying.counted(tally) + 1), KILLS - len(moments))
+    moments += random.Random(SEED).sample(range(1, dying.counted(tally) + 1), times - len(moments))
     kills = 0
     for index, moment in enumerate(moments):
         name = f"killed-{index}"
@@ -285,7 +285,7 @@ def test_killed_at_twenty_moments_leaves_nothing_after_down(
         assert cloud.alive() == set(), moment
         assert list((nodes.home / "nodes").iterdir()) == [], moment
     # A busy machine lets the first run ask more often than a later one.
-    assert kills > KILLS // 2
+    assert kills > times // 2
 
 
 def test_nodes_up_command_prints_machines_and_keeps_no_credentials(
