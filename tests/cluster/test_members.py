@@ -104,6 +104,7 @@ def test_remove_worker_cleans_its_machine(joined: Lab, later: str, made: Made) -
     until(lambda: joined.status()["healthy"])
 
 
+@pytest.mark.long
 def test_join_by_name_of_ssh_config_is_recorded_and_other_verbs_take_the_name(
     joined: Lab, later: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
