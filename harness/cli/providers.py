@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import completion
+from harness.cli.options import option
 from harness.cli.output import one_of
 from harness.cli.program import Options
 from harness.errors import Fault, InputError
 
 if TYPE_CHECKING:
-    from harness.clusterfile import Clusterfile
+    from harness.clusterfile import CloudSettings, Clusterfile
     from harness.lifecycle.counted import MachineSource
     from harness.nodes import Provider
     from harness.nodes.cloud import MachineSpec
@@ -38,27 +39,24 @@ ProviderName = Annotated[
 class CloudOptions(Options):
     """Machines of a cloud, in its own words."""
 
-    size: Annotated[
-        str | None, typer.Option("--size", help="Cloud: the type of the machines, as t3.large.", metavar="TYPE", show_default=False)
-    ] = None
+    size: Annotated[str | None, option("--size", help="Cloud: the type of the machines, as t3.large.", metavar="TYPE")] = None
     image: Annotated[
         str | None,
-        typer.Option(
-            "--image", help="Cloud: the image that the machines boot, as ami-0123456789abcdef0.", metavar="ID", show_default=False
-        ),
+        option("--image", help="Cloud: the image that the machines boot, as ami-0123456789abcdef0.", metavar="ID"),
     ] = None
     security_groups: Annotated[
         list[str] | None,
-        typer.Option(
-            "--security-group", help="Cloud: a security group; may be repeated.  [default: the network's]", metavar="ID", show_default=False
-        ),
+        option("--security-group", help="Cloud: a security group; may be repeated.  [default: the network's]", metavar="ID"),
     ] = None
     public: Annotated[bool, typer.Option("--public", help="Cloud: give the machines public addresses, and use these.")] = False
 
     def spec(self, subnet: str | None) -> MachineSpec:
         """Raises InputError with all that is missing or not valid."""
+        from harness.clusterfile import CloudSettings
+
         options = {"size": "--size", "image": "--image", "subnet": "--subnet", "security_groups": "--security-group"}
-        return _spec(self.size, self.image, subnet, tuple(self.security_groups or ()), public=self.public, places=options)
+        settings = CloudSettings(self.size, self.image, subnet, tuple(self.security_groups or ()), self.public)
+        return _spec(settings, options)
 
     def refuse(self) -> None:
         """Raises InputError for options that containers cannot have."""
@@ -92,9 +90,9 @@ def source(clusterfile: Clusterfile) -> MachineSource:
     cluster = clusterfile.cluster
     assert cluster is not None
     if cluster.provider == "AWS":
-        at, settings = f"{clusterfile.path or 'the Clusterfile'} .spec.cloud", cluster.cloud
+        at = f"{clusterfile.path or 'the Clusterfile'} .spec.cloud"
         places = {"size": f"{at}.size", "image": f"{at}.image", "subnet": f"{at}.subnet", "security_groups": f"{at}.securityGroups"}
-        spec = _spec(settings.size, settings.image, settings.subnet, settings.security_groups, public=settings.public, places=places)
+        spec = _spec(cluster.cloud, places)
         return MachineSource(cloud(spec), lambda: spec.image)
     from harness.build import container_images
     from harness.nodes.container import IMAGE as NODE_IMAGE
@@ -104,25 +102,17 @@ def source(clusterfile: Clusterfile) -> MachineSource:
     return MachineSource(provider, lambda: container_images.package_image(provider.client, NODE_IMAGE))
 
 
-def _spec(
-    size: str | None,
-    image: str | None,
-    subnet: str | None,
-    security_groups: tuple[str, ...],
-    *,
-    public: bool,
-    places: Mapping[str, str],
-) -> MachineSpec:
+def _spec(settings: CloudSettings, places: Mapping[str, str]) -> MachineSpec:
     """Machines of a cloud, with what only the environment says."""
     from harness.nodes.cloud import MachineSpec, ec2_words
 
     of_environment = tuple(word for word in os.environ.get("SLIPWAY_NODE_SECURITY_GROUPS", "").replace(",", " ").split() if word)
     spec = MachineSpec(
-        size or os.environ.get("SLIPWAY_NODE_SIZE", ""),
-        image or os.environ.get("SLIPWAY_NODE_IMAGE", ""),
-        subnet or os.environ.get("SLIPWAY_NODE_SUBNET") or None,
-        security_groups or of_environment,
-        public,
+        settings.size or os.environ.get("SLIPWAY_NODE_SIZE", ""),
+        settings.image or os.environ.get("SLIPWAY_NODE_IMAGE", ""),
+        settings.subnet or os.environ.get("SLIPWAY_NODE_SUBNET") or None,
+        settings.security_groups or of_environment,
+        settings.public,
     )
     faults = [Fault(places[key], message, hint) for key, message, hint in ec2_words.faults(spec)]
     if faults:

@@ -243,7 +243,7 @@ class ClusterDocument:
         """The host entry of a machine."""
         return next((host for host in self.hosts if address in host.ips), None)
 
-    def containers(self, role: str) -> int:
+    def counted(self, role: str) -> int:
         """Number of machines that the provider makes for ``control-plane`` or ``worker``."""
         return sum(host.count or 0 for host in self.hosts if host.roles[0] == role)
 

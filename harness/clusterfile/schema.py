@@ -52,6 +52,7 @@ RESERVED = frozenset(
     }
 )
 """Names of the environment that describe the cluster itself. Nobody else sets them."""
+
 _ENV_HINT = "letters, digits, '_', '-' and '.', not a digit first"
 
 

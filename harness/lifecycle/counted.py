@@ -37,10 +37,13 @@ def is_counted(clusterfile: Clusterfile) -> bool:
 def made(clusterfile: Clusterfile, source: MachineSource) -> Clusterfile:
     """The Clusterfile with the addresses of its machines; those that do not exist are made."""
     cluster = _checked(clusterfile)
-    group = _group(cluster.name, source)
+    return _made(clusterfile, cluster, _group(cluster.name, source), source)
+
+
+def _made(clusterfile: Clusterfile, cluster: ClusterDocument, group: NodeGroup | None, source: MachineSource) -> Clusterfile:
     if lacking := _lacking(cluster, group):
         with log.step(f"make {len(lacking)} machines"):
-            counts = (cluster.containers(CONTROL_PLANE), cluster.containers(WORKER))
+            counts = (cluster.counted(CONTROL_PLANE), cluster.counted(WORKER))
             group = source.provider.grow(cluster.name, *counts, image=source.image())
     return _addressed(clusterfile, cluster, group)
 
@@ -66,7 +69,7 @@ def apply(
         if plan:
             return planned
         fetch()
-    addressed = made(clusterfile, source)
+    addressed = _made(clusterfile, cluster, group, source)
     result = applying.apply(addressed, store, options, fetch=fetch, confirm=confirm, home=home)
     surplus = () if result.made else _surplus(cluster, _group(cluster.name, source))
     if surplus:
@@ -114,7 +117,7 @@ def _checked(clusterfile: Clusterfile) -> ClusterDocument:
     """
     cluster = clusterfile.cluster
     assert cluster is not None
-    groups.check(cluster.name, cluster.containers(CONTROL_PLANE), cluster.containers(WORKER))
+    groups.check(cluster.name, cluster.counted(CONTROL_PLANE), cluster.counted(WORKER))
     where = f"{clusterfile.path or 'the Clusterfile'} .spec.hosts"
     faults = [
         Fault(where, f"{len(counted)} entries with a count for the role {role}", "one of them; write the addresses of other machines")
@@ -136,13 +139,13 @@ def _members(group: NodeGroup | None, role: str) -> tuple[GroupMember, ...]:
 
 def _lacking(cluster: ClusterDocument, group: NodeGroup | None) -> list[tuple[str, str]]:
     members = group.members if group else ()
-    return groups.missing(cluster.name, members, cluster.containers(CONTROL_PLANE), cluster.containers(WORKER))
+    return groups.missing(cluster.name, members, cluster.counted(CONTROL_PLANE), cluster.counted(WORKER))
 
 
 def _surplus(cluster: ClusterDocument, group: NodeGroup | None) -> tuple[str, ...]:
     """Names of the machines above the numbers; of a role that the file does not count, none."""
     return tuple(
-        member.name for role in (CONTROL_PLANE, WORKER) if (count := cluster.containers(role)) for member in _members(group, role)[count:]
+        member.name for role in (CONTROL_PLANE, WORKER) if (count := cluster.counted(role)) for member in _members(group, role)[count:]
     )
 
 

@@ -11,12 +11,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from harness.clusterfile import CONTROL_PLANE, WORKER
 from harness.errors import StoreError, UsageError
 from harness.host import durable
 from harness.nodes import GroupMember
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
-ROLES = ("control-plane", "worker")
 KEY = "id_ed25519"
 """Private key in the folder of a group."""
 
@@ -42,7 +42,7 @@ def exists_already(name: str, provider: str) -> UsageError:
 def missing(group: str, members: Sequence[GroupMember], control_plane: int, workers: int) -> list[tuple[str, str]]:
     """Names and roles of the machines that a group lacks to have that many. Numbers of machines that are gone are not used again."""
     lacking: list[tuple[str, str]] = []
-    for role, wanted in zip(ROLES, (control_plane, workers), strict=True):
+    for role, wanted in ((CONTROL_PLANE, control_plane), (WORKER, workers)):
         present = [member for member in members if member.role == role]
         last = max((number(member.name) for member in present), default=0)
         lacking += [(f"{group}-{role}-{last + place}", role) for place in range(1, wanted - len(present) + 1)]
@@ -57,7 +57,7 @@ def number(name: str) -> int:
 
 def in_order(members: Iterable[GroupMember]) -> tuple[GroupMember, ...]:
     """Control-plane nodes first, each role by number."""
-    return tuple(sorted(members, key=lambda member: (member.role != ROLES[0], len(member.name), member.name)))
+    return tuple(sorted(members, key=lambda member: (member.role != CONTROL_PLANE, len(member.name), member.name)))
 
 
 def public_key(folder: Path) -> bytes:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from harness import untrusted
 from harness.errors import Fault, InputError, NodeError
 from harness.nodes import Login, Machine, each, ssh_config, together
 from harness.nodes.ssh import SshConnections, SshNode
@@ -67,7 +68,7 @@ def _looked_up(name: str, host: str) -> str | Fault:
     if len(candidates) > 1:
         return Fault(shown, f"has several addresses: {', '.join(candidates)}", "give the one that other nodes reach, or a name for it")
     address = ipaddress.ip_address(candidates[0])
-    if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
+    if not untrusted.is_reachable(address):
         return Fault(shown, f"resolves to {address}, by which no other node reaches it", "give its address in the network of the cluster")
     return str(address)
 

@@ -33,10 +33,10 @@ esac
 def check(machine: Machine) -> None:
     """Raises UsageError for a value that ssh_config cannot hold, and for a private key that does not exist."""
     login, jump = machine.login, machine.login.jump
-    for word in (machine.address, machine.target, login.user or "root"):
+    for word in (machine.address, machine.target, login.user or USER):
         if not _WORD.fullmatch(word):
             raise UsageError(f"{word!r} is neither an address nor a user", hint="addresses are separated by commas")
-    for word in (jump.host, jump.user or "root") if jump else ():
+    for word in (jump.host, jump.user or USER) if jump else ():
         if not _WORD.fullmatch(word):
             raise UsageError(f"{word!r} is neither a machine nor a user", hint="jump: USER@HOST")
     for key in (login.key, jump.key if jump else None):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from harness.untrusted.display import shown, uncoloured
 from harness.untrusted.json_reader import json_document, json_object
 from harness.untrusted.kubeconfig import KUBECONFIG_LIMITS, KubeIdentity, kube_identity
-from harness.untrusted.names import address, name, relative_path
+from harness.untrusted.names import address, is_reachable, name, relative_path
 from harness.untrusted.numerals import decimal, integer, number
 from harness.untrusted.pattern import Pattern
 from harness.untrusted.stream import Ceiling
@@ -33,6 +33,7 @@ __all__ = [
     "address",
     "decimal",
     "integer",
+    "is_reachable",
     "json_document",
     "json_object",
     "kube_identity",

@@ -26,9 +26,14 @@ def address(text: object, *, what: str, error: type[SlipwayError] = StoreError) 
         parsed = ipaddress.ip_address(text) if isinstance(text, str) else None
     except ValueError:
         parsed = None
-    if parsed is None or parsed.is_unspecified or parsed.is_multicast or parsed.is_loopback or parsed.is_link_local:
+    if parsed is None or not is_reachable(parsed):
         raise error(message(what, f"{shown(str(text))[:80]!r} is not an address that other machines can reach"))
     return str(parsed)
+
+
+def is_reachable(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """False for an address by which no other machine can reach one."""
+    return not (address.is_unspecified or address.is_multicast or address.is_loopback or address.is_link_local)
 
 
 def relative_path(text: object, *, what: str, error: type[SlipwayError] = StoreError) -> str:

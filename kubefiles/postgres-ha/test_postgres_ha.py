@@ -55,7 +55,7 @@ def until(condition, what):
 
 
 def without_error(ask):
-    """What a function gives; an empty text while its server does not answer."""
+    """The result of a function; an empty text while its server does not answer."""
     try:
         return ask()
     except CommandError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from harness.clusterfile import CONTROL_PLANE, WORKER
 from harness.nodes import GroupMember, groups
 from harness.nodes.cloud import CloudMachine
 
@@ -22,7 +23,7 @@ _RANGE = re.compile(r"(control-plane|worker):([0-9]{1,5})-([0-9]{1,5})")
 def of(group: str, identity: str, machines: Sequence[tuple[str, str]], *, public: bool = False) -> dict[str, str]:
     """Tags of an order for machines with these names and roles, each role by consecutive numbers."""
     ranges = []
-    for role in groups.ROLES:
+    for role in (CONTROL_PLANE, WORKER):
         numbers = [groups.number(name) for name, its in machines if its == role]
         if numbers:
             ranges.append(f"{role}:{numbers[0]}-{numbers[-1]}")

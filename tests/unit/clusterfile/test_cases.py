@@ -73,7 +73,7 @@ def test_case_container_provider_counts_nodes_and_warns_of_machine_sizes() -> No
     assert cluster is not None
     assert (cluster.name, cluster.provider) == ("my-test-cluster", "CONTAINER")
     assert cluster.image == "docker.io/sealerio/kubernetes:v1-22-15-sealerio-2"
-    assert (cluster.containers("control-plane"), cluster.containers("worker")) == (1, 1)
+    assert (cluster.counted("control-plane"), cluster.counted("worker")) == (1, 1)
     assert (cluster.pod_cidr, cluster.svc_cidr) == ("100.64.0.0/10", "10.96.0.0/22")
     assert cluster.cert_sans == ("aliyun-inc.com", "10.0.0.2")
     assert (cluster.ssh.user, cluster.ssh.password.text) == ("root", "Sealer123")

@@ -347,7 +347,7 @@ def test_cluster_container_counts_are_summed_and_two_control_planes_are_refused(
     found = cluster(
         "provider: CONTAINER\nhosts: [{count: 3, roles: [master]}, {count: '2', roles: [node]}, {count: 1, roles: [node, gpu]}]"
     )
-    assert (found.containers("control-plane"), found.containers("worker"), found.control_plane) == (3, 3, ())
+    assert (found.counted("control-plane"), found.counted("worker"), found.control_plane) == (3, 3, ())
     assert faults(spec_text("provider: CONTAINER\nmasters: {count: 2}")) == [("7 .spec.masters", "2 control-plane nodes")]
 
 

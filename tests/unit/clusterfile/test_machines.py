@@ -23,7 +23,7 @@ def test_cloud_settings_are_read_and_written() -> None:
     found = read(f"provider: AWS\n{CLOUD}\n{HOSTS}")
     assert found.cluster is not None
     assert found.cluster.cloud == CloudSettings("t3.large", "ami-12345678", "subnet-1", ("sg-1",), public=True)
-    assert (found.cluster.containers("control-plane"), found.cluster.containers("worker")) == (3, 2)
+    assert (found.cluster.counted("control-plane"), found.cluster.counted("worker")) == (3, 2)
     again = parse(redacted(found), "stored").cluster
     assert again is not None
     assert again.cloud == found.cluster.cloud
