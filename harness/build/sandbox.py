@@ -118,7 +118,7 @@ def kind(plan: SandboxPlan, sources: Sequence[Source], store: Store, builder: Bu
                 ) from error
             shown.note = _made(plan)
         first = client.containers.get(f"{name}-control-plane")
-        for node in client.containers.list(filters={"label": f"io.x-k8s.kind.cluster={name}"}):
+        for node in docker.all_containers(client, label=f"{_KIND_CLUSTER}={name}"):
             docker.command_output(node, ["/bin/sh", "-c", _PLUGINS])
         sandbox = Sandbox(first, proxy, plan.env, str(first.attrs["NetworkSettings"]["Networks"][name]["IPAddress"]))
         _addons(sandbox, plan)
@@ -214,7 +214,7 @@ def _remove_all(client: docker.Client, cluster: str, *, patience: float) -> None
     """Remove the containers of a kind cluster, and those that appear within ``patience`` seconds of the last one."""
     quiet_since = time.monotonic()
     while True:
-        containers = _containers(client, label=f"{_KIND_CLUSTER}={cluster}")
+        containers = docker.all_containers(client, label=f"{_KIND_CLUSTER}={cluster}")
         for container in containers:
             _remove(container)
         if containers:
@@ -263,14 +263,14 @@ _OWN_CLUSTER = re.compile(r"slipway-[0-9]+-[0-9a-f]{6}")
 def sweep(client: docker.Client) -> None:
     """Remove what builds left whose process was killed: their networks and the containers on them, and containers whose network is gone."""
     # Before the networks: the network of a container that exists by now is in their list, unless its build has ended.
-    of_kind = _containers(client, label=_KIND_CLUSTER)
+    of_kind = docker.all_containers(client, label=_KIND_CLUSTER)
     networks = client.networks.list()
     dead = [network for network in networks if _is_dead(network.attrs.get("Labels") or {})]
     for network in dead:
-        for container in _containers(client, network=str(network.name)):
+        for container in docker.all_containers(client, network=str(network.name)):
             _remove(container)
         _forgiving(network.remove)
-    for container in _containers(client, label=docker.LABEL_BUILD):
+    for container in docker.all_containers(client, label=docker.LABEL_BUILD):
         if _is_dead(container.labels):
             _remove(container)
     # A busy engine may have made a container of kind after its build was interrupted and had removed its network.
@@ -279,11 +279,6 @@ def sweep(client: docker.Client) -> None:
         cluster = str(container.labels.get(_KIND_CLUSTER))
         if _OWN_CLUSTER.fullmatch(cluster) and cluster not in names:
             _remove(container)
-
-
-def _containers(client: docker.Client, **filters: str) -> Sequence[Any]:
-    """Containers, but for those that another build removes meanwhile."""
-    return client.containers.list(all=True, ignore_removed=True, filters={**filters})
 
 
 def _remove(container: Any) -> None:

@@ -258,6 +258,11 @@ def _packet_size(client: Client) -> dict[str, str]:
     return {name: str(value) for name, value in options.items() if name == _MTU}
 
 
+def all_containers(client: Client, **filters: str) -> list[Any]:
+    """Containers of any state that match the engine's filters, but for those that another command removes meanwhile."""
+    return list(client.containers.list(all=True, ignore_removed=True, filters={**filters}))
+
+
 def run_container(client: Client, image: str, command: list[str], **options: Any) -> tuple[int, str]:
     """Run a container to its end and remove it; returns its exit code and output. Extra options are docker's own."""
     # With a name that is known before the engine answers, the container can be removed after an interrupt in between.

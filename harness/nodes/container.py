@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import http
 import io
 import ipaddress
 import json
@@ -148,7 +149,9 @@ class ContainerProvider:
             _parallel(_remove, containers)
             networks = self.client.networks.list(filters={"label": f"{LABEL}={name}"})
             for network in networks:
-                network.remove()
+                # As with the machines: another command may be removing it at the same time.
+                with contextlib.suppress(docker.NotFound):
+                    network.remove()
         folder = self._folder(name)
         exists = bool(containers or networks or folder.exists())
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,7 +161,7 @@ class ContainerProvider:
     def list(self) -> tuple[NodeGroup, ...]:
         by_name: dict[str, Any] = {}
         with _refusals():
-            for container in self.client.containers.list(all=True, filters={"label": LABEL}):
+            for container in docker.all_containers(self.client, label=LABEL):
                 by_name.setdefault(container.labels[LABEL], []).append(container)
         return tuple(self._group(name, containers) for name, containers in sorted(by_name.items()))
 
@@ -167,7 +170,7 @@ class ContainerProvider:
 
     def _containers(self, name: str) -> Sequence[Container]:
         with _refusals():
-            return tuple(self.client.containers.list(all=True, filters={"label": f"{LABEL}={name}"}))
+            return tuple(docker.all_containers(self.client, label=f"{LABEL}={name}"))
 
     def _group(self, name: str, containers: Sequence[Container]) -> NodeGroup:
         members = (
@@ -259,9 +262,14 @@ class _refusals(contextlib.AbstractContextManager[None]):  # noqa: N801 - used a
 
 
 def _remove(container: Container) -> None:
-    # Somebody else may be removing it at the same time.
+    # Another command may be removing it at the same time: then this one waits until it is gone.
     with contextlib.suppress(docker.NotFound):
-        container.remove(force=True, v=True)
+        try:
+            container.remove(force=True, v=True)
+        except docker.APIError as refused:
+            if refused.status_code != http.HTTPStatus.CONFLICT:
+                raise
+            container.wait(condition="removed")
 
 
 def member_addresses(subnet: str, count: int) -> list[str]:

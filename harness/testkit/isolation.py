@@ -148,7 +148,7 @@ class NodeNetwork:
 
 def network(client: docker.Client, group: str) -> NodeNetwork:
     """Network of the nodes called ``group``. Raises CheckError unless there is exactly one."""
-    containers: list[Any] = client.containers.list(all=True, filters={"label": f"{LABEL}={group}"})
+    containers = docker.all_containers(client, label=f"{LABEL}={group}")
     networks = client.networks.list(filters={"label": f"{LABEL}={group}"})
     if len(networks) != 1 or not containers:
         raise CheckError(f"nodes named {group} have {len(networks)} networks, not one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import os
@@ -174,6 +175,31 @@ def test_provider_down_removes_machines_volumes_network_and_key(client: docker.C
     key = made.login.key
     assert key is not None
     assert not key.exists()
+
+
+def test_provider_down_in_several_commands_at_once_succeeds_in_all(client: docker.Client, image: str, tmp_path: Path) -> None:
+    ContainerProvider(client, tmp_path).up(DOWN, 1, 1, image=image)
+    together = threading.Barrier(4)
+
+    def down(_: int) -> bool:
+        provider = ContainerProvider(docker.connect(), tmp_path)
+        together.wait(HANG)
+        return provider.down(DOWN)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert any(pool.map(down, range(4)))
+    assert client.containers.list(all=True, filters={"label": f"{LABEL}={DOWN}"}) == []
+    assert client.networks.list(filters={"label": f"{LABEL}={DOWN}"}) == []
+
+
+def test_provider_list_leaves_out_machine_removed_meanwhile(
+    group: NodeGroup, client: docker.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = client.api.containers
+    # The engine's list is of a moment ago: one of it is gone when it is asked about.
+    monkeypatch.setattr(client.api, "containers", lambda *words, **options: [*answered(*words, **options), {"Id": "0" * 64}])
+    (listed,) = (found for found in ContainerProvider(client, tmp_path).list() if found.name == NAME)
+    assert [member.name for member in listed.members] == [member.name for member in group.members]
 
 
 # ---- ways in ----------------------------------------------------------------------------------------------------------

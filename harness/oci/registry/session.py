@@ -68,6 +68,8 @@ class HttpRequest:
     scope: str = ""
     """Scope of the token where the registry does not state one: ``repository:team/web:pull,push``."""
     good: tuple[int, ...] = (200, 206)
+    transient: tuple[str, ...] = ()
+    """Error codes of a refusal after which the same request may succeed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +128,10 @@ class Session:
                 self._base[endpoint.host] = base
             if response.status in request.good:
                 return response
-            raise refusal(response, endpoint, self.retry)
+            refused = refusal(response, endpoint, self.retry)
+            if refused.code in request.transient:
+                refused.wait = refused.wait or 0.0
+            raise refused
         raise AssertionError("an endpoint has at least one base URL")
 
     def _authorized(self, base: str, endpoint: Endpoint, request: HttpRequest) -> urllib3.BaseHTTPResponse:

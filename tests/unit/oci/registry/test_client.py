@@ -264,3 +264,24 @@ def test_referrers_server_error_raises_remote_error(registry: Registry, remote: 
     registry.spoil("GET", "/referrers/", *[lambda _: answer(503)] * 20)
     with pytest.raises(RemoteError, match="503"):
         remote.referrers(Reference.parse(f"{HOST}/team/web@{SUBJECT.digest}"))
+
+
+def test_put_manifest_digest_called_invalid_is_sent_again(registry: Registry, remote: Client) -> None:
+    """As a registry of the 2.x line answers while another push writes a child of the same index."""
+    refused = answer(400, b'{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match uploaded content"}]}')
+    registry.spoil("PUT", "/manifests/", lambda _: refused)
+    data = canonical_json({"mediaType": OCI_MANIFEST})
+    assert remote.put_manifest(TARGET, data, OCI_MANIFEST) == digest_of(data)
+    assert registry.count("PUT") == 2
+    assert registry.manifests["team/web", TARGET.tag or ""] == (OCI_MANIFEST, data)
+
+
+@pytest.mark.parametrize(
+    ("body", "times"),
+    [(b'{"errors":[{"code":"DIGEST_INVALID","message":"no"}]}', RetryPolicy().attempts), (b'{"errors":[{"code":"MANIFEST_INVALID"}]}', 1)],
+)
+def test_put_manifest_refused_for_good_raises_remote_error(registry: Registry, remote: Client, body: bytes, times: int) -> None:
+    registry.spoil("PUT", "/manifests/", *[lambda _: answer(400, body)] * 20)
+    with pytest.raises(RemoteError, match="400"):
+        remote.put_manifest(TARGET, canonical_json({}), OCI_MANIFEST)
+    assert registry.count("PUT") == times
