@@ -104,7 +104,6 @@ def test_remove_worker_cleans_its_machine(joined: Lab, later: str, made: Made) -
     until(lambda: joined.status()["healthy"])
 
 
-@pytest.mark.long
 def test_join_by_name_of_ssh_config_is_recorded_and_other_verbs_take_the_name(
     joined: Lab, later: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +114,8 @@ def test_join_by_name_of_ssh_config_is_recorded_and_other_verbs_take_the_name(
     config.write_text(right)
     monkeypatch.setenv("SLIPWAY_SSH_CONFIG", str(config))
     newcomer = joined.at(later)
-    newcomer.run("/usr/sbin/sshd -p 2222 -o PidFile=/run/sshd-other.pid")
+    for machine in (newcomer, joined.at(other)):
+        machine.run("/usr/sbin/sshd -p 2222 -o PidFile=/run/sshd-other.pid")
     wrong = joined.slipway("join", joined.name, "--workers", "nosuch.invalid,newcomer", "--control-plane", "other.invalid", check=False)
     assert wrong.returncode == 2
     assert "nosuch.invalid: has no address here" in wrong.stderr
@@ -147,7 +147,8 @@ def test_join_by_name_of_ssh_config_is_recorded_and_other_verbs_take_the_name(
     done = json.loads(joined.slipway("remove", joined.name, "newcomer", "--yes", "--output", "json").stdout)
     assert done["cleaned"] == [f"{joined.name}-worker-2"]
     assert "newcomer" not in joined.json(*RECORD)["data"]["Clusterfile"]
-    newcomer.run("kill $(cat /run/sshd-other.pid)")
+    for machine in (newcomer, joined.at(other)):
+        machine.run("kill $(cat /run/sshd-other.pid)")
 
 
 def test_join_worker_that_left_is_a_node_again(joined: Lab, later: str) -> None:
