@@ -1,8 +1,8 @@
 """Images found by reading, possible ones included, beside a plain recursive search for ``image:`` keys in the same files.
 
 The inputs are the kubefiles, and the cases in ``tests/cases/strangers`` with what each needs. The figures are shares of the needed
-images that were missed, and false ones: nothing here is a time. The kubefile ``kubernetes`` is not among them, since its images are in a
-list that its build writes; ``operator`` is, although its second image has its name only while it runs.
+images that were missed, and false ones: nothing here is a time. The kubefiles ``kubernetes`` and ``conformance`` are not among them, since
+their images are in lists that their builds write; ``operator`` is, although its second image has its name only while it runs.
 """
 
 from __future__ import annotations
@@ -28,8 +28,21 @@ SMOKE = {"install": False}
 NGINX, REDIS = "slipway.dev/nginx:1.22", "slipway.dev/redis:7.0"
 KUBEFILES: Mapping[str, tuple[str, ...]] = {
     "chart": (NGINX, REDIS),
+    "middleware": ("docker.io/library/zookeeper:3.9", "slipway.dev/visits:1"),
+    "mysql-cluster": ("docker.io/library/mariadb:11.8",),
+    "observability": (
+        *(f"docker.io/victoriametrics/{name}:v1.151.0" for name in ("victoria-metrics", "vmagent", "vmalert", "vmauth")),
+        *(f"docker.io/victoriametrics/{name}:v1.52.2" for name in ("victoria-logs", "vlagent")),
+        "quay.io/prometheus/node-exporter:v1.12.1",
+        "slipway.dev/alertmanager:0.25",
+        "slipway.dev/configmap-files:1",
+    ),
     "operator": (NGINX, REDIS),
+    "postgres-ha": ("docker.io/edoburu/pgbouncer:v1.24.1-p1", "ghcr.io/zalando/spilo-17:4.0-p3"),
+    "rabbitmq": ("docker.io/library/rabbitmq:4.0",),
     "redis": (REDIS,),
+    "redis-ha": ("docker.io/library/redis:7.0",),
+    "registry": ("docker.io/library/registry:3.1.2", "slipway.dev/htpasswd:2.4"),
     "web": (NGINX, REDIS),
 }
 """Images that each needs, as its cluster pulled them."""

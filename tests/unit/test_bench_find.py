@@ -25,3 +25,9 @@ def test_find_benchmark_recall_is_high_and_false_findings_are_zero() -> None:
 def test_find_benchmark_chart_inputs_are_added_on_request() -> None:
     plain, every = ({name for name, *_ in find.inputs(charts=charts)} for charts in (False, True))
     assert {"chart", "chart-values-of-launch", "chart-kube-version", "chart-newer-template"} == every - plain
+
+
+def test_find_benchmark_reads_every_kubefile_whose_images_are_not_in_a_list() -> None:
+    listed = {"conformance", "kubernetes"}
+    unproven = {"prometheus"}  # no cluster has pulled its images yet
+    assert set(find.KUBEFILES) == {path.parent.name for path in (find.PROJECT / "kubefiles").glob("*/Kubefile")} - listed - unproven
