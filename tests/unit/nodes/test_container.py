@@ -72,7 +72,7 @@ class Engine:
     def create_endpoint_config(self, *, ipv4_address: str) -> dict[str, Any]:
         return {"IPAMConfig": {"IPv4Address": ipv4_address}}
 
-    def list(self, *, all: bool = False, filters: dict[str, str]) -> Any:
+    def list(self, *, all: bool = False, ignore_removed: bool = False, filters: dict[str, str]) -> Any:
         name = filters["label"].partition("=")[2]
         found = self.machines if all else self.made
         return [one for one in found if not name or one.labels[LABEL] == name]
