@@ -125,7 +125,7 @@ class Sshd:
         self.key.write_bytes(client.export_private_key())
         self.key.chmod(0o600)
         self._authorized = asyncssh.import_authorized_keys(client.export_public_key().decode())
-        self._loop = asyncio.new_event_loop()
+        self._runner = asyncio.Runner()
         self._ready = threading.Event()
         self._stop = asyncio.Event()
         self._problem: BaseException | None = None
@@ -136,9 +136,9 @@ class Sshd:
         return next(iter(self.machines.values()))
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._serve())
+            with self._runner:
+                self._runner.run(self._serve())
         except BaseException as problem:  # told by start(), in the thread of the test
             self._problem = problem
         finally:
@@ -173,13 +173,9 @@ class Sshd:
             raise RuntimeError("the SSH server does not start") from self._problem
 
     def stop(self) -> None:
-        def end() -> None:
-            self._stop.set()
-            for task in asyncio.all_tasks(self._loop):
-                task.cancel()
-
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(end)
+            # The runner cancels what serves the connections, then closes its loop.
+            self._runner.get_loop().call_soon_threadsafe(self._stop.set)
             self._thread.join(_START_TIMEOUT)
 
 

@@ -682,10 +682,9 @@ def test_proxy_exit_does_not_wait_for_clients_or_registries(setup: Setup, server
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(Client(setup.rules, CredentialStore(setup.docker), retry=RetryPolicy(read=3 * HANG)))
         proxy = stack.enter_context(Proxy([remote(client)], setup.store))
-        idle = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
+        idle, busy = (http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG) for _ in range(2))
         idle.request("GET", f"/{proxy.secret}/v2/")
         idle.getresponse().read()
-        busy = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
         busy.request("GET", f"/{proxy.secret}/v2/bad.test/team/app/blobs/{sha256(data)}")
         answer = busy.getresponse()
         assert answer.read(1_000_000) == data[:1_000_000]
@@ -695,6 +694,8 @@ def test_proxy_exit_does_not_wait_for_clients_or_registries(setup: Setup, server
     assert nothing_stored(setup)
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         answer.read()
+    idle.close()
+    busy.close()
     server.ended.set()
     until(lambda: threading.active_count() <= before, threading.enumerate)
 

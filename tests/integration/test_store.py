@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -265,11 +266,11 @@ def test_store_full_disk_raises_store_error_and_keeps_existing_content(
     layer = image.platforms[0].layers[0]
     for fill in (
         lambda: full.put(os.urandom(3 << 20)),
-        lambda: full.put(store.open(layer.digest)),
+        lambda: full.put(stack.enter_context(store.open(layer.digest))),
         lambda: write_layer([LayerEntry("data", "file", 0o644, os.urandom(3 << 20))], full),
         lambda: load(full, tmp_path / "web.tar"),
     ):
-        with pytest.raises(StoreError, match=f"no space left in {full.root}") as caught:
+        with contextlib.ExitStack() as stack, pytest.raises(StoreError, match=f"no space left in {full.root}") as caught:
             fill()
         assert caught.value.hint
         assert not list((full.root / "tmp").iterdir())

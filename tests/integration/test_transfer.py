@@ -227,13 +227,13 @@ def test_pull_copy_made_by_skopeo_or_oras_has_same_digest(here: Site, there: Sit
 def test_push_rootfs_layers_are_pulled_by_docker(here: Site, plain: Registry) -> None:
     image = make(here.store, "web", "docker")
     here.push("web", f"{plain.host}/docker/web:1")
-    client = docker.connect()
-    found = client.images.pull(f"{plain.host}/docker/web", tag="1", platform="linux/amd64")
-    try:
-        expected = cloudimage.read(here.store, image.digest).platforms[0].diff_ids
-        assert found.attrs["RootFS"]["Layers"] == list(expected)
-    finally:
-        client.images.remove(f"{plain.host}/docker/web:1")
+    with contextlib.closing(docker.connect()) as client:
+        found = client.images.pull(f"{plain.host}/docker/web", tag="1", platform="linux/amd64")
+        try:
+            expected = cloudimage.read(here.store, image.digest).platforms[0].diff_ids
+            assert found.attrs["RootFS"]["Layers"] == list(expected)
+        finally:
+            client.images.remove(f"{plain.host}/docker/web:1")
 
 
 def test_push_and_pull_small_change_transfer_only_changed_blobs(here: Site, there: Site, line: Wire) -> None:
