@@ -90,8 +90,8 @@ def remove(
     """Take nodes, named by their addresses or names, out of a cluster, and clean their machines. May be repeated after a kill or a failure.
 
     A node that does not answer is taken out without its help. With ``force`` nothing that still runs on a node holds it up. ``login`` is
-    the way into machines that the cluster does not list (any more). Raises UsageError for what is no member, CheckError when pods cannot
-    go or etcd would lose its quorum.
+    the way into machines that the cluster does not list (any more). Raises UsageError for what is no member, or has joined another cluster
+    since; CheckError when pods cannot go or etcd would lose its quorum.
     """
     started = time.monotonic()
     with prepared(name, addresses, force=force, via=via, login=login, drain_timeout=drain_timeout, home=home) as work:
@@ -160,10 +160,15 @@ def _going(cluster: Gathered, texts: Sequence[str]) -> tuple[SshNode, ...]:
     others = {node.address for node in cluster.others}
     unlisted = [node for node in cluster.ssh.nodes if node.address not in {*by_word, *others}]
     by_word = {word: node for node in unlisted for word in (node.address, node.machine.target)} | by_word
+    asked = [node for node in cluster.alive(unlisted) if node in map(by_word.get, texts)]
+    # It may have joined another one since, from another computer.
+    elsewhere = owner.foreign(asked, cluster.first, cluster.state.name) if asked else {}
     faults, going = [], []
     for text in dict.fromkeys(texts):
         node = by_word.get(text)
-        if node is None:
+        if node is not None and node in asked and node.address in elsewhere:
+            faults.append(Fault(text, f"is no node of {cluster.state.name}: it belongs to another cluster {elsewhere[node.address]} by now"))
+        elif node is None:
             listing = ", ".join(f"{cluster.name(member)} {member.address}" for member in cluster.members)
             faults.append(Fault(text, f"is no node of {cluster.state.name}", f"its nodes: {listing}"))
         elif node not in going:
@@ -175,9 +180,10 @@ def _going(cluster: Gathered, texts: Sequence[str]) -> tuple[SshNode, ...]:
 
 def _holds_ours(cluster: Gathered, node: SshNode) -> bool:
     """Return True when a machine that the cluster does not list has something of it: a join was not finished, or it came back."""
-    if node.address in cluster.record.left:
-        return True
-    return node.address not in cluster.errors and owner.of(node) != () and not owner.foreign([node], cluster.first, cluster.state.name)
+    left = node.address in cluster.record.left
+    if node.address in cluster.errors:
+        return left
+    return (left or owner.of(node) != ()) and not owner.foreign([node], cluster.first, cluster.state.name)
 
 
 def _strays(cluster: Gathered, going: Sequence[SshNode]) -> frozenset[str]:

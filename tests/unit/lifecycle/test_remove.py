@@ -145,6 +145,48 @@ def test_remove_unlisted_machine_is_accepted_only_with_mark_of_cluster(tmp_path:
     assert [fault.where for fault in caught.value.faults] == ["10.0.0.8", "10.0.0.9"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Remembered:
+    """Takes the place of the connections: machines that are remembered here."""
+
+    nodes: tuple[StandIn, ...]
+
+
+def test_remove_remembered_machine_that_joined_another_cluster_is_refused(tmp_path: Path) -> None:
+    own, clean, other, again = (StandIn(f"10.0.0.{number}") for number in (6, 7, 8, 9))
+    own.answers, other.answers, again.answers = {"/cluster 2>": "lab 01"}, {"/cluster 2>": "prod 02"}, {"/cluster 2>": "lab 99"}
+    ssh: Any = Remembered((own, clean, other, again))
+    found = gathered(tmp_path, ssh=ssh)
+    found.first.answers = {"/cluster 2>": "lab 01"}  # type: ignore[attr-defined]
+    assert [node.address for node in remove._going(found, ["10.0.0.6", "10.0.0.7"])] == ["10.0.0.6", "10.0.0.7"]
+    with pytest.raises(InputError) as caught:
+        remove._going(found, ["10.0.0.7", "10.0.0.8", "10.0.0.9"])
+    assert [(fault.where, fault.message) for fault in caught.value.faults] == [
+        ("10.0.0.8", "is no node of lab: it belongs to another cluster prod by now"),
+        ("10.0.0.9", "is no node of lab: it belongs to another cluster lab by now"),
+    ]
+
+
+def test_remove_remembered_machine_that_does_not_answer_is_accepted_unasked(tmp_path: Path) -> None:
+    silent = StandIn("10.0.0.8")
+    ssh: Any = Remembered((silent,))
+    found = gathered(tmp_path, ssh=ssh, gone=("10.0.0.8",))
+    assert [node.address for node in remove._going(found, ["10.0.0.8"])] == ["10.0.0.8"]
+    assert not silent.commands
+
+
+def test_remove_machine_left_uncleaned_that_joined_another_cluster_is_refused(tmp_path: Path) -> None:
+    stale, moved, silent = (StandIn(f"10.0.0.{number}") for number in (7, 8, 9))
+    stale.answers, moved.answers = {"/cluster 2>": "lab 01"}, {"/cluster 2>": "prod 02"}
+    others: Any = (stale, moved, silent)
+    left = record(left="10.0.0.7 10.0.0.8 10.0.0.9")
+    found = gathered(tmp_path, others=others, gone=("10.0.0.9",), record=left)
+    found.first.answers = {"/cluster 2>": "lab 01"}  # type: ignore[attr-defined]
+    assert [node.address for node in remove._going(found, ["10.0.0.7", "10.0.0.9"])] == ["10.0.0.7", "10.0.0.9"]
+    with pytest.raises(InputError, match=r"10\.0\.0\.8"):
+        remove._going(found, ["10.0.0.8"])
+
+
 def test_remove_half_joined_control_plane_node_leaves_etcd(tmp_path: Path) -> None:
     half: Any = StandIn("10.0.0.3", "host-3")
     found = gathered(tmp_path, control_plane=2, workers=0, others=(half,))
