@@ -43,8 +43,10 @@ class _Work:
     cleaned: list[str] = dataclasses.field(default_factory=list)
     untouched: list[str] = dataclasses.field(default_factory=list)
     parting: Parting = dataclasses.field(default_factory=Parting)
-    owners: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    """Name and identity of the cluster that each machine belongs to, by address."""
+    authority: bytes | None = None
+    """The CA certificate (PEM) of the cluster that is meant; None when it is not known, or the user names the machines."""
+    others: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Names of the other clusters that machines belong to, by address."""
     claim: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
 
 
@@ -57,7 +59,8 @@ def prepare(
 ) -> _Work:
     """The machines to clean: those given, else those remembered. Raises UsageError when there are none."""
     known_cluster = access.known(name, control_plane, workers, home=home)
-    return _Work(known_cluster, SshConnections(known_cluster.state.folder, (*known_cluster.control_plane, *known_cluster.workers)))
+    ssh = SshConnections(known_cluster.state.folder, (*known_cluster.control_plane, *known_cluster.workers))
+    return _Work(known_cluster, ssh, authority=None if control_plane or workers else known_cluster.state.authority())
 
 
 def plan(work: _Work) -> list[Step]:
@@ -109,8 +112,15 @@ def _part(work: _Work) -> Step:
         reached = [node for node in work.ssh.nodes if node.address not in work.unreachable]
         name = work.found.state.name
         # Machines of other clusters are not to hear of the claim: it would stop what works there.
-        work.owners = {node.address: mark for node, mark in zip(reached, each(reached, owner.of), strict=True)}
-        mine = [node for node in reached if work.owners[node.address][:1] == (name,)]
+        marks = each(reached, owner.of)
+        belong = each(list(zip(reached, marks, strict=True)), lambda pair: owner.belongs(*pair, name, work.authority))
+        mine = [node for node, belongs in zip(reached, belong, strict=True) if belongs]
+        work.others = {node.address: mark[0] for node, mark in zip(reached, marks, strict=True) if mark and node not in mine}
+        for address, other in work.others.items():
+            if other == name:
+                log.warning(
+                    f"{address} belongs to another cluster {name} by now and is left as it is; it is cleaned when --via or --workers names it"
+                )
         control_plane = [node for node in mine if node.address in {machine.address for machine in work.found.control_plane}]
         if control_plane:
             work.claim.enter_context(lease.claimed(control_plane, name))
@@ -125,11 +135,10 @@ def _clean(work: _Work) -> Step:
     def action(node: Node) -> str:
         if node.address in work.unreachable:
             return "some are unreachable"
-        mark = work.owners[node.address]
-        others = mark and mark[0] != work.found.state.name
-        if others or not node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip():
+        other = work.others.get(node.address)
+        if other or not node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip():
             work.untouched.append(node.name)
-            return f"{node.name} {'belongs to ' + mark[0] if mark else 'holds nothing of a cluster'}"
+            return f"{node.name} {f'belongs to another cluster {other}' if other else 'holds nothing of a cluster'}"
         work.parting.run(Phase.PRE_CLEAN_HOST, node)
         clean(node)
         work.parting.run(Phase.POST_CLEAN_HOST, node)
@@ -156,6 +165,9 @@ def _forget(work: _Work) -> Step:
         if work.unreachable:
             # Their way in must stay known, for the next attempt.
             return "kept, for those that were not reached"
+        if len(work.others) == len(work.ssh.nodes) and work.found.state.name in work.others.values():
+            # It may be this one, made again under its name: then they are named.
+            return "kept, since none of the machines is its own"
         work.claim.close()
         work.ssh.close()
         work.found.state.forget()

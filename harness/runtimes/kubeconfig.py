@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-
 from harness import untrusted
 from harness.errors import NodeError
 from harness.nodes import Node
 from harness.runtimes import API_NAME, API_PORT, bracketed, documents
+from harness.runtimes.pki import fingerprints
 from harness.untrusted import KubeIdentity
 
 ADMIN = "/etc/kubernetes/admin.conf"
@@ -65,6 +63,6 @@ def admin_identity(node: Node, cluster: str, authority: bytes | None = None) -> 
 
 def _fingerprints(authority: bytes, node: Node) -> frozenset[bytes]:
     try:
-        return frozenset(certificate.fingerprint(hashes.SHA256()) for certificate in x509.load_pem_x509_certificates(authority))
+        return fingerprints(authority)
     except ValueError as wrong:
         raise NodeError(f"{node.name}: the CA in its {ADMIN} cannot be read: {wrong}") from wrong

@@ -207,7 +207,17 @@ class Pki:
     @property
     def identity(self) -> str:
         """Unique identity of the cluster: a hash of its CA certificate."""
-        return hashlib.sha256(self.files["ca.crt"]).hexdigest()[:16]
+        return identity(self.files["ca.crt"])
+
+
+def identity(authority: bytes) -> str:
+    """Return the identity of the cluster with this CA certificate: of the file, as it is."""
+    return hashlib.sha256(authority).hexdigest()[:16]
+
+
+def fingerprints(certificates: bytes) -> frozenset[bytes]:
+    """Return the SHA-256 fingerprints of PEM certificates. Raises ValueError when there are none, or one cannot be read."""
+    return frozenset(certificate.fingerprint(hashes.SHA256()) for certificate in x509.load_pem_x509_certificates(certificates))
 
 
 def control_plane_certificates(

@@ -10,6 +10,7 @@ from harness.errors import CheckError, NodeError
 from harness.lifecycle.cluster.access import Access
 from harness.lifecycle.provision.rootfs import MARK
 from harness.nodes import Node, claim, each
+from harness.runtimes import pki
 
 Owner = tuple[str, ...]
 """Name and identity; empty for a machine without a cluster."""
@@ -19,6 +20,24 @@ def of(node: Node) -> Owner:
     """Return the owner of a machine. A command that changes another cluster there is not held up by it."""
     with claim.aside():
         return tuple(untrusted.shown(node.run(f"cat {MARK} 2>/dev/null || true").stdout, lines=True).split()[:2])
+
+
+def belongs(node: Node, mark: Owner, name: str, authority: bytes | None) -> bool:
+    """Return True when a machine with this mark belongs to the cluster ``name`` with the CA certificate ``authority`` (PEM).
+
+    The name alone counts when the certificate is not known, or the mark has no identity.
+    """
+    if mark[:1] != (name,):
+        return False
+    if authority is None or len(mark) < 2 or mark[1] == pki.identity(authority):
+        return True
+    # The identity of a cluster that was adopted is of a file which may hold more, and a CA can be exchanged by hand: the mark stays.
+    with claim.aside():
+        file = node.run(f"cat {pki.FOLDER}/ca.crt 2>/dev/null || true").stdout
+    try:
+        return not pki.fingerprints(file.encode()).isdisjoint(pki.fingerprints(authority))
+    except ValueError:
+        return False
 
 
 def foreign(nodes: Collection[Node], member: Node, name: str | None = None) -> dict[str, str]:

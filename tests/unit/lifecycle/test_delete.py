@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from harness.lifecycle.provision import node_files
 from harness.nodes import Machine, claim
 from harness.nodes.ssh import SshConnections
 from harness.process import ProcessResult
+from harness.runtimes.pki import Authority
+from tests.unit.lifecycle.cluster.test_known_authority import admin_conf
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -119,6 +123,93 @@ def test_delete_machine_of_other_cluster_or_none_is_not_cleaned(work: Any) -> No
     assert sorted(found.untouched) == ["host-2", "host-3"]
     assert not cleaned(other)
     assert not cleaned(clean)
+
+
+@functools.cache
+def authority(name: str) -> Authority:
+    return Authority.make(name)
+
+
+def mark_of(of: Authority) -> str:
+    return f"lab {hashlib.sha256(of.certificate).hexdigest()[:16]}"
+
+
+@pytest.fixture
+def remembered(tmp_path: Path) -> Iterator[Callable[..., delete._Work]]:
+    """The deletion of machines that are remembered, with a kubeconfig of the authority ``known``."""
+    made: list[delete._Work] = []
+
+    def make(known: Authority | None, *nodes: StandIn) -> delete._Work:
+        state = ClusterState.of("lab", tmp_path)
+        state.remember({"controlPlane": [{"address": node.address} for node in nodes]})
+        if known is not None:
+            state.write("kubeconfig", admin_conf(known).decode())
+        found = delete.prepare("lab", home=tmp_path)
+        stand_in: Any = Connections(nodes)
+        found.ssh = stand_in
+        made.append(found)
+        return found
+
+    yield make
+    for each in made:
+        each.claim.close()
+
+
+def test_delete_machine_of_other_cluster_of_same_name_is_neither_claimed_nor_cleaned(
+    remembered: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.setup()
+    mine, other = member("10.0.0.1", mark_of(authority("one"))), member("10.0.0.2", mark_of(authority("two")))
+    other.answers["/pki/ca.crt"] = authority("two").certificate.decode()
+    found = remembered(authority("one"), mine, other)
+    execute(delete.plan(found))
+    assert (found.cleaned, found.untouched) == (["host-1"], ["host-2"])
+    assert not cleaned(other)
+    assert not any(lease.CLAIM in command for command in other.commands)
+    assert not found.found.state.exists
+    assert "10.0.0.2 belongs to another cluster lab by now and is left as it is" in capsys.readouterr().err
+
+
+def test_delete_only_machines_of_other_cluster_of_same_name_keeps_state(remembered: Any) -> None:
+    found = remembered(authority("one"), member("10.0.0.1", mark_of(authority("two"))))
+    execute(delete.plan(found))
+    assert not found.cleaned
+    assert found.found.state.exists
+
+
+@pytest.mark.parametrize("mark", ["lab 0123456789abcdef", "lab"])
+def test_delete_without_known_authority_compares_name_only(remembered: Any, mark: str) -> None:
+    found = remembered(None, member("10.0.0.1", mark))
+    execute(delete.plan(found))
+    assert found.cleaned == ["host-1"]
+
+
+def test_delete_machine_of_half_made_cluster_without_whole_mark_is_cleaned(remembered: Any) -> None:
+    unmarked, half = StandIn("10.0.0.1", "host-1"), member("10.0.0.2", "lab")
+    unmarked.answers = {**member("10.0.0.1").answers, "/cluster 2>": ""}
+    found = remembered(authority("one"), unmarked, half)
+    execute(delete.plan(found))
+    assert sorted(found.cleaned) == ["host-1", "host-2"]
+
+
+def test_delete_given_machine_is_compared_by_name_only(work: Any, tmp_path: Path) -> None:
+    ClusterState.of("lab", tmp_path).write("kubeconfig", admin_conf(authority("one")).decode())
+    found = work(member("10.0.0.1", mark_of(authority("two"))))
+    execute(delete.plan(found))
+    assert found.cleaned == ["host-1"]
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["Certificate:\n    Data: as openssl prints it\n{own}", "{own}{other}", "{other}{own}"],
+)
+def test_delete_machine_whose_file_has_the_authority_is_cleaned_in_spite_of_other_identity(remembered: Any, file: str) -> None:
+    # One that was adopted has the digest of the whole file; after an exchange of the authority by hand, that of the earlier one.
+    node = member("10.0.0.1", "lab 0123456789abcdef")
+    node.answers["/pki/ca.crt"] = file.format(own=authority("one").certificate.decode(), other=authority("two").certificate.decode())
+    found = remembered(authority("one"), node)
+    execute(delete.plan(found))
+    assert found.cleaned == ["host-1"]
 
 
 class BusyNode(StandIn):
