@@ -375,6 +375,7 @@ class OwnMachine(SshNode):
     """The machine that runs slipway, as a node: no sshd, no login, the same commands. For root only."""
 
     group = True
+    _is_checked = False
 
     @property
     def login(self) -> Login:
@@ -386,18 +387,26 @@ class OwnMachine(SshNode):
 
     def connect(self) -> None:
         """Learn the host name. Raises NodeError when this process may not change the machine, or the node is another machine."""
+        self._require_own()
+        self.name = self._host_name(process.run(["uname", "-n"], timeout=_LOGIN_TIMEOUT).stdout.strip().lower())
+
+    def _require_own(self) -> None:
+        """Raise NodeError unless this process is root's, on the machine that is meant: a cache may be shared with other machines."""
         if os.geteuid() != 0:
-            raise NodeError(f"{self.machine}: only root can make this machine a node", hint="run slipway as root, or give the address")
+            raise NodeError(f"{self.machine}: only root can use this machine as a node", hint="run slipway as root, or give the address")
         if not _has_address(self.address):
             raise NodeError(
                 f"{self.machine}: this machine does not have the address", hint="run slipway on the node, or give the node by its address"
             )
-        self.name = self._host_name(process.run(["uname", "-n"], timeout=_LOGIN_TIMEOUT).stdout.strip().lower())
+        self._is_checked = True
 
     def disconnect(self) -> None:
         """There is no connection."""
 
     def _argv(self, command: str, config: Path, *options: str) -> list[str]:  # noqa: ARG002 -- of SshNode
+        # All that runs something comes by here, also without ``connect``. Once is enough: its network may be set up anew meanwhile.
+        if not self._is_checked:
+            self._require_own()
         # As sshd starts commands: in the home folder, with nothing of the user's settings.
         clean = ("env", "-i", "HOME=/root", "USER=root", "LOGNAME=root", f"PATH={_PATH}")
         return [*clean, "sh", "-c", f"umask 022; cd; {command}"]

@@ -13,6 +13,7 @@ import pytest
 from harness import process
 from harness.errors import CommandError, NodeError
 from harness.nodes import Login, Machine, Writer
+from harness.nodes import ssh as ssh_module
 from harness.nodes.ssh import OwnMachine, SshConnections
 from harness.process import ProcessResult
 
@@ -53,7 +54,7 @@ def machines(*addresses: str, **login: Any) -> tuple[Machine, ...]:
     return tuple(Machine(address, Login(**login)) for address in addresses)
 
 
-def test_own_machine_is_not_in_ssh_config_and_refuses_other_users(
+def test_own_machine_is_not_in_ssh_config_and_runs_commands_without_ssh(
     tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ssh = SshConnections(tmp_path / "c", [Machine("10.0.0.1", host="localhost"), Machine("10.0.0.2")])
@@ -62,13 +63,54 @@ def test_own_machine_is_not_in_ssh_config_and_refuses_other_users(
     own, other = ssh.nodes
     assert isinstance(own, OwnMachine)
     assert not isinstance(other, OwnMachine)
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    with pytest.raises(NodeError, match=r"localhost \(10\.0\.0\.1\): only root can make this machine a node"):
-        own.connect()
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(ssh_module, "_has_address", lambda _: True)
     programs.calls.clear()
     own.run("true")
     assert [argv[0] for argv, _ in programs.calls] == ["env"]
     assert programs.calls[0][1]["group"]
+    # Its network may be set up anew while it is a node.
+    monkeypatch.setattr(ssh_module, "_has_address", lambda _: False)
+    own.run("true")
+
+
+@pytest.mark.parametrize(
+    ("user", "has_address", "message"),
+    [(1000, True, "only root can use this machine as a node"), (0, False, "this machine does not have the address")],
+)
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda node: node.connect(),
+        lambda node: node.run("true", check=False),
+        lambda node: node.stream("true", lambda *_: None),
+        lambda node: node.attach("true", terminal=False),
+        lambda node: node.fetch("true", io.BytesIO(), limit=1),
+        lambda node: node.put(b"x", "/etc/x"),
+        lambda node: node.put_tar(io.BytesIO(), "/x"),
+        lambda node: node.get("/etc/x"),
+    ],
+    ids=["connect", "run", "stream", "attach", "fetch", "put", "put_tar", "get"],
+)
+def test_own_machine_of_other_user_or_machine_runs_nothing(
+    tmp_path: Path,
+    programs: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+    action: Callable[[OwnMachine], object],
+    user: int,
+    has_address: bool,
+    message: str,
+) -> None:
+    (own,) = SshConnections(tmp_path / "c", [Machine("10.0.0.1", host="localhost")]).nodes
+    assert isinstance(own, OwnMachine)
+    for door in ("stream", "attach"):
+        monkeypatch.setattr(process, door, lambda *_, **__: pytest.fail("something was run"))
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    monkeypatch.setattr(ssh_module, "_has_address", lambda _: has_address)
+    programs.calls.clear()
+    with pytest.raises(NodeError, match=rf"localhost \(10\.0\.0\.1\): {message}"):
+        action(own)
+    assert not programs.calls
 
 
 def test_ssh_password_and_passphrase_are_passed_by_environment_only(tmp_path: Path, programs: Programs) -> None:
