@@ -11,6 +11,7 @@ are plain flocks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -130,12 +131,29 @@ def is_abandoned(folder: Path) -> bool:
     return _unheld(folder, lambda: None)
 
 
-def remove_abandoned(folder: Path, before: Callable[[], object] = lambda: None) -> bool:
-    """Remove a folder that no process holds, after calling ``before``; False when one does."""
+@contextlib.contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Hold a folder that exists while the block runs. Raises FileNotFoundError when another process has just removed it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        lock(descriptor, fcntl.LOCK_SH, folder)
+        if not _same(descriptor, folder):
+            raise FileNotFoundError(errno.ENOENT, "removed meanwhile", str(folder))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_abandoned(folder: Path, before: Callable[[], object] = lambda: None, *, only_if: Callable[[], bool] = lambda: True) -> bool:
+    """Remove a folder that no process holds, after calling ``before``; False when one does.
+
+    ``only_if`` is asked while no process can take the folder; without its consent the folder stays.
+    """
 
     def remove() -> None:
-        before()
-        shutil.rmtree(folder, ignore_errors=True)
+        if only_if():
+            before()
+            shutil.rmtree(folder, ignore_errors=True)
 
     return _unheld(folder, remove)
 

@@ -1,8 +1,11 @@
-"""Folders for the control sockets of shared SSH connections. Those of killed commands are removed, and their connections closed."""
+"""Folders for the control sockets of shared SSH connections. Those of killed commands and of clusters that are gone are removed,
+and their connections closed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 from pathlib import Path
@@ -11,18 +14,45 @@ from harness import process
 from harness.errors import CommandError, UsageError
 from harness.host import liveness
 
+_CLUSTER = "cluster"
+"""Symbolic link in a lasting folder: to the folder of the cluster whose connections are shared there."""
+
 
 def held() -> liveness.HeldFolder:
-    """Make a folder of this process, and remove those of processes that have ended."""
+    """Make a folder of this process, and remove those of processes that have ended and of clusters whose folder is gone."""
     root = _root()
-    for other in root.glob("*-*"):
-        liveness.remove_abandoned(other, lambda other=other: _end_connections(other))  # type: ignore[misc]
+    for folder in list(root.iterdir()):
+        end = functools.partial(_end_connections, folder)
+        if "-" in folder.name:
+            liveness.remove_abandoned(folder, end)
+        elif _is_orphan(folder):
+            # Another process may just have made the cluster, and use the folder: it is looked at again while it is locked.
+            liveness.remove_abandoned(folder, end, only_if=functools.partial(_is_orphan, folder))
     return liveness.HeldFolder(root)
 
 
-def lasting(name: str) -> Path:
-    """A folder that outlives this process."""
-    return _checked(_root() / name)
+def lasting(name: str, cluster: Path | None = None) -> Path:
+    """A folder that outlives this process. With ``cluster``, a folder that is there, it goes once that is gone."""
+    path = _root() / name
+    if cluster is None:
+        return _checked(path)
+    while True:
+        with contextlib.suppress(FileNotFoundError), liveness.kept(_checked(path)):
+            with contextlib.suppress(FileExistsError):
+                (path / _CLUSTER).symlink_to(cluster.absolute())
+            return path
+
+
+def _is_orphan(folder: Path) -> bool:
+    """Return True for a lasting folder of a cluster whose folder is gone; one that names no cluster is none."""
+    link = folder / _CLUSTER
+    try:
+        link.stat()
+    except FileNotFoundError:
+        return link.is_symlink()
+    except OSError:
+        pass
+    return False
 
 
 def _root() -> Path:

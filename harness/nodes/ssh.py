@@ -85,7 +85,7 @@ class SshConnections:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for machine in self.machines:
             ssh_config.check(machine)
-        lasting = control_sockets.lasting(hashlib.sha256(str(self.folder.absolute()).encode()).hexdigest()[:8])
+        lasting = control_sockets.lasting(hashlib.sha256(str(self.folder.absolute()).encode()).hexdigest()[:8], self.folder)
         known_hosts = tuple(dict.fromkeys((self.known_hosts, self.pinned)))
         for path, sockets in ((self.config, lasting), (self.own, self.sockets)):
             durable.write(path, ssh_config.config_text(self.machines, known_hosts, sockets), mode=0o600)

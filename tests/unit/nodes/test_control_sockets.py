@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,70 @@ def test_lasting_gives_one_folder_for_one_name() -> None:
     folder = control_sockets.lasting("0a1b2c3d")
     assert control_sockets.lasting("0a1b2c3d") == folder
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_held_removes_lasting_folder_whose_cluster_folder_is_gone(runtime_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "clusters").mkdir()
+    kept, unlinked = control_sockets.lasting("0a1b2c3d", tmp_path / "clusters"), control_sockets.lasting("11111111")
+    gone = control_sockets.lasting("22222222", tmp_path / "gone")
+    (gone / "socket").touch()
+    control_sockets.held().remove()
+    assert kept.exists()
+    assert unlinked.exists()
+    assert not gone.exists()
+    assert (tmp_path / "clusters").exists()
+    assert not list((runtime_folder / "slipway").glob("*-*"))
+
+
+def test_held_ends_connections_of_lasting_folder_before_it_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[list[str]] = []
+
+    def note(folder: Path) -> None:
+        ended.append(sorted(path.name for path in folder.iterdir()))
+
+    monkeypatch.setattr(control_sockets, "_end_connections", note)
+    (control_sockets.lasting("22222222", tmp_path / "gone") / "socket").touch()
+    control_sockets.held().remove()
+    assert ended == [["cluster", "socket"]]
+
+
+def test_held_keeps_lasting_folder_whose_cluster_is_made_again_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = tmp_path / "lab"
+    folder = control_sockets.lasting("22222222", cluster)
+    looked = control_sockets._is_orphan
+
+    def then_made(path: Path) -> bool:
+        answer = looked(path)
+        cluster.mkdir(exist_ok=True)
+        return answer
+
+    monkeypatch.setattr(control_sockets, "_is_orphan", then_made)
+    control_sockets.held().remove()
+    assert folder.exists()
+
+
+def test_lasting_beside_removal_of_same_folder_makes_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = tmp_path / "lab"
+    folder = control_sockets.lasting("22222222", cluster)
+    entered, made = threading.Event(), []
+
+    def make() -> None:
+        entered.set()
+        made.append(control_sockets.lasting("22222222", cluster))
+
+    maker = threading.Thread(target=make)
+
+    def end(_: Path) -> None:
+        # The other process finds the folder, and waits for it.
+        cluster.mkdir()
+        maker.start()
+        assert entered.wait(10)
+
+    monkeypatch.setattr(control_sockets, "_end_connections", end)
+    control_sockets.held().remove()
+    maker.join(10)
+    assert made == [folder]
+    assert (folder / "cluster").readlink() == cluster
 
 
 def test_lasting_folder_writable_by_other_users_raises_usage_error(runtime_folder: Path) -> None:

@@ -113,6 +113,13 @@ def test_own_machine_of_other_user_or_machine_runs_nothing(
     assert not programs.calls
 
 
+def test_prepare_folder_of_lasting_connections_names_its_cluster(tmp_path: Path, programs: Programs) -> None:
+    ssh = SshConnections(tmp_path / "c", [Machine("10.0.0.1")])
+    ssh.prepare()
+    (path,) = {line.split()[1] for line in ssh.config.read_text().splitlines() if line.split()[:1] == ["ControlPath"]}
+    assert (Path(path).parent / "cluster").readlink() == tmp_path / "c"
+
+
 def test_ssh_password_and_passphrase_are_passed_by_environment_only(tmp_path: Path, programs: Programs) -> None:
     ssh = SshConnections(tmp_path / "c", machines("10.0.0.1", user="ops", password="hunter2", passphrase="opensesame"))
     ssh.prepare()
