@@ -119,7 +119,7 @@ def _part(work: _Work) -> Step:
         for address, other in work.others.items():
             if other == name:
                 log.warning(
-                    f"{address} belongs to another cluster {name} by now and is left as it is; it is cleaned when --via or --workers names it"
+                    f"{address} belongs to another cluster {name} by now and is left as it is; to clean it too, name it: --via {address}"
                 )
         control_plane = [node for node in mine if node.address in {machine.address for machine in work.found.control_plane}]
         if control_plane:

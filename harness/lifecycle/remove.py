@@ -167,7 +167,9 @@ def _going(cluster: Gathered, texts: Sequence[str]) -> tuple[SshNode, ...]:
     for text in dict.fromkeys(texts):
         node = by_word.get(text)
         if node is not None and node in asked and node.address in elsewhere:
-            faults.append(Fault(text, f"is no node of {cluster.state.name}: it belongs to another cluster {elsewhere[node.address]} by now"))
+            other = elsewhere[node.address]
+            hint = f"slipway remove {other} {node.address} --via IP, with a control-plane node of that one, takes it out there"
+            faults.append(Fault(text, f"is no node of {cluster.state.name}: it belongs to another cluster {other} by now", hint))
         elif node is None:
             listing = ", ".join(f"{cluster.name(member)} {member.address}" for member in cluster.members)
             faults.append(Fault(text, f"is no node of {cluster.state.name}", f"its nodes: {listing}"))
