@@ -97,7 +97,7 @@ def run(
         output.steps(described)
         return
     if source:
-        clusterfile = counted.made(clusterfile, source)
+        clusterfile = counted.made(clusterfile, local_store(), options, source)
     summary = running.run(clusterfile, local_store(), options)
     if not output.printed(summary):
         tell(summary)

@@ -387,8 +387,11 @@ def _described(work: ApplyWork) -> list[dict[str, Any]]:
 def _carry_out(
     work: ApplyWork, clusterfile: Clusterfile, options: run.RunOptions, current: There, context: ClusterContext, recipe: Sequence[Step]
 ) -> None:
-    """New machines come before old ones go, so that etcd and the workloads always have a place."""
+    """New machines come before old ones go, so that etcd and the workloads always have a place. Control-plane nodes that do not answer go
+    first: etcd takes in no member beside them.
+    """
     name, store, state = context.spec.name, context.spec.store, context.spec.state
+    leaving = work.leaving
 
     def via() -> tuple[Machine, ...]:
         """A control-plane node to begin with; none once this machine knows the cluster, as after an upgrade or a join."""
@@ -398,11 +401,17 @@ def _carry_out(
         # With its secrets, and with what the command line has added to it.
         asked = upgrade.RolloutOptions(via=via(), clusterfile=clusterfile, timeout=options.timeout)
         upgrade.upgrade(name, work.image, asked, store=store)
+    if work.control_plane and leaving:
+        with membership.gathered(name, via=via(), password=options.password) as found:
+            silent = [node.address for node in found.control_plane if node.address in found.errors and node.address in leaving]
+        if silent:
+            remove.remove(name, addresses=silent, via=via())
+            leaving = tuple(address for address in leaving if address not in silent)
     if work.control_plane or work.workers:
         join_options = join.JoinOptions(via(), options.password, options.timeout, options.skip_checks)
         join.join(_joining(work, clusterfile, current), store, join_options)
-    if work.leaving:
-        remove.remove(name, addresses=work.leaving, via=via())
+    if leaving:
+        remove.remove(name, addresses=leaving, via=via())
     if recipe:
         with state.lock(), context.spec.ssh, store.shared_lease():
             execute(recipe)

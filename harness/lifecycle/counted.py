@@ -6,19 +6,25 @@ For everything else they are machines with addresses. Another ``count`` makes or
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import ipaddress
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness import log
 from harness.clusterfile import CONTROL_PLANE, WORKER, ClusterDocument, Clusterfile, Host, SshSettings
 from harness.clusterfile.diff import ADDED, ClusterfileChange
-from harness.errors import Fault, InputError
+from harness.errors import Fault, InputError, UsageError
 from harness.lifecycle import apply as applying
+from harness.lifecycle import run as running
 from harness.lifecycle.apply import Applied
 from harness.lifecycle.run import RunOptions
 from harness.nodes import GroupMember, NodeGroup, Provider, groups
 from harness.oci.store import Store
+
+_STAND_INS = "198.18.0.0/15"
+"""Addresses that no machine has: RFC 2544 keeps them for benchmarks. Machines to be made are checked by them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +40,32 @@ def is_counted(clusterfile: Clusterfile) -> bool:
     return clusterfile.cluster is not None and any(host.count for host in clusterfile.cluster.hosts)
 
 
-def made(clusterfile: Clusterfile, source: MachineSource) -> Clusterfile:
-    """The Clusterfile with the addresses of its machines; those that do not exist are made."""
+def made(
+    clusterfile: Clusterfile, store: Store, options: RunOptions | None, source: MachineSource, *, home: Path | None = None
+) -> Clusterfile:
+    """The Clusterfile with the addresses of its machines; those that do not exist are made, once the rest is known to be right.
+
+    Raises UsageError when the cluster exists without them, and what ``run.prepare`` raises.
+    """
     cluster = _checked(clusterfile)
-    return _made(clusterfile, cluster, _group(cluster.name, source), source)
+    group = _group(cluster.name, source)
+    if lacking := _lacking(cluster, group):
+        present = _addressed(clusterfile, cluster, group)
+        _, exists = _found(present, store, options, lambda: None, home)
+        if exists:
+            raise UsageError(
+                f"the cluster {cluster.name} is there, and {', '.join(name for name, _ in lacking)} would be new in it",
+                hint="slipway apply makes machines and joins them",
+            )
+        _check(clusterfile, cluster, group, store, options, home)
+    return _made(clusterfile, cluster, group, source)
 
 
 def _made(clusterfile: Clusterfile, cluster: ClusterDocument, group: NodeGroup | None, source: MachineSource) -> Clusterfile:
-    if lacking := _lacking(cluster, group):
-        with log.step(f"make {len(lacking)} machines"):
+    lacking, booting = _lacking(cluster, group), _booting(cluster, group)
+    if lacking or booting:
+        # Those of a command that was killed: they may have no address yet, and cloud-init may be at work.
+        with log.step(f"make {len(lacking)} machines" if lacking else f"wait for {len(booting)} machines that exist"):
             counts = (cluster.counted(CONTROL_PLANE), cluster.counted(WORKER))
             group = source.provider.grow(cluster.name, *counts, image=source.image())
     return _addressed(clusterfile, cluster, group)
@@ -65,10 +88,12 @@ def apply(
     lacking = _lacking(cluster, group)
     if plan or lacking:
         # What is wrong is found before machines are made.
-        planned = _planned(_addressed(clusterfile, cluster, group), lacking, _surplus(cluster, group), store, options, fetch, home)
+        found, exists = _found(_addressed(clusterfile, cluster, group), store, options, fetch, home)
         if plan:
-            return planned
+            return _planned(cluster, group, found, exists=exists)
         fetch()
+        if not exists:
+            _check(clusterfile, cluster, group, store, options, home)
     addressed = _made(clusterfile, cluster, group, source)
     result = applying.apply(addressed, store, options, fetch=fetch, confirm=confirm, home=home)
     surplus = () if result.made else _surplus(cluster, _group(cluster.name, source))
@@ -79,32 +104,44 @@ def apply(
     return result
 
 
-def _planned(
-    present: Clusterfile,
-    lacking: list[tuple[str, str]],
-    surplus: tuple[str, ...],
+def _found(
+    present: Clusterfile, store: Store, options: RunOptions | None, fetch: Callable[[], object], home: Path | None
+) -> tuple[Applied, bool]:
+    """The plan with the machines that exist, and whether they are a cluster already."""
+    assert present.cluster is not None
+    # Half of the control plane, as after a kill, is no cluster yet.
+    if len(present.cluster.control_plane) % 2 == 0:
+        return Applied(present.cluster.name, (), (), False, 0.0), False
+    result = applying.apply(present, store, options, plan=True, fetch=fetch, home=home)
+    return result, bool(result.changes) or not result.steps
+
+
+def _check(
+    clusterfile: Clusterfile,
+    cluster: ClusterDocument,
+    group: NodeGroup | None,
     store: Store,
     options: RunOptions | None,
-    fetch: Callable[[], object],
     home: Path | None,
-) -> Applied:
+) -> None:
+    """Check the request for a new cluster as if its machines were there. Raises what ``run.prepare`` raises."""
+    stand_ins = (str(address) for address in ipaddress.IPv4Network(_STAND_INS).hosts())
+    running.prepare(_addressed(clusterfile, cluster, group, stand_ins), store, options, home=home)
+
+
+def _planned(cluster: ClusterDocument, group: NodeGroup | None, result: Applied, *, exists: bool) -> Applied:
     """The plan with the machines that exist, and what is to be made and removed."""
-    assert present.cluster is not None
-    result = Applied(present.cluster.name, (), (), False, 0.0)
-    # Half of the control plane, as after a kill, is no cluster yet.
-    exists = len(present.cluster.control_plane) % 2 == 1
+    lacking, booting, surplus = _lacking(cluster, group), _booting(cluster, group), _surplus(cluster, group)
+    steps = [_step("make-machines", "make machines", [name for name, _ in lacking])] if lacking else []
+    steps += [_step("wait-for-machines", "wait for machines that exist", [name for name, _ in booting])] if booting else []
     if exists:
-        result = applying.apply(present, store, options, plan=True, fetch=fetch, home=home)
-        exists = bool(result.changes) or not result.steps
-    names = [name for name, _ in lacking]
-    steps = [_step("make-machines", "make machines", names)] if lacking else []
-    if exists:
-        steps += [_step("join-machines", "join them", names)] if lacking else []
+        new = [*booting, *lacking]
+        steps += [_step("join-machines", "join them", [name for name, _ in new])] if new else []
         steps += result.steps
         steps += [_step("remove-machines", "remove machines that have left", list(surplus))] if surplus else []
-        added = (ClusterfileChange("host", name, f".spec.hosts[{name}]", ADDED, None, role) for name, role in lacking)
+        added = (ClusterfileChange("host", name, f".spec.hosts[{name}]", ADDED, None, role) for name, role in new)
         return dataclasses.replace(result, changes=(*result.changes, *added), steps=tuple(steps))
-    return dataclasses.replace(result, steps=tuple(steps) if lacking else result.steps)
+    return dataclasses.replace(result, steps=tuple(steps) or result.steps)
 
 
 def _step(identity: str, title: str, nodes: list[str]) -> dict[str, Any]:
@@ -139,7 +176,14 @@ def _members(group: NodeGroup | None, role: str) -> tuple[GroupMember, ...]:
 
 def _lacking(cluster: ClusterDocument, group: NodeGroup | None) -> list[tuple[str, str]]:
     members = group.members if group else ()
-    return groups.missing(cluster.name, members, cluster.counted(CONTROL_PLANE), cluster.counted(WORKER))
+    used = group.numbers if group else {}
+    return groups.missing(cluster.name, members, cluster.counted(CONTROL_PLANE), cluster.counted(WORKER), used)
+
+
+def _booting(cluster: ClusterDocument, group: NodeGroup | None) -> list[tuple[str, str]]:
+    """Names and roles of the machines of a command that was killed; those above the number are not waited for."""
+    wanted = (member for role in (CONTROL_PLANE, WORKER) for member in _members(group, role)[: cluster.counted(role)])
+    return [(member.name, member.role) for member in wanted if not member.booted]
 
 
 def _surplus(cluster: ClusterDocument, group: NodeGroup | None) -> tuple[str, ...]:
@@ -149,13 +193,19 @@ def _surplus(cluster: ClusterDocument, group: NodeGroup | None) -> tuple[str, ..
     )
 
 
-def _addressed(clusterfile: Clusterfile, cluster: ClusterDocument, group: NodeGroup | None) -> Clusterfile:
-    """The Clusterfile with the machines of a group in place of numbers. They have the login of the group."""
+def _addressed(clusterfile: Clusterfile, cluster: ClusterDocument, group: NodeGroup | None, stand_ins: Iterable[str] = ()) -> Clusterfile:
+    """The Clusterfile with the machines of a group that have booted in place of numbers. They have the login of the group.
+
+    ``stand_ins`` are addresses for the others, where there are any.
+    """
+    others = iter(stand_ins)
 
     def host(counted: Host) -> Host:
         if not counted.count:
             return counted
-        addresses = tuple(member.address for member in _members(group, counted.roles[0])[: counted.count])
+        members = _members(group, counted.roles[0])[: counted.count]
+        addresses = tuple(member.address for member in members if member.booted)
+        addresses += tuple(itertools.islice(others, counted.count - len(addresses)))
         login = SshSettings(group.login.user, key=str(group.login.key), jump=counted.ssh.jump) if group else counted.ssh
         return dataclasses.replace(counted, ips=addresses, ssh=login, count=None)
 

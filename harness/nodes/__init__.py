@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
@@ -118,6 +118,8 @@ class GroupMember:
     address: str
     role: str
     """``control-plane`` or ``worker``: the role that it was made for; it has it only in a cluster."""
+    booted: bool = True
+    """False for one whose boot no command has seen: ``grow`` waits for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +130,8 @@ class NodeGroup:
     provider: str
     members: tuple[GroupMember, ...]
     login: Login
+    numbers: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
+    """Highest number that a machine of each role had, those that are gone included."""
 
     @property
     def control_plane(self) -> tuple[Machine, ...]:
@@ -146,9 +150,10 @@ class Provider(Protocol):
         ...
 
     def grow(self, name: str, control_plane: int, workers: int, *, image: str) -> NodeGroup:
-        """Make the machines that a group lacks to have at least that many, a group that does not exist included.
+        """Make the machines that a group lacks to have at least that many, a group that does not exist included, and wait for those that
+        an earlier command has made and not seen boot.
 
-        Machines that exist stay. A failure or an interruption removes the new ones.
+        Machines that exist stay, whether they have booted or not. A failure or an interruption removes the new ones.
         """
         ...
 

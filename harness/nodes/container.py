@@ -89,30 +89,38 @@ class ContainerProvider:
             with _refusals():
                 # Of an earlier group, whose machines are gone.
                 (self._folder(name) / groups.KEY).unlink(missing_ok=True)
+                groups.keep_numbers(self._folder(name), {})
                 network = self._network(_prefixed(name), {**(labels or {}), LABEL: name}, subnet)
                 self._boot_all(self._plan(name, image, network, labels or {}), lacking, addresses)
         except BaseException:
             # Also on an interruption: half a group is of no use.
             self.down(name)
             raise
-        return self._group(name, self._containers(name))
+        return self._booted_group(name)
 
     def grow(self, name: str, control_plane: int, workers: int, *, image: str) -> NodeGroup:
         containers = self._containers(name)
         if not containers:
             return self.up(name, control_plane, workers, image=image)
-        lacking = groups.missing(name, self._group(name, containers).members, control_plane, workers)
+        group = self._group(name, containers)
+        lacking = groups.missing(name, group.members, control_plane, workers, group.numbers)
+        waiting = {member.name for member in group.members if not member.booted}
+        groups.keep_numbers(self._folder(name), group.numbers)
         try:
             with _refusals():
-                network = self.client.networks.get(_prefixed(name))
-                self._boot_all(self._plan(name, image, network, {}), lacking, [])
+                plan = self._plan(name, image, self.client.networks.get(_prefixed(name)), {})
+                _parallel(
+                    lambda container: _start(container, plan, _hostname(container)),
+                    [container for container in containers if _hostname(container) in waiting],
+                )
+                self._boot_all(plan, lacking, [])
         except BaseException:
             self.shrink(name, [hostname for hostname, _ in lacking])
             raise
-        return self._group(name, self._containers(name))
+        return self._booted_group(name)
 
     def shrink(self, name: str, members: Collection[str]) -> None:
-        leaving = [container for container in self._containers(name) if container.attrs["Config"]["Hostname"] in members]
+        leaving = [container for container in self._containers(name) if _hostname(container) in members]
         addresses = [_address(container, name) for container in leaving]
         with _refusals():
             _parallel(_remove, leaving)
@@ -173,10 +181,18 @@ class ContainerProvider:
             return tuple(docker.all_containers(self.client, label=f"{LABEL}={name}"))
 
     def _group(self, name: str, containers: Sequence[Container]) -> NodeGroup:
-        members = (
-            GroupMember(container.attrs["Config"]["Hostname"], _address(container, name), _role(container)) for container in containers
-        )
-        return NodeGroup(name, "container", groups.in_order(members), Login("root", key=self._folder(name) / groups.KEY))
+        members = [GroupMember(_hostname(container), _address(container, name), _role(container)) for container in containers]
+        kept = groups.kept_numbers(self._folder(name))
+        numbers = groups.numbers(members) if kept is None else kept
+        # Numbers are not used twice, so those above are of a command that was killed.
+        members = [dataclasses.replace(one, booted=groups.number(one.name) <= numbers.get(one.role, 0)) for one in members]
+        return NodeGroup(name, "container", groups.in_order(members), Login("root", key=self._folder(name) / groups.KEY), numbers)
+
+    def _booted_group(self, name: str) -> NodeGroup:
+        """The group, once all its machines have booted."""
+        group = self._group(name, self._containers(name))
+        groups.keep_numbers(self._folder(name), groups.numbers(group.members, group.numbers))
+        return self._group(name, self._containers(name))
 
     def _boot(self, plan: _Plan, hostname: str, role: str, address: str | None) -> None:
         volumes: Any = [{"Type": "volume", "Target": place} for place in VOLUMES]
@@ -199,9 +215,7 @@ class ContainerProvider:
             sysctls={"net.ipv6.conf.all.disable_ipv6": "0"} if plan.ipv6 else {},
             environment={"container": "docker"},
         )
-        container.put_archive("/", _authorized_keys(plan.public))
-        container.start()
-        _settle(container, hostname, plan.group, routes(plan.gateway, ipv6=plan.ipv6))
+        _start(container, plan, hostname)
 
     def restart(self, name: str) -> None:
         """Restart a machine as after a loss of power, with its disks, and wait until it answers over SSH.
@@ -216,6 +230,13 @@ class ContainerProvider:
             _settle(container, name, group, routes(gateway(network), ipv6=bool(network.attrs.get("EnableIPv6"))))
 
 
+def _start(container: Container, plan: _Plan, hostname: str) -> None:
+    """Start a machine and wait until it has booted. One that runs already, or has the key already, is left as it is."""
+    container.put_archive("/", _authorized_keys(plan.public))
+    container.start()
+    _settle(container, hostname, plan.group, routes(plan.gateway, ipv6=plan.ipv6))
+
+
 def _settle(container: Container, hostname: str, group: str, ways: Sequence[list[str]]) -> None:
     """Wait until a machine that was started has booted and answers over SSH; ``ways`` are the commands that give it its routes."""
     deadline = time.monotonic() + BOOT_TIMEOUT
@@ -226,6 +247,10 @@ def _settle(container: Container, hostname: str, group: str, ways: Sequence[list
         docker.command_output(container, argv)
     container.reload()
     _until(lambda: _answers(_address(container, group)), deadline, hostname, "sshd does not answer", container)
+
+
+def _hostname(container: Container) -> str:
+    return str(container.attrs["Config"]["Hostname"])
 
 
 def _role(container: Container) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from harness import untrusted
 from harness.clusterfile import CONTROL_PLANE, WORKER
 from harness.errors import StoreError, UsageError
 from harness.host import durable
@@ -19,6 +21,8 @@ from harness.nodes import GroupMember
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 KEY = "id_ed25519"
 """Private key in the folder of a group."""
+NUMBERS = "numbers.json"
+"""In the folder of a group: the highest number of each role that a machine has booted with."""
 
 
 def check_name(name: str) -> None:
@@ -39,12 +43,17 @@ def exists_already(name: str, provider: str) -> UsageError:
     return UsageError(f"nodes named {name} exist already", hint=f"slipway nodes down {name} --provider {provider}, or choose another name")
 
 
-def missing(group: str, members: Sequence[GroupMember], control_plane: int, workers: int) -> list[tuple[str, str]]:
-    """Names and roles of the machines that a group lacks to have that many. Numbers of machines that are gone are not used again."""
+def missing(
+    group: str, members: Sequence[GroupMember], control_plane: int, workers: int, used: Mapping[str, int] | None = None
+) -> list[tuple[str, str]]:
+    """Names and roles of the machines that a group lacks to have that many. Numbers of machines that are gone are not used again:
+    ``used`` are the highest ones, and a cluster may still list a machine that has ended.
+    """
     lacking: list[tuple[str, str]] = []
+    highest = numbers(members, used)
     for role, wanted in ((CONTROL_PLANE, control_plane), (WORKER, workers)):
         present = [member for member in members if member.role == role]
-        last = max((number(member.name) for member in present), default=0)
+        last = highest.get(role, 0)
         lacking += [(f"{group}-{role}-{last + place}", role) for place in range(1, wanted - len(present) + 1)]
     return lacking
 
@@ -53,6 +62,31 @@ def number(name: str) -> int:
     """Number at the end of a machine's name; 0 for a name without one."""
     digits = name.rpartition("-")[2]
     return int(digits) if digits.isascii() and digits.isdigit() else 0
+
+
+def numbers(members: Iterable[GroupMember], used: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Highest number of each role, of members and of machines before them."""
+    highest = dict(used or {})
+    for member in members:
+        # One without usable tags has the name that its provider gave it.
+        if f"-{member.role}-" in member.name:
+            highest[member.role] = max(highest.get(member.role, 0), number(member.name))
+    return highest
+
+
+def kept_numbers(folder: Path) -> dict[str, int] | None:
+    """Numbers in the folder of a group. None when there are none that can be read, as of a group that an earlier slipway made."""
+    try:
+        kept = untrusted.json_object((folder / NUMBERS).read_bytes(), what=NUMBERS, error=UsageError)
+        return {role: int(value) for role, value in kept.items()}
+    except (OSError, UsageError, ValueError, TypeError):
+        return None
+
+
+def keep_numbers(folder: Path, highest: Mapping[str, int]) -> None:
+    """Write the numbers into the folder of a group."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    durable.write(folder / NUMBERS, json.dumps(dict(highest)) + "\n")
 
 
 def in_order(members: Iterable[GroupMember]) -> tuple[GroupMember, ...]:

@@ -26,7 +26,11 @@ _AT_ONCE = 500
 _CREDENTIALS = frozenset(
     {"AuthFailure", "ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "RequestExpired", "UnauthorizedOperation"}
 )
-_QUOTA = frozenset({"InstanceLimitExceeded", "InsufficientInstanceCapacity", "InsufficientFreeAddressesInSubnet", "VcpuLimitExceeded"})
+_QUOTA = frozenset({"InstanceLimitExceeded", "InsufficientFreeAddressesInSubnet", "VcpuLimitExceeded"})
+_CAPACITY = frozenset(
+    {"InsufficientCapacity", "InsufficientHostCapacity", "InsufficientInstanceCapacity", "InsufficientReservedInstanceCapacity"}
+)
+"""Errors of EC2's own, which boto3 repeats. An order that was carried out is answered by its token, so they say that it was not."""
 _SIGN_IN = "sign in again, or set AWS_PROFILE or AWS_ACCESS_KEY_ID; the same command then goes on"
 _BAD_HINTS = {
     "InvalidAMIID": "--image is the id of an image in this region",
@@ -44,6 +48,8 @@ class Ec2:
     """EC2 in one region."""
 
     name = "aws"
+    _sent = False
+    """An attempt at the present request was sent, and may have been carried out."""
 
     def __init__(self) -> None:
         """Raises UsageError when boto3 or a region is missing."""
@@ -57,6 +63,7 @@ class Ec2:
         config = Config(retries={"mode": "standard", "total_max_attempts": ATTEMPTS}, connect_timeout=10, read_timeout=60)
         self._client: Any = _translated(lambda: boto3.session.Session().client("ec2", config=config))
         self.region: str = self._client.meta.region_name
+        self._client.meta.events.register("before-send.ec2", self._note_sending)
 
     def create(self, order: MachineOrder) -> tuple[CloudMachine, ...]:
         spec = order.spec
@@ -103,12 +110,16 @@ class Ec2:
 
     def _call(self, request: Callable[..., Answer], **parameters: Any) -> Answer:
         """Make a request. An answer that cannot be read is asked for again: by its token, an order is carried out once."""
+        self._sent = False
         for attempt in range(1, _UNREADABLE):
             try:
-                return _translated(lambda: request(**parameters))
+                return _translated(lambda: request(**parameters), lambda: self._sent)
             except _UnreadableError:
                 time.sleep(random.uniform(0, attempt))  # noqa: S311 - spreads requests
-        return _translated(lambda: request(**parameters))
+        return _translated(lambda: request(**parameters), lambda: self._sent)
+
+    def _note_sending(self, **_: object) -> None:
+        self._sent = True
 
     def _machines(self, reservations: Any) -> Iterator[CloudMachine]:
         """Machines of reservations. What EC2 says is checked: it goes into configurations and messages."""
@@ -140,8 +151,10 @@ def _address(text: object) -> str:
         raise CloudError(f"EC2 answered with the address {shown(str(text))[:80]!r}", hint="see what AWS_ENDPOINT_URL names") from wrong
 
 
-def _translated(request: Callable[[], Answer]) -> Answer:
-    """Call boto3 with its errors translated."""
+def _translated(request: Callable[[], Answer], sent: Callable[[], bool] = lambda: False) -> Answer:
+    """Call boto3 with its errors translated. ``sent`` returns True once an attempt may have been carried out: each is signed of its own,
+    and a session may end between two.
+    """
     from botocore import exceptions, parsers
 
     try:
@@ -152,8 +165,16 @@ def _translated(request: Callable[[], Answer]) -> Answer:
         raise _UnreadableError("an answer of EC2 cannot be read", hint="the same command again", details=shown(str(wrong))[:500]) from wrong
     except exceptions.NoRegionError as wrong:
         raise UsageError("no region is chosen", hint="export AWS_DEFAULT_REGION=eu-central-1, or a region in ~/.aws/config") from wrong
-    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound) as wrong:
-        raise CloudRefusalError(f"no credentials for AWS: {shown(str(wrong))}", hint=_SIGN_IN) from wrong
+    except (
+        exceptions.NoCredentialsError,
+        exceptions.PartialCredentialsError,
+        exceptions.ProfileNotFound,
+        exceptions.SSOError,
+        exceptions.TokenRetrievalError,
+        exceptions.CredentialRetrievalError,
+    ) as wrong:
+        kind = CloudError if sent() else CloudRefusalError
+        raise kind(f"no credentials for AWS: {shown(str(wrong))}", hint=_SIGN_IN) from wrong
     except exceptions.ParamValidationError as wrong:
         raise CloudRefusalError(f"EC2 takes no such value: {shown(str(wrong))}", hint="see --size, --image, --subnet") from wrong
     except (exceptions.BotoCoreError, ValueError) as wrong:
@@ -163,16 +184,19 @@ def _translated(request: Callable[[], Answer]) -> Answer:
 
 
 def _refusal(refused: Any) -> CloudError:
-    """Error for an answer that is one. Only the answer to a first attempt says for sure that nothing was done."""
+    """Error for an answer that is one. Only that to a first attempt, and a lack of capacity, say for sure that nothing was done."""
     code = shown(str(refused.response.get("Error", {}).get("Code", "")))
     message = shown(str(refused.response.get("Error", {}).get("Message", "")))[:500]
     details = refused.response.get("ResponseMetadata", {})
-    certain = not details.get("RetryAttempts") and 400 <= int(details.get("HTTPStatusCode") or 0) < 500
+    first = not details.get("RetryAttempts") and 400 <= int(details.get("HTTPStatusCode") or 0) < 500
+    certain = first or code in _CAPACITY
     hint = (
         _SIGN_IN
         if code in _CREDENTIALS
         else "raise the quota of the account, or ask for fewer or another --size"
         if code in _QUOTA
+        else "ask for another --size or --subnet, or the same later"
+        if code in _CAPACITY
         else None
     )
     hint = hint or next((text for start, text in _BAD_HINTS.items() if code.startswith(start)), None)

@@ -73,7 +73,8 @@ def wait(names: Mapping[str, str], login: Login, folder: Path, ask: Callable[[],
         waiting = ssh.nodes
         while waiting:
             ready, errors = ssh.reachable(waiting)
-            each(ready, lambda node: _settle(node, names[node.address]))
+            lost = each(ready, lambda node: _settle(node, names[node.address]))
+            errors |= {node: error for node, error in zip(ready, lost, strict=True) if error}
             waiting = tuple(errors)
             if not waiting:
                 return
@@ -86,13 +87,19 @@ def wait(names: Mapping[str, str], login: Login, folder: Path, ask: Callable[[],
             pause = min(_PAUSE, pause * 1.5)
 
 
-def _settle(node: SshNode, name: str) -> None:
+def _settle(node: SshNode, name: str) -> NodeError | None:
+    """Wait for the end of cloud-init. Return the error of a connection that was lost: cloud-init may restart a machine, or its network."""
     # Until its end cloud-init holds the lock of the package manager, and may set the host name.
     waiting = "if command -v cloud-init > /dev/null; then cloud-init status --wait > /dev/null || true; fi"
     # In place: in a container the file is a mount.
     naming = f"printf '%s\\n' {shlex.quote(name)} > /etc/hostname && hostname {shlex.quote(name)}"
-    node.run(f"{waiting}; {naming}", timeout=BOOT_TIMEOUT)
+    try:
+        node.run(f"{waiting}; {naming}", timeout=BOOT_TIMEOUT)
+    except NodeError as lost:
+        log.debug(f"{name}: {lost.message}")
+        return lost
     log.debug(f"{name}: ready")
+    return None
 
 
 def _silent(names: Mapping[str, str], errors: Mapping[SshNode, NodeError]) -> CloudError:

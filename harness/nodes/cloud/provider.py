@@ -67,10 +67,10 @@ class CloudProvider:
             return False
         with record.locked(folder):
             kept = self._record(name)
-            machines = self._settled(kept) if kept else ()
-            self._destroy(machines)
+            if kept:
+                self._remove(kept)
             shutil.rmtree(folder, ignore_errors=True)
-        return bool(kept or machines)
+        return bool(kept)
 
     def list(self) -> tuple[NodeGroup, ...]:
         by_group: dict[tuple[str, str], list[CloudMachine]] = {}
@@ -106,7 +106,12 @@ class CloudProvider:
         own = kept is not None and kept.id == identity
         shown = name if own else f"{name}.{identity[:8]}" if name and identity else "?"
         key = self._folder(name) / groups.KEY if own else None
-        return NodeGroup(shown, self.cloud.name, groups.in_order(map(tags.member, machines)), Login(boot.USER, key=key))
+        # Of a group of another home nothing is known.
+        members = (
+            dataclasses.replace(tags.member(machine), booted=machine.id in kept.booted if kept and own else True) for machine in machines
+        )
+        numbers = kept.numbers if kept and own else {}
+        return NodeGroup(shown, self.cloud.name, groups.in_order(members), Login(boot.USER, key=key), numbers)
 
     # ---- making ----
 
@@ -116,7 +121,9 @@ class CloudProvider:
         spec = self._spec(image)
         folder = self._folder(name)
         if kept is None or not (machines or kept.repeatable):
-            kept = GroupRecord.new(self.cloud.region).write(folder)
+            kept = GroupRecord.new(self.cloud.region, kept.numbers if kept else None).write(folder)
+        # An earlier command may have ended before it wrote down that they have booted: some may be nodes of a cluster.
+        before = frozenset((*kept.booted, *(machine.id for machine in machines)))
         pending = kept.repeatable
         if pending and pending.spec != spec:
             size, kind = pending.spec.size, pending.spec.image
@@ -124,21 +131,20 @@ class CloudProvider:
                 f"an interrupted command has ordered other machines for {name}: {size}, {kind}",
                 hint=f"the same options again, or slipway nodes down {name} --provider {self.cloud.name}",
             )
-        before = frozenset(kept.booted)
         try:
             if pending:
                 kept, machines = self._order(name, kept, pending, machines)
-            lacking = groups.missing(name, [tags.member(machine) for machine in machines], *wanted)
+            lacking = groups.missing(name, [tags.member(machine) for machine in machines], *wanted, kept.numbers)
             if lacking:
                 own = tags.of(name, kept.id, lacking, public=spec.public)
                 user_data = boot.user_data(groups.public_key(folder))
                 order = MachineOrder(spec, len(lacking), secrets.token_hex(16), own, user_data)
                 kept, machines = self._order(name, kept, order, machines)
-            machines = self._booted(name, kept, machines, before)
+            machines = self._booted(name, kept, machines)
         except BaseException as failure:
             self._take_back(name, before, failure)
             raise
-        kept.with_booted(machine.id for machine in machines).write(folder)
+        kept.with_booted((machine.id for machine in machines), groups.numbers(map(tags.member, machines), kept.numbers)).write(folder)
         return self._group(name, kept.id, machines)
 
     def _spec(self, image: str) -> MachineSpec:
@@ -166,14 +172,14 @@ class CloudProvider:
         machines = (*machines, *(machine for machine in made if machine.alive and machine.id not in known))
         return kept, machines
 
-    def _booted(
-        self, name: str, kept: GroupRecord, machines: tuple[CloudMachine, ...], before: Collection[str]
-    ) -> tuple[CloudMachine, ...]:
+    def _booted(self, name: str, kept: GroupRecord, machines: tuple[CloudMachine, ...]) -> tuple[CloudMachine, ...]:
+        """Wait for the machines that no command has seen boot. Return all, with their addresses."""
+
         def ask() -> tuple[CloudMachine, ...]:
             return self.cloud.list(tags.ID, kept.id)
 
         machines = boot.addresses(machines, ask)
-        new = {machine.address: tags.member(machine).name for machine in machines if machine.id not in before}
+        new = {machine.address: tags.member(machine).name for machine in machines if machine.id not in kept.booted}
         folder = self._folder(name)
         if new:
             # An address may have been that of a machine that is gone.
@@ -185,37 +191,56 @@ class CloudProvider:
 
     # ---- removing ----
 
-    def _settled(self, kept: GroupRecord) -> tuple[CloudMachine, ...]:
-        """All machines of a group. An order is repeated first, which says what it made, or makes it: a cloud may carry it out, or list
-        its machines, only after this command has ended.
+    def _remove(self, kept: GroupRecord, but: Collection[str] = ()) -> None:
+        """Remove the machines of a group; those of the ids ``but`` stay.
+
+        An order is repeated first, which says what it made, or makes it: a cloud may carry it out, or list its machines, only after this
+        command has ended. Raises CloudError when that is not known, after all that are listed are removed.
         """
         answered: tuple[CloudMachine, ...] = ()
+        unknown: CloudError | None = None
         if order := kept.repeatable:
             try:
                 answered = self.cloud.create(order)
             except CloudRefusalError as refused:
                 log.debug(f"nothing was made: {refused.message}")
+            except CloudError as failure:
+                unknown = failure
         listed = self._alive(kept)
-        return (*listed, *(machine for machine in answered if machine.alive and machine.id not in {one.id for one in listed}))
+        machines = (*listed, *(machine for machine in answered if machine.alive and machine.id not in {one.id for one in listed}))
+        self._destroy([machine for machine in machines if machine.id not in but])
+        if unknown:
+            raise unknown
 
-    def _take_back(self, name: str, before: Collection[str], failure: BaseException) -> None:
-        """Remove what a failed command has made. What cannot be removed is reported, and stays in the record."""
+    def _take_back(self, name: str, before: frozenset[str], failure: BaseException) -> None:
+        """Remove what a failed command has made; machines that were there ``before`` it stay. What cannot be removed is reported, and stays
+        in the record.
+        """
+        kept = None
         try:
             kept = self._record(name)
             if kept is None:
                 return
-            machines = self._settled(kept)
-            self._destroy([machine for machine in machines if machine.id not in before])
-            if before:
+            self._remove(kept, before)
+            # The numbers of machines that are gone are not used again.
+            if before or kept.numbers:
                 kept.answered().write(self._folder(name))
             else:
                 shutil.rmtree(self._folder(name), ignore_errors=True)
+            left = len(before.difference(kept.booted))
+            if left:
+                log.warning(f"{left} machines of {name} that an earlier command ordered are left: {self._ways_out(name, kept)}")
         except SlipwayError as problem:
             log.warning(
                 f"machines of {name} may be left: {problem.message}; slipway nodes list --provider {self.cloud.name} shows them, "
-                f"slipway nodes down {name} --provider {self.cloud.name} removes them, and the same command again finishes them"
+                f"{self._ways_out(name, kept)}"
             )
             log.debug(f"after {failure!r}")
+
+    def _ways_out(self, name: str, kept: GroupRecord | None) -> str:
+        """Text about machines that have not booted. Where others have, they may be a cluster: then no command that removes all is named."""
+        removal = "a lower count in the Clusterfile" if kept and kept.booted else f"slipway nodes down {name} --provider {self.cloud.name}"
+        return f"{removal} removes them, and the same command again waits for them"
 
     def _destroy(self, machines: Collection[CloudMachine]) -> None:
         if machines:

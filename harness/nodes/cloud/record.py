@@ -8,7 +8,7 @@ import fcntl
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,17 @@ class GroupRecord:
     """Two groups of one name, made from two homes, differ in it."""
     region: str
     booted: tuple[str, ...] = ()
-    """Ids of the machines that have booted: a command that fails leaves them."""
+    """Ids of the machines that have booted: no command waits for them."""
     pending: MachineOrder | None = None
     """An order whose machines have not booted yet; it may have been carried out."""
     ordered: float = 0
     """Time of ``pending``, in seconds since 1970."""
+    numbers: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
+    """Highest number of each role that a machine has booted with."""
 
     @classmethod
-    def new(cls, region: str) -> GroupRecord:
-        return cls(secrets.token_hex(8), region)
+    def new(cls, region: str, numbers: Mapping[str, int] | None = None) -> GroupRecord:
+        return cls(secrets.token_hex(8), region, numbers=numbers or {})
 
     @classmethod
     def read(cls, folder: Path) -> GroupRecord | None:
@@ -48,7 +50,8 @@ class GroupRecord:
             document = untrusted.json_object(path.read_bytes(), what="", error=UsageError)
             pending = document.pop("pending")
             booted = tuple(map(str, document.pop("booted")))
-            return cls(**document, booted=booted, pending=_order(pending) if pending else None)
+            numbers = {str(role): int(number) for role, number in document.pop("numbers", {}).items()}
+            return cls(**document, booted=booted, pending=_order(pending) if pending else None, numbers=numbers)
         except FileNotFoundError:
             return None
         except (OSError, UsageError, ValueError, TypeError, KeyError, AttributeError) as wrong:
@@ -71,8 +74,8 @@ class GroupRecord:
     def answered(self) -> GroupRecord:
         return dataclasses.replace(self, pending=None, ordered=0)
 
-    def with_booted(self, ids: Iterable[str]) -> GroupRecord:
-        return dataclasses.replace(self.answered(), booted=tuple(ids))
+    def with_booted(self, ids: Iterable[str], numbers: Mapping[str, int]) -> GroupRecord:
+        return dataclasses.replace(self.answered(), booted=tuple(ids), numbers=numbers)
 
 
 def _order(document: dict[str, Any]) -> MachineOrder:

@@ -19,7 +19,7 @@ from harness.clusterfile.diff import ClusterfileChange, difference
 from harness.clusterfile.parse import parse
 from harness.clusterfile.write import redacted
 from harness.errors import InputError, UsageError
-from harness.lifecycle import apply, run, upgrade
+from harness.lifecycle import apply, join, remove, run, upgrade
 from harness.lifecycle.apply import ApplyWork, There
 from harness.lifecycle.apps import install, multi_image, uninstall
 from harness.lifecycle.apps.records import Installed
@@ -125,6 +125,27 @@ def test_carry_out_new_image_passes_clusterfile_and_env_to_upgrade(store: Store,
     ((name, image, options),) = asked
     assert (name, image, [machine.address for machine in options.via]) == ("default", "web:2", ["10.0.0.1"])
     assert options.clusterfile.cluster.env == {"Port": "81", "Password": "hunter2"}
+
+
+@pytest.mark.parametrize("silent", [(), ("10.0.0.3",)])
+def test_carry_out_silent_control_plane_node_leaves_before_others_join(
+    store: Store, monkeypatch: pytest.MonkeyPatch, silent: tuple[str, ...]
+) -> None:
+    """The others leave once the new ones are there."""
+    build(store)
+    calls: list[tuple[str, ...]] = []
+    control_plane = tuple(SimpleNamespace(address=f"10.0.0.{number}") for number in (1, 2, 3))
+    found = SimpleNamespace(control_plane=control_plane, errors=dict.fromkeys((*silent, "10.0.0.2", "10.0.0.101")))
+    monkeypatch.setattr(membership, "gathered", lambda *_, **__: contextlib.nullcontext(found))
+    monkeypatch.setattr(join, "join", lambda *_: calls.append(("join",)))
+    monkeypatch.setattr(remove, "remove", lambda *_, addresses, **__: calls.append(tuple(addresses)))
+    context = prepared(store, 1, 1)
+    wanted = effective(parse(CLUSTER.replace("[10.0.0.1]", "[10.0.0.1, 10.0.0.2, 10.0.0.4]"), "Clusterfile"))
+    there: Any = There(context.spec.first, wanted, "sha256:1")
+    task = ApplyWork(control_plane=("10.0.0.4",), leaving=("10.0.0.3", "10.0.0.101"))
+    apply._carry_out(task, wanted, run.RunOptions(), there, context, [])
+    rest = tuple(address for address in task.leaving if address not in silent)
+    assert calls == [*([silent] if silent else []), ("join",), rest]
 
 
 def test_compare_image_reports_changed_digest_and_ignores_name_spelling(store: Store) -> None:

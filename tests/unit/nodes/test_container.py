@@ -72,6 +72,9 @@ class Engine:
     def create_endpoint_config(self, *, ipv4_address: str) -> dict[str, Any]:
         return {"IPAMConfig": {"IPv4Address": ipv4_address}}
 
+    def get(self, name: str) -> Any:
+        return next(network for network in self.made if network.name == name)
+
     def list(self, *, all: bool = False, ignore_removed: bool = False, filters: dict[str, str]) -> Any:
         name = filters["label"].partition("=")[2]
         found = self.machines if all else self.made
@@ -237,6 +240,52 @@ def test_up_interrupted_start_removes_machines_and_network(tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         provider(engine, tmp_path).up("lab", 2, 0, image="node")
     assert (engine.machines, engine.made) == ([], [])
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing is cleaned up."""
+
+
+@pytest.mark.usefixtures("answers")
+def test_grow_after_kill_boots_machines_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    nodes = provider(engine, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Machine, "start", lambda *_: (_ for _ in ()).throw(KilledError))
+        patched.setattr(nodes, "down", lambda _: None)
+        with pytest.raises(KilledError):
+            nodes.up("lab", 1, 1, image="node")
+    (group,) = nodes.list()
+    assert [member.booted for member in group.members] == [False, False]
+    group = nodes.grow("lab", 1, 1, image="node")
+    assert [member.booted for member in group.members] == [True, True]
+    assert [machine.status for machine in engine.machines] == ["running", "running"]
+    assert nodes.list() == (group,)
+    engine.broken = True
+    with pytest.raises(EngineError):
+        nodes.grow("lab", 1, 2, image="node")
+    assert nodes.list() == (group,)
+
+
+@pytest.mark.usefixtures("answers")
+def test_grow_number_of_vanished_machine_is_not_used_again(tmp_path: Path) -> None:
+    engine = Engine()
+    nodes = provider(engine, tmp_path)
+    nodes.up("lab", 1, 2, image="node")
+    engine.machines = [machine for machine in engine.machines if machine.options["hostname"] != "lab-worker-2"]
+    group = nodes.grow("lab", 1, 2, image="node")
+    assert [member.name for member in group.members] == ["lab-control-plane-1", "lab-worker-1", "lab-worker-3"]
+
+
+@pytest.mark.usefixtures("answers")
+def test_list_group_of_earlier_slipway_has_booted(tmp_path: Path) -> None:
+    engine = Engine()
+    nodes = provider(engine, tmp_path)
+    nodes.up("lab", 1, 2, image="node")
+    (tmp_path / "nodes/lab/numbers.json").unlink()
+    (group,) = nodes.list()
+    assert all(member.booted for member in group.members)
+    assert group.numbers == {"control-plane": 1, "worker": 2}
 
 
 @pytest.mark.usefixtures("answers")

@@ -19,7 +19,19 @@ def test_missing_machines_continue_numbers_of_each_role() -> None:
         ("lab-worker-13", "worker"),
     ]
     assert groups.missing("lab", members, 0, 1) == []
+    assert groups.missing("lab", members, 0, 3, {"worker": 12}) == [("lab-worker-13", "worker")]
     assert groups.number("i-abc") == 0
+
+
+def test_numbers_are_highest_of_each_role_and_kept_in_folder(tmp_path: Path) -> None:
+    members = [GroupMember("lab-worker-3", "", "worker"), GroupMember("i-00000012", "", "worker")]
+    assert groups.numbers(members) == {"worker": 3}
+    assert groups.numbers(members, {"worker": 7, "control-plane": 1}) == {"worker": 7, "control-plane": 1}
+    assert groups.kept_numbers(tmp_path / "lab") is None
+    groups.keep_numbers(tmp_path / "lab", {"worker": 3})
+    assert groups.kept_numbers(tmp_path / "lab") == {"worker": 3}
+    (tmp_path / "lab" / groups.NUMBERS).write_text("{")
+    assert groups.kept_numbers(tmp_path / "lab") is None
 
 
 def test_in_order_sorts_control_plane_first_and_by_number() -> None:

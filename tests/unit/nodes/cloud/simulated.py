@@ -20,6 +20,8 @@ class SimulatedCloud:
     def __init__(self, region: str = "here") -> None:
         self.region = region
         self.machines: dict[str, CloudMachine] = {}
+        self.made = 0
+        """Machines in all: an id is not used again."""
         self.orders: dict[str, tuple[str, ...]] = {}
         self.requests: list[str] = []
         self.failures: list[BaseException | None] = []
@@ -38,7 +40,8 @@ class SimulatedCloud:
         if order.token not in self.orders:
             made = []
             for place in range(min(order.count, self.most - len(self.machines))):
-                number = len(self.machines) + 1
+                self.made += 1
+                number = self.made
                 machine = CloudMachine(f"i-{number:08x}", f"10.0.0.{number}", dict(order.tags), place, state="pending")
                 self.machines[machine.id] = machine
                 made.append(machine.id)

@@ -59,7 +59,13 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
         # An earlier attempt may have been carried out.
         (refusal("InstanceLimitExceeded", retries=2), CloudError, "quota"),
         (refusal("RequestLimitExceeded", 503), CloudError, "later"),
+        # Its token says that it was not.
+        (refusal("InsufficientInstanceCapacity", 500, retries=7), CloudRefusalError, "--size"),
         (exceptions.NoCredentialsError(), CloudRefusalError, "sign in"),
+        (exceptions.UnauthorizedSSOTokenError(), CloudRefusalError, "sign in"),
+        (exceptions.SSOTokenLoadError(error_msg="no token"), CloudRefusalError, "sign in"),
+        (exceptions.TokenRetrievalError(provider="sso", error_msg="expired"), CloudRefusalError, "sign in"),
+        (exceptions.CredentialRetrievalError(provider="sso", error_msg="expired"), CloudRefusalError, "sign in"),
         (exceptions.EndpointConnectionError(endpoint_url="x"), CloudError, "network"),
         (exceptions.NoRegionError(), UsageError, "AWS_DEFAULT_REGION"),
     ],
@@ -70,6 +76,35 @@ def test_create_error_is_translated_with_hint(raised: Exception, kind: type[Slip
         cloud.create(ORDER)
     assert type(caught.value) is kind
     assert text in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_create_session_that_expires_between_attempts_is_uncertain(monkeypatch: pytest.MonkeyPatch, attempts: int) -> None:
+    """boto3 signs each attempt of its own: an earlier one may have been carried out."""
+    for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("DEFAULT_REGION", "eu-central-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    cloud = Ec2()
+    signed: list[str] = []
+
+    def sign(**_: Any) -> None:
+        signed.append("")
+        if len(signed) == attempts:
+            raise exceptions.UnauthorizedSSOTokenError
+
+    def lose(request: Any, **_: Any) -> None:
+        raise exceptions.ReadTimeoutError(endpoint_url=request.url)
+
+    cloud._client.meta.events.register_first("request-created.ec2", sign)
+    cloud._client.meta.events.register_last("before-send.ec2", lose)
+    with pytest.raises(CloudError) as caught:
+        cloud.create(ORDER)
+    assert type(caught.value) is (CloudRefusalError if attempts == 1 else CloudError)
+    assert "sign in" in str(caught.value.hint)
+    # What was sent for one request says nothing about the next.
+    signed.clear()
+    attempts = 1
+    with pytest.raises(CloudRefusalError):
+        cloud.create(ORDER)
 
 
 def test_error_text_of_cloud_is_harmless() -> None:

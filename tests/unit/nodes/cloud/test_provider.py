@@ -177,7 +177,8 @@ def test_up_credentials_expired_while_booting_are_finished_by_second_call(
     (listed,) = provider(cloud, tmp_path).list()
     assert [member.name for member in listed.members] == ["lab-control-plane-1", "lab-worker-1", "lab-worker-2"]
     boots.failure = None
-    assert provider(cloud, tmp_path).up("lab", 1, 2, image=IMAGE).members == listed.members
+    booted = tuple(dataclasses.replace(member, booted=True) for member in listed.members)
+    assert provider(cloud, tmp_path).up("lab", 1, 2, image=IMAGE).members == booted
     assert len(cloud.machines) == 3
     assert boots.names == [member.name for member in listed.members]
 
@@ -186,7 +187,7 @@ def test_up_credentials_expired_while_booting_are_finished_by_second_call(
 def test_up_killed_before_answer_repeats_order_and_makes_no_second_machines(tmp_path: Path) -> None:
     cloud = SimulatedCloud()
     nodes = provider(cloud, tmp_path)
-    cloud.failures, cloud.lost = [None, CloudError("gone")], [CloudError("killed")]
+    cloud.failures, cloud.lost = [None, CloudError("gone"), CloudError("gone")], [CloudError("killed")]
     with pytest.raises(CloudError):
         nodes.up("lab", 1, 1, image=IMAGE)
     assert len(cloud.machines) == 2
@@ -250,17 +251,115 @@ def test_grow_failure_keeps_booted_machines(tmp_path: Path, boots: Boots) -> Non
     assert boots.names == ["lab-worker-2", "lab-worker-3"]
     (group,) = nodes.list()
     assert [member.name for member in group.members] == ["lab-control-plane-1", "lab-worker-1"]
-    # As after a kill in the middle of it.
+    # As after a kill in the middle of it. What a command finds it leaves, booted or not: the machines may be nodes by now.
     boots.failure = KeyboardInterrupt()
-    cloud.failures = [None, None, CloudError("gone")]
+    cloud.failures = [None, None, CloudError("gone"), CloudError("gone")]
     with pytest.raises(KeyboardInterrupt):
         nodes.grow("lab", 1, 2, image=IMAGE)
     boots.failure = CloudError("it did not boot")
     cloud.failures = []
     with pytest.raises(CloudError):
-        nodes.grow("lab", 1, 2, image=IMAGE)
+        nodes.grow("lab", 1, 3, image=IMAGE)
+    assert boots.names == ["lab-worker-2", "lab-worker-3"]
     (group,) = nodes.list()
-    assert [member.name for member in group.members] == ["lab-control-plane-1", "lab-worker-1"]
+    assert [member.name for member in group.members] == ["lab-control-plane-1", "lab-worker-1", "lab-worker-2"]
+    assert [member.booted for member in group.members] == [True, True, False]
+    boots.failure = None
+    assert all(member.booted for member in nodes.grow("lab", 1, 2, image=IMAGE).members)
+    assert boots.names == ["lab-worker-2"]
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing is cleaned up."""
+
+
+@pytest.fixture
+def killed(tmp_path: Path, boots: Boots, monkeypatch: pytest.MonkeyPatch) -> SimulatedCloud:
+    """A cloud with the machines of a command that was killed while they booted: one control-plane node, one worker."""
+    cloud = SimulatedCloud()
+    boots.failure = KilledError()
+    with monkeypatch.context() as patched:
+        patched.setattr(CloudProvider, "_take_back", lambda *_: None)
+        with pytest.raises(KilledError):
+            provider(cloud, tmp_path).up("lab", 1, 1, image=IMAGE)
+    boots.failure = None
+    return cloud
+
+
+def test_grow_failure_after_kill_keeps_machines_and_key(
+    tmp_path: Path, boots: Boots, killed: SimulatedCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = provider(killed, tmp_path)
+    killed.failures = [None, None, CloudRefusalError("quota")]
+    with pytest.raises(CloudRefusalError):
+        nodes.grow("lab", 1, 2, image=IMAGE)
+    boots.failure = CloudError("it did not boot")
+    with pytest.raises(CloudError):
+        nodes.grow("lab", 1, 2, image=IMAGE)
+    assert boots.names == ["lab-control-plane-1", "lab-worker-1", "lab-worker-2"]
+    assert len(killed.machines) == 2
+    assert (tmp_path / "nodes/aws.lab/id_ed25519").exists()
+    assert "the same command again waits for them" in " ".join(capsys.readouterr().err.split())
+    (group,) = nodes.list()
+    assert [member.booted for member in group.members] == [False, False]
+    assert nodes.down("lab")
+    assert (killed.machines, list((tmp_path / "nodes").iterdir())) == ({}, [])
+
+
+def test_up_after_kill_waits_for_machines_and_grow_for_new_ones_only(tmp_path: Path, boots: Boots, killed: SimulatedCloud) -> None:
+    nodes = provider(killed, tmp_path)
+    assert len(nodes.up("lab", 1, 1, image=IMAGE).members) == 2
+    assert boots.names == ["lab-control-plane-1", "lab-worker-1"]
+    nodes.grow("lab", 1, 2, image=IMAGE)
+    assert boots.names == ["lab-worker-2"]
+
+
+def test_up_no_capacity_takes_another_size_next(tmp_path: Path, boots: Boots) -> None:
+    """Also when the command was killed while the order was repeated."""
+    cloud = SimulatedCloud()
+    order = MachineOrder(SPEC, 1, "token", tags.of("lab", "0" * 16, [("lab-worker-1", "worker")]), "")
+    record.GroupRecord("0" * 16, "here").ordering(order).write(tmp_path / "nodes/aws.lab")
+    cloud.failures = [None, CloudRefusalError("no capacity")]
+    with pytest.raises(CloudRefusalError):
+        provider(cloud, tmp_path).up("lab", 0, 1, image=IMAGE)
+    provider(cloud, tmp_path, MachineSpec("m7.large", IMAGE)).up("lab", 0, 1, image=IMAGE)
+    assert boots.names == ["lab-worker-1"]
+
+
+@pytest.mark.usefixtures("boots")
+def test_down_removes_listed_machines_when_order_fails_and_raises(tmp_path: Path) -> None:
+    cloud = SimulatedCloud()
+    nodes = provider(cloud, tmp_path)
+    nodes.up("lab", 1, 1, image=IMAGE)
+    cloud.failures = [None, *[CloudError("no answer")] * 2]
+    with pytest.raises(CloudError):
+        nodes.grow("lab", 1, 2, image=IMAGE)
+    assert len(cloud.machines) == 2
+    cloud.failures = [CloudError("no answer")]
+    with pytest.raises(CloudError, match="no answer"):
+        nodes.down("lab")
+    assert cloud.machines == {}
+    # The order may still be carried out.
+    assert nodes.down("lab")
+    assert (cloud.machines, list((tmp_path / "nodes").iterdir())) == ({}, [])
+
+
+@pytest.mark.usefixtures("boots")
+def test_grow_number_of_vanished_machine_is_not_used_again(tmp_path: Path, boots: Boots) -> None:
+    cloud = SimulatedCloud()
+    nodes = provider(cloud, tmp_path)
+    nodes.up("lab", 0, 2, image=IMAGE)
+    cloud.machines.pop("i-00000002")
+    (group,) = nodes.list()
+    assert group.numbers == {"worker": 2}
+    assert [member.name for member in nodes.grow("lab", 0, 2, image=IMAGE).members] == ["lab-worker-1", "lab-worker-3"]
+    # Also when none is left, and an attempt fails.
+    cloud.machines.clear()
+    boots.failure = CloudError("it did not boot")
+    with pytest.raises(CloudError):
+        nodes.grow("lab", 0, 1, image=IMAGE)
+    boots.failure = None
+    assert [member.name for member in nodes.grow("lab", 0, 1, image=IMAGE).members] == ["lab-worker-4"]
 
 
 @pytest.mark.usefixtures("boots")
@@ -296,7 +395,11 @@ def test_damaged_record_is_reported_and_hides_no_machines(tmp_path: Path) -> Non
 
 def test_record_written_is_read_back(tmp_path: Path) -> None:
     spec = MachineSpec("t3.large", IMAGE, "subnet-1", ("sg-1", "sg-2"), public=True)
-    kept = record.GroupRecord.new("here").with_booted(["i-1"]).ordering(MachineOrder(spec, 2, "token", {"a": "b"}, "data"))
+    kept = (
+        record.GroupRecord.new("here", {"worker": 2})
+        .with_booted(["i-1"], {"worker": 3})
+        .ordering(MachineOrder(spec, 2, "token", {"a": "b"}, "data"))
+    )
     kept.write(tmp_path)
     assert record.GroupRecord.read(tmp_path) == kept
     assert json.loads((tmp_path / record.FILE).read_text())["pending"]["spec"]["size"] == "t3.large"
