@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -264,16 +263,17 @@ def test_store_full_disk_raises_store_error_and_keeps_existing_content(
     small, _ = full.put(b"fits")
     save(store, ["web"], tmp_path / "web.tar")
     layer = image.platforms[0].layers[0]
-    for fill in (
-        lambda: full.put(os.urandom(3 << 20)),
-        lambda: full.put(stack.enter_context(store.open(layer.digest))),
-        lambda: write_layer([LayerEntry("data", "file", 0o644, os.urandom(3 << 20))], full),
-        lambda: load(full, tmp_path / "web.tar"),
-    ):
-        with contextlib.ExitStack() as stack, pytest.raises(StoreError, match=f"no space left in {full.root}") as caught:
-            fill()
-        assert caught.value.hint
-        assert not list((full.root / "tmp").iterdir())
+    with store.open(layer.digest) as file:
+        for fill in (
+            lambda: full.put(os.urandom(3 << 20)),
+            lambda: full.put(file),
+            lambda: write_layer([LayerEntry("data", "file", 0o644, os.urandom(3 << 20))], full),
+            lambda: load(full, tmp_path / "web.tar"),
+        ):
+            with pytest.raises(StoreError, match=f"no space left in {full.root}") as caught:
+                fill()
+            assert caught.value.hint
+            assert not list((full.root / "tmp").iterdir())
     assert not full.names()
     assert full.read(small) == b"fits"
     with pytest.raises(StoreError, match=f"cannot unpack into {small_disk}/out: No space left"):
