@@ -57,7 +57,8 @@ class ThrowAwayCluster(Options):
         str | None,
         image_option(
             "--on",
-            help="The image with Kubernetes on which an application image runs while it is built; none reads its files only.  "
+            help="The image with Kubernetes on which an application image runs while it is built, pulled as that of FROM is; none reads its "
+            "files only.  "
             "[default: the newest base image of the store that fits]",
             metavar="IMAGE|none",
         ),
@@ -181,7 +182,7 @@ def build(
         choice(
             "--pull",
             values=("missing", "always", "never"),
-            help="Fetch the base image of FROM from its registry: missing, if the local store lacks it; always; never.",
+            help="Fetch the images of FROM and --on from their registries: missing, if the local store lacks them; always; never.",
         ),
     ] = "missing",
     cluster: ThrowAwayCluster,
