@@ -56,6 +56,8 @@ class BuildOptions:
     """Take images of registries that were signed earlier than those that their tags meant before."""
     pull: str = MISSING
     """When the images of FROM and ``on`` are fetched from their registries: one of PULL."""
+    lock: bool = False
+    """Write the digests of the embedded images into the ``images.lock`` beside the Kubefile."""
 
     @property
     def path(self) -> Path:

@@ -256,6 +256,29 @@ def test_build_declared_and_listed_images_are_embedded_under_their_names(
     assert found["docker.io/library/web:1"]["requestedBy"] == ["manifests/pod.yaml:7"]
 
 
+def test_build_lock_keeps_digests_of_tags_that_move(tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway) -> None:
+    name = "quay.io/moving/app:1"
+    before, after = image("before"), image("after")
+    push(mirrored, name.rpartition(":")[0], "1", before)
+    made = context(tmp_path / "c", "FROM scratch\nCOPY manifests manifests\n", manifests__pod_yaml=POD.format(image=name))
+    lock = made / "images.lock"
+
+    def built(*words: str) -> str:
+        said = slipway("build", "-t", "app", "--on", "none", "-o", "json", *words, made)
+        (found,) = json.loads(said.stdout)["platforms"][0]["images"]
+        return str(found["digest"])
+
+    assert (built(), lock.exists()) == (before.digest, False)
+    assert (built("--lock"), lock.read_text().splitlines()[1:]) == (before.digest, [f"{name} {before.digest}"])
+    push(mirrored, name.rpartition(":")[0], "1", after)
+    (moved,) = json.loads(slipway("outdated", made, "-o", "json").stdout)
+    assert (moved["name"], moved["status"], moved["now"]) == (name, "moved", after.digest)
+    assert built("--no-cache", "--lock") == before.digest
+    lock.unlink()
+    assert built("--no-cache", "--lock") == after.digest
+    assert lock.read_text().splitlines()[1:] == [f"{name} {after.digest}"]
+
+
 def test_build_images_missing_in_registries_are_all_reported_with_place(
     tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway
 ) -> None:

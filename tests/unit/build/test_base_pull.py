@@ -142,6 +142,6 @@ def test_pull_bases_image_of_on_refused_by_policy_is_not_fetched(
     (tmp_path / "policy.yaml").write_text("default: deny\n")
     monkeypatch.setenv("SLIPWAY_POLICY", str(tmp_path / "policy.yaml"))
     store = Store(tmp_path / "store")
-    with pytest.raises(StoreError, match="^--on .*refused by policy"):
+    with pytest.raises(StoreError, match=r"^--on .*refused by policy"):
         pulled_on(store, found, BASE)
     assert (store.names(), registry.count("GET", "/blobs/")) == ({}, 0)
