@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness import cloudimage, log
@@ -46,6 +46,8 @@ class Built:
     booted: bool
     undeclared: tuple[str, ...]
     unpulled: tuple[str, ...]
+    locked: Mapping[str, str] | None = None
+    """The digests in ``images.lock``, where the build wrote them."""
 
     @property
     def cached(self) -> bool:
@@ -83,12 +85,17 @@ def build(options: BuildOptions, store: Store) -> Built:
         )
         store.tag(str(reference), descriptor)
         image = cloudimage.read(store, reference.familiar)
+    locked = None
+    if options.lock:
+        embedded = [pair for part in parts for pair in part.from_registries(discovered[part.platform].images)]
+        locked = image_lock.complete(options.path, embedded)
     steps = tuple(step for part in parts for step in part.steps)
     every = [discovered[part.platform] for part in parts]
     return Built(
         image, steps, any(images.booted for images in discovered.values()),
         tuple(dict.fromkeys(name for images in every for name in images.undeclared)),
         tuple(dict.fromkeys(name for images in every for name in images.unpulled)),
+        locked,
     )  # fmt: skip
 
 

@@ -66,8 +66,13 @@ def _absent(parsed: Kubefile, store: Store, error: StoreError) -> BuildError:
     runtime = other_runtime(name)
     if runtime is None:
         return BuildError(f"{message}: {error.message}", hint=error.hint or "build, pull or load it first")
+    return BuildError(f"{message}, and slipway does not run {runtime}", hint=runtime_hint(store))
+
+
+def runtime_hint(store: Store) -> str:
+    """The runtimes and base images that there are, in place of a runtime of another project."""
     bases = ", ".join(_bases(store)) or "none is in the local store: slipway build kubefiles/kubernetes makes one"
-    return BuildError(f"{message}, and slipway does not run {runtime}", hint=f"runtimes: {', '.join(RUNTIMES)}; base images: {bases}")
+    return f"runtimes: {', '.join(RUNTIMES)}; base images: {bases}"
 
 
 def _bases(store: Store) -> list[str]:
@@ -103,5 +108,5 @@ def base_digest(parsed: Kubefile, store: Store, base: PlatformImage) -> str:
 
 
 def digest_alone(store: Store, whole: CloudImage, part: PlatformImage) -> str:
-    """Digest of ``part`` of an image as an image for its platform alone."""
-    return whole.digest if len(whole.platforms) == 1 else cloudimage.write(store, [part]).digest
+    """Digest of ``part`` of an image as an image for its platform alone, whichever of its other platforms are in the store."""
+    return whole.digest if len(whole.platforms) + len(whole.absent) == 1 else cloudimage.write(store, [part]).digest

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from harness import cloudimage, log
-from harness.build.base_image import digest_alone
-from harness.cloudimage import CloudImage, PlatformImage, listing
+from harness.build.base_image import digest_alone, other_runtime, runtime_hint
+from harness.cloudimage import CloudImage, PlatformImage, listing, search
 from harness.errors import Fault, InputError, StoreError
 from harness.kubefile import version_range
 from harness.lifecycle.run import check_image
@@ -18,6 +18,9 @@ AUTO = "auto"
 NONE = "none"
 """In place of a name: read the application, and do not run it."""
 HINT = "--on IMAGE names one; slipway build kubefiles/kubernetes makes one; --on none reads files only"
+
+_CATALOGUE_ENTRY = "kubernetes"
+"""The base image of the catalogue that came with slipway."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,9 @@ def named(store: Store, name: str, platform: Platform, kube_version: str | None)
     try:
         image = cloudimage.read(store, name)
     except StoreError as missing:
+        if runtime := other_runtime(name):
+            message = f"--on {name}: {missing.message}, and slipway does not run {runtime}"
+            raise StoreError(message, hint=runtime_hint(store)) from missing
         raise StoreError(f"--on {name}: {missing.message}", hint=missing.hint or "build, pull or load it first") from missing
     policy.admit(store, name, image.digest)
     part = image.platform(platform)
@@ -104,7 +110,7 @@ def choose(store: Store, on: str, platform: Platform, kube_version: str | None, 
     if newest_base is None:
         log.warning(
             f"{path}: NOTHING IS PROVEN: no base image in the local store is for {wanted}, so the application does not run and only the "
-            f"images that its files declare are known ({HINT})"
+            f"images that its files declare are known ({_to_get_one(kube_version)})"
         )
         return None
     log.info(
@@ -112,6 +118,24 @@ def choose(store: Store, on: str, platform: Platform, kube_version: str | None, 
         f"the newest base image in the local store for {wanted}; --on IMAGE takes another"
     )
     return newest_base
+
+
+def _to_get_one(kube_version: str | None) -> str:
+    """The commands that give a base image: from a registry, for there is no list of registries to look through, or from the catalogue."""
+    name = "REGISTRY/kubernetes:VERSION"
+    ways = [f"`slipway build --on {name}` or `slipway pull {name}` takes one from a registry"]
+    for entry in search.catalogue(search.bundled(), _CATALOGUE_ENTRY):
+        if entry.name != _CATALOGUE_ENTRY:
+            continue
+        command = f"slipway build -t {entry.name} {entry.folder}"
+        if kube_version and not (entry.kubernetes and version_range.admits(entry.kubernetes, kube_version)):
+            lowest = version_range.lowest(kube_version)
+            if lowest is None:
+                continue
+            # The newest patch of the lowest minor version: a first one is seldom the one that is wanted.
+            command = f"slipway build --build-arg VERSION={'.'.join(lowest.split('.')[:2])} -t {entry.name} {entry.folder}"
+        ways.append(f"`{command}` makes one")
+    return "; ".join([*ways, "--on none reads files only"])
 
 
 def refuse(on: str, path: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import build, cloudimage
-from harness.build import discover
+from harness.build import discover, image_lock
 from harness.build.charts import CHART, is_packed, is_packed_chart
 from harness.build.container_images import Builder
 from harness.build.declared_images import RootfsFile, ScanResult
@@ -119,18 +119,18 @@ def why(result: Mapping[str, Any], name: str) -> dict[str, Any]:
 def lock(result: Mapping[str, Any], context: Path, store: Store, resolve: Resolve) -> dict[str, str]:
     """Digests of the tags of a result, asked from their registries. Raises InputError that lists every tag without one.
 
+    So are those that only the ``images.lock`` of the context names: a run may have found them, which `slipway build --lock` wrote.
     Images that the build makes itself, and those in archives of the context, have no tag in a registry to be kept.
     """
     builder = Builder(store, image_roots(context))
     archived = set(_archived(result))
-    asked = [
-        image["name"]
-        for image in result["images"]
-        if image["name"] not in archived and builder.find(Reference.parse(image["name"])) is None
-    ]
+    named = [image["name"] for image in result["images"]]
+    written = image_lock.beside(context / "Kubefile").keys() - set(named)
+    asked = [name for name in (*named, *sorted(written)) if name not in archived and builder.find(Reference.parse(name)) is None]
     digests, errors = resolve_tags(asked, resolve)
     if errors:
-        raise InputError([Fault(name, error.message, error.hint) for name, error in sorted(errors.items())])
+        hints = dict.fromkeys(written, f"no file names it: if no run needs it either, remove its line from {image_lock.NAME}")
+        raise InputError([Fault(name, error.message, hints.get(name, error.hint)) for name, error in sorted(errors.items())])
     return digests
 
 

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +259,7 @@ class ImageDiscovery:
                 record = self._boot(base or RootfsRun(tree, _known(facts), env, self._image()), env)
             scan = _without(scan, record.pulled)
         self._report_possible(scan)
-        self._report_unlocked(declared, listed)
+        self._report_unlocked([*(item.name for item in (*declared, *listed)), *(image.reference for image in record.pulled)])
         part = self.part
         collected = collect(record.pulled, declared, listed=listed, store=part.work.store, sources=self.sources, platform=part.platform)
         named = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
@@ -323,14 +323,15 @@ class ImageDiscovery:
         for image in scan.possible:
             log.warning(f"{image.where}: {image.name} may be an image, but no pod runs it; --possible take includes it, or an image list")
 
-    def _report_unlocked(self, *images: Sequence[DeclaredImage]) -> None:
+    def _report_unlocked(self, images: Iterable[str]) -> None:
         """Warn of tags that an ``images.lock`` does not have: they mean what their registry says today."""
-        if not self.part.locked:
+        if not self.part.locked or self.options.lock:
             return
-        own = {image.name for archive in self.part.archives for image in archive.images} | {image.name for image in self.embedded.images}
-        names = {item.name for group in images for item in group if not Reference.parse(item.name).digest}
+        own = {image.name for archive in self.part.archives for image in archive.images}
+        own |= {image.name for image in (*self.embedded.images, *(self.base.image.images.images if self.base else ()))}
+        names = {name for name in images if not Reference.parse(name).digest}
         for name in sorted(names - set(self.part.locked) - own - set(self.part.own.used)):
-            log.warning(f"{name} is not in {image_lock.NAME}: `slipway find-images --lock` adds it")
+            log.warning(f"{name} is not in {image_lock.NAME}: `slipway build --lock` adds it")
 
     def _declared(self, scan: ScanResult) -> tuple[tuple[DeclaredImage, ...], tuple[DeclaredImage, ...]]:
         """Images that manifests and charts declare, and images in lists."""

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from harness import process, untrusted
+from harness import log, process, untrusted
 from harness.errors import Fault, InputError, SlipwayError
 from harness.host import durable
 from harness.oci.reference import Reference, is_digest
@@ -18,7 +18,9 @@ from harness.oci.registry.manifest import Manifest
 from harness.oci.registry.sources import Source, Stream
 
 NAME = "images.lock"
-_HEAD = "# Digests of the tags that this image needs. Written by `slipway find-images --lock`, kept by `slipway build`.\n"
+_HEAD = (
+    "# Digests of the tags that this image needs. Written by `slipway build --lock` and `find-images --lock`, kept by `slipway build`.\n"
+)
 _LIMIT = 4 << 20
 _AT_ONCE = 4
 
@@ -74,6 +76,26 @@ def _entry(words: Sequence[str]) -> str:
 
 def write(path: Path, locked: Mapping[str, str]) -> None:
     durable.write(path, _HEAD + "".join(f"{name} {digest}\n" for name, digest in sorted(locked.items())), mode=0o644)
+
+
+def complete(kubefile: Path, embedded: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Write the names and digests of a finished build into the ``images.lock`` beside its Kubefile; the lines of other images stay.
+
+    A name with a digest needs no line. One that means several images, each for another platform, gets none, with a warning. Returns what
+    the file holds then. Raises InputError for a file that is not valid, StoreError when it cannot be written; then the old one stands.
+    """
+    digests: dict[str, set[str]] = {}
+    for name, digest in embedded:
+        if not Reference.parse(name).digest:
+            digests.setdefault(name, set()).add(digest)
+    locked = beside(kubefile)
+    for name, found in sorted(digests.items()):
+        if len(found) == 1:
+            locked[name] = found.pop()
+        else:
+            log.warning(f"{name} is not in {NAME}: it means another image for each platform ({', '.join(sorted(found))})")
+    write(kubefile.parent / NAME, locked)
+    return dict(sorted(locked.items()))
 
 
 def resolve_tags(names: Iterable[str], resolve: Resolve) -> tuple[dict[str, str], dict[str, SlipwayError]]:

@@ -15,7 +15,7 @@ from harness.oci.model import Platform
 
 MISSING, ALWAYS, NEVER = "missing", "always", "never"
 PULL = (MISSING, ALWAYS, NEVER)
-"""When the base image is fetched from its registry."""
+"""When the images of FROM and ``--on`` are fetched from their registries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,9 @@ class BuildOptions:
     allow_older: bool = False
     """Take images of registries that were signed earlier than those that their tags meant before."""
     pull: str = MISSING
-    """When the base image is fetched from its registry: one of PULL."""
+    """When the images of FROM and ``on`` are fetched from their registries: one of PULL."""
+    lock: bool = False
+    """Write the digests of the embedded images into the ``images.lock`` beside the Kubefile."""
 
     @property
     def path(self) -> Path:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness import log
 from harness.build import container_images, dry_run, image_lock
@@ -26,6 +26,7 @@ from harness.kubefile import Kubefile, applications
 from harness.kubefile.instructions import AppInstruction, Arg, Copy, Exercise, Run
 from harness.oci.layer import Layer, LayerEntry, write_layer
 from harness.oci.model import Platform, canonical_json
+from harness.oci.reference import OWN_DOMAIN, Reference
 from harness.oci.registry.fetcher import Fetcher
 from harness.oci.registry.guarded import GuardedSource, Permits
 from harness.oci.registry.sources import LayoutSource, Source
@@ -70,6 +71,14 @@ class PlatformBuild:
             info=dataclasses.replace(self.info, proven=proven),
             images=(self.base.images if self.base else ImageSet()).union(discovered).sorted(),
         )
+
+    def from_registries(self, discovered: ImageSet) -> Iterator[tuple[str, str]]:
+        """Name and digest of each discovered image that a registry has: not of those of the base, of archives, and built here."""
+        without_tag = {image.name for image in self.base.images.images} if self.base else set()
+        without_tag |= {image.name for archive in self.archives for image in archive.images} | set(self.own.used)
+        for image in discovered.images:
+            if image.name not in without_tag and image.built is None and Reference.parse(image.name).domain != OWN_DOMAIN:
+                yield image.name, image.digest
 
 
 @dataclasses.dataclass(frozen=True)

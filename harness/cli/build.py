@@ -57,7 +57,8 @@ class ThrowAwayCluster(Options):
         str | None,
         image_option(
             "--on",
-            help="The image with Kubernetes on which an application image runs while it is built; none reads its files only.  "
+            help="The image with Kubernetes on which an application image runs while it is built, pulled like that of FROM; none reads its "
+            "files only.  "
             "[default: the newest base image of the store that fits]",
             metavar="IMAGE|none",
         ),
@@ -181,12 +182,16 @@ def build(
         choice(
             "--pull",
             values=("missing", "always", "never"),
-            help="Fetch the base image of FROM from its registry: missing, if the local store lacks it; always; never.",
+            help="Fetch the images of FROM and --on from their registries: missing, if the local store lacks them; always; never.",
         ),
     ] = "missing",
     cluster: ThrowAwayCluster,
     network: RunNetwork,
     images: ImageSources,
+    lock: Annotated[
+        bool,
+        typer.Option("--lock", help="Write the digests of all embedded images of registries into images.lock beside the Kubefile."),
+    ] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step again.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the throw-away cluster running for inspection.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only read the Kubefile and show the steps and images.")] = False,
@@ -205,6 +210,9 @@ def build(
     modes = tuple(sorted({one_of(mode.strip(), ("pulled", "declared"), "--discover") for mode in discover.split(",") if mode.strip()}))
     if cluster.on not in (None, NONE) and "pulled" not in modes:
         raise UsageError(f"--on {cluster.on}: --discover {discover} runs nothing", hint="leave one of them out")
+    if lock and (check or str(file) == "-"):
+        reason = "--check builds nothing" if check else "a Kubefile from standard input has no folder for images.lock"
+        raise UsageError(f"--lock: {reason}", hint="slipway build --lock FOLDER; slipway find-images --lock FOLDER builds nothing")
     if context is None:
         if file is None:
             raise UsageError("no context is given", hint="slipway build FOLDER, or -f Kubefile")
@@ -217,7 +225,7 @@ def build(
         network=one_of(network.network, NETWORKS, "--network"), hosts=added_hosts(network.add_host or ()),
         images_from=one_of(images.images_from, MODES, "--images"), possible=one_of(images.possible, POSSIBLE_MODES, "--possible"),
         allow_login=tuple(images.allow_login or ()), allow_older=images.allow_older, on=cluster.on or AUTO, workers=cluster.workers,
-        pull=one_of(_PULL.get(pull, pull), PULL, "--pull"),
+        pull=one_of(_PULL.get(pull, pull), PULL, "--pull"), lock=lock,
     )  # fmt: skip
     with _given(options) as options:
         if check:
@@ -230,6 +238,8 @@ def build(
         from harness.cloudimage import listing
 
         result = {name: getattr(built, name) for name in ("cached", "booted", "undeclared", "unpulled")}
+        if built.locked is not None:
+            result["locked"] = built.locked
         output.printed({**listing.describe(built.image), **result})
         return
     _show_built(built, options.tag)
@@ -273,6 +283,8 @@ def _show_built(built: building.Built, tag: str) -> None:
         say(f"  pulled, but declared in no file: {image}")
     for image in built.unpulled:
         say(f"  declared, but not pulled by the run: {image}")
+    if built.locked is not None:
+        say(f"  images.lock: {len(built.locked)} tags")
     if built.cached:
         say("  nothing had changed")
 

@@ -106,13 +106,13 @@ def outdated(
 ) -> None:
     """Show which tags of images.lock mean another image by now, or are gone from their registry; nothing is changed.
 
-    `slipway find-images --lock` takes the new digests.
+    `slipway find-images --lock` takes the new digests, also of images that only a run found.
     """
     from harness.build import image_lock
 
     file = existing(path) / image_lock.NAME if path.is_dir() else existing(path)
     if not file.is_file():
-        raise UsageError(f"{file}: no such file", hint="`slipway find-images --lock FOLDER` writes it")
+        raise UsageError(f"{file}: no such file", hint="`slipway build --lock FOLDER` or `slipway find-images --lock FOLDER` writes it")
     locked = image_lock.read(file)
     with connect(to, briefly=True) as client:
         tags, errors = image_lock.compare(locked, _resolve(client))

@@ -256,6 +256,29 @@ def test_build_declared_and_listed_images_are_embedded_under_their_names(
     assert found["docker.io/library/web:1"]["requestedBy"] == ["manifests/pod.yaml:7"]
 
 
+def test_build_lock_keeps_digests_of_tags_that_move(tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway) -> None:
+    name = "quay.io/moving/app:1"
+    before, after = image("before"), image("after")
+    push(mirrored, name.rpartition(":")[0], "1", before)
+    made = context(tmp_path / "c", "FROM scratch\nCOPY manifests manifests\n", manifests__pod_yaml=POD.format(image=name))
+    lock = made / "images.lock"
+
+    def built(*words: str) -> str:
+        said = slipway("build", "-t", "app", "--on", "none", "-o", "json", *words, made)
+        (found,) = json.loads(said.stdout)["platforms"][0]["images"]
+        return str(found["digest"])
+
+    assert (built(), lock.exists()) == (before.digest, False)
+    assert (built("--lock"), lock.read_text().splitlines()[1:]) == (before.digest, [f"{name} {before.digest}"])
+    push(mirrored, name.rpartition(":")[0], "1", after)
+    (moved,) = json.loads(slipway("outdated", made, "-o", "json").stdout)
+    assert (moved["name"], moved["status"], moved["now"]) == (name, "moved", after.digest)
+    assert built("--no-cache", "--lock") == before.digest
+    lock.unlink()
+    assert built("--no-cache", "--lock") == after.digest
+    assert lock.read_text().splitlines()[1:] == [f"{name} {after.digest}"]
+
+
 def test_build_images_missing_in_registries_are_all_reported_with_place(
     tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway
 ) -> None:
@@ -408,3 +431,32 @@ def test_build_pull_option_decides_fetch_of_base_image_from_registry(
     assert refused.returncode == 3
     root = unpacked(tmp_path / "elsewhere", "app", tmp_path / "root")
     assert [(root / "etc" / file).read_text() for file in "ab"] == ["of the base\n", "of the app\n"]
+
+
+def test_build_pull_option_decides_fetch_of_image_of_on_from_registry(
+    tmp_path: Path, home: Path, slipway: Slipway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = context(tmp_path / "base", "FROM scratch\nCOPY etc etc\n", etc__slipway_yaml="kubernetes: v1.36.3\n")
+    # What it pulls is refused once it is read, so that no cluster is started.
+    app = context(tmp_path / "app", "FROM scratch\nKUBEVERSION >=1.40\nCMD kubectl get nodes\n")
+
+    def built(name: str, when: str) -> tuple[int, str]:
+        said = slipway("build", "-t", "app", "--on", name, "--pull", when, app, check=False)
+        return said.returncode, said.stderr
+
+    with registry(tmp_path / "registry") as found:
+        name = f"{found.host}/team/kubernetes:1"
+        slipway("build", "--discover", "declared", "-t", name, base)
+        slipway("push", name, "--plain-http")
+        configuration = tmp_path / "registries.conf"
+        configuration.write_text(f'[[registry]]\nlocation = "{found.host}"\ninsecure = true\n')
+        monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(configuration))
+        monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "elsewhere"))
+        code, said = built(name, "never")
+        assert (code, f"--on {name}: " in said, "no such image" in said) == (4, True, True)
+        code, said = built(name, "missing")
+        assert (code, "KUBEVERSION >=1.40 does not admit its Kubernetes v1.36.3" in said) == (2, True)
+        assert list(Store(tmp_path / "elsewhere/store").names()) == [name]
+    # The registry is gone: what was pulled is there.
+    assert built(name, "missing")[0] == 2
+    assert built(name, "always")[0] == 4

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
 
 from harness import build, cloudimage
-from harness.build import image_choice, image_discovery, releases
+from harness.build import image_choice, image_discovery, image_lock, releases
+from harness.build.image_discovery import DiscoveredImages
 from harness.build.options import BuildOptions
-from harness.build.platform_build import PlatformBuilder
+from harness.build.platform_build import PlatformBuild, PlatformBuilder
 from harness.build.sandbox_plan import SandboxPlan
-from harness.cloudimage import ImageSet, Info, PlatformImage
+from harness.cloudimage import BuiltHere, ImageSet, Info, PlatformImage
 from harness.errors import BuildError, InputError, StoreError
 from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import Platform
@@ -26,6 +29,7 @@ from harness.oci.registry.sources import Source
 from harness.oci.store import Store
 from tests.unit.build.kubefiles import BOTH, SEVERAL
 from tests.unit.build.rootfs_files import write
+from tests.unit.cloudimage.examples import container_image
 
 
 def test_build_and_check_resolve_source_and_version_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,3 +158,37 @@ def test_build_argument_with_secret_in_cmd_is_warned_about_on_stderr(
     assert f"{context}/Kubefile:2: the value of ARG DB_PASSWORD looks like a secret and is written into the image in clear" in shown
     assert "ARG PORT" not in shown
     assert "hunter2x" not in shown
+
+
+def test_build_lock_writes_digests_of_embedded_images_after_successful_build_only(
+    machine: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = write(tmp_path / "context", OF_APPLICATION)
+    found = container_image(machine, "r.test/found-by-running:1", b"a")
+    (image,) = found.images
+    built_here = dataclasses.replace(image, name="r.test/built:1", built=BuiltHere((), "images/built"))
+    own_domain = dataclasses.replace(image, name="slipway.dev/own:1")
+    discovered = DiscoveredImages(dataclasses.replace(found, images=(image, built_here, own_domain)), True, (), ())
+
+    def fail(*_: object) -> NoReturn:
+        raise BuildError("the run failed")
+
+    monkeypatch.setattr(build, "discover_images", fail)
+    with pytest.raises(BuildError, match="the run failed"):
+        build.build(BuildOptions(context, "x", lock=True), machine)
+    monkeypatch.setattr(build, "discover_images", lambda _, parts, __: {part.platform: discovered for part in parts})
+    assert build.build(BuildOptions(context, "x"), machine).locked is None
+    assert image_lock.beside(context / "Kubefile") == {}
+    locked = build.build(BuildOptions(context, "x", lock=True), machine).locked
+    assert locked == image_lock.beside(context / "Kubefile") == {"r.test/found-by-running:1": image.digest}
+
+
+def test_from_registries_leaves_out_images_of_base_and_of_archives(machine: Store) -> None:
+    first = container_image(machine, "r.test/of-base:1", b"a")
+    rest = [container_image(machine, f"r.test/{name}:1", name.encode()) for name in ("archived", "made", "pulled")]
+    base = PlatformImage(Platform.host(), (), (), (), Info(), first)
+    archive = SimpleNamespace(images=[SimpleNamespace(name="r.test/archived:1")])
+    own = SimpleNamespace(used={"r.test/made:1": "sha256:0"})
+    part: Any = SimpleNamespace(base=base, archives=(archive,), own=own)
+    discovered = first.union(rest[0]).union(rest[1]).union(rest[2])
+    assert [name for name, _ in PlatformBuild.from_registries(part, discovered)] == ["r.test/pulled:1"]

@@ -6,7 +6,7 @@ import pytest
 
 from harness import cloudimage
 from harness.build import cluster_base
-from harness.cloudimage import CloudImage, ImageSet, Info, PlatformImage
+from harness.cloudimage import CloudImage, ImageSet, Info, PlatformImage, search
 from harness.errors import InputError, StoreError
 from harness.oci.model import Platform
 from harness.oci.store import Store
@@ -60,6 +60,17 @@ def test_choose_auto_without_fitting_base_image_warns_of_missing_proof(
     line = " ".join(capsys.readouterr().err.split())
     assert "K: NOTHING IS PROVEN: no base image in the local store is for linux/amd64" in line
     assert (f"KUBEVERSION {kube_version}" in line) is bool(kube_version)
+    assert "`slipway build --on REGISTRY/kubernetes:VERSION` or `slipway pull REGISTRY/kubernetes:VERSION` takes one" in line
+    version = "--build-arg VERSION=v1.40 " if kube_version else ""
+    assert f"`slipway build {version}-t kubernetes {search.bundled()}/kubernetes` makes one; --on none reads files only" in line
+
+
+def test_choose_auto_without_base_for_range_without_lower_bound_names_registry_only(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chosen(store, kube_version="<1.30") is None
+    line = " ".join(capsys.readouterr().err.split())
+    assert "takes one from a registry; --on none reads files only" in line
 
 
 def test_choose_on_none_warns_of_missing_proof(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +103,13 @@ def test_choose_named_unusable_image_raises_input_error_with_hint(store: Store, 
     with pytest.raises(InputError, match=message) as caught:
         chosen(store, "it", "<1.36")
     assert caught.value.faults[0].hint
+
+
+def test_choose_named_other_runtime_raises_store_error_with_base_images(store: Store) -> None:
+    put(store, "kubernetes", kube("v1.36.3"))
+    with pytest.raises(StoreError, match=r"--on r\.test/k3s:1: .*, and slipway does not run k3s") as caught:
+        chosen(store, "r.test/k3s:1")
+    assert caught.value.hint == "runtimes: kubeadm; base images: kubernetes:latest"
 
 
 def test_choose_named_image_missing_or_for_other_platform_raises_store_error(store: Store) -> None:

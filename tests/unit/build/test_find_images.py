@@ -126,6 +126,23 @@ def test_lock_resolves_tags_and_skips_built_archived_and_pinned_images(tmp_path:
     assert sorted(asked) == ["docker.io/library/nginx:1", "docker.io/library/nginx:2"]
 
 
+def test_lock_renews_lines_of_images_that_no_file_names(tmp_path: Path) -> None:
+    run_only = "a.io/found-by-running:1"
+    write(tmp_path, {"images.lock": f"{run_only} sha256:{'b' * 64}\n"})
+    assert find_images.lock(FOUND, tmp_path, Store(tmp_path / "store"), lambda _: DIGEST)[run_only] == DIGEST
+
+    def gone(reference: Reference) -> str:
+        if reference.domain == "a.io":
+            raise StoreError("no such tag")
+        return DIGEST
+
+    with pytest.raises(InputError, match="no such tag") as caught:
+        find_images.lock(FOUND, tmp_path, Store(tmp_path / "store"), gone)
+    assert [fault.hint for fault in caught.value.faults] == [
+        "no file names it: if no run needs it either, remove its line from images.lock"
+    ]
+
+
 def test_lock_tags_without_answer_are_all_reported(tmp_path: Path) -> None:
     def resolve(reference: Reference) -> str:
         raise StoreError(f"{reference}: no answer")

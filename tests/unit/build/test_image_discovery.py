@@ -287,3 +287,20 @@ def test_discovery_refuse_mode_refuses_possible_images_that_run_does_not_pull(
     assert [(fault.where, fault.message.partition(" ")[0]) for fault in caught.value.faults] == [
         ("manifests/a.yaml:4", name) for name in refused
     ]
+
+
+def test_discovery_warns_of_images_found_only_by_run_that_lock_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(image_discovery, "collect", lambda *_, **__: ImageSet())
+    pulling(monkeypatch, "r.test/locked:1", "r.test/run-only:1", f"r.test/x@{DIGEST}")
+    discovery = possible_discovery(tmp_path, "report")
+    discovery.part = SimpleNamespace(**{**vars(discovery.part), "locked": {"r.test/locked:1": DIGEST}})
+    discovery.part.own.used = {}
+    discovery._run()
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "r.test/run-only:1 is not in images.lock: `slipway build --lock` adds it" in shown
+    assert shown.count("is not in images.lock") == 2  # that one, and a:1, which a manifest names
+    discovery.options = dataclasses.replace(discovery.options, lock=True)
+    discovery._run()
+    assert "images.lock" not in capsys.readouterr().err

@@ -83,3 +83,21 @@ def test_pinned_tags_request_locked_digest_in_place_of_tag() -> None:
     assert asked == [f"{NGINX}@{DIGEST}", "docker.io/library/nginx:2", f"docker.io/library/nginx@{OTHER}"]
     assert source.admit(Reference.parse(f"nginx@{DIGEST}"))
     assert source.blob(Reference.parse("nginx:1"), DIGEST, None) is None
+
+
+def test_complete_keeps_other_lines_and_skips_digests_and_names_of_several_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "images.lock"
+    image_lock.write(path, {NGINX: OTHER, "a.io/other:1": OTHER})
+    embedded = [(NGINX, DIGEST), (NGINX, DIGEST), (f"a.io/x@{DIGEST}", DIGEST), ("a.io/two:1", DIGEST), ("a.io/two:1", OTHER)]
+    locked = image_lock.complete(tmp_path / "Kubefile", embedded)
+    assert list(locked.items()) == [("a.io/other:1", OTHER), (NGINX, DIGEST)]
+    assert image_lock.read(path) == locked
+    assert [path.name for path in tmp_path.iterdir()] == ["images.lock"]
+    assert "a.io/two:1 is not in images.lock: it means another image for each platform" in " ".join(capsys.readouterr().err.split())
+
+
+def test_complete_without_file_writes_it(tmp_path: Path) -> None:
+    image_lock.complete(tmp_path / "Kubefile", [(NGINX, DIGEST)])
+    assert image_lock.read(tmp_path / "images.lock") == {NGINX: DIGEST}

@@ -40,3 +40,15 @@ def test_build_on_none_and_discover_declared_reach_options(asked: list[BuildOpti
         ("auto", ("declared",)),
         ("auto", ("declared", "pulled")),
     ]
+
+
+def test_build_lock_reaches_options_and_is_refused_without_file_or_build(
+    asked: list[BuildOptions], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app.execute(["build", str(tmp_path), "--lock"])
+    app.execute(["build", str(tmp_path)])
+    assert [options.lock for options in asked] == [True, False]
+    capsys.readouterr()
+    for words, reason in ((["--check"], "--check builds nothing"), (["-f", "-"], "a Kubefile from standard input has no folder")):
+        assert app.execute(["build", str(tmp_path), "--lock", *words]) == 2
+        assert f"slipway: --lock: {reason}" in capsys.readouterr().err

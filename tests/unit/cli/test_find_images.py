@@ -96,7 +96,11 @@ def test_outdated_unreachable_registry_reports_status_unknown(context: Path, cap
             2,
             ["--lock: a.yaml has no Kubefile", "slipway find-images FOLDER --lock, with the folder of a Kubefile"],
         ),
-        (["outdated", "."], 2, ["images.lock: no such file", "`slipway find-images --lock FOLDER` writes it"]),
+        (
+            ["outdated", "."],
+            2,
+            ["images.lock: no such file", "`slipway build --lock FOLDER` or `slipway find-images --lock FOLDER` writes it"],
+        ),
         (["outdated", "none"], 2, ["none: no such file or folder"]),
         (
             ["find-images", "none/none:1"],

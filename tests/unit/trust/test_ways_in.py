@@ -60,7 +60,7 @@ MAKE_USABLE = {
 
 WAYS_IN = {
     "harness.build.base_image:base_image": "FROM",
-    "harness.build.base_pull:pull_bases": "FROM of an image that the store lacks",
+    "harness.build.base_pull:_fetch": "FROM and build --on of an image that the store lacks",
     "harness.build.cluster_base:named": "build --on",
     "harness.build.cluster_base:newest": "the image that an application image runs on, without --on",
     "harness.build:build": "COPY --from, images that a cluster pulls, images that files declare",
