@@ -25,7 +25,7 @@ _HOSTS = "hosts: [{ips: [10.0.0.1], roles: [control-plane]}, ...]"
 TOOLS = (
     ForeignTool(
         "sealos",
-        f"{_HOSTS}; an address has no port there: ssh: {{port: 22}}; image: takes one image, others are documents of kind Application",
+        f"{_HOSTS}; an address has no port there: ssh: {{port: 22}}; image: takes a name or a list",
         ("sealos.io",),
     ),
     ForeignTool("k0sctl", f"{_HOSTS}; the roles are control-plane for a controller, worker for a worker", ("k0sctl.k0sproject.io",)),

@@ -189,8 +189,12 @@ class KubefileReader:
                 build_context.url_name(source)
         if flags.get("chmod") is not None and not _CHMOD.fullmatch(flags["chmod"]):
             raise InstructionError(f"--chmod={flags['chmod']}: octal digits are wanted", "--chmod=755")
-        if not _ROOT.fullmatch(flags.get("chown", "root")):
-            self.warn(f"--chown={flags['chown']} has no effect: everything in a rootfs belongs to root", "leave it out")
+        if not _ROOT.fullmatch(flags.get("chown") or "root"):
+            # A build unpacks, and a RUN leaves, every file under the user who builds; nodes unpack layers without their owners.
+            raise InstructionError(
+                f"--chown={flags['chown']}: another owner than root does not reach a node: everything in a rootfs belongs to root",
+                "leave it out; a hook of the image (plugins/) at pre-init-host can run chown on each node",
+            )
         _check_checksum(flags.get("checksum"), sources)
         documents = {
             document.name: document.text if document.quoted else self.variables.expand_document(document.text)

@@ -32,7 +32,7 @@ from harness.host import durable, liveness, paths
 from harness.oci.admission import Admitted
 from harness.oci.blob_file import BlobWriter, MismatchError, PartialBlob
 from harness.oci.model import INDEXES, LARGEST_MANIFEST, MANIFESTS, REF_NAME, Descriptor, canonical_json
-from harness.oci.reference import Reference, familiar
+from harness.oci.reference import Reference, familiar, names_registry
 
 CHUNK = 1 << 20
 """Bytes held in memory at a time when a blob is copied."""
@@ -42,6 +42,7 @@ UNFINISHED = "unfinished"
 
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _SHORT = re.compile(r"[0-9a-f]{7,64}")
+_SHORT_NAME = " a short name is read from the store only, one with its registry (registry.example.com/...) is pulled"
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,200}")
 _SETTLERS = 16
 
@@ -257,6 +258,8 @@ class Store:
         if descriptor is None:
             near = difflib.get_close_matches(familiar(name), names, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "`slipway images` lists all images; build, pull or load it first"
+            if not names_registry(name):
+                hint = hint.removesuffix(" first") + ("" if near else ";") + _SHORT_NAME
             raise StoreError(f"{name}: no such image in {self.root}", hint=hint)
         return descriptor
 

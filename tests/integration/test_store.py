@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from harness import cloudimage
 from harness.cloudimage import Blob, CloudImage, EmbeddedImage, History, ImageSet, Info, PlatformImage
 from harness.errors import StoreError
+from harness.host import apt
 from harness.oci import garbage
 from harness.oci.archive.save import save
 from harness.oci.layer import LayerEntry, scan, unpack, write_layer
@@ -78,8 +78,7 @@ def embedded(store: Store, platform: Platform) -> ImageSet:
 
 @pytest.fixture(scope="session")
 def skopeo() -> list[str]:
-    if not shutil.which("skopeo"):
-        pytest.skip("skopeo is not installed")
+    apt.ensure("skopeo", "skopeo")
     return ["skopeo", "--insecure-policy"]
 
 

@@ -77,6 +77,64 @@ def test_image_in_hinted_word_recognizes_name_with_tag(word: str, image: bool) -
     assert (image_in(word, hinted=True) == word) is image
 
 
+@pytest.mark.parametrize(
+    "word", ["busybox", "library/busybox", "quay.io/x/untagged", "registry:5000/x", "1password/op", "registry.example.com/x"]
+)
+def test_image_in_lone_hinted_word_needs_no_tag(word: str) -> None:
+    assert image_in(word, hinted=True, lone=True) == word
+    assert image_in(word, hinted=True) is None
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["true", "always", "1.0", "v2", "v1.2.3", "85", "2m", "10.0.0.0/24", "quay.io", "logo.png", "example.com/logo.svg", "1/2", "a//b", "A"],
+)
+def test_image_in_lone_hinted_value_of_setting_is_none(word: str) -> None:
+    assert image_in(word, hinted=True, lone=True) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "image"),
+    [
+        ("quay.io/x/untagged", True),
+        ("registry.k8s.io/pause", True),
+        ("us-docker.pkg.dev/p/r/x", True),
+        ("registry.example.com/team/app", True),
+        ("ghcr.io/organization", False),
+        ("oci://ghcr.io/x/charts/y", False),
+        ("topology.kubernetes.io/zone", False),
+        ("kubernetes.io/service-account-token", False),
+        ("example.com/a/b", False),
+        ("github.com/a/b", False),
+        ("host:8080/a/metrics", False),
+        ("library/busybox", False),
+    ],
+)
+def test_image_in_lone_word_without_hint_is_one_of_public_registry(word: str, image: bool) -> None:
+    assert (image_in(word, lone=True) is not None) is image
+
+
+@pytest.mark.parametrize(
+    ("text", "images"),
+    [
+        ("--sidecar-image=busybox", ["busybox"]),
+        ("run --sidecar-image busybox --port 80", ["busybox"]),
+        ("run --sidecar-image busybox", ["busybox"]),
+        ("image: busybox", ["busybox"]),
+        ("HELPER_IMG=library/busybox", ["library/busybox"]),
+        ("run --base quay.io/x/y", ["quay.io/x/y"]),
+        ("use --image to set another", []),
+        ("image: no such thing", []),
+        ("failed to pull image: timeout", []),
+        ("--image-features=layering --image-pull-policy=always", []),
+        ("--image-repository=quay.io/x/y --registry=ghcr.io/x/y", []),
+        ("see quay.io/x/y for more", []),
+    ],
+)
+def test_images_in_text_without_tag_are_whole_values(text: str, images: list[str]) -> None:
+    assert [image for _, image in images_in(text)] == images
+
+
 def test_images_in_text_carry_line_numbers() -> None:
     text = '3.0=registry.example.com/kafka:3.0\nrun --image side:2 --port web:8080\nimage: "nginx:1", x: y:2\nregistry.example.com/a:1.'
     assert list(images_in(text)) == [(0, "registry.example.com/kafka:3.0"), (1, "side:2"), (2, "nginx:1"), (3, "registry.example.com/a:1")]
@@ -187,5 +245,49 @@ def test_declared_descriptions_crds_and_last_applied_yield_no_images(tmp_path: P
             kubectl.kubernetes.io/last-applied-configuration: '{"image": "registry.example.com/b:1"}'
         spec:
           description: such as registry.example.com/c:1
+    """
+    assert possible_in(tmp_path, manifest) == []
+
+
+def test_declared_names_without_tag_are_possible_where_key_names_image(tmp_path: Path) -> None:
+    manifest = """
+        kind: Deployment
+        spec:
+          template:
+            spec:
+              containers:
+              - image: registry.example.com/manager:1.2
+                args: ["--sidecar-image=busybox", --share-image, alpine, quay.io/x/args]
+                env:
+                - {name: B_IMAGE, value: library/busybox}
+                - {name: C_IMAGE, value: quay.io/x/untagged}
+                - {name: D_SOURCE, value: quay.io/x/env}
+                - {name: RELATED_IMAGE_DB, value: quay.io/x/db}
+                - {name: IMAGE_PULL_POLICY, value: always}
+    """
+    assert possible_in(tmp_path, manifest) == [
+        ("docker.io/library/busybox:latest", 7),
+        ("docker.io/library/alpine:latest", 7),
+        ("quay.io/x/args:latest", 7),
+        ("docker.io/library/busybox:latest", 9),
+        ("quay.io/x/untagged:latest", 10),
+    ]
+    assert "quay.io/x/db:latest" in discover.declared(tmp_path).names
+
+
+def test_declared_names_without_tag_below_other_keys_are_not_possible(tmp_path: Path) -> None:
+    manifest = """
+        kind: StorageClass
+        parameters: {imageFeatures: layering, imageFormat: raw}
+        spec:
+          imageRegistry: quay.io/x/y
+          url: oci://ghcr.io/x/charts/y
+          repoURL: ghcr.io/x/charts/y
+          registries: [{mirrors: [quay.io/x/y]}]
+          image: {repository: quay.io/x/y, name: web, pullPolicy: always, enabled: true}
+          imageMinimumGCAge: 2m
+          backgroundImage: night.png
+          topologyKey: topology.kubernetes.io/zone
+          roleRef: rbac.authorization.k8s.io/v1
     """
     assert possible_in(tmp_path, manifest) == []

@@ -105,7 +105,7 @@ def test_outdated_unreachable_registry_reports_status_unknown(context: Path, cap
         (
             ["find-images", "none/none:1"],
             4,
-            ["none/none:1: no such image in HOME/store", "`slipway images` lists all images; build, pull or load it first"],
+            ["none/none:1: no such image in HOME/store", "`slipway images` lists all images; build, pull or load it; a short name"],
         ),
     ],
 )

@@ -46,6 +46,13 @@ def test_parse_file_of_other_tool_reports_tool_and_hint(name: str) -> None:
     assert "geheim" not in str(caught.value)
 
 
+def test_parse_sealos_file_hint_names_list_of_images() -> None:
+    with pytest.raises(InputError) as caught:
+        read(FILES["sealos"])
+    assert str(caught.value.faults[0].hint).endswith("image: takes a name or a list")
+    assert read("apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {name: x}\nspec: {image: [kubernetes:1, app:2]}\n")
+
+
 @pytest.mark.parametrize(
     "text",
     [

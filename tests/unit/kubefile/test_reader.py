@@ -62,7 +62,7 @@ def test_copy_yields_sources_and_destination(rest: str, sources: tuple[str, ...]
 
 
 def test_copy_flags_are_read() -> None:
-    assert copy("--chown=1:2 --chmod=755 --link a b") == Copy(3, "COPY --chown=1:2 --chmod=755 a b", ("a",), "b", None, False, "1:2", 0o755)
+    assert copy("--chown=0:0 --chmod=755 --link a b") == Copy(3, "COPY --chown=0:0 --chmod=755 a b", ("a",), "b", None, False, "0:0", 0o755)
     assert copy("--from=reg.io/tools:$V /bin/x /bin/y bin/") == Copy(
         3, "COPY --from=reg.io/tools:1.2 /bin/x /bin/y bin/", ("/bin/x", "/bin/y"), "bin/", "reg.io/tools:1.2"
     )
@@ -404,10 +404,21 @@ def test_copy_parents_and_exclude_are_read_and_checked() -> None:
     assert fault("FROM scratch\nCOPY --exclude=a[b a b").message == "--exclude: a[b is not a pattern: a [ is not closed"
 
 
-def test_copy_chown_other_than_root_warns() -> None:
-    assert parse("FROM scratch\nCOPY --chown=0:0 a b").warnings == ()
-    (warning,) = parse("FROM scratch\nCOPY --chown=1000:1000 a b").warnings
-    assert warning.message == "--chown=1000:1000 has no effect: everything in a rootfs belongs to root"
+@pytest.mark.parametrize("owner", ["0", "0:0", "root", "root:root", "0:root", "$NOTHING"])
+def test_copy_chown_of_root_or_nothing_is_read(owner: str) -> None:
+    assert parse(f"FROM scratch\nARG NOTHING=\nCOPY --chown={owner} a b").warnings == ()
+
+
+@pytest.mark.parametrize("owner", ["1000:1000", "1000", "0:1000", "app:app", "$OWNER"])
+@pytest.mark.parametrize("start", ["COPY", "ADD", "COPY --from=example.com/a:1"])
+def test_copy_chown_of_other_than_root_is_refused(start: str, owner: str) -> None:
+    found = fault(f"FROM scratch\nARG OWNER=app\n{start} --chown={owner} a b")
+    written = owner.replace("$OWNER", "app")
+    assert (found.message, found.where) == (
+        f"--chown={written}: another owner than root does not reach a node: everything in a rootfs belongs to root",
+        "web/Kubefile:3",
+    )
+    assert found.hint == "leave it out; a hook of the image (plugins/) at pre-init-host can run chown on each node"
 
 
 def test_buildplatform_and_buildarch_name_build_machine(monkeypatch: pytest.MonkeyPatch) -> None:

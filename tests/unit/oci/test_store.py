@@ -196,6 +196,15 @@ def test_tag_existing_name_moves_to_new_image(store: Store) -> None:
     assert store.names() == {"web:latest": new}
 
 
+@pytest.mark.parametrize(("name", "short"), [("web:1", True), ("acme/web:1", True), ("registry.example.com/web:1", False)])
+def test_resolve_unknown_short_name_hint_says_that_no_registry_is_asked(store: Store, name: str, short: bool) -> None:
+    with pytest.raises(StoreError, match="no such image") as caught:
+        store.resolve(name)
+    hint = str(caught.value.hint)
+    assert "build, pull or load it" in hint
+    assert ("a short name is read from the store only, one with its registry (registry.example.com/...) is pulled" in hint) is short
+
+
 def test_resolve_unknown_name_suggests_nearest_name(store: Store) -> None:
     store.tag("mysql-cluster", put_manifest(store, b"1"))
     store.tag("ghcr.io/acme/redis:7", put_manifest(store, b"2"))
@@ -206,7 +215,7 @@ def test_resolve_unknown_name_suggests_nearest_name(store: Store) -> None:
     ):
         with pytest.raises(StoreError, match="no such image") as caught:
             store.resolve(wrong)
-        assert caught.value.hint == f"did you mean {near}?"
+        assert str(caught.value.hint).startswith(f"did you mean {near}? a short name is read from the store only")
         with pytest.raises(StoreError, match="no such image"):
             store.untag(wrong)
 
