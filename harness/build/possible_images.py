@@ -61,7 +61,7 @@ class ImageHint(NamedTuple):
     """Properties of the place of a word."""
 
     speaks: bool = False
-    """What stands before it speaks of an image: ``PATH:TAG`` is enough."""
+    """An image is spoken of before it: ``PATH:TAG`` is enough."""
     lone: bool = True
     """A name without a tag may be an image: any name where it ``speaks``, else one of a public registry."""
 

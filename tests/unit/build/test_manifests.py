@@ -120,6 +120,7 @@ def test_declared_and_possible_images_are_kept_apart(tmp_path: Path) -> None:
     assert [(image.name, image.where) for image in found.possible] == [
         ("docker.io/library/side:2", "manifests/a.yaml:5"),
         ("quay.io/prometheus:v2", "manifests/a.yaml:13"),
+        ("docker.io/library/nginx:latest", "manifests/a.yaml:17"),
     ]
 
 

@@ -105,7 +105,11 @@ def test_outdated_unreachable_registry_reports_status_unknown(context: Path, cap
         (
             ["find-images", "none/none:1"],
             4,
-            ["none/none:1: no such image in HOME/store", "`slipway images` lists all images; build, pull or load it; a short name"],
+            [
+                "none/none:1: no such image in HOME/store",
+                "`slipway images` lists all images; build, pull or load it; a short name is read from the store only, one with its registry "
+                "(registry.example.com/...) is pulled",
+            ],
         ),
     ],
 )
