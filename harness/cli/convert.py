@@ -9,6 +9,7 @@ import typer
 from harness import log
 from harness.cli.options import Output, local_images, option
 from harness.cli.output import local_store, plain, say, table
+from harness.cli.registry import new_name
 from harness.cli.root import app
 from harness.errors import StoreError, UsageError
 
@@ -37,10 +38,12 @@ def convert(
     from harness.sealer import convert as conversion
     from harness.sealer import image as sealerimage
 
+    # Before the conversion, which takes long.
+    wanted = None if tag is None else new_name(tag, "--tag")
     store = local_store()
     with store.shared_lease(), scratch.cleaned():
         source = sealerimage.read(store, name)
-        target = tag or _default_name(source.name)
+        target = wanted or _default_name(source.name)
         converted = conversion.convert(store, name, registry=registry)
         for note in converted.notes:
             log.info(note)

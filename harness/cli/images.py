@@ -11,7 +11,7 @@ from harness import errors, log
 from harness.cli import attestations
 from harness.cli.options import AnyImage, OnePlatform, Output, argument, local_images, platform_of
 from harness.cli.output import local_store, say, short, table
-from harness.cli.registry import reference
+from harness.cli.registry import new_name
 from harness.cli.root import app
 
 if TYPE_CHECKING:
@@ -216,8 +216,8 @@ def tag(
     from harness.cloudimage import tags
 
     store = local_store()
-    references = [reference(name, "NAME") for name in names]
-    digest, familiar = store.resolve(source).digest, [one.familiar for one in references]
+    familiar = [new_name(name, "NAME") for name in names]
+    digest = store.resolve(source).digest
     for name in familiar:
         tags.tag(store, source, name)
     if output.printed({"names": familiar, "digest": digest}):

@@ -51,6 +51,14 @@ def reference(text: str, what: str) -> Reference:
         raise InputError([Fault(f"{what} {text}", str(wrong))]) from wrong
 
 
+def new_name(text: str, what: str) -> str:
+    """A name to give to an image. Raises InputError when it is none, or one of a digest, which cannot be given."""
+    named = reference(text, what)
+    if named.digest:
+        raise InputError([Fault(f"{what} {text}", "an image is given a name, not a digest", "write REPOSITORY:TAG")])
+    return named.familiar
+
+
 def fetch(name: str, to: SiteAccess) -> None:
     """Pull an image that is not in the store, when its name says which registry has it."""
     from harness.oci.reference import names_registry

@@ -18,6 +18,7 @@ from harness.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from harness.cloudimage import search as searching
     from harness.cloudimage.site_index import SiteIndex
+    from harness.oci.reference import Reference
     from harness.oci.registry.client import Client
 
 
@@ -49,7 +50,8 @@ def search(
         if list_tags:
             if registry or index:
                 raise UsageError("--tags takes no --registry and no --index", hint="write `slipway search --tags REGISTRY/REPOSITORY`")
-            _tags(term, stack.enter_context(connect(to, briefly=True)), output=output)
+            repository = _repository(term)
+            _tags(repository, stack.enter_context(connect(to, briefly=True)), output=output)
             return
         client = stack.enter_context(connect(to, briefly=True)) if places else None
         sites = _sites(index or (), to)
@@ -97,12 +99,16 @@ def _show(results: searching.SearchResults) -> None:
             log.info(f"{one.name}: {one.reason}; only the repository of exactly this name was looked for")
 
 
-def _tags(name: str, client: Client, *, output: Output) -> None:
-    from harness.cloudimage import search as searching
-
+def _repository(name: str) -> Reference:
+    """Raises UsageError or InputError when it is none."""
     if not name:
         raise UsageError("--tags needs a repository", hint="write `slipway search --tags REGISTRY/REPOSITORY`")
-    repository = reference(name, "TERM")
+    return reference(name, "TERM")
+
+
+def _tags(repository: Reference, client: Client, *, output: Output) -> None:
+    from harness.cloudimage import search as searching
+
     tags = searching.tags(repository, client)
     if not tags:
         raise StoreError(f"{repository.repository}: no such repository in the registry, or it has no tags")

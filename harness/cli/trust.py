@@ -198,15 +198,26 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
                 f"{subject.reference.familiar} is here without {missing}: a document of a part must not be attached", hint="pull it whole"
             )
         document: dict[str, Any] = make(image, subject.store, subject.reference)
+        # Before it is attached: a wrong path changes nothing.
+        if file and str(file) != "-":
+            _write(file, document)
         if attach:
             attestations.attach(subject, predicate, document, media_type, pair)
-    if file and str(file) != "-":
-        file.write_text(json.dumps(document, indent=2) + "\n")
-        log.info(f"wrote {file}")
-    elif attach:
-        say(f"attached to {subject.reference.familiar}  {subject.image.digest}" + (f"\n  signed by {key}" if key else ""))
-    else:
+    printed = str(file) == "-" if file else not attach
+    if printed:
         print_json(document)
+    if attach:
+        attached = f"attached to {subject.reference.familiar}  {subject.image.digest}" + (f"\n  signed by {key}" if key else "")
+        (log.info if printed else say)(attached)
+
+
+def _write(file: Path, document: dict[str, Any]) -> None:
+    """Raises UsageError when the file cannot be written."""
+    try:
+        file.write_text(json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        raise UsageError(f"--to {file}: {error.strerror or error}", hint="name a file that can be written") from error
+    log.info(f"wrote {file}")
 
 
 def _new_password(prefix: Path) -> str:

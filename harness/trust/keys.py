@@ -98,7 +98,7 @@ def create(prefix: Path, password: str, *, force: bool = False) -> tuple[Path, P
     for path in (private, public):
         if not force and os.path.lexists(path):
             raise UsageError(
-                f"{path} already exists", hint="choose another name with -f; --force replaces the pair, and what it signed stays"
+                f"{path} already exists", hint="choose another name with --to; --force replaces the pair, and what it signed stays"
             )
     pair = PrivateKey(str(private), ec.generate_private_key(ec.SECP256R1()))
     _place(private, encrypt(pair, password), 0o600, force=force)
@@ -117,7 +117,7 @@ def _place(path: Path, data: bytes, mode: int, *, force: bool) -> None:
         with durable.replacing(path, mode=mode, overwrite=force) as file:
             file.write(data)
     except FileExistsError as error:
-        raise UsageError(f"{path} already exists", hint="choose another name with -f") from error
+        raise UsageError(f"{path} already exists", hint="choose another name with --to") from error
     except OSError as problem:
         raise UsageError(f"{path}: {problem.strerror or problem}") from problem
 

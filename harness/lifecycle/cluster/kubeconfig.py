@@ -123,13 +123,13 @@ def merged(before: Any, config: Mapping[str, Any], where: str) -> dict[str, Any]
     """Return both in one; see ``merge``."""
     lists = ("clusters", "contexts", "users")
     if not isinstance(before, Mapping) or any(not isinstance(before.get(kind) or [], list) for kind in lists):
-        raise InputError([Fault(where, "is not a kubeconfig", "nothing has been changed; write to another file with -f")])
+        raise InputError([Fault(where, "is not a kubeconfig", "nothing has been changed; write to another file with --to")])
     name = config["clusters"][0]["name"]
     for entry in before.get("clusters") or ():
         if entry.get("name") == name and not _is_marked(entry):
             raise UsageError(
                 f"{where} has a cluster {name} that slipway did not put there",
-                hint=f"write a file of its own: slipway kubeconfig {name} -f FILE",
+                hint=f"write a file of its own: slipway kubeconfig {name} --to FILE",
             )
     both: dict[str, Any] = copy.deepcopy(dict(before))
     both.setdefault("apiVersion", "v1")

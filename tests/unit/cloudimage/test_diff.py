@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import cloudimage
-from harness.cli import app as cli
-from harness.cloudimage import ExpectedValue, ImageApp, Info, diff, diff_side, tags
+from harness.cloudimage import ExpectedValue, ImageApp, Info, diff, diff_side
 from harness.errors import StoreError
 from harness.oci.layer import LayerEntry
-from harness.oci.model import OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
+from harness.oci.model import Platform, digest_of
 from harness.oci.store import Store
 from tests.unit.cloudimage.examples import AMD64, ARM64, changes, file, no_client, put
 
@@ -182,112 +180,3 @@ def test_diff_platform_not_pulled_counts_only_when_it_differs(store: Store, tmp_
     assert same.transfer.bytes > 0
     other = diff.compare(store, found, diff_side.find(store, "new", no_client))
     assert [(part.only, part.absent) for part in other.platforms] == [(None, False), ("new", True)]
-
-
-def test_diff_exit_code_considers_only_selected_platform(store: Store) -> None:
-    put(store, "old", [file("a")], platforms=(AMD64,))
-    put(store, "new", [file("a")], platforms=(AMD64, ARM64))
-    assert cli.execute(["diff", "old", "new", "--platform", "amd64", "--exit-code"]) == 0
-    assert cli.execute(["diff", "old", "new", "--exit-code"]) == 1
-
-
-# The command line
-
-
-def test_diff_command_prints_stable_lines(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    old = put(
-        store, "old", [file("etc/a", "1"), file("bin/tool", b"x" * 2000, 0o755)], info=Info(env={"A": "1"}), embedded={"x.io/i:1": b"1"}
-    )
-    new = put(
-        store,
-        "new",
-        [file("etc/a", "22"), LayerEntry("bin/tool", "symlink", target="a")],
-        info=Info(env={"A": "2"}),
-        embedded={"x.io/i:2": b"2"},
-    )
-    assert cli.execute(["diff", "old", "new"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"old  old:latest  {old.digest}  ")
-    assert lines[1].startswith(f"new  new:latest  {new.digest}  ")
-    assert lines[2:-1] == [
-        "platform linux/amd64",
-        "~ env         A=1 -> 2",
-        "~ image       x.io/i  1 224 B -> 2 224 B".replace("224", lines[4].split()[4]),
-        "~ file        bin/tool  0755 2.0 kB -> link to a",
-        "~ file        etc/a  1 B -> 2 B",
-    ]
-    assert lines[-1].startswith("to send  ")
-
-
-def test_diff_of_two_names_of_same_image_is_equal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    put(store, "old", [file("a")])
-    tags.tag(store, "old", "new")
-    assert cli.execute(["diff", "old", "new", "--exit-code"]) == 0
-    assert "they are the same" in capsys.readouterr().out
-    assert cli.execute(["diff", "old", "new", "-o", "json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["equal"], said["transfer"]["send"], said["platforms"][0]["changes"]) == (True, {"blobs": 0, "bytes": 0}, [])
-
-
-def test_diff_json_output_holds_all_changes_with_values_and_content(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    put(store, "old", [file("a", "1\n"), file("gone", "x"), file("same", "s")], info=Info(env={"A": "1"}, labels={"team": "web"}))
-    put(store, "new", [file("a", "2\n"), file("came", "y"), file("same", "s")], info=Info(env={"A": "2"}, launch=("echo 1",)))
-    assert cli.execute(["diff", "old", "new", "--content", "-o", "json"]) == 0
-    (part,) = json.loads(capsys.readouterr().out)["platforms"]
-    assert (part["platform"], part["filesCompared"]) == ("linux/amd64", True)
-    assert [(change["kind"], change["name"], change["change"]) for change in part["changes"]] == [
-        ("env", "A", "changed"),
-        ("label", "team", "removed"),
-        ("launch", "echo 1", "added"),
-        ("file", "a", "changed"),
-        ("file", "came", "added"),
-        ("file", "gone", "removed"),
-    ]
-    values = {(change["kind"], change["name"]): (change["old"], change["new"]) for change in part["changes"]}
-    assert values["env", "A"] == ("1", "2")
-    assert values["label", "team"] == ("web", None)
-    assert values["file", "gone"] == ({"kind": "file", "mode": "0644", "size": 1, "digest": digest_of(b"x")}, None)
-    changed = next(change for change in part["changes"] if change["name"] == "a")
-    assert changed["diff"].endswith("-1\n+2\n")
-
-
-def test_diff_output_escapes_control_characters(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    put(store, "old", [file("a", "1\n")])
-    put(store, "new", [file("a", "\x1b[2J\n"), file("e\nvil\x1b]0;x\x07")], info=Info(env={"\x1b[1m": "v"}))
-    assert cli.execute(["diff", "old", "new", "--content"]) == 0
-    said = capsys.readouterr().out
-    assert "\x1b" not in said
-    assert "\x07" not in said
-    assert "e\\nvil\\x1b]0;x\\x07" in said
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["diff", "old", "odl"], 4, "did you mean old:latest?"),
-        (["diff", "old", "plain"], 4, "not a CloudImage"),
-        (["diff", "old", "UPPER"], 4, "no such image"),
-        (["diff", "old", "old", "--platform", "x/"], 2, "--platform"),
-        (["diff", "old", "old", "-o", "yaml"], 2, "--output yaml"),
-        (["diff", "old"], 2, "Missing argument"),
-        (["history", "old", "--platform", "arm64"], 4, "not made for linux/arm64"),
-    ],
-)
-def test_diff_and_history_errors_set_exit_code_and_message(
-    words: list[str], code: int, message: str, store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    put(store, "old", [file("a")])
-    store.tag("plain", Descriptor(OCI_MANIFEST, *store.put(canonical_json({"schemaVersion": 2, "mediaType": OCI_MANIFEST}))))
-    assert cli.execute(words) == code
-    assert message in capsys.readouterr().err
-
-
-def test_history_of_several_platforms_is_headed_by_platform(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    put(store, "web", [file("a")], history=("COPY a a", "ENV A=1"), platforms=(AMD64, ARM64))
-    assert cli.execute(["history", "web"]) == 0
-    said = capsys.readouterr().out
-    assert [line for line in said.splitlines() if line.startswith("platform")] == ["platform linux/amd64", "platform linux/arm64"]
-    assert said.count("COPY a a") == 2
-    assert cli.execute(["history", "web", "--platform", "arm64"]) == 0
-    said = capsys.readouterr().out
-    assert (said.count("COPY a a"), "platform" in said) == (1, False)

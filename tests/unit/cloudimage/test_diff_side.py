@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -13,40 +12,9 @@ from harness import cloudimage
 from harness.cloudimage import Info, diff, diff_side
 from harness.errors import StoreError
 from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json, digest_of
-from harness.oci.reference import Reference
-from harness.oci.registry.errors import RemoteError
-from harness.oci.registry.manifest import Manifest
 from harness.oci.store import Store
 from tests.unit.cloudimage.examples import AMD64, ARM64, file, no_client, put
-
-
-class StoreAsRegistry:
-    """A registry of what a store has. ``asked`` are the digests of what was fetched."""
-
-    def __init__(self, store: Store, names: Mapping[str, str]) -> None:
-        self.store = store
-        self.names = names
-        self.asked: list[str] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def close(self) -> None: ...
-
-    def manifest(self, reference: Reference) -> Manifest:
-        digest = reference.digest or self.names.get(reference.familiar)
-        if digest is None or not self.store.has(digest):
-            raise RemoteError(f"{reference}: 404", status=404)
-        data = self.store.read(digest)
-        self.asked.append(digest)
-        return Manifest(data, json.loads(data)["mediaType"], digest)
-
-    def blob(self, reference: Reference, digest: str, size: int) -> Any:
-        self.asked.append(digest)
-        assert self.store.size(digest) == size
-        return self.store.open(digest)
+from tests.unit.cloudimage.registries import StoreAsRegistry
 
 
 def test_find_remote_image_fetches_only_manifests_and_configs(store: Store, tmp_path: Path) -> None:

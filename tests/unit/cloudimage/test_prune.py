@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import json
 import os
 from pathlib import Path
 
@@ -153,21 +152,6 @@ def test_prune_keeps_temporary_folder_of_running_process(store: Store) -> None:
     mine = scratch.folder()
     prune.prune(store)
     assert mine.is_dir()
-
-
-def test_prune_prints_count_and_bytes_by_kind(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    # Where no engine answers none is started.
-    monkeypatch.setattr(docker, "running", lambda: None)
-    store.put(b"12345")
-    assert cli.execute(["prune", "--dry-run", "-o", "json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["dryRun"], said["kinds"]["blobs"], said["bytes"]) == (True, {"count": 1, "bytes": 5}, 5)
-    assert cli.execute(["prune", "--dry-run"]) == 0
-    assert "would free 5 B" in capsys.readouterr().out
-    assert cli.execute(["prune"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert ["blobs", "1", "5", "B"] in [line.split() for line in lines]
-    assert lines[-1] == "freed 5 B"
 
 
 def test_prune_removes_attachments_of_removed_images(store: Store) -> None:

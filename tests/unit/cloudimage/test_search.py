@@ -3,79 +3,25 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import cloudimage
-from harness.cli import app
 from harness.cloudimage import Info, search
 from harness.cloudimage.search import RegistryNamespace
 from harness.errors import UsageError
-from harness.oci.model import OCI_MANIFEST, Descriptor, canonical_json
+from harness.oci.model import canonical_json
 from harness.oci.reference import Reference
-from harness.oci.registry.errors import RemoteError
-from harness.oci.registry.manifest import Manifest
 from harness.oci.store import Store
 from tests.unit.cloudimage.examples import AMD64, ARM64, file, put
-
-HOST = "reg.test:5000"
+from tests.unit.cloudimage.registries import HOST, Registry, container, registry
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
     return Store.default()
-
-
-class Registry:
-    """Repositories -> tag -> digest, of what a store has. ``asked`` is every question."""
-
-    def __init__(self, store: Store, names: Mapping[str, Mapping[str, str]], *, lists: bool = True) -> None:
-        self.store = store
-        self.names = names
-        self.lists = lists
-        self.asked: list[str] = []
-        self.refuses: set[str] = set()
-        self.status = 401
-        self._lock = threading.Lock()
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def _ask(self, what: str) -> None:
-        with self._lock:
-            self.asked.append(what)
-
-    def catalog(self, host: str) -> tuple[str, ...]:
-        self._ask("catalog")
-        if not self.lists:
-            raise RemoteError(f"{host}: {self.status} no", status=self.status)
-        return tuple(self.names)
-
-    def tags(self, reference: Reference) -> tuple[str, ...]:
-        self._ask(f"tags {reference.path}")
-        if reference.path in self.refuses:
-            raise RemoteError(f"{reference.repository}: 403 DENIED", status=403)
-        return tuple(self.names.get(reference.path, ()))
-
-    def manifest(self, reference: Reference) -> Manifest:
-        self._ask(f"manifest {reference.path}:{reference.tag or ''}")
-        data = self.store.read(reference.digest or self.names[reference.path][str(reference.tag)])
-        return Manifest(data, json.loads(data)["mediaType"], reference.digest or self.names[reference.path][str(reference.tag)])
-
-
-def registry(store: Store, **names: str) -> Any:
-    return Registry(store, {path.replace("__", "/"): {"latest": digest} for path, digest in names.items()})
-
-
-def container(store: Store) -> str:
-    """An image that is no CloudImage."""
-    config = Descriptor("application/vnd.oci.image.config.v1+json", *store.put(b"{}"))
-    return store.put(canonical_json({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config.to_json(), "layers": []}))[0]
 
 
 # The catalogue
@@ -235,91 +181,3 @@ def test_tags_are_sorted_by_version_without_attachments(store: Store) -> None:
     tags = ["v1.10.0", "v1.9.0", "latest", "v1.9.0-1", "sha256-" + "a" * 64, "sha256-" + "a" * 64 + ".sig", "2"]
     client: Any = Registry(store, {"acme/web": dict.fromkeys(tags, "x")})
     assert search.tags(Reference.parse(f"{HOST}/acme/web"), client) == ("latest", "v1.9.0", "v1.9.0-1", "v1.10.0", "2")
-
-
-# The command line
-
-
-class Connection:
-    """What `connect` gives the command line."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-
-    def __enter__(self) -> Any:
-        return self.client
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def run(client: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr("harness.cli.search.connect", lambda *_, **__: Connection(client))
-    return app.execute(["search", *words])
-
-
-def test_search_without_registry_option_asks_no_registry(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("harness.cli.search.connect", lambda *_, **__: pytest.fail("a registry is asked"))
-    put(store, "web", [file("a")])
-    assert app.execute(["search", "web"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert rows[0][:3] == ["NAME", "WHERE", "TAGS"]
-    assert ["web", "catalogue"] in [row[:2] for row in rows]
-    assert ["web:latest", "store", "-", "linux/amd64"] in [row[:4] for row in rows]
-    assert app.execute(["search", "nothing like it"]) == 0
-    assert capsys.readouterr().out == "nothing was found\n"
-
-
-def test_search_registry_without_catalog_exits_4_after_printing_hits(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    image = put(store, "web", [file("a")])
-    client = Registry(store, {"web": {"latest": image.digest}}, lists=False)
-    assert run(client, monkeypatch, "we", "--registry", HOST, "-o", "json") == 4
-    said = capsys.readouterr()
-    found = json.loads(said.out)
-    assert "web:latest" in [hit["name"] for hit in found["hits"]]
-    assert found["silent"][0]["name"] == HOST
-    assert "does not list its repositories" in said.err
-    assert "search --tags" in said.err
-    assert run(client, monkeypatch, "web", "--registry", HOST) == 0
-    said = capsys.readouterr()
-    assert f"{HOST}/web:latest" in said.out
-    assert "only the repository of exactly this name was looked for" in said.err
-
-
-def test_search_tags_option_lists_tags_of_repository(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    client = Registry(store, {"web": {"2": "x", "1": "x"}})
-    assert run(client, monkeypatch, "--tags", f"{HOST}/web") == 0
-    assert capsys.readouterr().out == "1\n2\n"
-    assert run(client, monkeypatch, "--tags", f"{HOST}/web", "-o", "json") == 0
-    assert json.loads(capsys.readouterr().out) == {"repository": f"{HOST}/web", "tags": ["1", "2"]}
-    assert run(client, monkeypatch, "--tags", f"{HOST}/nothing") == 4
-    assert "no such repository" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--tags"], "--tags needs a repository"),
-        (["--tags", "x", "--registry", HOST], "--tags takes no --registry"),
-        (["--tags", "UPPER/x y"], "TERM UPPER"),
-        (["web", "--registry", "web"], "not a registry"),
-        (["web", "-o", "xml"], "--output xml"),
-    ],
-)
-def test_search_invalid_arguments_exit_2_with_message(
-    words: list[str], message: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(Registry(store, {}), monkeypatch, *words) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_search_output_escapes_control_characters(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    put(store, "web", [file("a")], info=Info(labels={search.DESCRIPTION: "a\x1b[2Jb"}))
-    assert cloudimage.read(store, "web").platforms[0].info.labels
-    assert app.execute(["search", "web:latest"]) == 0
-    assert "\x1b" not in capsys.readouterr().out

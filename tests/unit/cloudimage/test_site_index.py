@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from harness.cli import app
 from harness.cloudimage import search, site_index
 from harness.cloudimage.site_index import IndexedImage, IndexedVersion, SiteIndex
 from harness.errors import StoreError, UsageError
@@ -76,18 +75,3 @@ def test_search_matches_names_and_descriptions() -> None:
         assert len(list(search.indexed(INDEX, "here", term))) == count
     (hit,) = search.indexed(INDEX, "here", "web")
     assert (hit.name, hit.where, hit.description, hit.tags, hit.digest) == ("reg.test/shop/web:2", "here", "A site", 2, VERSION.digest)
-
-
-def test_search_command_with_index_option_searches_site(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
-    path = tmp_path / "index.json"
-    path.write_bytes(INDEX.data())
-    assert app.execute(["search", "shop/web", "--index", str(path), "-o", "json"]) == 0
-    assert [(hit["name"], hit["where"]) for hit in json.loads(capsys.readouterr().out)["hits"]] == [("reg.test/shop/web:2", str(path))]
-    assert app.execute(["search", "--tags", "reg.test/shop/web", "--index", str(path)]) == 2
-    assert app.execute(["search", "--index", str(tmp_path / "none")]) == 2
-    path.write_text("<html>")
-    assert app.execute(["search", "--index", str(path)]) == 4
-    assert "not usable JSON" in capsys.readouterr().err

@@ -11,13 +11,11 @@ from harness import cloudimage
 from harness.cli import app as cli
 from harness.cloudimage import prune, tags
 from harness.errors import StoreError
-from harness.oci.model import OCI_MANIFEST, Descriptor
 from harness.oci.store import Store
 from tests.unit.cloudimage.examples import (
     AMD64,
     ARM64,
     attach,
-    container_image,
     file,
     put,
     write,
@@ -68,25 +66,6 @@ def test_rmi_with_one_unknown_name_removes_nothing(store: Store, capsys: pytest.
     assert list(store.names()) == ["web:latest", name]
     assert cli.execute(["rmi", image.digest[7:20]]) == 0
     assert store.names() == {}
-
-
-def test_images_hides_attachments_and_shows_them_on_request(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    image = put(store, "web", [file("a")])
-    names = {attach(store, image): "signature", attach(store, image, ".att"): "attestation", attach(store, image, ""): "referrers"}
-    container_image(store, "nginx", b"n")
-    manifest = next(
-        path.name for path in (store.root / "blobs/sha256").iterdir() if b"tar+gzip" in path.read_bytes() and b"config" in path.read_bytes()
-    )
-    store.tag("nginx", Descriptor(OCI_MANIFEST, f"sha256:{manifest}", store.size(f"sha256:{manifest}")))
-
-    def listed(*words: str) -> dict[str, str]:
-        assert cli.execute(["images", *words, "-o", "json"]) == 0
-        return {row["name"]: row["kind"] for row in json.loads(capsys.readouterr().out)}
-
-    assert listed() == {"web:latest": "cloudimage"}
-    assert listed("--all") == {"web:latest": "cloudimage", "nginx:latest": "image", **names}
-    assert cli.execute(["images", "--all"]) == 0
-    assert "nginx:latest" in capsys.readouterr().out
 
 
 def test_rmi_with_store_in_use_leaves_attachments_to_prune(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

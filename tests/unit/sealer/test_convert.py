@@ -19,8 +19,7 @@ from harness.sealer import convert, listing
 from harness.sealer import image as sealerimage
 from tests.integration import registry as made
 from tests.integration import sealer
-from tests.integration.registry import Image
-from tests.unit.sealer.examples import BOTH, NGINX, OLD, PAUSE, converted, names, problems, said, simple, tree_of, written
+from tests.unit.sealer.examples import BOTH, NGINX, OLD, PAUSE, converted, names, problems, simple, tree_of, written
 
 
 def test_convert_keeps_rootfs_and_turns_registry_into_image_set(store: Store, tmp_path: Path) -> None:
@@ -120,49 +119,6 @@ def test_convert_platform_missing_in_store_is_noted(store: Store) -> None:
     found = convert.convert(store, "app")
     assert found.notes == ("linux/arm64 is in the index, but not in the store",)
     assert len(found.platforms) == 1
-
-
-def test_convert_warns_and_tags(store: Store, app: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    out, err = said(capsys, "convert", "sealerio/app:v1")
-    assert "warning: acme/app:v2: no name for it" in err
-    assert out.splitlines()[0].startswith("sealerio/app:v1-slipway  sha256:")
-    assert "1 thing could not be restored" in out
-    assert len(cloudimage.read(store, "sealerio/app:v1-slipway").platforms[0].images.images) == 2
-    assert store.resolve("sealerio/app:v1").digest == app.digest
-    assert f"made from   an image of sealer 0.11.0  {app.digest[7:19]}" in said(capsys, "inspect", "sealerio/app:v1-slipway")[0]
-    value = json.loads(said(capsys, "convert", "sealerio/app:v1", "-t", "x", "--registry", "quay.io", "-o", "json")[0])
-    assert (value["name"], value["problems"]) == ("x:latest", [])
-    assert value["source"] == {"name": "sealerio/app:v1", "digest": app.digest}
-
-
-def test_convert_strict_with_lost_image_tags_nothing(store: Store, app: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    _, err = said(capsys, "convert", "sealerio/app:v1", "-t", "x", "--strict", code=4)
-    assert "cannot be converted whole: 1 problem" in err
-    assert "acme/app:v2: no name for it" in err
-    assert list(store.names()) == ["sealerio/app:v1"]
-    said(capsys, "convert", "sealerio/app:v1", "-t", "x", "--strict", "--registry", "quay.io")
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["convert", "nothere"], 4, "no such image"),
-        (["convert", "plain"], 4, "is not an image of sealer"),
-        (["convert", "sealerio/app:v1", "--registry", "x"], 2, "not the address of a registry"),
-        (["convert", "sealerio/app:v1", "-t", "UPPER"], 4, "must be lower case"),
-        (["history", "sealerio/app:v1"], 4, "not a CloudImage"),
-    ],
-)
-def test_convert_and_history_invalid_command_line_exits_with_code(
-    store: Store, app: Image, words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sealer.put(store, "plain", NGINX)
-    assert message in said(capsys, *words, code=code)[1]
-
-
-def test_convert_digest_without_name_requires_tag(store: Store, app: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "say how the CloudImage shall be called" in said(capsys, "convert", app.digest, code=2)[1]
-    said(capsys, "convert", app.digest, "-t", "x")
 
 
 def test_run_converted_cluster_image_is_refused_with_missing_files(store: Store) -> None:

@@ -17,7 +17,7 @@ from harness.website import collect, site
 from harness.website.collect import Collection
 from harness.website.site import SiteRequest
 from tests.unit.cloudimage.examples import file, put
-from tests.unit.cloudimage.test_search import HOST, Registry, container
+from tests.unit.cloudimage.registries import HOST, Registry, container
 from tests.unit.website.examples import no_demands, page
 
 
