@@ -21,7 +21,7 @@ from harness.build.pull_record import PulledImage
 from harness.build.sandbox_plan import SandboxApplication, SandboxPlan, environment, facts
 from harness.cloudimage import Info, PlatformImage
 from harness.clusterfile import Phase
-from harness.clusterfile import hooks as hook_documents
+from harness.clusterfile import hooks as clusterfile_hooks
 from harness.errors import BuildError, CheckError
 from harness.host import scratch
 from harness.kubefile import instructions
@@ -182,7 +182,7 @@ def application_commands(tree: Path, info: Info) -> tuple[str, ...]:
     Raises InputError for hooks that are for images of clusters.
     """
     hooks = hooks_of(tree)
-    before, after = ([hook.data for hook in hook_documents.at(hooks, phase)] for phase in (Phase.PRE_LAUNCH, Phase.POST_LAUNCH))
+    before, after = ([hook.data for hook in clusterfile_hooks.at(hooks, phase)] for phase in (Phase.PRE_LAUNCH, Phase.POST_LAUNCH))
     return (*before, *info.launch, *after)
 
 

@@ -24,8 +24,8 @@ from harness.build.yaml_documents import read_text
 from harness.cloudimage import ImageApp
 from harness.errors import Fault, InputError
 from harness.kubefile import Kubefile, version_range
-from harness.kubefile import applications as apps
-from harness.kubefile import context as build_context
+from harness.kubefile import applications as kubefile_applications
+from harness.kubefile import context as kubefile_context
 from harness.kubefile.checks import context_faults
 from harness.kubefile.instructions import AppInstruction, Copy, Instruction, Run, local_sources
 from harness.kubefile.launch_commands import LoneChart, with_releases
@@ -55,12 +55,12 @@ def plan(
     fault of the context and of the manifests.
     """
     faults = [*context_faults(kubefile.path, kubefile.instructions, context), *_references(kubefile)]
-    applications: tuple[apps.KubefileApp, ...] = ()
+    applications: tuple[kubefile_applications.KubefileApp, ...] = ()
     launch: Sequence[str] = ()
     lone: Sequence[LoneChart] = ()
     placed = rootfs_files(kubefile, context)
     try:
-        applications = apps.applications(kubefile, context)
+        applications = kubefile_applications.applications(kubefile, context)
         launch, lone = with_releases(_launch(kubefile, applications), [file.path for file in placed])
     except InputError as wrong:
         faults += wrong.faults
@@ -107,7 +107,7 @@ def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[RootfsFile, ...]:
     folders: set[str] = set()
 
     def is_folder(path: str) -> bool:
-        return build_context.known_folder(path) or path in folders or any(name.startswith(f"{path}/") for name in by_path)
+        return kubefile_context.known_folder(path) or path in folders or any(name.startswith(f"{path}/") for name in by_path)
 
     for instruction in kubefile.instructions:
         if isinstance(instruction, Run):
@@ -118,13 +118,13 @@ def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[RootfsFile, ...]:
     return tuple(by_path[path] for path in sorted(by_path))
 
 
-def _placed(instruction: Instruction, context: Path, is_folder: Callable[[str], bool]) -> tuple[build_context.PlacedFile, ...]:
+def _placed(instruction: Instruction, context: Path, is_folder: Callable[[str], bool]) -> tuple[kubefile_context.PlacedFile, ...]:
     if not isinstance(instruction, AppInstruction | Copy):
         return ()
-    with contextlib.suppress(build_context.ContextError):
+    with contextlib.suppress(kubefile_context.ContextError):
         if isinstance(instruction, AppInstruction):
-            return build_context.place(context, local_sources(instruction), instruction.folder, is_folder=is_folder)
-        return build_context.place(
+            return kubefile_context.place(context, local_sources(instruction), instruction.folder, is_folder=is_folder)
+        return kubefile_context.place(
             context, local_sources(instruction), instruction.destination, is_folder=is_folder, extract=instruction.add,
             parents=instruction.parents, exclude=instruction.exclude,
         )  # fmt: skip
@@ -146,7 +146,7 @@ def scan(
     settings = dataclasses.replace(
         settings,
         env=kubefile.environment,
-        app_env={item.app: apps.overrides(kubefile, item.app)[1] for item in kubefile.of(AppInstruction)},
+        app_env={item.app: kubefile_applications.overrides(kubefile, item.app)[1] for item in kubefile.of(AppInstruction)},
         launch=launch_commands(kubefile, commands),
         kube_version=lowest,
         vendored_later=any(_VENDORS.search(str(item.command)) for item in kubefile.of(Run)),
@@ -161,10 +161,10 @@ def scan(
     return dataclasses.replace(result, images=(*result.images, *listed, *archived), faults=(*result.faults, *faults))
 
 
-def _idle(kubefile: Kubefile, applications: Iterable[apps.KubefileApp]) -> list[str]:
+def _idle(kubefile: Kubefile, applications: Iterable[kubefile_applications.KubefileApp]) -> list[str]:
     """Commands of applications that the image does not launch by itself: a Clusterfile may."""
     idle = [app for app in applications if app.name not in kubefile.launch]
-    return [apps.with_environment(command, app.env) for app in idle for command in app.commands]
+    return [kubefile_applications.with_environment(command, app.env) for app in idle for command in app.commands]
 
 
 def _values(kubefile: Kubefile, placed: Sequence[RootfsFile]) -> ImageValues:
@@ -180,7 +180,7 @@ def _values(kubefile: Kubefile, placed: Sequence[RootfsFile]) -> ImageValues:
                 schema = text, file.shown
             elif "{" in text and not any(file.path.startswith(f"{folder}/") for folder in ("charts", *charts)):
                 files.append(TemplateFile(file.path, text, file.shown))
-    apps_env = {item.app: apps.overrides(kubefile, item.app)[1] for item in kubefile.of(AppInstruction)}
+    apps_env = {item.app: kubefile_applications.overrides(kubefile, item.app)[1] for item in kubefile.of(AppInstruction)}
     return expected_values.find(files, kubefile.environment, [ImageApp(name, "", env=env) for name, env in apps_env.items()], schema)
 
 
@@ -214,14 +214,14 @@ def _advice(kubefile: Kubefile, context: Path) -> Iterator[Fault]:
         if instruction.destination.rstrip("/") not in ("", "charts"):
             continue
         for source in local_sources(instruction):
-            for path in build_context.find(context, source):
+            for path in kubefile_context.find(context, source):
                 if path != context and (path / CHART).is_file():
                     destination = "/".join(part for part in (instruction.destination.rstrip("/"), path.name) if part)
                     message = f"{source} is a chart: its content is copied, not the folder"
                     yield Fault(kubefile.where(instruction), message, f"COPY {source} {destination} keeps it apart")
 
 
-def _app(app: apps.KubefileApp) -> dict[str, Any]:
+def _app(app: kubefile_applications.KubefileApp) -> dict[str, Any]:
     return {
         "name": app.name,
         "kind": app.kind,
@@ -232,15 +232,15 @@ def _app(app: apps.KubefileApp) -> dict[str, Any]:
     }
 
 
-def _launch(kubefile: Kubefile, applications: Iterable[apps.KubefileApp]) -> list[str]:
+def _launch(kubefile: Kubefile, applications: Iterable[kubefile_applications.KubefileApp]) -> list[str]:
     commands: dict[str, tuple[str, ...]] = {item.app: () for item in kubefile.deferred}
     env: dict[str, Mapping[str, str]] = {}
     for app in commands:
-        commands[app] = apps.overrides(kubefile, app)[0] or ()
+        commands[app] = kubefile_applications.overrides(kubefile, app)[0] or ()
     for application in applications:
         commands[application.name] = application.commands
         env[application.name] = application.env
-    return list(apps.launch(kubefile, commands, env))
+    return list(kubefile_applications.launch(kubefile, commands, env))
 
 
 def images_json(declared: Iterable[DeclaredImage]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from harness.build.run_steps import emulation_hint, is_foreign_program, network_
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.host import docker, liveness, scratch, site_network
 from harness.kubefile import Kubefile
-from harness.kubefile import context as build_context
+from harness.kubefile import context as kubefile_context
 from harness.kubefile.instructions import AppInstruction, Arg, Copy, Instruction, Run
 from harness.oci import layer
 from harness.oci.graph import descriptors
@@ -126,7 +126,7 @@ class LayerBuilder:
             step: BuildStep = action(kubefile, instruction)
         except StoreError:
             raise
-        except build_context.ContextError as error:
+        except kubefile_context.ContextError as error:
             raise BuildError(f"{kubefile.where(instruction)}: {error.message}", hint=error.hint) from error
         except SlipwayError as error:
             raise BuildError(f"{kubefile.where(instruction)}: {error.message}", hint=error.hint, details=error.details) from error
@@ -152,7 +152,7 @@ class LayerBuilder:
         return hashlib.sha256(canonical_json([FORMAT, self.parent, *inputs])).hexdigest()
 
     def _is_folder(self, path: str) -> bool:
-        if build_context.known_folder(path):
+        if kubefile_context.known_folder(path):
             return True
         facts = self.files().get(path)
         return facts is not None and facts[0] == "dir"
@@ -163,7 +163,7 @@ class LayerBuilder:
         entries: list[LayerEntry] = []
         with tempfile.TemporaryDirectory(prefix="copy-", dir=scratch.folder()) as work:
             local = [source for source in instruction.sources if source not in instruction.urls]
-            placed = build_context.place(
+            placed = kubefile_context.place(
                 self.context, local, instruction.destination, is_folder=self._is_folder, extract=instruction.add,
                 parents=instruction.parents, exclude=instruction.exclude,
             )  # fmt: skip
@@ -175,10 +175,10 @@ class LayerBuilder:
                 else:
                     entries.append(entry_of(item.source, item.path, instruction.chmod))
             for name, content in instruction.documents.items():
-                target = build_context.destination_of(instruction.destination, name, self._is_folder)
+                target = kubefile_context.destination_of(instruction.destination, name, self._is_folder)
                 entries.append(LayerEntry(target, "file", instruction.chmod or 0o644, content.encode()))
             for number, url in enumerate(instruction.urls):
-                target = build_context.destination_of(instruction.destination, build_context.url_name(url), self._is_folder)
+                target = kubefile_context.destination_of(instruction.destination, kubefile_context.url_name(url), self._is_folder)
                 entries.append(
                     LayerEntry(target, "file", instruction.chmod or 0o644, download(url, Path(work, f"url{number}"), instruction.checksum))
                 )
@@ -186,11 +186,11 @@ class LayerBuilder:
 
     def _app(self, _kubefile: Kubefile, instruction: AppInstruction) -> BuildStep:
         local = [source for source in instruction.sources if source not in instruction.urls]
-        placed = build_context.place(self.context, local, instruction.folder, is_folder=self._is_folder)
+        placed = kubefile_context.place(self.context, local, instruction.folder, is_folder=self._is_folder)
         entries = [entry_of(item.source, item.path, None) for item in placed]
         with tempfile.TemporaryDirectory(prefix="app-", dir=scratch.folder()) as work:
             for number, url in enumerate(instruction.urls):
-                target = instruction.folder + build_context.url_name(url)
+                target = instruction.folder + kubefile_context.url_name(url)
                 entries.append(LayerEntry(target, "file", 0o644, download(url, Path(work, f"url{number}"))))
             return self._write(instruction.text, entries)
 
@@ -211,7 +211,7 @@ class LayerBuilder:
         with tempfile.TemporaryDirectory(prefix="image-", dir=scratch.folder()) as work:
             tree = Path(work, "tree")
             layer.unpack(self.store, descriptors(self.store.read(manifest.digest))[1:], tree, links_out=True)
-            placed = build_context.place(
+            placed = kubefile_context.place(
                 tree, instruction.sources, instruction.destination, is_folder=self._is_folder, image=True,
                 parents=instruction.parents, exclude=instruction.exclude,
             )  # fmt: skip

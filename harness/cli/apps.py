@@ -61,9 +61,9 @@ def apps_list(
 ) -> None:
     """List the applications of a cluster."""
     from harness.lifecycle.apps import records
-    from harness.lifecycle.apps import target as targets
+    from harness.lifecycle.apps import target as apps_target
 
-    with targets.opened(access.where(), nodes=False) as target:
+    with apps_target.opened(access.where(), nodes=False) as target:
         installed = records.listed(target.kubectl)
     if output.printed([_described(one) for one in installed]):
         return
@@ -135,10 +135,10 @@ def apps_remove(
 
 
 def _show_removal(work: AppRemoval, going: Sequence[str], output: Output) -> None:
-    from harness.lifecycle import plan as planning
+    from harness.lifecycle import plan as lifecycle_plan
     from harness.lifecycle.apps import uninstall
 
-    described = planning.describe(uninstall.plan(work))
+    described = lifecycle_plan.describe(uninstall.plan(work))
     kept = [str(one) for one in work.kept]
     if output.printed({"steps": described, "removed": going, "kept": kept, "unknown": work.record.unknown}):
         return

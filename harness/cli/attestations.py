@@ -51,12 +51,12 @@ def attest(
     It is kept as an OCI referrer, and with --key as a signed attestation too, which cosign verifies. `pytest --test-result FILE` writes
     results of tests.
     """
-    from harness.trust import attached_documents as documents
+    from harness.trust import attached_documents as trust_attached_documents
 
-    wanted = documents.type_of(kind)
+    wanted = trust_attached_documents.type_of(kind)
     if bool(predicate) == bool(parts):
         raise UsageError("a statement is read from a file, or put together of those of other images", hint="give --predicate or --part")
-    if parts and wanted != documents.NAMES["test-result"]:
+    if parts and wanted != trust_attached_documents.NAMES["test-result"]:
         raise UsageError(f"--part with --type {kind}: only results of tests are joined", hint="give --predicate")
     document = _read(predicate, wanted) if predicate else None
     with find(name, to) as subject:
@@ -67,7 +67,7 @@ def attest(
     signed = pair.public.fingerprint if pair else None
     if output.printed({"name": subject.reference.familiar, "digest": subject.image.digest, "type": wanted, "key": signed}):
         return
-    say(f"attached {documents.name_of(wanted)} to {subject.reference.familiar}  {subject.image.digest}")
+    say(f"attached {trust_attached_documents.name_of(wanted)} to {subject.reference.familiar}  {subject.image.digest}")
     say(f"  signed by {key}" if key else "  not signed")
 
 

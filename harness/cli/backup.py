@@ -52,10 +52,10 @@ def backup(
     The file holds the keys of the cluster and all of its secrets: only its owner may read it, and a password encrypts it.
     An encrypted file opens without slipway too: `age -d FILE | tar x`.
     """
-    from harness.lifecycle.cluster import backup as saving
+    from harness.lifecycle.cluster import backup as cluster_backup
 
     secret = _password(password_env, password, twice=True)
-    result = saving.backup(file, cluster.name, *access.members(cluster.name), password=secret)
+    result = cluster_backup.backup(file, cluster.name, *access.members(cluster.name), password=secret)
     if output.printed(result):
         return
     say(f"{result.file}: {result.keys} keys of etcd at revision {result.revision}, {log.size(result.size)}, checked")
@@ -90,7 +90,7 @@ def restore(
 
     Changes since the backup are lost. With a password, only an encrypted file is accepted: its seal proves its origin.
     """
-    from harness.lifecycle import restore as restoring
+    from harness.lifecycle import restore as lifecycle_restore
 
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
@@ -99,7 +99,9 @@ def restore(
     members = machine_groups(login, None, (control_plane, "--control-plane"), (workers, "--workers"))
     if not yes:
         confirmed("What the cluster has seen since the backup will be lost. Go on?")
-    result = restoring.restore(file, *members, login=login, password=secret, image=image, env=pairs(env or [], "--env"), timeout=timeout)
+    result = lifecycle_restore.restore(
+        file, *members, login=login, password=secret, image=image, env=pairs(env or [], "--env"), timeout=timeout
+    )
     if output.printed(result):
         return
     where = "in place" if result.in_place else f"onto {len(result.control_plane) + len(result.workers)} other machines"

@@ -32,7 +32,7 @@ from harness.cli.root import app
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from harness import build as building
+    from harness import build as harness_build
     from harness.build.options import BuildOptions
     from harness.oci.model import Platform
 
@@ -198,7 +198,7 @@ def build(
     output: Output,
 ) -> None:
     """Build a CloudImage from a Kubefile: layers, and every container image that running it pulls."""
-    from harness import build as building
+    from harness import build as harness_build
     from harness.build.cluster_base import AUTO, NONE
     from harness.build.declared_images import POSSIBLE_MODES
     from harness.build.image_choice import MODES
@@ -229,11 +229,11 @@ def build(
     )  # fmt: skip
     with _given(options) as options:
         if check:
-            plan = building.check(options)
+            plan = harness_build.check(options)
             if not output.printed(plan):
                 _show_plan(plan)
             return
-        built = building.build(options, local_store())
+        built = harness_build.build(options, local_store())
     if output.is_json:
         from harness.cloudimage import listing
 
@@ -266,7 +266,7 @@ def _platforms(text: str | None) -> tuple[Platform, ...]:
     return tuple(dict.fromkeys(platform_of(part) for part in text.split(",")))
 
 
-def _show_built(built: building.Built, tag: str) -> None:
+def _show_built(built: harness_build.Built, tag: str) -> None:
     name = built.image.name or tag
     say(f"{name}  {built.image.digest}")
     parts = built.image.platforms

@@ -135,19 +135,19 @@ def _members(
 
 
 def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | None) -> Report:
-    from harness.lifecycle import check as checking
-    from harness.lifecycle import run as running
+    from harness.lifecycle import check as lifecycle_check
+    from harness.lifecycle import run as lifecycle_run
 
     if not file and not spec.images:
         if not spec.control_plane and not spec.workers:
             raise UsageError("no machine is named", hint="--control-plane 10.0.0.1 --workers 10.0.0.2, or -f Clusterfile")
-        return checking.pre(
+        return lifecycle_check.pre(
             *_members(spec.control_plane, spec.workers, ssh, spec.cluster or "default"), name=spec.cluster or "default", skip=skip or ()
         )
     clusterfile, options, _ = wanted(ClusterOptions(spec=spec, file=file, ssh=ssh, site=SiteAccess()))
-    prepared = running.prepare(clusterfile, local_store(), options).spec
+    prepared = lifecycle_run.prepare(clusterfile, local_store(), options).spec
     control_plane, workers = (tuple(node.machine for node in group) for group in (prepared.control_plane, prepared.workers))
-    return checking.pre(control_plane, workers, name=prepared.name, spec=prepared, skip=skip or ())
+    return lifecycle_check.pre(control_plane, workers, name=prepared.name, spec=prepared, skip=skip or ())
 
 
 def _list(pre: bool, post: bool, secured: bool, output: Output) -> None:

@@ -55,7 +55,7 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
     registry of the site.
     """
     from harness.clusterfile import ClusterDocument
-    from harness.lifecycle.cluster import hosts as naming
+    from harness.lifecycle.cluster import hosts as cluster_hosts
     from harness.lifecycle.cluster import request
     from harness.lifecycle.run import RunOptions
 
@@ -75,7 +75,7 @@ def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Wr
         profile=known_profile(spec.profile),
     )
     password = ssh.password()
-    clusterfile = request.effective(*naming.resolved(request.read(asked.file, values) if asked.file else None, flags, password))
+    clusterfile = request.effective(*cluster_hosts.resolved(request.read(asked.file, values) if asked.file else None, flags, password))
     cluster = clusterfile.cluster
     assert cluster is not None
     access = None if cluster.external_registry is None else site_access(cluster.external_registry)

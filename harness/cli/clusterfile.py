@@ -40,7 +40,7 @@ def apply(
 
     Several Clusterfiles are applied at once, eight at a time, and a table shows how each ended; one that fails stops no other.
     """
-    from harness.lifecycle import apply as applying
+    from harness.lifecycle import apply as lifecycle_apply
     from harness.lifecycle import counted
 
     if asked.file is None:
@@ -55,7 +55,7 @@ def apply(
         source = providers.source(clusterfile)
         result = counted.apply(clusterfile, local_store(), options, source, plan=plan, fetch=bring, confirm=confirm)
     else:
-        result = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring, confirm=confirm)
+        result = lifecycle_apply.apply(clusterfile, local_store(), options, plan=plan, fetch=bring, confirm=confirm)
     if output.printed(_plain(result)):
         return
     if result.made is not None:
@@ -184,7 +184,7 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
 
     from harness.clusterfile import SshSettings as Way
     from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
-    from harness.lifecycle import adopt as takeover
+    from harness.lifecycle import adopt as lifecycle_adopt
     from harness.nodes import Machine
     from harness.nodes.ssh import SshConnections as Connections
 
@@ -198,7 +198,7 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
         folder = Path(name)
         with Connections(folder, first, state.known_hosts) as connections:
             (node,) = connections.connect()
-            existing = takeover.read(node, spec.cluster, way, spec.images[0] if spec.images else None)
+            existing = lifecycle_adopt.read(node, spec.cluster, way, spec.images[0] if spec.images else None)
         cluster = existing.clusterfile.cluster
         if adopt and cluster is not None:
             names = {machine.address: machine.host for machine in first}
@@ -211,6 +211,6 @@ def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
                 # Keys that were compared with those of another cluster.
                 state, folder = ClusterState.of(cluster.name), folder / cluster.name
             with Connections(folder, (*control_plane, *workers), state.known_hosts) as connections:
-                takeover.adopt(existing, connections, control_plane, workers)
+                lifecycle_adopt.adopt(existing, connections, control_plane, workers)
             log.info(f"slipway status {cluster.name}")
     return existing.text

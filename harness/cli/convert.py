@@ -35,16 +35,16 @@ def convert(
     """
     from harness import cloudimage
     from harness.host import scratch
-    from harness.sealer import convert as conversion
-    from harness.sealer import image as sealerimage
+    from harness.sealer import convert as sealer_convert
+    from harness.sealer import image as sealer_image
 
     # Before the conversion, which takes long.
     wanted = None if tag is None else new_name(tag, "--tag")
     store = local_store()
     with store.shared_lease(), scratch.cleaned():
-        source = sealerimage.read(store, name)
+        source = sealer_image.read(store, name)
         target = wanted or _default_name(source.name)
-        converted = conversion.convert(store, name, registry=registry)
+        converted = sealer_convert.convert(store, name, registry=registry)
         for note in converted.notes:
             log.info(note)
         if strict and converted.problems:

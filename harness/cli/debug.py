@@ -91,10 +91,10 @@ def pod(
 def _run(context: typer.Context, output: Output, start: Callable[[], AbstractContextManager[DebugContainer]]) -> None:
     """Run the command, or a shell, in a debug container. Raises CommandEnded with its exit code."""
     from harness.lifecycle import debug
-    from harness.lifecycle import exec as executing
+    from harness.lifecycle import exec as lifecycle_exec
 
     words = command_words(context)
-    command = executing.shell_text(words) if words else None
+    command = lifecycle_exec.shell_text(words) if words else None
     if output.is_json:
         if command is None:
             raise UsageError("--output json needs a command", hint="slipway debug node NODE -o json -- COMMAND")

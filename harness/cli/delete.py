@@ -21,20 +21,20 @@ def delete(
     output: Output,
 ) -> None:
     """Remove a cluster and leave its machines as they were found. Data of its applications is lost."""
-    from harness.lifecycle import delete as deleting
+    from harness.lifecycle import delete as lifecycle_delete
 
     name = cluster.name
     if forget:
-        was_known = deleting.forget(name)
+        was_known = lifecycle_delete.forget(name)
         if not output.printed({"name": name, "forgotten": was_known}):
             say(f"forgot {name}" if was_known else f"nothing to forget: no cluster {name} is known on this machine")
         return
     machines = access.members(cluster.name)
-    work = deleting.prepare(name, *machines)
+    work = lifecycle_delete.prepare(name, *machines)
     if not yes:
         say(f"cluster {name} on {', '.join(node.address for node in work.ssh.nodes)}")
         confirmed("Delete it, with all data of its applications?")
-    result = deleting.delete(name, *machines)
+    result = lifecycle_delete.delete(name, *machines)
     if output.printed(result):
         return
     say(f"deleted {name}: {len(result.cleaned)} machines cleaned, {len(result.untouched)} untouched, {len(result.unreachable)} not reached")

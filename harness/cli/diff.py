@@ -45,7 +45,7 @@ def diff(
     For an image in a registry, only manifests and configs are read. Files are compared if the store has the layers, otherwise
     layers are.
     """
-    from harness.cloudimage import diff as compare
+    from harness.cloudimage import diff as cloudimage_diff
     from harness.cloudimage.diff_side import find
 
     wanted = platform_of(platform) if platform else None
@@ -59,7 +59,7 @@ def diff(
             return opened[0]
 
         sides = [find(store, name, client) for name in (old, new)]
-    difference = compare.compare(store, *sides, platform=wanted, content=content)
+    difference = cloudimage_diff.compare(store, *sides, platform=wanted, content=content)
     if not output.printed(difference.to_json()):
         _show(difference)
     if exit_code and not difference.equal:

@@ -40,17 +40,17 @@ def execute(
     a machine could not be reached. On a terminal, control characters of the output are printed as \\x1b, so that no machine can
     steer it; in a pipe or a file the output is unchanged.
     """
-    from harness.lifecycle import exec as executing
+    from harness.lifecycle import exec as lifecycle_exec
 
-    command = executing.shell_text(command_words(context))
+    command = lifecycle_exec.shell_text(command_words(context))
     chosen = [word.strip() for one in on or () for word in one.split(",") if word.strip()]
     control_plane, workers = access.members(cluster.name)
-    outcomes = executing.execute(
+    outcomes = lifecycle_exec.execute(
         command, name=cluster.name, control_plane=control_plane, workers=workers, role=role, on=chosen, jobs=jobs,
         show=None if output.is_json else _show_line,
     )  # fmt: skip
     output.printed({"command": command, "nodes": [outcome.to_json() for outcome in outcomes]})
-    executing.judge(outcomes)
+    lifecycle_exec.judge(outcomes)
 
 
 def _show_line(name: str, stream: str, line: str) -> None:

@@ -42,7 +42,7 @@ def find_images(
     A possible image is text with the form of an image, such as an argument of an operator; `slipway build --possible` says what happens
     to these. `slipway build` takes the digests in images.lock when the file lies beside the Kubefile.
     """
-    from harness.build import find_images as finding
+    from harness.build import find_images as build_find_images
     from harness.build import image_lock
 
     path = Path(subject)
@@ -52,11 +52,11 @@ def find_images(
     result = _found(path, kubefile, subject)
     if lock:
         with connect(to) as client:
-            digests = finding.lock(result, kubefile.parent, local_store(), _resolve(client))
+            digests = build_find_images.lock(result, kubefile.parent, local_store(), _resolve(client))
         image_lock.write(kubefile.parent / image_lock.NAME, digests)
         result = {**result, "locked": digests}
     if why is not None:
-        result = finding.why(result, why)
+        result = build_find_images.why(result, why)
     if output.printed(result):
         return
     _show(result)
@@ -65,14 +65,14 @@ def find_images(
 
 
 def _found(path: Path, kubefile: Path, subject: str) -> dict[str, Any]:
-    from harness.build import find_images as finding
+    from harness.build import find_images as build_find_images
     from harness.build.options import BuildOptions
 
     if not path.exists():
-        return finding.find_in_image(local_store(), subject)
+        return build_find_images.find_in_image(local_store(), subject)
     if kubefile.is_file() and kubefile.name.endswith("Kubefile"):
-        return finding.find_in_context(BuildOptions(kubefile.parent, kubefile.parent.resolve().name, file=kubefile))
-    return finding.find_in_files(path)
+        return build_find_images.find_in_context(BuildOptions(kubefile.parent, kubefile.parent.resolve().name, file=kubefile))
+    return build_find_images.find_in_files(path)
 
 
 def _show(result: Mapping[str, Any]) -> None:

@@ -62,10 +62,10 @@ def inspect(name: AnyImage, output: Output) -> None:
     """
     from harness import cloudimage
     from harness.cloudimage import enforcers, listing
-    from harness.sealer import image as sealerimage
+    from harness.sealer import image as sealer_image
 
     store = local_store()
-    if sealerimage.is_sealer(store, store.resolve(name)):
+    if sealer_image.is_sealer(store, store.resolve(name)):
         _inspect_sealer(store, name, output=output)
         return
     image = cloudimage.read(store, name)
@@ -132,10 +132,10 @@ def _say_built(images: Sequence[EmbeddedImage]) -> None:
 
 def _inspect_sealer(store: Store, name: str, *, output: Output) -> None:
     from harness.host import scratch
-    from harness.sealer import image as sealerimage
+    from harness.sealer import image as sealer_image
     from harness.sealer import listing
 
-    image = sealerimage.read(store, name)
+    image = sealer_image.read(store, name)
     with scratch.cleaned():
         inside = listing.look(store, image)
     if output.printed(listing.describe(image, inside)):
@@ -260,10 +260,10 @@ def prune(
     unpacked trees of such images, and temporary folders of processes that were killed. In the engine: images of Dockerfiles that
     nothing used for a week. While something builds, pulls, pushes or loads, the store is left alone.
     """
-    from harness.cloudimage import prune as pruning
+    from harness.cloudimage import prune as cloudimage_prune
     from harness.host import docker
 
-    pruned = pruning.prune(local_store(), cache=cache, dry_run=dry_run, client=docker.running())
+    pruned = cloudimage_prune.prune(local_store(), cache=cache, dry_run=dry_run, client=docker.running())
     if output.printed(pruned.to_json()):
         return
     table(("KIND", "COUNT", "SIZE"), [(kind.name, str(kind.count), log.size(kind.bytes)) for kind in pruned.kinds])

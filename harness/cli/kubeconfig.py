@@ -28,20 +28,20 @@ def kubeconfig(
     output: Output,
 ) -> None:
     """Print or write the administrator's kubeconfig of a cluster."""
-    from harness.lifecycle.cluster import kubeconfig as kubeconfigs
+    from harness.lifecycle.cluster import kubeconfig as cluster_kubeconfig
 
     members = access.members(cluster.name)
-    config = kubeconfigs.fetch(cluster.name, *members, server=server)
+    config = cluster_kubeconfig.fetch(cluster.name, *members, server=server)
     if merge:
-        path = file or kubeconfigs.default_path()
-        kubeconfigs.merge(config, path)
+        path = file or cluster_kubeconfig.default_path()
+        cluster_kubeconfig.merge(config, path)
         if not output.printed({"cluster": cluster.name, "file": str(path)}):
             say(f"{path} has the cluster {cluster.name}; kubectl uses it from now on")
     elif file is not None:
-        kubeconfigs.write(config, file)
+        cluster_kubeconfig.write(config, file)
         if not output.printed({"cluster": cluster.name, "file": str(file)}):
             say(f"kubectl --kubeconfig {file} get nodes")
     else:
-        text = kubeconfigs.text(config)
+        text = cluster_kubeconfig.text(config)
         if not output.printed({"cluster": cluster.name, "kubeconfig": text}):
             say(text, end="")

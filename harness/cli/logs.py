@@ -23,11 +23,11 @@ def logs(
     """Collect logs and facts of a cluster for support. The file has no secrets in it."""
     import datetime
 
-    from harness.lifecycle import logs as bundling
+    from harness.lifecycle import logs as lifecycle_logs
 
-    span = bundling.since_of(since) if since else None
+    span = lifecycle_logs.since_of(since) if since else None
     path = file or Path(f"{cluster.name}-logs-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.tar.gz")
-    result = bundling.bundle(path, cluster.name, *access.members(cluster.name), since=span)
+    result = lifecycle_logs.bundle(path, cluster.name, *access.members(cluster.name), since=span)
     if output.printed(result):
         return
     say(f"{result.file}: {result.files} files, {log.size(result.size)}")

@@ -68,23 +68,23 @@ def join(
 ) -> None:
     """Add nodes to a running cluster. The same command again finishes an interrupted join."""
     from harness.clusterfile import ClusterDocument, Clusterfile
-    from harness.lifecycle import join as joining
-    from harness.lifecycle import plan as planning
-    from harness.lifecycle.cluster import hosts as naming
+    from harness.lifecycle import join as lifecycle_join
+    from harness.lifecycle import plan as lifecycle_plan
+    from harness.lifecycle.cluster import hosts as cluster_hosts
     from harness.lifecycle.cluster.access import known
 
     name, ssh = cluster.name, access.settings()
     joining_hosts = hosts(addresses(control_plane, "--control-plane"), addresses(workers, "--workers"), ssh)
     asked = ClusterDocument(name, "", joining_hosts, pairs(env or [], "--env"), ssh=ssh)
     login = access.login()
-    wanted = Clusterfile("", cluster=naming.resolved(None, asked, login.password)[1])
-    options = joining.JoinOptions(to_machines(access.via, login, "--via", name), login.password, timeout, skipping(skip_check))
+    wanted = Clusterfile("", cluster=cluster_hosts.resolved(None, asked, login.password)[1])
+    options = lifecycle_join.JoinOptions(to_machines(access.via, login, "--via", name), login.password, timeout, skipping(skip_check))
     known(name, options.via)  # before the local store is made
     if plan:
-        with joining.prepared(wanted, local_store(), options) as work:
-            output.steps(planning.describe(joining.plan(work)))
+        with lifecycle_join.prepared(wanted, local_store(), options) as work:
+            output.steps(lifecycle_plan.describe(lifecycle_join.plan(work)))
         return
-    result = joining.join(wanted, local_store(), options)
+    result = lifecycle_join.join(wanted, local_store(), options)
     if output.printed(result):
         return
     for kind, names in (("control-plane node", result.control_plane), ("worker", result.workers)):
@@ -110,8 +110,8 @@ def remove(
     output: Output,
 ) -> None:
     """Drain nodes and remove them from a cluster. Their machines are left as they were found."""
-    from harness.lifecycle import plan as planning
-    from harness.lifecycle import remove as removing
+    from harness.lifecycle import plan as lifecycle_plan
+    from harness.lifecycle import remove as lifecycle_remove
 
     name, nodes = _name_and_nodes(words, cluster, named=bool(access.via))
     login = access.login()
@@ -122,15 +122,15 @@ def remove(
         "drain_timeout": timeout,
     }
     if plan or not yes:
-        with removing.prepared(name, nodes, **arguments) as work:
+        with lifecycle_remove.prepared(name, nodes, **arguments) as work:
             if plan:
-                output.steps(planning.describe(removing.plan(work)))
+                output.steps(lifecycle_plan.describe(lifecycle_remove.plan(work)))
                 return
             for node in work.going:
                 role = "control-plane node" if node in work.leaving_control_plane else "worker"
                 say(f"{work.name(node)} {node.address} ({role}{'' if node in work.alive else ', does not answer'})")
         confirmed(f"Take this out of {name}?")
-    result = removing.remove(name, nodes, **arguments)
+    result = lifecycle_remove.remove(name, nodes, **arguments)
     if output.printed(result):
         return
     say(f"removed {', '.join(result.removed)} from {name} in {log.duration(result.seconds)}; {len(result.cleaned)} machines cleaned")

@@ -35,9 +35,9 @@ def merge(
     with a warning. A value or a container image that two IMAGEs have differently is an error: --env settles a value, --replace all.
     """
     from harness.lifecycle.cluster import request
-    from harness.transfer import merge as merging
+    from harness.transfer import merge as transfer_merge
 
     values = pairs(env or [], "--env")
     request.check_env(values)
-    merged = merging.merge(local_store(), tag, images, env=values, replace=replace, fetch=fetching(to), fresh=pull)
+    merged = transfer_merge.merge(local_store(), tag, images, env=values, replace=replace, fetch=fetching(to), fresh=pull)
     show_made(merged, output, merged.sources)

@@ -410,7 +410,7 @@ def machine_groups(login: Login, cluster: str | None, *groups: tuple[Sequence[st
 
     Raises InputError with every machine that is not valid, and with every name that has no address.
     """
-    from harness.lifecycle.cluster import hosts as naming
+    from harness.lifecycle.cluster import hosts as cluster_hosts
     from harness.nodes import Machine
 
     faults: list[Fault] = []
@@ -422,7 +422,7 @@ def machine_groups(login: Login, cluster: str | None, *groups: tuple[Sequence[st
             faults += wrong.faults
     if faults:
         raise InputError(faults)
-    return naming.groups(given, cluster)
+    return cluster_hosts.groups(given, cluster)
 
 
 def hosts(control_plane: Sequence[str], workers: Sequence[str], ssh: SshSettings) -> tuple[Host, ...]:

@@ -20,7 +20,7 @@ from harness.errors import Fault, InputError, UsageError
 
 if TYPE_CHECKING:
     from harness.clusterfile import Clusterfile as Written
-    from harness.lifecycle import run as running
+    from harness.lifecycle import run as lifecycle_run
     from harness.lifecycle.apps.image_policy import SiteRegistry
     from harness.lifecycle.run import RunOptions
 
@@ -68,8 +68,8 @@ def run(
     the registry, and pods are pointed at it. `slipway apps` lists and removes applications.
     """
     from harness.lifecycle import counted
-    from harness.lifecycle import plan as planning
-    from harness.lifecycle import run as running
+    from harness.lifecycle import plan as lifecycle_plan
+    from harness.lifecycle import run as lifecycle_run
 
     clusterfile, options, bring = wanted(asked, apps)
     # slipway fills the registry of a cluster whose machines it does not enter.
@@ -93,12 +93,12 @@ def run(
         if source:
             described: Sequence[Mapping[str, Any]] = counted.apply(clusterfile, local_store(), options, source, plan=True).steps
         else:
-            described = planning.describe(running.plan(running.prepare(clusterfile, local_store(), options)))
+            described = lifecycle_plan.describe(lifecycle_run.plan(lifecycle_run.prepare(clusterfile, local_store(), options)))
         output.steps(described)
         return
     if source:
         clusterfile = counted.made(clusterfile, local_store(), options, source)
-    summary = running.run(clusterfile, local_store(), options)
+    summary = lifecycle_run.run(clusterfile, local_store(), options)
     if not output.printed(summary):
         tell(summary)
 
@@ -153,18 +153,18 @@ def _put(
     from harness.lifecycle.apps.requests import Request
     from harness.lifecycle.apps.target import Where
     from harness.lifecycle.cluster import access
-    from harness.lifecycle.cluster import request as requests
+    from harness.lifecycle.cluster import request as cluster_request
 
     cluster = clusterfile.cluster
     assert cluster is not None
-    control_plane, _ = requests.machines(clusterfile, options.password)
+    control_plane, _ = cluster_request.machines(clusterfile, options.password)
     if control_plane and kubeconfig:
         raise UsageError("--control-plane and --kubeconfig name two clusters", hint="one of both")
     wanted = [
         Request.of(
             image,
             called,
-            env=requests.env(clusterfile),
+            env=cluster_request.env(clusterfile),
             commands=cluster.commands,
             parts=cluster.app_names,
             found=clusterfile,
@@ -175,12 +175,12 @@ def _put(
     ]
     if not control_plane and not kubeconfig:
         access.known(cluster.name if named else DEFAULT_NAME, option="--control-plane")
-    login = control_plane[0].login if control_plane else requests.login(clusterfile, options.password)
+    login = control_plane[0].login if control_plane else cluster_request.login(clusterfile, options.password)
     where = Where(cluster.name if named else None, control_plane, existing(kubeconfig) if kubeconfig else None, login, bring, registry)
     put(wanted, where, plan=plan, output=output)
 
 
-def tell(summary: running.Summary) -> None:
+def tell(summary: lifecycle_run.Summary) -> None:
     """Print the summary of a cluster that was made, with its longest steps."""
     say(
         f"cluster {summary.name} runs {summary.image} on {len(summary.control_plane) + len(summary.workers)} nodes,"

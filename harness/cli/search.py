@@ -16,7 +16,7 @@ from harness.cli.root import app
 from harness.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from harness.cloudimage import search as searching
+    from harness.cloudimage import search as cloudimage_search
     from harness.cloudimage.site_index import SiteIndex
     from harness.oci.reference import Reference
     from harness.oci.registry.client import Client
@@ -43,10 +43,10 @@ def search(
     Of a repository in a registry `latest` is shown, or else its highest tag. Where a registry lists nothing, TERM as the whole
     name of a repository still finds that one.
     """
-    from harness.cloudimage import search as searching
+    from harness.cloudimage import search as cloudimage_search
 
     with contextlib.ExitStack() as stack:
-        places = [searching.RegistryNamespace.parse(text) for text in registry or ()]
+        places = [cloudimage_search.RegistryNamespace.parse(text) for text in registry or ()]
         if list_tags:
             if registry or index:
                 raise UsageError("--tags takes no --registry and no --index", hint="write `slipway search --tags REGISTRY/REPOSITORY`")
@@ -55,7 +55,7 @@ def search(
             return
         client = stack.enter_context(connect(to, briefly=True)) if places else None
         sites = _sites(index or (), to)
-        results = searching.search(term, local_store(), places, client, sites)
+        results = cloudimage_search.search(term, local_store(), places, client, sites)
     if not output.printed(results.to_json()):
         _show(results)
     silent = [one for one in results.silent if not one.found]
@@ -73,7 +73,7 @@ def _sites(places: Sequence[str], to: RegistryOptions) -> dict[str, SiteIndex]:
     return {place: site_index.load(place, registries) for place in places if registries}
 
 
-def _show(results: searching.SearchResults) -> None:
+def _show(results: cloudimage_search.SearchResults) -> None:
     if results.hits:
         table(
             ("NAME", "WHERE", "TAGS", "PLATFORM", "KUBERNETES", "SIZE", "DESCRIPTION"),
@@ -107,9 +107,9 @@ def _repository(name: str) -> Reference:
 
 
 def _tags(repository: Reference, client: Client, *, output: Output) -> None:
-    from harness.cloudimage import search as searching
+    from harness.cloudimage import search as cloudimage_search
 
-    tags = searching.tags(repository, client)
+    tags = cloudimage_search.tags(repository, client)
     if not tags:
         raise StoreError(f"{repository.repository}: no such repository in the registry, or it has no tags")
     if output.printed({"repository": repository.repository, "tags": list(tags)}):

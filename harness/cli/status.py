@@ -13,9 +13,9 @@ from harness.cli.root import app
 @app.command()
 def status(*, cluster: NamedCluster, access: NodesAccess, output: Output) -> None:
     """Show the state of a cluster."""
-    from harness.lifecycle import status as states
+    from harness.lifecycle import status as lifecycle_status
 
-    state = states.status(cluster.name, *access.members(cluster.name))
+    state = lifecycle_status.status(cluster.name, *access.members(cluster.name))
     if not output.printed(state):
         _show_status(state)
 

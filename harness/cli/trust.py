@@ -111,12 +111,12 @@ def verify(
 
     With --attestations or --type, an attestation that is about another image is refused as well.
     """
-    from harness.trust import attached_documents as documents
+    from harness.trust import attached_documents as trust_attached_documents
     from harness.trust import blob_check, signature
 
     wanted = pairs(annotation or [], "--annotation")
-    types = [documents.type_of(kind) for kind in kinds or ()]
-    attached: tuple[documents.AttachmentEntry, ...] = ()
+    types = [trust_attached_documents.type_of(kind) for kind in kinds or ()]
+    attached: tuple[trust_attached_documents.AttachmentEntry, ...] = ()
     with find(name, to, remote=remote) as subject:
         demands = demands_of(key or [], subject.reference)
         asked = [dataclasses.replace(demand, annotations={**demand.annotations, **wanted}) for demand in demands]
@@ -124,8 +124,8 @@ def verify(
         signed = list(dict.fromkeys(one for each in checked for one in each))
         if attested or types:
             keys = list(dict.fromkeys(one for demand in demands for one in demand.keys))
-            attached = documents.check(
-                subject.reference.familiar, documents.documents(subject.attachments, subject.image.digest, keys), types
+            attached = trust_attached_documents.check(
+                subject.reference.familiar, trust_attached_documents.documents(subject.attachments, subject.image.digest, keys), types
             )
         if subject.client:
             whole = blob_check.check_remote(subject.client, subject.reference, subject.image)
@@ -169,18 +169,26 @@ def _signed_json(one: Signed) -> dict[str, Any]:
 @app.command(short_help="Write the bill of materials of a CloudImage.")
 def sbom(name: Image, file: File = None, attach: Attach = False, key: OptionalKey = None) -> None:
     """Write the bill of materials of a CloudImage (CycloneDX 1.6): its files, packages, Go modules and embedded images."""
-    from harness.trust import sbom as bills
+    from harness.trust import sbom as trust_sbom
 
-    _publish(name, lambda image, store, called: bills.make(store, image, called), bills.MEDIA_TYPE, bills.PREDICATE, file, attach, key)
+    _publish(
+        name,
+        lambda image, store, called: trust_sbom.make(store, image, called),
+        trust_sbom.MEDIA_TYPE,
+        trust_sbom.PREDICATE,
+        file,
+        attach,
+        key,
+    )
 
 
 @app.command(short_help="Write the provenance of a CloudImage.")
 def provenance(name: Image, file: File = None, attach: Attach = False, key: OptionalKey = None) -> None:
     """Write the provenance of a CloudImage, as recorded in it (in-toto statement, SLSA provenance 1)."""
     from harness.oci.statement import IN_TOTO
-    from harness.trust import provenance as records
+    from harness.trust import provenance as trust_provenance
 
-    _publish(name, lambda image, _, called: records.make(image, called), IN_TOTO, records.PREDICATE, file, attach, key)
+    _publish(name, lambda image, _, called: trust_provenance.make(image, called), IN_TOTO, trust_provenance.PREDICATE, file, attach, key)
 
 
 def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path | None, attach: bool, key: Path | None) -> None:

@@ -30,7 +30,7 @@ from harness.cli.root import app
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from harness.lifecycle import upgrade as upgrading
+    from harness.lifecycle import upgrade as lifecycle_upgrade
     from harness.lifecycle.rollout import RolloutWork
 
 Secret = Annotated[
@@ -81,25 +81,25 @@ def upgrade(
       slipway upgrade web:2 --plan
       slipway upgrade production registry.example.com/web:2 --batch 5
     """
-    from harness.lifecycle import upgrade as upgrading
+    from harness.lifecycle import upgrade as lifecycle_upgrade
     from harness.lifecycle.cluster.access import known
 
     name, image = _name_and_image(words, cluster)
     options = _options(rollout, access, name)
     known(name, options.via)  # before an image is fetched
     fetch(image, site)
-    with upgrading.prepared(name, image, options, store=local_store()) as work:
+    with lifecycle_upgrade.prepared(name, image, options, store=local_store()) as work:
         if rollout.file is not None and options.clusterfile is not None:
-            upgrading.require_same(work.found.record.clusterfile, options.clusterfile)
+            lifecycle_upgrade.require_same(work.found.record.clusterfile, options.clusterfile)
         _go(work, rollout.plan, yes, output)
 
 
 @app.command()
 def rollback(*, cluster: NamedCluster, rollout: Rollout, access: JoinAccess, yes: Yes = False, output: Output) -> None:
     """Return a cluster to its previous image. This works also in the middle of an upgrade."""
-    from harness.lifecycle import rollback as back
+    from harness.lifecycle import rollback as lifecycle_rollback
 
-    with back.prepared(cluster.name, _options(rollout, access, cluster.name), mend=not rollout.plan) as work:
+    with lifecycle_rollback.prepared(cluster.name, _options(rollout, access, cluster.name), mend=not rollout.plan) as work:
         _go(work, rollout.plan, yes, output)
 
 
@@ -114,16 +114,16 @@ def _name_and_image(words: list[str], cluster: str | None) -> tuple[str, str]:
     return (names[0] if names else DEFAULT_NAME), image
 
 
-def _options(rollout: Rollout, access: JoinAccess, cluster: str) -> upgrading.RolloutOptions:
-    from harness.lifecycle import upgrade as upgrading
+def _options(rollout: Rollout, access: JoinAccess, cluster: str) -> lifecycle_upgrade.RolloutOptions:
+    from harness.lifecycle import upgrade as lifecycle_upgrade
     from harness.lifecycle.apps import multi_image
     from harness.lifecycle.cluster import hosts, request
 
     login = access.login()
     values = pairs(rollout.env or [], "--env")
-    upgrading.batch_of(0, rollout.batch)
+    lifecycle_upgrade.batch_of(0, rollout.batch)
     wanted = hosts.resolved(request.read(rollout.file, values), request.NO_FLAGS, login.password)[0] if rollout.file else None
-    return upgrading.RolloutOptions(
+    return lifecycle_upgrade.RolloutOptions(
         via=to_machines(access.via, login, "--via", cluster),
         clusterfile=multi_image.settled(wanted, local_store()) if wanted else None,
         env=values,
@@ -136,7 +136,7 @@ def _options(rollout: Rollout, access: JoinAccess, cluster: str) -> upgrading.Ro
 
 
 def _go(work: RolloutWork, plan: bool, yes: bool, output: Output) -> None:
-    from harness.lifecycle import upgrade as upgrading
+    from harness.lifecycle import upgrade as lifecycle_upgrade
 
     move = work.move
     nothing = move.before == move.after and not work.resumed
@@ -146,7 +146,7 @@ def _go(work: RolloutWork, plan: bool, yes: bool, output: Output) -> None:
     if not yes and not nothing:
         _show_batches(work)
         confirmed(f"\nHave {work.found.state.name} run {move.after}?")
-    result = upgrading.carry_out(work)
+    result = lifecycle_upgrade.carry_out(work)
     if output.printed(result):
         return
     if result.nothing:
@@ -161,10 +161,10 @@ def _go(work: RolloutWork, plan: bool, yes: bool, output: Output) -> None:
 
 
 def _show_plan(work: RolloutWork, output: Output) -> None:
-    from harness.lifecycle import plan as planning
+    from harness.lifecycle import plan as lifecycle_plan
     from harness.lifecycle.rollout import plan as rollout_plan
 
-    described = planning.describe(rollout_plan.plan(work))
+    described = lifecycle_plan.describe(rollout_plan.plan(work))
     if output.is_json:
         nodes = list(rollout_plan.described(work))
         move = plain(work.move)

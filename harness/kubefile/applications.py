@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import Fault, InputError
 from harness.kubefile import Kubefile
-from harness.kubefile import context as build_context
+from harness.kubefile import context as kubefile_context
 from harness.kubefile.instructions import AppCmds, AppEnv, AppInstruction, Cni, Csi, InstructionError
 from harness.templates.job import output_name
 
@@ -47,7 +47,7 @@ def applications(kubefile: Kubefile, context: Path) -> tuple[KubefileApp, ...]:
     for instruction in kubefile.of(AppInstruction):
         try:
             by_name[instruction.app] = _application(kubefile, instruction, context)
-        except (build_context.ContextError, InstructionError) as wrong:
+        except (kubefile_context.ContextError, InstructionError) as wrong:
             faults.append(Fault(kubefile.where(instruction), wrong.message, wrong.hint))
     if faults:
         raise InputError(faults)
@@ -132,8 +132,8 @@ def _application(kubefile: Kubefile, instruction: AppInstruction, context: Path)
 
 
 def _files(instruction: AppInstruction, source: str, context: Path) -> list[str]:
-    if build_context.is_url(source):
-        return [output_name(build_context.url_name(source))]
-    placed = build_context.place(context, [source], instruction.folder)
+    if kubefile_context.is_url(source):
+        return [output_name(kubefile_context.url_name(source))]
+    placed = kubefile_context.place(context, [source], instruction.folder)
     kept = [entry.path for entry in placed if entry.source.is_symlink() or entry.source.is_file()]
     return [output_name(path.removeprefix(instruction.folder)) for path in kept]

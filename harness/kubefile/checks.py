@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from harness.errors import Fault, InputError
-from harness.kubefile import context as build_context
+from harness.kubefile import context as kubefile_context
 from harness.kubefile import ignore
 from harness.kubefile.instructions import (
     AppCmds,
@@ -126,7 +126,7 @@ def _is_registry(source: str) -> bool:
     return posixpath.normpath(source.lstrip("/") or ".") == _REGISTRY
 
 
-def _missing(instruction: Instruction, context: Path) -> list[build_context.ContextError]:
+def _missing(instruction: Instruction, context: Path) -> list[kubefile_context.ContextError]:
     """Faults of each source alone or, without such, of all of them together with their destination."""
     extract = instruction.name == "ADD"
     sources = local_sources(instruction)
@@ -135,12 +135,12 @@ def _missing(instruction: Instruction, context: Path) -> list[build_context.Cont
     return [together] if together else alone
 
 
-def _try_place(context: Path, sources: Sequence[str], destination: str, *, extract: bool = False) -> build_context.ContextError | None:
+def _try_place(context: Path, sources: Sequence[str], destination: str, *, extract: bool = False) -> kubefile_context.ContextError | None:
     try:
-        build_context.place(context, sources, destination, extract=extract)
-    except build_context.ContextError as wrong:
+        kubefile_context.place(context, sources, destination, extract=extract)
+    except kubefile_context.ContextError as wrong:
         if wrong.hint is None and (context / _PREPARATION).is_file():
             hint = f"{_PREPARATION} of the context may make it: catalogues of sealos run it before they build"
-            return build_context.ContextError(wrong.message, hint)
+            return kubefile_context.ContextError(wrong.message, hint)
         return wrong
     return None

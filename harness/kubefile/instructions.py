@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from harness.errors import HintedError
-from harness.kubefile import context as build_context
+from harness.kubefile import context as kubefile_context
 
 LABEL_KUBE_VERSION = "app.alpha.sealer.io/supported-kube-version"
 LABEL_CNI = "cluster.alpha.sealer.io/kube-cni-"
@@ -86,7 +86,7 @@ class Copy(Instruction):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        return tuple(source for source in self.sources if not self.from_image and build_context.is_url(source))
+        return tuple(source for source in self.sources if not self.from_image and kubefile_context.is_url(source))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ class AppInstruction(Instruction):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        return tuple(source for source in self.sources if build_context.is_url(source))
+        return tuple(source for source in self.sources if kubefile_context.is_url(source))
 
 
 class Cni(AppInstruction):
@@ -193,5 +193,5 @@ class Exercise(Instruction):
 def local_sources(instruction: Instruction) -> tuple[str, ...]:
     """The sources of an instruction that are in the build context."""
     if isinstance(instruction, AppInstruction) or (isinstance(instruction, Copy) and not instruction.from_image):
-        return tuple(source for source in instruction.sources if not build_context.is_url(source))
+        return tuple(source for source in instruction.sources if not kubefile_context.is_url(source))
     return ()

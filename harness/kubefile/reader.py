@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.errors import Fault, InputError
-from harness.kubefile import context as build_context
+from harness.kubefile import context as kubefile_context
 from harness.kubefile import ignore, launch_commands, version_range, words
 from harness.kubefile.instructions import (
     LABEL_CNI,
@@ -96,7 +96,7 @@ class KubefileReader:
             if not line.rest:
                 raise InstructionError(f"{line.word} says nothing", USAGE[line.word])
             self.instructions.append(method(self, line))
-        except (InstructionError, build_context.ContextError) as wrong:
+        except (InstructionError, kubefile_context.ContextError) as wrong:
             self._fault(wrong.message, wrong.hint)
         except ValueError as wrong:
             self._fault(str(wrong))
@@ -185,8 +185,8 @@ class KubefileReader:
             message = f"several sources for the destination {destination}, which is not a folder"
             raise InstructionError(message, f"end it with a slash: {destination}/")
         for source in sources if image is None and _is_folder(target) else ():
-            if build_context.is_url(source):
-                build_context.url_name(source)
+            if kubefile_context.is_url(source):
+                kubefile_context.url_name(source)
         if flags.get("chmod") is not None and not _CHMOD.fullmatch(flags["chmod"]):
             raise InstructionError(f"--chmod={flags['chmod']}: octal digits are wanted", "--chmod=755")
         if not _ROOT.fullmatch(flags.get("chown") or "root"):
@@ -221,8 +221,8 @@ class KubefileReader:
 
     def _check_sources(self, line: InstructionLine, sources: Iterable[str], image: str | None) -> None:
         for source in sources:
-            if not build_context.is_url(source):
-                build_context.check_name(source)
+            if not kubefile_context.is_url(source):
+                kubefile_context.check_name(source)
         if image is not None:
             if line.word == "ADD":
                 raise InstructionError("ADD cannot take files of an image", "COPY --from=IMAGE does")
@@ -232,7 +232,7 @@ class KubefileReader:
                 raise InstructionError(f"--from={image} names a build stage; a Kubefile has none", "name a container image")
             return
         for source in sources:
-            if build_context.is_git(source):
+            if kubefile_context.is_git(source):
                 raise InstructionError(
                     f"{source}: git sources are not supported", "clone it into the build context, or ADD the URL of an archive"
                 )
@@ -395,7 +395,7 @@ def _check_checksum(checksum: str | None, sources: Sequence[str]) -> None:
         return
     if not _CHECKSUM.fullmatch(checksum):
         raise InstructionError(f"--checksum={checksum} is not a SHA-256 digest", "--checksum=sha256: and 64 digits 0-9, a-f")
-    if len(sources) != 1 or not build_context.is_url(sources[0]):
+    if len(sources) != 1 or not kubefile_context.is_url(sources[0]):
         raise InstructionError("--checksum goes with exactly one URL", "one ADD for each file")
 
 
@@ -411,7 +411,7 @@ def _check_exclude(patterns: Sequence[str]) -> None:
 
 
 def _destination(text: str) -> str:
-    build_context.check_name(text)
+    kubefile_context.check_name(text)
     clean = posixpath.normpath(text.lstrip("/") or ".")
     if clean == ".." or clean.startswith("../"):
         raise InstructionError(f"the destination {text} is outside the rootfs", "it is always relative to the rootfs")
@@ -419,7 +419,7 @@ def _destination(text: str) -> str:
 
 
 def _is_folder(destination: str) -> bool:
-    return destination == "" or destination.endswith("/") or build_context.known_folder(destination)
+    return destination == "" or destination.endswith("/") or kubefile_context.known_folder(destination)
 
 
 def _assignments(values: Mapping[str, str]) -> str:
@@ -427,7 +427,7 @@ def _assignments(values: Mapping[str, str]) -> str:
 
 
 def _check_app(name: str) -> None:
-    if not _APP.fullmatch(name) or len(name) > build_context.LONGEST_NAME:
+    if not _APP.fullmatch(name) or len(name) > kubefile_context.LONGEST_NAME:
         raise InstructionError(f"{name[:80]!r} is not a name for an application", "letters, digits, '.', '_' and '-'; it becomes a folder")
 
 
@@ -440,8 +440,8 @@ def _app_and_rest(line: InstructionLine) -> tuple[str, str]:
 def _app_source(source: str) -> str:
     if source.startswith("local://") and source != "local://":
         return source.removeprefix("local://")
-    if build_context.is_url(source):
-        build_context.url_name(source)
+    if kubefile_context.is_url(source):
+        kubefile_context.url_name(source)
         return source
     path = source.partition("://")[2] if "://" in source else source
     raise InstructionError(

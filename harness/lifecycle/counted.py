@@ -16,8 +16,8 @@ from harness import log
 from harness.clusterfile import CONTROL_PLANE, WORKER, ClusterDocument, Clusterfile, Host, SshSettings
 from harness.clusterfile.diff import ADDED, ClusterfileChange
 from harness.errors import Fault, InputError, UsageError
-from harness.lifecycle import apply as applying
-from harness.lifecycle import run as running
+from harness.lifecycle import apply as lifecycle_apply
+from harness.lifecycle import run as lifecycle_run
 from harness.lifecycle.apply import Applied
 from harness.lifecycle.run import RunOptions
 from harness.nodes import GroupMember, NodeGroup, Provider, groups
@@ -95,7 +95,7 @@ def apply(
         if not exists:
             _check(clusterfile, cluster, group, store, options, home)
     addressed = _made(clusterfile, cluster, group, source)
-    result = applying.apply(addressed, store, options, fetch=fetch, confirm=confirm, home=home)
+    result = lifecycle_apply.apply(addressed, store, options, fetch=fetch, confirm=confirm, home=home)
     surplus = () if result.made else _surplus(cluster, _group(cluster.name, source))
     if surplus:
         with log.step(f"remove {len(surplus)} machines") as step:
@@ -112,7 +112,7 @@ def _found(
     # Half of the control plane, as after a kill, is no cluster yet.
     if len(present.cluster.control_plane) % 2 == 0:
         return Applied(present.cluster.name, (), (), False, 0.0), False
-    result = applying.apply(present, store, options, plan=True, fetch=fetch, home=home)
+    result = lifecycle_apply.apply(present, store, options, plan=True, fetch=fetch, home=home)
     return result, bool(result.changes) or not result.steps
 
 
@@ -126,7 +126,7 @@ def _check(
 ) -> None:
     """Check the request for a new cluster as if its machines were there. Raises what ``run.prepare`` raises."""
     stand_ins = (str(address) for address in ipaddress.IPv4Network(_STAND_INS).hosts())
-    running.prepare(_addressed(clusterfile, cluster, group, stand_ins), store, options, home=home)
+    lifecycle_run.prepare(_addressed(clusterfile, cluster, group, stand_ins), store, options, home=home)
 
 
 def _planned(cluster: ClusterDocument, group: NodeGroup | None, result: Applied, *, exists: bool) -> Applied:

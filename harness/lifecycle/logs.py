@@ -26,7 +26,7 @@ from typing import Any
 from harness import log, untrusted
 from harness.errors import Fault, InputError, NodeError, SlipwayError, UsageError
 from harness.host import cluster_cache, durable
-from harness.lifecycle import status as states
+from harness.lifecycle import status as lifecycle_status
 from harness.lifecycle.checks.preflight import gather
 from harness.lifecycle.cluster import access, redaction
 from harness.lifecycle.cluster.access import Access
@@ -193,7 +193,7 @@ class BundleFiles:
 
 def _ask_api(cluster: Access, bundle_files: BundleFiles) -> tuple[str, ...]:
     """Collect what the API reports; the pods that are not ready, as ``namespace_name``."""
-    bundle_files.attempt("status.json", lambda: bundle_files.put_json("status.json", states.gather(cluster)))
+    bundle_files.attempt("status.json", lambda: bundle_files.put_json("status.json", lifecycle_status.gather(cluster)))
     waiting: list[str] = []
 
     def pods() -> None:

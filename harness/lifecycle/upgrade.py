@@ -13,14 +13,14 @@ from pathlib import Path
 from harness import cloudimage, log
 from harness.cloudimage import CloudImage
 from harness.clusterfile import Clusterfile, Host
-from harness.clusterfile import hooks as values
+from harness.clusterfile import hooks as clusterfile_hooks
 from harness.clusterfile.diff import difference
 from harness.errors import CheckError, InputError, NodeError, SlipwayError, StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
 from harness.lifecycle import rollout, run
 from harness.lifecycle.apps import records
 from harness.lifecycle.cluster import access, membership, missing_secrets, request
-from harness.lifecycle.cluster import change as moves
+from harness.lifecycle.cluster import change as cluster_change
 from harness.lifecycle.cluster.change import RUNNING, UPGRADE, Move, Version
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, readiness
@@ -117,7 +117,7 @@ def _stopped(work: RolloutWork, error: SlipwayError) -> SlipwayError:
     """The error with what can be done now."""
     began = False
     with contextlib.suppress(SlipwayError):
-        now = moves.read(work.kubectl)
+        now = cluster_change.read(work.kubectl)
         began = now is not None and now.state == RUNNING
     if began:
         back = f", slipway rollback {work.found.state.name} goes back" if work.move.kind == UPGRADE else ""
@@ -186,7 +186,7 @@ def _move(cluster: Gathered, image: CloudImage) -> Move:
             f"the cluster {cluster.state.name} was made by another tool: its nodes have no rootfs of an image that could be changed",
             hint="kubeadm upgrade plan, on a control-plane node, says what to do",
         )
-    last = moves.read(kubectl)
+    last = cluster_change.read(kubectl)
     after = Version(image.name or image.digest, image.digest, kubernetes_of(image))
     if last is not None and last.state == RUNNING:
         if last.after.digest == image.digest and last.kind == UPGRADE:
@@ -267,7 +267,7 @@ def work_of(cluster: Gathered, image: CloudImage, move: Move, options: RolloutOp
     tree, info = rootfs.tree(store, main), main.info
     chosen = request.launch(kept.usable, info) if not kept.faults else None
     launch = info.launch if chosen is None else chosen
-    found_hooks = values.merged(hooks.of_image(tree), kept.usable.hooks)
+    found_hooks = clusterfile_hooks.merged(hooks.of_image(tree), kept.usable.hooks)
     hooks.require_no_paths(hook for hook in found_hooks if set(hook.phases) & missing_secrets.PHASES)
     faults = [*kept.faults, *missing_secrets.mentioned(kept.lost, tree, kept.usable, launch)]
     if faults:
@@ -276,7 +276,7 @@ def work_of(cluster: Gathered, image: CloudImage, move: Move, options: RolloutOp
     validation.check_files(context.resolved, context.nodes)
     nodes = readiness.of_kind(readiness.get(kubectl, "nodes"), "Node")
     addresses = {name: address for address, name in cluster.names.items()}
-    last = moves.read(kubectl)
+    last = cluster_change.read(kubectl)
     return RolloutWork(
         found=cluster,
         context=context,

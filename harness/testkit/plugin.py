@@ -261,15 +261,17 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if cluster_request is None:
         raise pytest.UsageError("`cluster` is to be an argument of the test, or of a fixture that is one: its topology is read there")
     from harness.errors import SlipwayError
-    from harness.testkit import cluster as testkit
+    from harness.testkit import cluster as testkit_cluster
 
     kit = request.config.stash[_kit]
     options = kit.options
     given_machines = (
-        testkit.GivenMachines.of(options.control_plane, options.workers, options.user, options.key) if options.control_plane else None
+        testkit_cluster.GivenMachines.of(options.control_plane, options.workers, options.user, options.key)
+        if options.control_plane
+        else None
     )
     with contextlib.ExitStack() as stack:
-        boot = testkit.boot if kit.reporter is None else kit.reporter.boot
+        boot = testkit_cluster.boot if kit.reporter is None else kit.reporter.boot
         with _shown(request.config, cluster_request, given_machines):
             try:
                 booted = stack.enter_context(boot(cluster_request, given_machines, keep=kit.options.keep))

@@ -28,7 +28,7 @@ import urllib3
 
 from harness.build.capture import Proxy
 from harness.oci.model import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, canonical_json, digest_of
-from harness.oci.registry import config as registries
+from harness.oci.registry import config as registry_config
 from harness.oci.registry.client import Client
 from harness.oci.registry.credentials import CredentialStore
 from harness.oci.registry.guarded import GuardedSource, Permits
@@ -119,7 +119,7 @@ def _proxy(folder: Path, upstream: Registry) -> Iterator[tuple[str, int]]:
 
 
 def _serve(folder: Path) -> None:
-    rules = registries.load(folder / "registries.conf")
+    rules = registry_config.load(folder / "registries.conf")
     with (
         Client(rules, CredentialStore(folder)) as client,
         Proxy([GuardedSource(client, client, Permits(["*"]), Gate().admit_remote)], Store(folder / "store"), secret="") as proxy,

@@ -12,7 +12,7 @@ from harness.build.declared_images import GatheredImages, RootfsFile
 from harness.build.expected_values import ImageValues, TemplateFile
 from harness.build.launch_commands import LaunchCommand
 from harness.clusterfile import foreign
-from harness.clusterfile import parse as clusterfile
+from harness.clusterfile import parse as clusterfile_parse
 from harness.clusterfile.yaml_nodes import FaultReport, documents
 from harness.errors import InputError
 from harness.oci.archive import docker_archive
@@ -129,7 +129,7 @@ def read_foreign_clusterfile(data: bytes, _: Path) -> None:
     if other is None:
         raise InputError([])
     try:
-        clusterfile.parse(text, "Clusterfile")
+        clusterfile_parse.parse(text, "Clusterfile")
     except InputError as wrong:
         if len(wrong.faults) == 1 and other[0].name in wrong.faults[0].message:
             return

@@ -21,7 +21,7 @@ from typing import Any, cast
 from harness import cloudimage, kubefile, templates, untrusted
 from harness.build import discover, image_lists
 from harness.cloudimage import conformance, site_index
-from harness.clusterfile import parse as clusterfile
+from harness.clusterfile import parse as clusterfile_parse
 from harness.clusterfile import secrets, serialize, write
 from harness.errors import InputError, SlipwayError, UsageError
 from harness.kubefile import checks, ignore, launch_commands, version_range, words
@@ -83,17 +83,17 @@ def read_words(data: bytes, _: Path) -> None:
 
 def read_clusterfile(data: bytes, _: Path) -> None:
     with contextlib.suppress(SlipwayError):
-        request.machines(clusterfile.parse(text_of(data), "Clusterfile", stored=True), "password")
-    found = clusterfile.parse(text_of(data), "Clusterfile", env={})
-    again = clusterfile.parse(write.write(found), "Clusterfile")
-    if clusterfile.parse(write.write(again), "Clusterfile") != again:
+        request.machines(clusterfile_parse.parse(text_of(data), "Clusterfile", stored=True), "password")
+    found = clusterfile_parse.parse(text_of(data), "Clusterfile", env={})
+    again = clusterfile_parse.parse(write.write(found), "Clusterfile")
+    if clusterfile_parse.parse(write.write(again), "Clusterfile") != again:
         raise AssertionError("what was written is read as another")
     # What the cluster keeps must be readable to every later verb.
-    clusterfile.parse(write.redacted(found), "Clusterfile", stored=True)
+    clusterfile_parse.parse(write.redacted(found), "Clusterfile", stored=True)
 
 
 def read_hooks(data: bytes, _: Path) -> None:
-    clusterfile.image_hooks({"plugins/a.yaml": data})
+    clusterfile_parse.image_hooks({"plugins/a.yaml": data})
 
 
 def read_template(data: bytes, _: Path) -> None:

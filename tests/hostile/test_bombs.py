@@ -31,7 +31,7 @@ from harness.errors import SlipwayError
 from harness.oci.layer import compression, unpack
 from harness.oci.model import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
 from harness.oci.store import Store
-from harness.templates import jinja as jinjarender
+from harness.templates import jinja as templates_jinja
 from harness.templates.job import Job
 from harness.trust.sbom.files import Inventory
 
@@ -278,7 +278,7 @@ def read_templates(count: int) -> Iterator[str]:
         jobs = [Job(draw(chance), env, language) for _ in range(count)]
         for start in range(0, count, 50):
             for job, rendered in zip(jobs[start : start + 50], templates.render_all(jobs[start : start + 50]), strict=True):
-                assert len(rendered) <= jinjarender.limit(job.text), "it renders to more than it may"
+                assert len(rendered) <= templates_jinja.limit(job.text), "it renders to more than it may"
                 assert isinstance(rendered, str) or all(fault.where.startswith(f"{language}:") for fault in rendered)
                 yield "result" if isinstance(rendered, str) else "error"
 
@@ -304,7 +304,7 @@ def main(kind: str, count: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (ALL_OUTPUT, ALL_OUTPUT))
     # A second is enough for a template to show that it does not end.
-    jinjarender.SECONDS = 1
+    templates_jinja.SECONDS = 1
     os.fsync = lambda _: None  # type: ignore[assignment]
     compression.SLACK = 8 << 20
     counted = collections.Counter(KINDS[kind](count))

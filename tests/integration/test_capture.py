@@ -31,7 +31,7 @@ from harness.build.pull_record import PulledImage
 from harness.errors import BuildError
 from harness.oci.model import DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, Platform
 from harness.oci.reference import Reference
-from harness.oci.registry import config as registries
+from harness.oci.registry import config as registry_config
 from harness.oci.registry.client import Client
 from harness.oci.registry.credentials import CredentialStore
 from harness.oci.registry.errors import RetryPolicy
@@ -93,12 +93,12 @@ class Setup:
         self.store = Store(folder / "store")
         self.docker = folder / "docker"
         self.docker.mkdir()
-        self.rules = registries.Registries()
+        self.rules = registry_config.Registries()
 
     def registries(self, *tables: str) -> None:
         path = self.folder / "registries.conf"
         path.write_text("\n".join(tables))
-        self.rules = registries.load(path)
+        self.rules = registry_config.load(path)
 
     def login(self, config: Mapping[str, object]) -> None:
         (self.docker / "config.json").write_text(json.dumps(config))

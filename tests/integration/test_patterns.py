@@ -23,7 +23,7 @@ from harness.lifecycle.steps import registries
 from harness.nodes import kubectl
 from harness.trust import keys
 from harness.trust.sbom import go_binary
-from harness.trust.sbom import packages as installed
+from harness.trust.sbom import packages as sbom_packages
 
 SIZE = 512 << 10
 SECONDS = 300
@@ -89,7 +89,7 @@ def go_programs() -> None:
 
 def packages() -> None:
     text = "Package: a\nVersion: 1\nStatus: install ok installed\nSource: b" + " (" * (SIZE // 2)
-    assert len(list(installed._debian(text, installed.System("debian", "12")))) == 1
+    assert len(list(sbom_packages._debian(text, sbom_packages.System("debian", "12")))) == 1
 
 
 def versions() -> None:

@@ -261,6 +261,19 @@ def test_unit_test_folders_mirror_packages() -> None:
     assert [folder for folder in sorted(folders) if not (PACKAGE / folder / "__init__.py").exists()] == []
 
 
+def test_aliases_of_modules_are_named_after_package_and_module() -> None:
+    """One way to keep a module apart from a function of its name: ``from harness.lifecycle import run as lifecycle_run``."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {alias.name} as {alias.asname}"
+        for path in (*SOURCES.values(), *sorted((ROOT / "tests").rglob("*.py")))
+        for node in ast.walk(sources.tree(path))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if alias.asname and f"{node.module}.{alias.name}" in SOURCES and alias.asname != f"{node.module.rpartition('.')[2]}_{alias.name}"
+    ]
+    assert wrong == []
+
+
 def test_import_statements_in_test_strings_resolve() -> None:
     """mypy does not read the programs that tests hand to an interpreter."""
     wrong: list[str] = []

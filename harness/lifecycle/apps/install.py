@@ -17,7 +17,7 @@ from pathlib import Path
 from harness import log
 from harness.cloudimage import ImageSet, unpacked
 from harness.clusterfile import Hook, Phase
-from harness.clusterfile import hooks as hook_documents
+from harness.clusterfile import hooks as clusterfile_hooks
 from harness.errors import SlipwayError
 from harness.lifecycle.apps import image_policy, images, launch, records, tracking, unused
 from harness.lifecycle.apps.installation import PHASES, AppInstall, prepared
@@ -219,7 +219,7 @@ def _launch(work: AppInstall, after: str) -> list[Step]:
 
 def _hooks(work: AppInstall, phase: Phase, after: str) -> list[Step]:
     recipe: list[Step] = []
-    for number, hook in enumerate(hook_documents.at(work.hooks, phase), 1):
+    for number, hook in enumerate(clusterfile_hooks.at(work.hooks, phase), 1):
         title = f"hook {hook.name} at {phase.value}"
         recipe.append(_command(work, after, f"{phase.value}-{number}", title, hook.data, title, phase.value, number))
         after = recipe[-1].id

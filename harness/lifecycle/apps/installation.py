@@ -12,7 +12,7 @@ from pathlib import Path
 from harness import cloudimage, log
 from harness.cloudimage import CloudImage, ImageSet, Info, PlatformImage, unpacked
 from harness.clusterfile import Hook, Phase
-from harness.clusterfile import hooks as hook_documents
+from harness.clusterfile import hooks as clusterfile_hooks
 from harness.clusterfile.application import env_of
 from harness.clusterfile.parse import image_hooks
 from harness.errors import CheckError, Fault, InputError, StoreError
@@ -195,7 +195,7 @@ def _unknown(commands: Sequence[str]) -> tuple[str, ...]:
 
 def hooks_of(tree: Path) -> tuple[Hook, ...]:
     """The hooks of an application image. Raises InputError for hooks of cluster images."""
-    hooks = hook_documents.merged(image_hooks(rootfs.folder_files(tree, "plugins")), ())
+    hooks = clusterfile_hooks.merged(image_hooks(rootfs.folder_files(tree, "plugins")), ())
     phases = ", ".join(phase.value for phase in PHASES)
     faults = [
         Fault(f"hook {hook.name}", f"type {hook.type} at {', '.join(phase.value for phase in hook.phases)}", f"SHELL at {phases}")

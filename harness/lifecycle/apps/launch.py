@@ -17,7 +17,7 @@ from harness.errors import CommandError
 from harness.lifecycle.apps import records, tracking
 from harness.lifecycle.apps.target import AppTarget
 from harness.lifecycle.apps.tracking import TrackedObject
-from harness.lifecycle.kube import objects as api_objects
+from harness.lifecycle.kube import objects as kube_objects
 from harness.lifecycle.kube import readiness
 from harness.lifecycle.steps import launch
 from harness.nodes import Node
@@ -93,7 +93,7 @@ class OwnedObjects:
         text = str(self.kubectl.run(*argv))
         if argv[:2] != ("get", readiness.KINDS):
             return text
-        items = api_objects.objects(text, where=getattr(self.kubectl, "where", "the cluster"))
+        items = kube_objects.objects(text, where=getattr(self.kubectl, "where", "the cluster"))
         return json.dumps({"apiVersion": "v1", "kind": "List", "items": self.among(items)})
 
     def among(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -16,7 +16,7 @@ from harness.cloudimage import enforcers
 from harness.errors import CommandError, StoreError
 from harness.lifecycle.apps import tracking
 from harness.lifecycle.apps.tracking import NO_KIND, TrackedObject
-from harness.lifecycle.kube import objects as api_objects
+from harness.lifecycle.kube import objects as kube_objects
 from harness.lifecycle.steps.context import NETWORK_ADDON
 from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes import addons
@@ -107,7 +107,7 @@ def recorded(kubectl: NodeKubectl) -> tuple[TrackedObject, ...] | None:
     text = kubectl.run("get", "configmap", CONFIG_MAP, _PLACE, "--ignore-not-found", "--output=json")
     if not text.strip():
         return None
-    return tracking.parse(api_objects.config_map(text, where=kubectl.where)["data"].get("objects") or "")
+    return tracking.parse(kube_objects.config_map(text, where=kubectl.where)["data"].get("objects") or "")
 
 
 # ---- removal ---------------------------------------------------------------------------------------------------------

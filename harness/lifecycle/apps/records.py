@@ -21,7 +21,7 @@ from harness.errors import CheckError, Fault, InputError, StoreError, UsageError
 from harness.kubefile import version_range
 from harness.lifecycle.apps import tracking
 from harness.lifecycle.apps.tracking import TrackedObject
-from harness.lifecycle.kube import objects as api_objects
+from harness.lifecycle.kube import objects as kube_objects
 from harness.nodes.kubectl import NodeKubectl
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
@@ -125,12 +125,12 @@ def listed(kubectl: NodeKubectl) -> tuple[Installed, ...]:
 
 def of_list(text: str, where: str) -> tuple[Installed, ...]:
     """Read kubectl's list of all records."""
-    return tuple(sorted((Installed.of(item) for item in api_objects.config_maps(text, where=where)), key=lambda app: app.name))
+    return tuple(sorted((Installed.of(item) for item in kube_objects.config_maps(text, where=where)), key=lambda app: app.name))
 
 
 def find(kubectl: NodeKubectl, name: str) -> Installed | None:
     text = kubectl.run("get", "configmap", f"{PREFIX}{name}", _NAMESPACE, "--ignore-not-found", "--output=json")
-    return Installed.of(api_objects.config_map(text, where=kubectl.where)) if text.strip() else None
+    return Installed.of(kube_objects.config_map(text, where=kubectl.where)) if text.strip() else None
 
 
 def begin(kubectl: NodeKubectl, app: Installed) -> Installed:
@@ -148,7 +148,7 @@ def write(kubectl: NodeKubectl, app: Installed) -> Installed:
 
 def _store(kubectl: NodeKubectl, verb: str, app: Installed) -> Installed:
     text = kubectl.run(verb, "--output=json", "--filename=-", input=json.dumps(app.config_map()))
-    return Installed.of(api_objects.config_map(text, where=kubectl.where))
+    return Installed.of(kube_objects.config_map(text, where=kubectl.where))
 
 
 def forget(kubectl: NodeKubectl, name: str) -> None:

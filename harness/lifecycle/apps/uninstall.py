@@ -12,8 +12,8 @@ from pathlib import Path
 from harness import cloudimage, log
 from harness.cloudimage import unpacked
 from harness.clusterfile import Hook, Phase, is_redacted
-from harness.clusterfile import environment as environments
-from harness.clusterfile import hooks as hook_documents
+from harness.clusterfile import environment as clusterfile_environment
+from harness.clusterfile import hooks as clusterfile_hooks
 from harness.clusterfile.parse import image_hooks
 from harness.errors import InputError, StoreError, UsageError
 from harness.lifecycle.apps import installation, launch, records, unused
@@ -135,7 +135,7 @@ def _begin(work: AppRemoval) -> Step:
 
 def _hooks(work: AppRemoval, phase: Phase, after: str) -> list[Step]:
     recipe: list[Step] = []
-    for number, hook in enumerate(hook_documents.at(work.hooks, phase), 1):
+    for number, hook in enumerate(clusterfile_hooks.at(work.hooks, phase), 1):
 
         def action(node: Node, hook: Hook = hook) -> None:
             _run_hook(work, node, hook, phase)
@@ -155,7 +155,7 @@ def _run_hook(work: AppRemoval, node: Node, hook: Hook, phase: Phase) -> None:
     application = work.record.application
     recorded = application.env if application else {}
     env = {key: value for key, value in recorded.items() if not is_redacted(value)}
-    env = {**environments.environment({}, None, env), **work.target.facts, "HostIP": node.address}
+    env = {**clusterfile_environment.environment({}, None, env), **work.target.facts, "HostIP": node.address}
     launch.run(work.target, node, work.record.name, hook.data, env, f"hook {hook.name} at {phase.value}")
 
 
@@ -174,7 +174,7 @@ def _hooks_of(work: AppRemoval) -> tuple[Hook, ...]:
     try:
         if names:
             documents = {path.removeprefix(f"{folder}/"): data for path, data in read_files(node, names).items()}
-            hooks = hook_documents.merged(image_hooks(documents), ())
+            hooks = clusterfile_hooks.merged(image_hooks(documents), ())
         elif node.run(f"[ -d {shlex.quote(folder)} ]", check=False).ok:
             return ()
         else:

@@ -30,7 +30,7 @@ from harness.clusterfile import (
     is_redacted,
     validators,
 )
-from harness.clusterfile import environment as environments
+from harness.clusterfile import environment as clusterfile_environment
 from harness.clusterfile.application import for_all
 from harness.clusterfile.config import apply_configs, new_files
 from harness.clusterfile.parse import parse
@@ -291,7 +291,7 @@ def _warn(clusterfile: Clusterfile) -> None:
 
 def env(clusterfile: Clusterfile) -> dict[str, str]:
     """Return the environment of all nodes, with the networks and the SANs."""
-    return environments.environment({}, clusterfile, {})
+    return clusterfile_environment.environment({}, clusterfile, {})
 
 
 def check_once(machines: Sequence[Machine]) -> None:

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 from harness import untrusted
 from harness.clusterfile import Hook, HookTarget, Phase
-from harness.clusterfile import hooks as values
+from harness.clusterfile import hooks as clusterfile_hooks
 from harness.clusterfile.parse import image_hooks
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.host import durable, paths
@@ -50,7 +50,7 @@ def of_image(tree: Path) -> tuple[Hook, ...]:
 
 def of(spec: ClusterSpec) -> tuple[Hook, ...]:
     """All hooks of what is run. Raises InputError for those that were kept without their data, for it may have been a secret."""
-    all_hooks = values.merged(of_image(rootfs.tree(spec.store, spec.image.platforms[0])), spec.clusterfile.hooks)
+    all_hooks = clusterfile_hooks.merged(of_image(rootfs.tree(spec.store, spec.image.platforms[0])), spec.clusterfile.hooks)
     lost = [hook for hook in all_hooks if hook.redacted]
     if lost:
         raise InputError(
@@ -74,8 +74,8 @@ def at(
     every hook runs once, whatever its data.
     """
     steps: list[Step] = []
-    require_no_paths(values.at(hooks, phase))
-    for number, hook in enumerate(values.at(hooks, phase), 1):
+    require_no_paths(clusterfile_hooks.at(hooks, phase))
+    for number, hook in enumerate(clusterfile_hooks.at(hooks, phase), 1):
         nodes = _nodes(context, hook, phase, among)
         if nodes and hook.type != "HOSTNAME":
             steps.append(_step(context, hook, phase, number, nodes, tuple(after), among, change))
@@ -109,7 +109,7 @@ def _nodes(context: ClusterContext, hook: Hook, phase: Phase, among: Collection[
         return (context.spec.first,)
     if any(selector.labels for selector in hook.on):
         return tuple(node for node in context.spec.nodes if among is None or node.address in among)
-    chosen = values.targets(hook, phase, places(context), among=among)
+    chosen = clusterfile_hooks.targets(hook, phase, places(context), among=among)
     return tuple(node for node in context.spec.nodes if node.address in chosen and node.address not in context.spec.unreachable)
 
 
@@ -123,7 +123,7 @@ def places(context: ClusterContext) -> tuple[HookTarget, ...]:
 def _shell(context: ClusterContext, hook: Hook, phase: Phase, node: Node, among: Collection[str] | None) -> str | None:
     if any(selector.labels for selector in hook.on):
         node_labels = {member.address: labels.of_node(context.kubectl, member.name) for member in context.resolved.cluster.members}
-        if node.address not in values.targets(hook, phase, places(context), among=among, labels=node_labels):
+        if node.address not in clusterfile_hooks.targets(hook, phase, places(context), among=among, labels=node_labels):
             return "not every node has its labels"
     shell(node, hook, phase, context.resolved.environment(node))
     return None
@@ -137,7 +137,7 @@ def shell(node: Node, hook: Hook, phase: Phase, env: Mapping[str, str]) -> None:
 
 def _label(context: ClusterContext, hook: Hook, _: Phase, node: Node, __: Collection[str] | None) -> str | None:
     names = _names(context)
-    commands = [labels.label(names[address], pairs) for address, pairs in values.labels(hook).items() if address in names]
+    commands = [labels.label(names[address], pairs) for address, pairs in clusterfile_hooks.labels(hook).items() if address in names]
     node.run(labels.script(commands), timeout=120)
     return None
 
@@ -145,7 +145,10 @@ def _label(context: ClusterContext, hook: Hook, _: Phase, node: Node, __: Collec
 def _taint(context: ClusterContext, hook: Hook, _: Phase, node: Node, __: Collection[str] | None) -> str | None:
     names = _names(context)
     commands = [
-        labels.taint(names[address], taint) for address, taints in values.taints(hook).items() for taint in taints if address in names
+        labels.taint(names[address], taint)
+        for address, taints in clusterfile_hooks.taints(hook).items()
+        for taint in taints
+        if address in names
     ]
     node.run(labels.script(commands), timeout=120)
     return None
@@ -235,7 +238,7 @@ def host_names(hooks: Iterable[Hook], phases: Collection[Phase]) -> dict[str, st
     names: dict[str, str] = {}
     for hook in sorted(hooks, key=lambda hook: hook.name):
         if hook.type == "HOSTNAME" and any(phase in phases for phase in hook.phases):
-            names |= values.host_names(hook)
+            names |= clusterfile_hooks.host_names(hook)
     return names
 
 

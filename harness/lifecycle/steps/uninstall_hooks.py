@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from harness import log
 from harness.clusterfile import Clusterfile, Hook, HookTarget, Phase, is_redacted
-from harness.clusterfile import environment as environments
-from harness.clusterfile import hooks as values
+from harness.clusterfile import environment as clusterfile_environment
+from harness.clusterfile import hooks as clusterfile_hooks
 from harness.clusterfile.parse import image_hooks
 from harness.errors import CheckError, CommandError, InputError, NodeError
 from harness.lifecycle.cluster.record import GET, ClusterRecord
@@ -49,7 +49,7 @@ class Parting:
         of_image = _of_image(control_plane[0])
         if kept is None and of_image:
             log.warning("the API does not answer: hooks of the Clusterfile are not run, those of the image are")
-        all_hooks = values.merged(of_image, kept.hooks if kept else ())
+        all_hooks = clusterfile_hooks.merged(of_image, kept.hooks if kept else ())
         wanted = [hook for hook in all_hooks if hook.type == "SHELL" and any(phase in PHASES for phase in hook.phases)]
         for hook in wanted:
             if hook.redacted:
@@ -68,13 +68,13 @@ class Parting:
         """The hooks of a phase that are for one machine."""
         return tuple(
             hook
-            for hook in values.at(self.hooks, phase)
-            if node.address in values.targets(hook, phase, self.places, labels=self.labels if phase.has_node else None)
+            for hook in clusterfile_hooks.at(self.hooks, phase)
+            if node.address in clusterfile_hooks.targets(hook, phase, self.places, labels=self.labels if phase.has_node else None)
         )
 
     def run(self, phase: Phase, node: Node | None = None) -> None:
         """The hooks of a phase: on one machine, or without it on all that they are for. Raises CommandError for one that fails."""
-        for hook in values.at(self.hooks, phase):
+        for hook in clusterfile_hooks.at(self.hooks, phase):
             for one in self.nodes:
                 if hook in self.chosen(phase, one) and (node is None or one.address == node.address):
                     log.info(f"{one.name}: hook {hook.name} at {phase.value}")
@@ -86,7 +86,7 @@ class Parting:
         host = cluster.host(node.address) if cluster else None
         env = {**(cluster.env if cluster else {}), **(host.env if host else {})}
         plain = {name: value for name, value in env.items() if not is_redacted(value)}
-        return {**environments.environment({}, None, plain), "HostIP": node.address}
+        return {**clusterfile_environment.environment({}, None, plain), "HostIP": node.address}
 
 
 def _kept(control_plane: Sequence[Node]) -> Clusterfile | None:

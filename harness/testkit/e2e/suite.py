@@ -19,7 +19,7 @@ from harness.errors import CommandError, UsageError
 from harness.host import durable, tools
 from harness.oci.model import Platform
 from harness.oci.store import Store
-from harness.testkit import cluster as testkit
+from harness.testkit import cluster as testkit_cluster
 from harness.testkit.e2e import choice, junit, submission
 from harness.testkit.e2e.choice import SpecChoice
 from harness.testkit.e2e.verdict import ImageUnderTest, SuiteVerdict, judged
@@ -114,10 +114,10 @@ def run(request: SuiteRequest) -> SuiteVerdict:
     request.folder.mkdir(parents=True)
     # The record of an earlier run must not pass for this one's.
     request.record.unlink(missing_ok=True)
-    wanted = testkit.ClusterRequest(request.image, request.control_plane, request.workers)
+    wanted = testkit_cluster.ClusterRequest(request.image, request.control_plane, request.workers)
     with contextlib.ExitStack() as stack:
         with log.step(f"boot {request.image} on {request.control_plane} + {request.workers} nodes"):
-            booted = stack.enter_context(testkit.boot(wanted, keep=request.keep))
+            booted = stack.enter_context(testkit_cluster.boot(wanted, keep=request.keep))
         with log.step(f"bring the tests of Kubernetes {kubernetes} into the cluster"):
             booted.run("run", request.suite_image, "--cluster", booted.name)
         with log.step(f"run {request.chosen.described}") as step:

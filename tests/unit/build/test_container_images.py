@@ -16,7 +16,7 @@ from harness.build.definitions import BaseImage, definitions
 from harness.build.image_choice import AUTO, ImageChoice
 from harness.cloudimage import prune
 from harness.errors import BuildError
-from harness.host import docker as engines
+from harness.host import docker as host_docker
 from harness.oci.model import Platform
 from harness.oci.reference import OWN_DOMAIN, Reference
 from harness.oci.store import Store
@@ -191,8 +191,8 @@ class Engine:
 @pytest.mark.parametrize("network", run_steps.NETWORKS)
 def test_ensure_builds_on_requested_network_with_hosts_and_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
     engine = Engine("curl: (7) Failed to connect to 127.0.0.1 port 3142")
-    monkeypatch.setattr(engines, "connect", lambda **_: engine)
-    monkeypatch.setattr(engines, "network_apart", lambda _: contextlib.nullcontext("apart"))
+    monkeypatch.setattr(host_docker, "connect", lambda **_: engine)
+    monkeypatch.setattr(host_docker, "network_apart", lambda _: contextlib.nullcontext("apart"))
     write(tmp_path / "images", "proxy", PROXY)
     made = dataclasses.replace(builder(tmp_path), network=network, hosts=("files:10.0.0.1", "files:fd00::1"))
     assert made.engine_name("example.org/pause:3.2") == builder(tmp_path).engine_name("example.org/pause:3.2")
@@ -201,7 +201,7 @@ def test_ensure_builds_on_requested_network_with_hosts_and_limits(tmp_path: Path
     # Not on the bridge that other containers share: the engine lets steps have raw sockets.
     assert engine.options["network_mode"] == ("apart" if network == run_steps.BRIDGE else run_steps.HOST)
     assert engine.options["extra_hosts"] == ["files:10.0.0.1", "files:fd00::1"]
-    assert engine.options["container_limits"] == engines.STEP_LIMITS
+    assert engine.options["container_limits"] == host_docker.STEP_LIMITS
     # Who needs this machine's loopback is told how to get it.
     assert ("--network host" in str(failed.value.hint)) is (network == run_steps.BRIDGE)
 
@@ -225,7 +225,7 @@ class Kept(Engine):
     def get(self, name: str) -> Kept:  # type: ignore[override]
         self.attrs = {image["Id"]: image for image in self.there.values()}.get(name) or self.there.get(name, {})
         if not self.attrs:
-            raise engines.NotFound(name)
+            raise host_docker.NotFound(name)
         return self
 
     def tag(self, repository: str, tag: str) -> None:
@@ -239,7 +239,7 @@ class Kept(Engine):
 
     def remove(self, name: str) -> None:
         if name.startswith("slipway.dev/asked"):
-            raise engines.APIError("conflict", explanation="a container was made of it")
+            raise host_docker.APIError("conflict", explanation="a container was made of it")
         self.removed.append(name)
 
 
@@ -248,8 +248,8 @@ def test_ensure_existing_image_is_tagged_again_and_not_built(tmp_path: Path, mon
     make = builder(tmp_path)
     name = make.engine_name("example.org/tools:1")
     client: Any = Kept({"Id": "a", "RepoTags": [name]})
-    monkeypatch.setattr(engines, "connect", lambda **_: client)
-    monkeypatch.setattr(engines, "network_apart", lambda _: contextlib.nullcontext("apart"))
+    monkeypatch.setattr(host_docker, "connect", lambda **_: client)
+    monkeypatch.setattr(host_docker, "network_apart", lambda _: contextlib.nullcontext("apart"))
     assert make.engine_image(client, Reference.parse("example.org/tools:1")) == name
     make._ensure(client, definitions(tmp_path / "images")[0], BaseImage("example.org/tools:1"))
     assert (client.named, client.options) == ([name, name], {})
@@ -263,7 +263,7 @@ DAY = 86400
 
 
 def in_engine(name: str, *, named: str = "2025-12-01T00:00:00.123456789Z", identity: str = "", **more: Any) -> dict[str, Any]:
-    labels = {engines.LABEL_KEY: "ab" * 32}
+    labels = {host_docker.LABEL_KEY: "ab" * 32}
     size = {"Size": 5, "Created": NOW - 60 * DAY}
     return {"Id": identity or name, "RepoTags": [name], "Labels": labels, "Metadata": {"LastTagTime": named}, **size, **more}
 
@@ -283,7 +283,7 @@ def test_prune_removes_engine_images_idle_for_week_and_keeps_used_images(monkeyp
     ]
     client: Any = Kept(*there, busy=["busy"])
     client.api.images = client
-    idle = [one.name for one in engines.idle(client, OWN_DOMAIN, NOW)]
+    idle = [one.name for one in host_docker.idle(client, OWN_DOMAIN, NOW)]
     assert idle == [
         f"docker.io/flannel/flannel:v1-{short}",
         f"slipway.dev/asked:1-{short}",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from harness.cli import exec as executing
+from harness.cli import exec as cli_exec
 from tests.unit.cli.test_app import HOSTILE, SHOWN
 
 
@@ -37,5 +37,5 @@ def test_exec_output_control_characters_are_escaped_on_terminal_only(terminal_: 
     for name in ("stdout", "stderr"):
         screen = Screen(newline="")
         monkeypatch.setattr("sys." + name, screen)
-        executing._show_line(HOSTILE, name, HOSTILE)
+        cli_exec._show_line(HOSTILE, name, HOSTILE)
         assert screen.getvalue() == line

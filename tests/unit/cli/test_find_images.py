@@ -107,8 +107,10 @@ def test_outdated_unreachable_registry_reports_status_unknown(context: Path, cap
             4,
             [
                 "none/none:1: no such image in HOME/store",
-                "`slipway images` lists all images; build, pull or load it; a short name is read from the store only, one with its registry "
-                "(registry.example.com/...) is pulled",
+                (
+                    "`slipway images` lists all images; build, pull or load it; "
+                    "a short name is read from the store only, one with its registry (registry.example.com/...) is pulled"
+                ),
             ],
         ),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cloudimage import elf as programs
+from harness.cloudimage import elf as cloudimage_elf
 from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import Platform
 from harness.oci.store import Store
@@ -33,7 +33,7 @@ def elf(machine: int, kind: int = 2, order: str = "<") -> bytes:
     ],
 )
 def test_processor_is_read_from_elf_header(header: bytes, architecture: str | None) -> None:
-    assert programs.processor(header) == architecture
+    assert cloudimage_elf.processor(header) == architecture
 
 
 def test_misfits_lists_programs_for_other_platform(tmp_path: Path) -> None:
@@ -47,6 +47,6 @@ def test_misfits_lists_programs_for_other_platform(tmp_path: Path) -> None:
         ],
         store,
     )
-    assert programs.misfits(store, [layer], Platform("linux", "arm64")) == ("bin/ours (amd64)",)
+    assert cloudimage_elf.misfits(store, [layer], Platform("linux", "arm64")) == ("bin/ours (amd64)",)
     store.path(layer.descriptor.digest).unlink()
-    assert programs.misfits(store, [layer], Platform("linux", "amd64")) == ("bin/theirs (arm64)",)
+    assert cloudimage_elf.misfits(store, [layer], Platform("linux", "amd64")) == ("bin/theirs (arm64)",)

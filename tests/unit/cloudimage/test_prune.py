@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from harness import cloudimage
-from harness.cli import app as cli
+from harness.cli import app as cli_app
 from harness.cloudimage import prune
-from harness.cloudimage import unpacked as trees
+from harness.cloudimage import unpacked as cloudimage_unpacked
 from harness.host import docker, scratch
 from harness.oci.layer import write_layer
 from harness.oci.model import digest_of
@@ -30,10 +30,14 @@ def test_prune_dry_run_reports_later_removals_and_removes_nothing(store: Store, 
     store.keep("unfinished", "a" * 64, {"image": digest_of(b"x")})
     (store.root / "partial" / ("b" * 64)).write_bytes(b"12345")
     (store.root / "tmp/left").write_bytes(b"123")
-    trees.folder().mkdir(parents=True)
-    for name in (trees.identity(kept.platforms[0].layers), trees.identity(gone.platforms[0].layers), ".unpacking-x"):
-        (trees.folder() / name).mkdir()
-        (trees.folder() / name / "file").write_bytes(b"1234")
+    cloudimage_unpacked.folder().mkdir(parents=True)
+    for name in (
+        cloudimage_unpacked.identity(kept.platforms[0].layers),
+        cloudimage_unpacked.identity(gone.platforms[0].layers),
+        ".unpacking-x",
+    ):
+        (cloudimage_unpacked.folder() / name).mkdir()
+        (cloudimage_unpacked.folder() / name / "file").write_bytes(b"1234")
     left = tmp_path / "cache/tmp/0"
     left.mkdir(parents=True)
     (left / "x").write_bytes(b"12")
@@ -49,7 +53,7 @@ def test_prune_dry_run_reports_later_removals_and_removes_nothing(store: Store, 
     assert kinds(after) == {"blobs": len(alone), "unfinished": 2, "records": 1, "trees": 2, "temporary folders": 1}
     assert {kind.name: kind.bytes for kind in after.kinds}["unfinished"] == 8
     assert {kind.name: kind.bytes for kind in after.kinds}["trees"] == 8
-    assert [path.name for path in trees.folder().iterdir()] == [trees.identity(kept.platforms[0].layers)]
+    assert [path.name for path in cloudimage_unpacked.folder().iterdir()] == [cloudimage_unpacked.identity(kept.platforms[0].layers)]
     cloudimage.verify(store, cloudimage.read(store, "kept"))
     assert kinds(prune.prune(store)) == {}
     assert prune.prune(store).bytes == 0
@@ -97,28 +101,28 @@ def test_prune_with_damaged_index_is_refused_and_removes_nothing(
     index.write_bytes(good[:-1])
     before = sorted(store.root.rglob("*"))
     monkeypatch.setattr(docker, "running", lambda: None)
-    assert cli.execute(["prune"]) == 4
+    assert cli_app.execute(["prune"]) == 4
     assert "nothing is removed: web:latest is damaged" in capsys.readouterr().err
     assert sorted(store.root.rglob("*")) == before
     index.write_bytes(good)
-    assert cli.execute(["prune"]) == 0
+    assert cli_app.execute(["prune"]) == 0
     assert not store.has(stray)
 
 
 def test_prune_keeps_tree_in_use_by_process(store: Store) -> None:
     image = put(store, "web", [file("a", "1")])
-    place = trees.unpacked_rootfs(store, image.platforms[0].layers)
+    place = cloudimage_unpacked.unpacked_rootfs(store, image.platforms[0].layers)
     store.untag("web")
     found = prune.prune(store)
     assert (found.trees_in_use, kinds(found).get("trees"), place.is_dir()) == (1, None, True)
-    os.close(trees._locks.pop(place))
+    os.close(cloudimage_unpacked._locks.pop(place))
     assert kinds(prune.prune(store)) == {"trees": 1}
-    assert not list(trees.folder().iterdir())
+    assert not list(cloudimage_unpacked.folder().iterdir())
 
 
 def test_prune_during_unpacking_keeps_trees(store: Store) -> None:
-    (trees.folder() / "unneeded").mkdir(parents=True)
-    with trees._lease(fcntl.LOCK_SH):
+    (cloudimage_unpacked.folder() / "unneeded").mkdir(parents=True)
+    with cloudimage_unpacked._lease(fcntl.LOCK_SH):
         assert prune.prune(store).trees_busy
     assert kinds(prune.prune(store)) == {"trees": 1}
 
@@ -126,26 +130,26 @@ def test_prune_during_unpacking_keeps_trees(store: Store) -> None:
 def test_unpacked_rootfs_removed_tree_is_unpacked_and_locked_again(store: Store) -> None:
     image = put(store, "web", [file("a", "1")])
     layers = image.platforms[0].layers
-    place = trees.unpacked_rootfs(store, layers)
-    held = os.fstat(trees._locks[place]).st_ino
+    place = cloudimage_unpacked.unpacked_rootfs(store, layers)
+    held = os.fstat(cloudimage_unpacked._locks[place]).st_ino
     # The folder stays open, so that no other gets its inode; only its lock is gone.
-    fcntl.flock(trees._locks[place], fcntl.LOCK_UN)
-    assert trees.remove(()).count == 1
+    fcntl.flock(cloudimage_unpacked._locks[place], fcntl.LOCK_UN)
+    assert cloudimage_unpacked.remove(()).count == 1
     assert not place.exists()
-    assert (trees.unpacked_rootfs(store, layers) / "a").read_text() == "1"
-    assert os.fstat(trees._locks[place]).st_ino == place.stat().st_ino != held
-    assert trees.remove(()).in_use == 1
+    assert (cloudimage_unpacked.unpacked_rootfs(store, layers) / "a").read_text() == "1"
+    assert os.fstat(cloudimage_unpacked._locks[place]).st_ino == place.stat().st_ino != held
+    assert cloudimage_unpacked.remove(()).in_use == 1
     assert place.is_dir()
 
 
 def test_prune_removes_tree_with_read_only_folders(store: Store) -> None:
-    inside = trees.folder() / "unneeded/folder"
+    inside = cloudimage_unpacked.folder() / "unneeded/folder"
     inside.mkdir(parents=True)
     (inside / "file").write_text("x")
     inside.chmod(0o500)
     assert kinds(prune.prune(store)) == {"trees": 1}
-    assert not (trees.folder() / "unneeded").exists()
-    assert not list(trees.folder().iterdir())
+    assert not (cloudimage_unpacked.folder() / "unneeded").exists()
+    assert not list(cloudimage_unpacked.folder().iterdir())
 
 
 def test_prune_keeps_temporary_folder_of_running_process(store: Store) -> None:

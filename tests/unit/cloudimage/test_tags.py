@@ -8,7 +8,7 @@ import json
 import pytest
 
 from harness import cloudimage
-from harness.cli import app as cli
+from harness.cli import app as cli_app
 from harness.cloudimage import prune, tags
 from harness.errors import StoreError
 from harness.oci.store import Store
@@ -29,10 +29,10 @@ def test_rmi_of_last_name_removes_attachments_of_image(store: Store, capsys: pyt
     names = [attach(store, image), attach(store, image, "", "elsewhere/web"), attach(store, image, ".att")]
     foreign = attach(store, other)
     on_signature = attach(store, dataclasses.replace(image, digest=store.resolve(names[0]).digest))
-    assert cli.execute(["rmi", "web"]) == 0
+    assert cli_app.execute(["rmi", "web"]) == 0
     assert set(names) <= set(store.names())
     capsys.readouterr()
-    assert cli.execute(["rmi", "alias", "-o", "json"]) == 0
+    assert cli_app.execute(["rmi", "alias", "-o", "json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["names"][0] == "alias:latest"
     assert set(said["names"][1:]) == {*names, on_signature}
@@ -61,10 +61,10 @@ def test_remove_of_signature_name_keeps_image(store: Store) -> None:
 def test_rmi_with_one_unknown_name_removes_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     image = put(store, "web", [file("a")])
     name = attach(store, image)
-    assert cli.execute(["rmi", "web", "wbe"]) == 4
+    assert cli_app.execute(["rmi", "web", "wbe"]) == 4
     assert "wbe" in capsys.readouterr().err
     assert list(store.names()) == ["web:latest", name]
-    assert cli.execute(["rmi", image.digest[7:20]]) == 0
+    assert cli_app.execute(["rmi", image.digest[7:20]]) == 0
     assert store.names() == {}
 
 
@@ -73,7 +73,7 @@ def test_rmi_with_store_in_use_leaves_attachments_to_prune(store: Store, capsys:
     image = put(store, "web", [file("a")])
     name = attach(store, image)
     with store.shared_lease():
-        assert cli.execute(["rmi", "web"]) == 0
+        assert cli_app.execute(["rmi", "web"]) == 0
     assert "the store is in use" in capsys.readouterr().out
     assert list(store.names()) == [name]
     assert store.has(image.digest)

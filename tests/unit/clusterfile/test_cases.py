@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.clusterfile import Clusterfile, Phase, Selector
-from harness.clusterfile import hooks as hooking
+from harness.clusterfile import hooks as clusterfile_hooks
 from harness.clusterfile.config import apply_configs
 from harness.clusterfile.environment import environment
 from harness.clusterfile.parse import parse
@@ -101,7 +101,10 @@ def test_case_without_cluster_configs_and_plugins_are_read() -> None:
     ]
     assert [hook.on for hook in found.hooks if hook.on] == [(Selector(labels=(("sealer-test", "true"),)),)]
     assert found.hooks[2].data == 'hostname && echo "PostInstall|PostJoin from Clusterfile on sealer-test=true" `date`\n'
-    assert [hook.name for hook in hooking.at(found.hooks, Phase.POST_JOIN)] == ["clusterfile_PostInstall_PostJoin", "clusterfile_postjoin"]
+    assert [hook.name for hook in clusterfile_hooks.at(found.hooks, Phase.POST_JOIN)] == [
+        "clusterfile_PostInstall_PostJoin",
+        "clusterfile_postjoin",
+    ]
 
 
 def test_case_cloud_provider_and_second_cluster_reports_all_faults() -> None:
@@ -127,8 +130,8 @@ def test_case_without_refused_documents_remaining_documents_are_read() -> None:
     assert found.kubeadm[0]["podPidsLimit"] == -1
     assert found.kubeadm[1]["apiServer"] == {"certSANs": ["default.raw.config"]}
     by_name = {hook.name: hook for hook in found.hooks}
-    assert hooking.labels(by_name["LABEL"]) == {"172.17.102.186": {"ssd": "true"}}
-    assert hooking.host_names(by_name["HOSTNAME"]) == {"172.17.102.186": "master-0"}
+    assert clusterfile_hooks.labels(by_name["LABEL"]) == {"172.17.102.186": {"ssd": "true"}}
+    assert clusterfile_hooks.host_names(by_name["HOSTNAME"]) == {"172.17.102.186": "master-0"}
     assert by_name["HOSTNAME"].phases == (Phase.PRE_INIT,)
     assert environment({}, found, {}) == {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.clusterfile import FIRST, Hook, HookTarget, Phase, Selector, Taint
-from harness.clusterfile import hooks as hooking
+from harness.clusterfile import hooks as clusterfile_hooks
 from harness.clusterfile.parse import image_hooks, parse, parse_hooks
 from harness.errors import InputError
 
@@ -41,7 +41,7 @@ def test_hook_action_word_maps_to_phase(word: str, phase: Phase) -> None:
 def test_hook_phase_names_include_words_of_sealer_0_9() -> None:
     words = "pre-init-host post-init-host pre-clean-host post-clean-host upgrade-host pre-install post-install pre-uninstall post-uninstall"
     words += " pre-scaleup post-scaleup upgrade rollback"
-    assert set(words.split()) <= set(hooking.NAMES)
+    assert set(words.split()) <= set(clusterfile_hooks.NAMES)
 
 
 def test_hook_phases_are_sorted_in_run_order() -> None:
@@ -95,17 +95,17 @@ def test_hook_kind_is_read_with_phases_and_selectors() -> None:
 )
 def test_hook_targets_match_roles_addresses_and_labels(on: str, addresses: str) -> None:
     found = hook(f"action: PostInstall\n{on}\ndata: x")
-    where = hooking.targets(found, Phase.POST_LAUNCH, PLACES, labels={"10.0.0.3": {"kind": "big"}})
+    where = clusterfile_hooks.targets(found, Phase.POST_LAUNCH, PLACES, labels={"10.0.0.3": {"kind": "big"}})
     assert "".join(address[-1] for address in where) == addresses
 
 
 def test_hook_targets_among_new_nodes_are_limited_except_for_cluster_phase() -> None:
     found = hook("action: PostJoin\ndata: x")
-    assert hooking.targets(found, Phase.POST_JOIN, PLACES, among={"10.0.0.4"}) == ("10.0.0.4",)
+    assert clusterfile_hooks.targets(found, Phase.POST_JOIN, PLACES, among={"10.0.0.4"}) == ("10.0.0.4",)
     found = hook("action: PostJoin\non: master0\ndata: x")
-    assert hooking.targets(found, Phase.POST_JOIN, PLACES, among={"10.0.0.4"}) == ()
+    assert clusterfile_hooks.targets(found, Phase.POST_JOIN, PLACES, among={"10.0.0.4"}) == ()
     found = hook("action: post-scaleup\ndata: x")
-    assert hooking.targets(found, Phase.POST_SCALE_UP, PLACES, among={"10.0.0.4"}) == ("10.0.0.1",)
+    assert clusterfile_hooks.targets(found, Phase.POST_SCALE_UP, PLACES, among={"10.0.0.4"}) == ("10.0.0.1",)
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_plugin_cluster_phase_scope_is_ignored_with_warning() -> None:
 
 def test_plugin_data_of_all_types_is_parsed() -> None:
     named = hook("action: PreInit\ntype: HOSTNAME\ndata: |\n  10.0.0.1 Master-0\n\n  # none\n  10.0.0.2   master-1 # second\n")
-    assert hooking.host_names(named) == {"10.0.0.1": "master-0", "10.0.0.2": "master-1"}
+    assert clusterfile_hooks.host_names(named) == {"10.0.0.1": "master-0", "10.0.0.2": "master-1"}
     labelled = hook("action: PreGuest\ntype: LABEL\ndata: |\n  10.0.0.1 ssd=false,hdd=true\n  10.0.0.1-10.0.0.2 a=\n")
-    assert hooking.labels(labelled) == {"10.0.0.1": {"ssd": "false", "hdd": "true", "a": ""}, "10.0.0.2": {"a": ""}}
+    assert clusterfile_hooks.labels(labelled) == {"10.0.0.1": {"ssd": "false", "hdd": "true", "a": ""}, "10.0.0.2": {"a": ""}}
     tainted = hook("action: PreGuest\ntype: TAINT\ndata: |\n  10.0.0.1,10.0.0.2 k=v:NoSchedule\n  10.0.0.1 k-\n")
-    assert hooking.taints(tainted) == {
+    assert clusterfile_hooks.taints(tainted) == {
         "10.0.0.1": (Taint("k", "v", "NoSchedule"), Taint("k", remove=True)),
         "10.0.0.2": (Taint("k", "v", "NoSchedule"),),
     }
@@ -205,17 +205,17 @@ def test_etcd_hook_file_of_unknown_user_is_reported_unless_stored(key: str) -> N
 def test_merged_hooks_of_image_and_clusterfile_are_kept_once_sorted_by_name() -> None:
     image = [hook("action: PostInstall\ndata: image", name=name) for name in ("b", "a", "c")]
     own = [hook("action: PostInstall\ndata: own", name="a"), hook("action: PostInstall\ndata: image", name="b")]
-    merged = hooking.merged(image, own)
+    merged = clusterfile_hooks.merged(image, own)
     assert [(each.name, each.data) for each in merged] == [("a", "image"), ("a", "own"), ("b", "image"), ("c", "image")]
     # The mistake of sealer: none of the image's without any of one's own, several with several.
-    assert [each.name for each in hooking.merged(image, [])] == ["a", "b", "c"]
+    assert [each.name for each in clusterfile_hooks.merged(image, [])] == ["a", "b", "c"]
 
 
 def test_hooks_at_phase_are_sorted_by_name() -> None:
     hooks = [
         hook(f"action: {action}\ndata: x", name=name) for name, action in (("z", "PreJoin|PostJoin"), ("m", "PostJoin"), ("a", "PreJoin"))
     ]
-    assert [each.name for each in hooking.at(hooks, Phase.POST_JOIN)] == ["m", "z"]
+    assert [each.name for each in clusterfile_hooks.at(hooks, Phase.POST_JOIN)] == ["m", "z"]
 
 
 def test_image_hooks_are_read_from_plugins_folder_only() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.kubefile import context as build_context
+from harness.kubefile import context as kubefile_context
 from harness.kubefile.context import ContextError, PlacedFile, place
 
 
@@ -56,7 +56,7 @@ def paths(placed: tuple[PlacedFile, ...]) -> list[str]:
 )
 def test_place_maps_sources_to_destination_paths(context: Path, sources: list[str], destination: str, expected: list[str]) -> None:
     known = {"made"}
-    placed = place(context, sources, destination, is_folder=lambda path: path in known or build_context.known_folder(path))
+    placed = place(context, sources, destination, is_folder=lambda path: path in known or kubefile_context.known_folder(path))
     assert sorted(paths(placed)) == sorted(expected)
     assert all(entry.source.is_relative_to(context) for entry in placed)
 
@@ -181,14 +181,14 @@ def test_place_leaves_out_image_list_with_passwords(context: Path) -> None:
 def test_url_name_is_last_path_segment_or_raises_context_error(url: str, name: str | None) -> None:
     if name is None:
         with pytest.raises(ContextError, match="no file name"):
-            build_context.url_name(url)
+            kubefile_context.url_name(url)
     else:
-        assert build_context.url_name(url) == name
+        assert kubefile_context.url_name(url) == name
 
 
 @pytest.mark.parametrize(("path", "expected"), [("", "f"), ("d/", "d/f"), ("d", "d"), ("manifests", "manifests/f"), ("d/e", "d/e")])
 def test_destination_of_file_appends_name_to_folders(path: str, expected: str) -> None:
-    assert build_context.destination_of(path, "f") == expected
+    assert kubefile_context.destination_of(path, "f") == expected
 
 
 def test_place_ignored_files_are_left_out_or_refused(context: Path) -> None:

@@ -13,7 +13,7 @@ from harness.clusterfile import Clusterfile
 from harness.clusterfile.parse import parse
 from harness.errors import InputError, UsageError
 from harness.lifecycle import apply, counted
-from harness.lifecycle import run as running
+from harness.lifecycle import run as lifecycle_run
 from harness.lifecycle.apply import Applied
 from harness.lifecycle.cluster.request import effective, machines
 from harness.lifecycle.counted import MachineSource
@@ -104,7 +104,7 @@ class Applies:
 def applies(monkeypatch: pytest.MonkeyPatch) -> Applies:
     stand_in = Applies()
     monkeypatch.setattr(apply, "apply", stand_in)
-    monkeypatch.setattr(running, "prepare", stand_in.prepare)
+    monkeypatch.setattr(lifecycle_run, "prepare", stand_in.prepare)
     return stand_in
 
 

@@ -13,9 +13,9 @@ from harness import log
 from harness.clusterfile import ClusterDocument, Clusterfile, Host
 from harness.errors import CheckError, NodeError, StoreError, UsageError
 from harness.lifecycle import delete, join
-from harness.lifecycle import plan as planning
+from harness.lifecycle import plan as lifecycle_plan
 from harness.lifecycle.apps.records import Installed
-from harness.lifecycle.checks.preflight import gather as preflight
+from harness.lifecycle.checks.preflight import gather as preflight_gather
 from harness.lifecycle.checks.preflight.gather import MachineFacts
 from harness.lifecycle.cluster import lease, membership
 from harness.lifecycle.cluster.record import ClusterRecord
@@ -74,9 +74,9 @@ def told(made: JoinWork) -> JoinWork:
     return made
 
 
-def plan(made: JoinWork) -> dict[str, planning.Step]:
+def plan(made: JoinWork) -> dict[str, lifecycle_plan.Step]:
     recipe = join.plan(made)
-    planning.check(recipe)
+    lifecycle_plan.check(recipe)
     return {step.id: step for step in recipe}
 
 
@@ -186,7 +186,7 @@ def test_join_with_unreachable_new_machine_raises_node_error_before_any_command(
     nodes: Any = (*made.found.members, *made.found.others)
     before = [list(node.commands) for node in nodes]
     with pytest.raises(NodeError, match=r"^10\.0\.0\.9: no answer$"):
-        planning.execute(join.plan(made), made.journal)
+        lifecycle_plan.execute(join.plan(made), made.journal)
     assert [node.commands for node in nodes] == before
     assert not any(node.tars or node.journal for node in nodes)
 
@@ -264,7 +264,7 @@ def recorded_web(store: Store) -> ClusterRecord:
 
 # ---- checks -----------------------------------------------------------------------------------------------------------
 
-TOOLS = frozenset(preflight.NEEDED)
+TOOLS = frozenset(preflight_gather.NEEDED)
 
 
 def facts(node: Any, **changes: Any) -> MachineFacts:
@@ -279,7 +279,7 @@ def checked(made: JoinWork, monkeypatch: pytest.MonkeyPatch, **changes: dict[str
         ours = {node.address: "lab 01" for node in made.found.members}
         return [facts(node, **{"cluster": ours.get(node.address), **changes.get(node.name.replace("-", "_"), {})}) for node in nodes]
 
-    monkeypatch.setattr(preflight, "gather", gather)
+    monkeypatch.setattr(preflight_gather, "gather", gather)
     plan(made)["check-machines"].action()
 
 

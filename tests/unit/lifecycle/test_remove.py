@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import CheckError, CommandError, InputError, NodeError
 from harness.lifecycle import delete, remove
-from harness.lifecycle import plan as planning
+from harness.lifecycle import plan as lifecycle_plan
 from harness.lifecycle.cluster import membership
 from harness.lifecycle.kube import drain, etcd
 from harness.lifecycle.kube.etcd import EtcdMember
@@ -64,7 +64,7 @@ def work(tmp_path: Path, *going: int, gone: tuple[str, ...] = (), **options: Any
 
 def ids(found: RemoveWork) -> list[str]:
     recipe = remove.plan(found)
-    planning.check(recipe)
+    lifecycle_plan.check(recipe)
     return [step.id for step in recipe]
 
 

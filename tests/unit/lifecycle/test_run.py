@@ -16,7 +16,7 @@ from harness import cloudimage
 from harness.cloudimage import ImageApp, Info, PlatformImage
 from harness.clusterfile import Clusterfile
 from harness.errors import CheckError, InputError, SlipwayError, StoreError, UsageError
-from harness.lifecycle import plan as planning
+from harness.lifecycle import plan as lifecycle_plan
 from harness.lifecycle import run
 from harness.lifecycle.cluster import request
 from harness.lifecycle.steps.context import ClusterContext
@@ -89,7 +89,7 @@ def ids(context: ClusterContext) -> list[str]:
 
 def test_run_plan_is_described_with_nodes_and_titles_without_connecting(store: Store) -> None:
     build(store, launch=("kubectl apply -f manifests",))
-    described = planning.describe(run.plan(run.prepare(asked(3, 2), store)))
+    described = lifecycle_plan.describe(run.plan(run.prepare(asked(3, 2), store)))
     by_id = {step["id"]: step for step in described}
     assert by_id["send-rootfs"]["nodes"] == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.101", "10.0.0.102"]
     assert by_id["send-images"]["nodes"] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
@@ -100,7 +100,7 @@ def test_run_plan_is_described_with_nodes_and_titles_without_connecting(store: S
 def test_run_plan_steps_wait_only_for_earlier_steps(store: Store) -> None:
     build(store, launch=("a", "b"))
     for control_plane, workers in ((1, 0), (1, 1), (3, 0), (5, 3)):
-        planning.check(run.plan(run.prepare(asked(control_plane, workers), store)))
+        lifecycle_plan.check(run.plan(run.prepare(asked(control_plane, workers), store)))
 
 
 def test_run_plan_all_node_steps_wait_for_machine_checks(store: Store) -> None:

@@ -13,7 +13,7 @@ import pytest
 from harness import process
 from harness.errors import CommandError, NodeError
 from harness.nodes import Login, Machine, Writer
-from harness.nodes import ssh as ssh_module
+from harness.nodes import ssh as nodes_ssh
 from harness.nodes.ssh import OwnMachine, SshConnections
 from harness.process import ProcessResult
 
@@ -64,13 +64,13 @@ def test_own_machine_is_not_in_ssh_config_and_runs_commands_without_ssh(
     assert isinstance(own, OwnMachine)
     assert not isinstance(other, OwnMachine)
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    monkeypatch.setattr(ssh_module, "_has_address", lambda _: True)
+    monkeypatch.setattr(nodes_ssh, "_has_address", lambda _: True)
     programs.calls.clear()
     own.run("true")
     assert [argv[0] for argv, _ in programs.calls] == ["env"]
     assert programs.calls[0][1]["group"]
     # Its network may be set up anew while it is a node.
-    monkeypatch.setattr(ssh_module, "_has_address", lambda _: False)
+    monkeypatch.setattr(nodes_ssh, "_has_address", lambda _: False)
     own.run("true")
 
 
@@ -106,7 +106,7 @@ def test_own_machine_of_other_user_or_machine_runs_nothing(
     for door in ("stream", "attach"):
         monkeypatch.setattr(process, door, lambda *_, **__: pytest.fail("something was run"))
     monkeypatch.setattr("os.geteuid", lambda: user)
-    monkeypatch.setattr(ssh_module, "_has_address", lambda _: has_address)
+    monkeypatch.setattr(nodes_ssh, "_has_address", lambda _: has_address)
     programs.calls.clear()
     with pytest.raises(NodeError, match=rf"localhost \(10\.0\.0\.1\): {message}"):
         action(own)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from harness.log.progress import Meter
 from harness.oci.admission import Admitted
-from harness.oci.archive import load as loader
+from harness.oci.archive import load as archive_load
 from harness.oci.archive.load import Admit, Loaded
 from harness.oci.attached import ENVELOPE, PAYLOAD
 from harness.oci.model import (
@@ -40,7 +40,7 @@ def everything(name: str, digest: str, _arriving: Mapping[str, Descriptor]) -> A
 
 def load(store: Store, source: Path | BinaryIO, *, admit: Admit = everything, meter: Meter | None = None) -> Loaded:
     """Load an archive whose images nobody has to vouch for."""
-    return loader.load(store, source, admit=admit, meter=meter)
+    return archive_load.load(store, source, admit=admit, meter=meter)
 
 
 def attach(store: Store, repository: str, about: Descriptor, suffix: str, *contents: bytes) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness import cloudimage
-from harness.cli import app as cli
+from harness.cli import app as cli_app
 from harness.cloudimage import CloudImage
 from harness.oci.layer import unpack
 from harness.oci.store import Store
@@ -63,6 +63,6 @@ def tree_of(store: Store, found: Conversion, folder: Path) -> dict[str, bytes | 
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple[str, str]:
-    assert cli.execute(list(words)) == code
+    assert cli_app.execute(list(words)) == code
     found = capsys.readouterr()
     return found.out, found.err

@@ -9,7 +9,7 @@ import pytest
 from harness.errors import StoreError
 from harness.oci.store import Store
 from harness.sealer import convert, listing
-from harness.sealer import image as sealerimage
+from harness.sealer import image as sealer_image
 from harness.sealer.annotations import CONTAINER_IMAGES, EXTENSION
 from tests.integration import sealer
 from tests.unit.sealer.examples import converted, names, problems, simple
@@ -35,7 +35,7 @@ def test_convert_invalid_extension_is_refused_and_look_still_lists_images(store:
     with pytest.raises(StoreError, match=message) as caught:
         convert.convert(store, "app")
     assert "loses annotations" in (caught.value.hint or "")
-    (inside,) = listing.look(store, sealerimage.read(store, "app"))
+    (inside,) = listing.look(store, sealer_image.read(store, "app"))
     assert len(inside.restored.images.images) == 3
     assert [problem.kind for problem in inside.problems] == ["annotation"]
 

@@ -16,7 +16,7 @@ from harness.nodes import Machine
 from harness.oci.model import DOCKER_MANIFEST, Platform
 from harness.oci.store import Store
 from harness.sealer import convert, listing
-from harness.sealer import image as sealerimage
+from harness.sealer import image as sealer_image
 from tests.integration import registry as made
 from tests.integration import sealer
 from tests.unit.sealer.examples import BOTH, NGINX, OLD, PAUSE, converted, names, problems, simple, tree_of, written
@@ -50,7 +50,7 @@ def test_convert_same_image_has_same_digest_in_any_store(store: Store, tmp_path:
     for data in NGINX.blobs.values():
         elsewhere.put(data)
     sealer.put(elsewhere, "another/name", simple())
-    listing.look(elsewhere, sealerimage.read(elsewhere, "another/name"))
+    listing.look(elsewhere, sealer_image.read(elsewhere, "another/name"))
     assert cloudimage.write(elsewhere, convert.convert(elsewhere, "another/name").platforms) == first
 
 

@@ -13,8 +13,8 @@ from harness.errors import StoreError
 from harness.oci.layer import unpack
 from harness.oci.store import Store
 from harness.sealer import convert, listing
-from harness.sealer import image as sealerimage
-from harness.sealer import layers as sealertree
+from harness.sealer import image as sealer_image
+from harness.sealer import layers as sealer_layers
 from tests.integration import registry as made
 from tests.integration import sealer
 from tests.unit.sealer.examples import NAMES, NGINX, PAUSE, TREE, converted, names, problems, simple, tree_of, written
@@ -135,14 +135,14 @@ def test_convert_second_time_reads_no_layer(store: Store, monkeypatch: pytest.Mo
     def refuse(*_: object) -> None:
         pytest.fail("a layer is read again")
 
-    monkeypatch.setattr(sealertree, "open_layer", refuse)
+    monkeypatch.setattr(sealer_layers, "open_layer", refuse)
     assert convert.convert(store, "sealerio/app:v1") == first
-    listing.look(store, sealerimage.read(store, "sealerio/app:v1"))
+    listing.look(store, sealer_image.read(store, "sealerio/app:v1"))
 
 
 def test_look_keeps_manifests_only_and_later_convert_stores_layers(store: Store) -> None:
     sealer.put(store, "app", simple())
-    (inside,) = listing.look(store, sealerimage.read(store, "app"))
+    (inside,) = listing.look(store, sealer_image.read(store, "app"))
     layer = next(digest for digest, data in NGINX.blobs.items() if not data.startswith(b"{"))
     assert not store.has(layer)
     assert inside.sizes["docker.io/library/nginx:1.25"] == sum(map(len, NGINX.blobs.values())) + len(NGINX.data)

@@ -18,7 +18,7 @@ from harness.lifecycle.kube import readiness, wait
 from harness.nodes import Input, Login, Machine
 from harness.oci.model import Platform
 from harness.process import ProcessResult
-from harness.testkit import cluster as testkit
+from harness.testkit import cluster as testkit_cluster
 from harness.trust import policy
 
 
@@ -46,7 +46,7 @@ class FakeNode:
 
 def test_kubectl_arguments_are_quoted_for_shell() -> None:
     node = FakeNode("web\n")
-    assert testkit.ClusterKubectl(node)("get", "pods", "-o", "jsonpath={.items[*]['metadata'].name}") == "web\n"
+    assert testkit_cluster.ClusterKubectl(node)("get", "pods", "-o", "jsonpath={.items[*]['metadata'].name}") == "web\n"
     (command,) = node.commands
     assert command.endswith("""kubectl get pods -o 'jsonpath={.items[*]['"'"'metadata'"'"'].name}'""")
     assert command.startswith("KUBECONFIG=/etc/kubernetes/admin.conf ")
@@ -54,31 +54,31 @@ def test_kubectl_arguments_are_quoted_for_shell() -> None:
 
 def test_kubectl_input_is_passed_to_node() -> None:
     node = FakeNode()
-    testkit.ClusterKubectl(node)("apply", "-f", "-", input="kind: Pod\n")
+    testkit_cluster.ClusterKubectl(node)("apply", "-f", "-", input="kind: Pod\n")
     assert node.inputs == ["kind: Pod\n"]
 
 
 def test_kubectl_failure_raises_command_error_with_output() -> None:
     with pytest.raises(CommandError, match=r"kubectl get pods -n 'no such': exit code 1: Error from server"):
-        testkit.ClusterKubectl(FakeNode("Error from server", code=1))("get", "pods", "-n", "no such")
+        testkit_cluster.ClusterKubectl(FakeNode("Error from server", code=1))("get", "pods", "-n", "no such")
 
 
 def test_kubectl_json_requests_and_parses_json() -> None:
     node = FakeNode('{"items": [1]}')
-    assert testkit.ClusterKubectl(node).json("get", "pods") == {"items": [1]}
+    assert testkit_cluster.ClusterKubectl(node).json("get", "pods") == {"items": [1]}
     assert "--output=json" in node.commands[0]
 
 
 def test_kubectl_wait_with_arguments_runs_kubectl_wait() -> None:
     node = FakeNode()
-    testkit.ClusterKubectl(node).wait("deployment/web", "--for=condition=available", timeout=90)
+    testkit_cluster.ClusterKubectl(node).wait("deployment/web", "--for=condition=available", timeout=90)
     assert node.commands[0].endswith("kubectl wait --timeout=90s deployment/web --for=condition=available")
 
 
 def test_kubectl_wait_without_arguments_waits_for_all_workloads(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[object, float]] = []
     monkeypatch.setattr(wait, "settle", lambda kubectl, *, timeout: seen.append((kubectl, timeout)))
-    kubectl = testkit.ClusterKubectl(FakeNode())
+    kubectl = testkit_cluster.ClusterKubectl(FakeNode())
     kubectl.wait(timeout=7)
     assert seen == [(kubectl, 7)]
 
@@ -100,7 +100,7 @@ class Door:
         return self.machine.address
 
 
-def cluster(**changes: Any) -> testkit.Cluster:
+def cluster(**changes: Any) -> testkit_cluster.Cluster:
     login = Login(key=Path("/keys/id one"))
     facts: dict[str, Any] = {
         "name": "test-1",
@@ -110,13 +110,13 @@ def cluster(**changes: Any) -> testkit.Cluster:
         "control_plane": ("m0",),
         "workers": ("n0", "n1"),
         "kubeconfig": Path("/home/me/clusters/test-1/kubeconfig"),
-        "kubectl": testkit.ClusterKubectl(FakeNode()),
+        "kubectl": testkit_cluster.ClusterKubectl(FakeNode()),
         "boot_seconds": 60.0,
         "machines": tuple(Door(Machine(f"10.0.0.{number}", login), f"name-{number}") for number in (1, 2, 3)),
         "group": "test-1",
-        "request": testkit.ClusterRequest("web:latest", 1, 2),
+        "request": testkit_cluster.ClusterRequest("web:latest", 1, 2),
     }
-    return testkit.Cluster(**{**facts, **changes})
+    return testkit_cluster.Cluster(**{**facts, **changes})
 
 
 def test_reach_of_kept_cluster_lists_ssh_pytest_and_removal_commands() -> None:
@@ -165,7 +165,7 @@ def test_reboot_waits_for_newer_containers_and_ready_workloads(monkeypatch: pyte
     monkeypatch.setattr("time.sleep", lambda _: None)
     looks = [running_since("2026-01-01T00:00:09Z"), running_since("2026-01-01T00:00:11Z", "2026-01-01T00:00:10Z")]
     found = [(readiness.Problem("Pod web", "not ready"),), ()]
-    monkeypatch.setattr(testkit.ClusterKubectl, "run", lambda *_, **__: looks.pop(0) if len(looks) > 1 else looks[0])
+    monkeypatch.setattr(testkit_cluster.ClusterKubectl, "run", lambda *_, **__: looks.pop(0) if len(looks) > 1 else looks[0])
     monkeypatch.setattr(readiness, "problems", lambda _: found.pop(0))
     machine = Rebooting()
     here = cluster(group=None, control_plane=("m0",), workers=(), machines=(machine,))
@@ -218,8 +218,8 @@ def test_reboot_not_over_in_time_raises_check_error_with_rest(
     monkeypatch: pytest.MonkeyPatch, machine: type[Rebooting], since: str, problems: tuple[readiness.Problem, ...], left: str
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(testkit, "time", clock)
-    monkeypatch.setattr(testkit.ClusterKubectl, "run", lambda *_, **__: running_since(f"2026-01-01T00:00:{since}Z"))
+    monkeypatch.setattr(testkit_cluster, "time", clock)
+    monkeypatch.setattr(testkit_cluster.ClusterKubectl, "run", lambda *_, **__: running_since(f"2026-01-01T00:00:{since}Z"))
     monkeypatch.setattr(readiness, "problems", lambda _: problems)
     here = cluster(group=None, control_plane=("m0",), workers=(), machines=(machine(),))
     with pytest.raises(CheckError) as caught:
@@ -251,7 +251,7 @@ def event(number: int, reason: str) -> dict[str, Any]:
 def test_trouble_lists_problems_and_last_events_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "problems", lambda _: (readiness.Problem("Pod web/nginx-0", "image cannot be pulled"),))
     events = [event(number, f"Reason{number:02d}") for number in (30, *range(20))]
-    text = cluster(kubectl=testkit.ClusterKubectl(FakeNode(json.dumps({"items": events})))).trouble()
+    text = cluster(kubectl=testkit_cluster.ClusterKubectl(FakeNode(json.dumps({"items": events})))).trouble()
     lines = text.splitlines()
     assert lines[0] == "Pod web/nginx-0: image cannot be pulled"
     assert lines[-1].endswith("Reason30 Pod web/nginx-0: several words")
@@ -261,7 +261,7 @@ def test_trouble_lists_problems_and_last_events_in_order(monkeypatch: pytest.Mon
 
 def test_trouble_of_ready_cluster_reports_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "problems", lambda _: ())
-    assert cluster(kubectl=testkit.ClusterKubectl(FakeNode('{"items": []}'))).trouble().startswith("every workload is ready")
+    assert cluster(kubectl=testkit_cluster.ClusterKubectl(FakeNode('{"items": []}'))).trouble().startswith("every workload is ready")
 
 
 @pytest.mark.parametrize("error", [CommandError("connection refused"), CheckError("no")])
@@ -274,15 +274,17 @@ def test_trouble_of_unreachable_cluster_is_reported_without_raising(monkeypatch:
 
 
 def test_existing_cluster_with_other_image_raises_usage_error() -> None:
-    found = testkit._ExistingCluster("shop", "shop:1", "sha256:1111")
+    found = testkit_cluster._ExistingCluster("shop", "shop:1", "sha256:1111")
     with pytest.raises(UsageError, match="run shop:1") as caught:
-        found.check(testkit.ClusterRequest("web:latest", 1, 1), "sha256:2222", {})
+        found.check(testkit_cluster.ClusterRequest("web:latest", 1, 1), "sha256:2222", {})
     assert caught.value.hint is not None
     assert "slipway delete shop" in caught.value.hint
 
 
 def test_existing_cluster_with_same_image_is_accepted() -> None:
-    testkit._ExistingCluster("shop", "web:latest", "sha256:1111").check(testkit.ClusterRequest("web:latest", 1, 1), "sha256:1111", {})
+    testkit_cluster._ExistingCluster("shop", "web:latest", "sha256:1111").check(
+        testkit_cluster.ClusterRequest("web:latest", 1, 1), "sha256:1111", {}
+    )
 
 
 # Values
@@ -299,13 +301,13 @@ def image(values: tuple[ExpectedValue, ...]) -> CloudImage:
     return CloudImage("sha256:1", (PlatformImage(Platform.host(), (), (), (), Info(values=values), ImageSet()),))
 
 
-def of_values(**given: str) -> testkit.ClusterRequest:
-    return testkit.ClusterRequest("web:latest", 1, 1, tuple(sorted(given.items())))
+def of_values(**given: str) -> testkit_cluster.ClusterRequest:
+    return testkit_cluster.ClusterRequest("web:latest", 1, 1, tuple(sorted(given.items())))
 
 
 def test_check_values_missing_and_invalid_values_are_all_named_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        testkit.check_values(of_values(Ports="80"), image(VALUES))
+        testkit_cluster.check_values(of_values(Ports="80"), image(VALUES))
     missing, secret = caught.value.faults
     assert str(missing) == (
         "Port: has no value, and manifests/web.yaml:7 needs one (integer)\n"
@@ -313,7 +315,7 @@ def test_check_values_missing_and_invalid_values_are_all_named_at_once() -> None
     )
     assert secret.where == "SitePhrase"
     with pytest.raises(InputError) as caught:
-        testkit.check_values(of_values(Port="http"), image(VALUES))
+        testkit_cluster.check_values(of_values(Port="http"), image(VALUES))
     assert [(fault.where, fault.message.partition(",")[0]) for fault in caught.value.faults] == [
         ("Port", "'http' is not a whole number (integer)"),
         ("SitePhrase", "has no value"),
@@ -321,7 +323,7 @@ def test_check_values_missing_and_invalid_values_are_all_named_at_once() -> None
 
 
 def test_check_values_accepts_valid_values_and_hides_secrets() -> None:
-    testkit.check_values(of_values(Port="80", SitePhrase="open sesame"), image(VALUES))
+    testkit_cluster.check_values(of_values(Port="80", SitePhrase="open sesame"), image(VALUES))
     assert "open sesame" not in log.hidden("open sesame")
 
 
@@ -329,7 +331,7 @@ def test_boot_with_missing_value_raises_before_engine_is_connected(monkeypatch: 
     monkeypatch.setattr(cloudimage, "read", lambda *_: image(VALUES))
     monkeypatch.setattr(policy, "admit", lambda *_: None)
     monkeypatch.setattr(docker, "connect", lambda: pytest.fail("the engine was asked"))
-    with pytest.raises(InputError, match="SitePhrase"), testkit.boot(of_values(Port="80")):
+    with pytest.raises(InputError, match="SitePhrase"), testkit_cluster.boot(of_values(Port="80")):
         pass
 
 
@@ -346,7 +348,7 @@ def test_reach_pytest_command_repeats_values_except_secrets() -> None:
 
 def test_existing_cluster_with_other_values_raises_input_error() -> None:
     secret = secrets.fingerprint("open sesame", "env of Cluster.DbPassword")
-    found = testkit._ExistingCluster("shop", "web:latest", "sha256:1", {"Port": "80", "DbPassword": secret})
+    found = testkit_cluster._ExistingCluster("shop", "web:latest", "sha256:1", {"Port": "80", "DbPassword": secret})
     found.check(of_values(Port="80", DbPassword="open sesame", Colour="red"), "sha256:1", {"Colour": "red"})
     found.check(of_values(), "sha256:1", {"Colour": "red"})
     with pytest.raises(InputError) as caught:

@@ -33,8 +33,8 @@ from harness.oci.registry.guarded import GuardedSource, Permits
 from harness.oci.registry.manifest import Manifest
 from harness.oci.registry.sources import LayoutSource
 from harness.oci.store import Store
-from harness.sealer import convert as conversion
-from harness.testkit import cluster as testkit
+from harness.sealer import convert as sealer_convert
+from harness.testkit import cluster as testkit_cluster
 from harness.testkit.cluster import ClusterRequest
 from harness.transfer import merge, mirror, multi_platform, pull
 from harness.trust import policy
@@ -47,8 +47,8 @@ from tests.unit.test_house import SOURCES
 
 MAKE_USABLE = {
     ("cloudimage", "read"),
-    ("sealerimage", "read"),
-    ("conversion", "convert"),
+    ("sealer_image", "read"),
+    ("sealer_convert", "convert"),
     ("docker_archive", "take_images"),
     ("load", "load"),
     ("load", "take_blobs"),
@@ -89,7 +89,7 @@ EXCUSED = {
     "harness.build.find_images:find_in_image": "shows",
     "harness.cli.cluster_options:_check_site": "run.prepare asks; this looks which of its images the registry of the site lacks",
     "harness.cli.clusterfile:_needed": "shows",
-    "harness.cli.convert:convert": "conversion.convert asks before; names what was made of it",
+    "harness.cli.convert:convert": "sealer_convert.convert asks before; names what was made of it",
     "harness.cli.images:_inspect_sealer": "shows",
     "harness.cli.images:history": "shows",
     "harness.cli.images:inspect": "shows",
@@ -329,7 +329,7 @@ def dockerfile(store: Store, digest: str = digest_of(CONTAINER)) -> None:
 
 
 def boot(store: Store) -> object:
-    with testkit.boot(ClusterRequest("web", 1, 0)) as cluster:
+    with testkit_cluster.boot(ClusterRequest("web", 1, 0)) as cluster:
         return cluster
 
 
@@ -350,7 +350,7 @@ TRIED: dict[str, Callable[[Store], object]] = {
     "applications": lambda store: records.union([records.Installed("web", "web", digest_in(store, "web"))], store),
     "FROM": lambda store: base(store, "web"),
     "FROM sealer": lambda store: base(store, "sealed"),
-    "convert": lambda store: conversion.convert(store, "sealed"),
+    "convert": lambda store: sealer_convert.convert(store, "sealed"),
     "COPY --from": lambda store: layers.pull(fetcher(store), store, NAME, "linux/amd64"),
     "capture": guarded,
     "capture by digest": known_by_digest,

@@ -12,7 +12,7 @@ from harness.lifecycle.checks.findings import Report
 
 # Each module adds its checks: this is the order in which they are reported.
 # isort: off
-from harness.lifecycle.checks.postflight import machines, workloads, control_plane as control_plane_checks, network  # noqa: F401 -- see above
+from harness.lifecycle.checks.postflight import machines, workloads, control_plane as postflight_control_plane, network  # noqa: F401 -- see above
 
 # isort: on
 from harness.lifecycle.checks.postflight import cis, core, gather

@@ -10,7 +10,7 @@ from harness import assets, cloudimage, log, untrusted
 from harness.errors import SlipwayError
 from harness.lifecycle.checks.postflight import pods
 from harness.lifecycle.checks.postflight.core import EtcdHealth, Health, NodeAnswer, Unit
-from harness.lifecycle.checks.preflight import gather as preflight
+from harness.lifecycle.checks.preflight import gather as preflight_gather
 from harness.lifecycle.cluster import certificates, change, record
 from harness.lifecycle.cluster.access import Access
 from harness.lifecycle.cluster.record import ClusterRecord
@@ -33,7 +33,7 @@ def gather(cluster: Access, store: Store) -> Health:
     with log.step("ask the machines"):
         own_registry = health.own_registry
         questions: list[Callable[[], dict[str, Any]]] = [
-            lambda: {"machines": _by_address(reached, preflight.ask)},
+            lambda: {"machines": _by_address(reached, preflight_gather.ask)},
             lambda: {"certificates": _by_address(reached, certificates.certificates_of)},
             lambda: _etcd(cluster.control_plane),
             lambda: {"answers": _answers(reached, own_registry, images)},

@@ -10,7 +10,7 @@ from harness import cloudimage
 from harness.cloudimage import ImageApp
 from harness.clusterfile import ApplicationDocument, Clusterfile
 from harness.errors import InputError, StoreError
-from harness.lifecycle import plan as planning
+from harness.lifecycle import plan as lifecycle_plan
 from harness.lifecycle import run
 from harness.lifecycle.apps import cluster_apps, install, installation
 from harness.lifecycle.apps.requests import Request
@@ -41,7 +41,7 @@ def request(*images: str, **changes: Any) -> Clusterfile:
 
 def ids(found: Clusterfile, store: Store) -> list[str]:
     steps = run.plan(run.prepare(found, store))
-    planning.check(steps)
+    lifecycle_plan.check(steps)
     return [step.id for step in steps]
 
 

@@ -17,9 +17,9 @@ from harness.cloudimage import Blob, EmbeddedImage, ExpectedValue, ImageApp, Ima
 from harness.clusterfile import AppConfig, ApplicationDocument, is_redacted
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, CommandError, InputError, StoreError, UsageError
-from harness.lifecycle import plan as planning
+from harness.lifecycle import plan as lifecycle_plan
 from harness.lifecycle.apps import images, install, installation, launch, records, uninstall
-from harness.lifecycle.apps import target as targets
+from harness.lifecycle.apps import target as apps_target
 from harness.lifecycle.apps.image_policy import SiteRegistry
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.requests import Request
@@ -127,7 +127,7 @@ def alone() -> Iterator[None]:
     yield
 
 
-def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.36.3", registry: SiteRegistry | None = None) -> AppTarget:
+def target(kube: Any, way: str = apps_target.REGISTRY, kubernetes: str = "v1.36.3", registry: SiteRegistry | None = None) -> AppTarget:
     first: Any = StandIn("10.0.0.1", "host-1")
     worker: Any = StandIn("10.0.0.4", "host-4")
     return AppTarget(
@@ -140,7 +140,7 @@ def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.36.3", 
         kubernetes=kubernetes,
         platforms={"10.0.0.1": AMD64, "10.0.0.4": AMD64},
         exclusive=alone,
-        holders=(first,) if way == targets.REGISTRY else (),
+        holders=(first,) if way == apps_target.REGISTRY else (),
         control_plane=(first,),
         facts={"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"},
         registry=registry,
@@ -164,7 +164,7 @@ def test_installation_make_passes_cluster_networks_to_env_even_if_invalid(store:
 
 def ids(found: installation.AppInstall) -> list[str]:
     recipe = install.plan(found)
-    planning.check(recipe)
+    lifecycle_plan.check(recipe)
     return [step.id for step in recipe]
 
 
@@ -186,7 +186,11 @@ def test_install_plan_distributes_images_before_launch_in_declared_order(store: 
 
 @pytest.mark.parametrize(
     ("way", "steps"),
-    [(targets.IMPORT, ["begin", "import-images"]), (targets.SITE, ["begin", "tell-nodes"]), (targets.NOTHING, ["begin", "app-shop-files"])],
+    [
+        (apps_target.IMPORT, ["begin", "import-images"]),
+        (apps_target.SITE, ["begin", "tell-nodes"]),
+        (apps_target.NOTHING, ["begin", "app-shop-files"]),
+    ],
 )
 def test_install_plan_image_steps_follow_distribution_way(store: Store, way: str, steps: list[str]) -> None:
     build(store)
@@ -196,12 +200,12 @@ def test_install_plan_image_steps_follow_distribution_way(store: Store, way: str
 def test_install_plan_pointed_cluster_fills_registry_and_points_pods_before_launch(store: Store) -> None:
     build(store)
     registry = SiteRegistry(Site("registry.corp", "team"), contextlib.nullcontext)  # type: ignore[arg-type]
-    found = work(store, way=targets.POINTED, registry=registry)
+    found = work(store, way=apps_target.POINTED, registry=registry)
     assert ids(found)[:4] == ["begin", "fill-registry", "app-shop-files", "app-shop-pods"]
     by_id = {step.id: step for step in install.plan(found)}
     assert "app-shop-pods" in by_id["app-shop-launch-1"].needs
     # Pods that were pointed at another registry are launched again.
-    elsewhere = work(store, way=targets.POINTED, registry=SiteRegistry(Site("registry.corp", "other"), contextlib.nullcontext))  # type: ignore[arg-type]
+    elsewhere = work(store, way=apps_target.POINTED, registry=SiteRegistry(Site("registry.corp", "other"), contextlib.nullcontext))  # type: ignore[arg-type]
     assert found.generation != elsewhere.generation
 
 

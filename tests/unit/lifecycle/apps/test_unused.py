@@ -9,7 +9,7 @@ import pytest
 
 from harness import cloudimage
 from harness.lifecycle.apps import install, installation, records, uninstall, unused
-from harness.lifecycle.apps import target as targets
+from harness.lifecycle.apps import target as apps_target
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.requests import Request
 from harness.lifecycle.provision import registry
@@ -127,5 +127,5 @@ def test_plan_of_app_replacement_and_removal_ends_with_remove_images(store: Stor
     build(store, "newer", images=("example.com/b:1",))
     assert last("newer") == "remove-images"
     assert uninstall.plan(uninstall.make(where, "shop", store))[-1].id == "remove-images"
-    imported: Any = type(where)(**{**vars(where), "way": targets.IMPORT})
+    imported: Any = type(where)(**{**vars(where), "way": apps_target.IMPORT})
     assert unused.step(imported, store, "forget") == []

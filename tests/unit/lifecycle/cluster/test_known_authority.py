@@ -23,7 +23,7 @@ from harness.lifecycle.cluster.backup import Contents
 from harness.lifecycle.cluster.membership import Gathered
 from harness.nodes import Machine
 from harness.nodes.ssh import SshConnections
-from harness.runtimes import kubeconfig as node_kubeconfig
+from harness.runtimes import kubeconfig as runtimes_kubeconfig
 from harness.runtimes.pki import Authority
 from tests.unit.lifecycle.cluster.test_membership import record
 from tests.unit.lifecycle.standin import StandIn
@@ -39,7 +39,7 @@ def admin_conf(of: Authority) -> bytes:
     pair = of.issue("kubernetes-admin", organizations=["system:masters"])
     data = {"client-certificate-data": pair.certificate, "client-key-data": pair.key}
     credentials = {name: base64.b64encode(value).decode() for name, value in data.items()}
-    return node_kubeconfig.kubeconfig("lab", of.certificate, "kubernetes-admin", credentials).encode()
+    return runtimes_kubeconfig.kubeconfig("lab", of.certificate, "kubernetes-admin", credentials).encode()
 
 
 class ControlPlaneNode(StandIn):
@@ -51,7 +51,7 @@ class ControlPlaneNode(StandIn):
         self._admin = admin_conf(of)
 
     def get(self, path: str) -> bytes:
-        return {node_kubeconfig.ADMIN: self._admin}[path]
+        return {runtimes_kubeconfig.ADMIN: self._admin}[path]
 
 
 class Cluster:

@@ -11,7 +11,7 @@ import pytest
 from harness import cloudimage
 from harness.clusterfile import Hook, Phase
 from harness.clusterfile.parse import parse
-from harness.lifecycle import plan as planning
+from harness.lifecycle import plan as lifecycle_plan
 from harness.lifecycle.apps import obsolete
 from harness.lifecycle.cluster.change import ROLLBACK, UPGRADE, Move, Version
 from harness.lifecycle.rollout import RolloutWork
@@ -55,13 +55,13 @@ def test_described_returns_versions_and_turn_of_each_node(store: Store, tmp_path
 # ---- the order of things ----------------------------------------------------------------------------------------------
 
 
-def plan(made: RolloutWork) -> dict[str, planning.Step]:
+def plan(made: RolloutWork) -> dict[str, lifecycle_plan.Step]:
     recipe = rollout_plan.plan(made)
-    planning.check(recipe)
+    lifecycle_plan.check(recipe)
     return {step.id: step for step in recipe}
 
 
-def leads_to(found: dict[str, planning.Step], name: str, other: str) -> bool:
+def leads_to(found: dict[str, lifecycle_plan.Step], name: str, other: str) -> bool:
     return name == other or any(leads_to(found, before, other) for before in found[name].needs)
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from harness.oci.reference import Reference
-from harness.oci.registry import config as registries
+from harness.oci.registry import config as registry_config
 from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.guarded import GuardedSource, Permits, unsafe_address
@@ -53,8 +53,8 @@ def test_unsafe_address_ordinary_or_private_registry_gives_none(monkeypatch: pyt
 class Asked:
     """Stands for a Client: notes what it is asked."""
 
-    def __init__(self, rules: registries.Registries | None = None, failure: RemoteError | None = None) -> None:
-        self.registries = rules or registries.Registries()
+    def __init__(self, rules: registry_config.Registries | None = None, failure: RemoteError | None = None) -> None:
+        self.registries = rules or registry_config.Registries()
         self.failure = failure
         self.asked: list[str] = []
 
