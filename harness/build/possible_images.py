@@ -23,7 +23,7 @@ _SAYS_MORE = re.compile(r"(?i)pull|policy|secret|size|count|type|format|(?:regis
 """Beside ``image`` in a name: its value is not an image."""
 _IS_IMAGE = re.compile(r"(?i)(?:image|img)s?(?:[._-]?(?:name|ref|reference|uri))?$")
 """The end of a name whose value is an image and nothing else: not ``imageFeatures``, ``imageTag``."""
-_IS_OTHER = re.compile(r"(?i)repo|registr|mirror|prefix|ur[li]s?$|chart|source|path|module|package|host|server|location|from")
+_IS_OTHER = re.compile(r"(?i)repo|registry|registries|mirror|prefix|ur[li]s?$|chart|source|path|module|package|host|server|location|from")
 """In a name: its value may look like an image with a registry and without a tag, and is another address."""
 _WORD = re.compile(r"[^\s\"'`,;|()<>{}\[\]]+")
 _NAME = re.compile(r"(?P<name>[a-z0-9][a-z0-9._/:-]*?)(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?P<digest>@sha256:[0-9a-f]{64})?")
