@@ -197,6 +197,7 @@ def test_down_machine_that_vanishes_between_list_and_delete_removes_others(cloud
     client.destroy([first.id])
 
 
+@pytest.mark.long  # the unit tests of the provider have it, too
 def test_two_groups_of_one_name_are_removed_by_their_own_homes(
     cloud: Ec2Simulation, nodes: CloudProvider, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -252,7 +253,7 @@ def test_no_credentials_or_region_is_a_clear_error(cloud: Ec2Simulation, nodes: 
 # ---- kills ----
 
 
-@pytest.mark.parametrize("times", [6, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_killed_at_seeded_moments_leaves_nothing_after_down(
     cloud: Ec2Simulation, environment: dict[str, str], nodes: CloudProvider, tmp_path: Path, times: int
 ) -> None:
