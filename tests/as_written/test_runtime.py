@@ -29,7 +29,7 @@ def test_build_unresolvable_host_fails_with_add_host_hint(world: World, tmp_path
 
 
 def test_build_untrusted_certificate_fails_step(world: World, tmp_path: Path) -> None:
-    for program in ("curl -fsSL -o a", "wget -q -O a"):
+    for program in ("curl -fsSL -o a", "wget -nv -O a"):  # -q would hide the reason
         text = f"FROM scratch\nRUN {program} {texts.DASHBOARD_URL}\n"
         folder = texts.write(tmp_path / program.split()[0], {"Kubefile": text})
         words: tuple[str | Path, ...] = ("build", "-t", "none", "--on", "none", *world.add_hosts, folder)
