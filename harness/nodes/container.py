@@ -190,9 +190,10 @@ class ContainerProvider:
 
     def _booted_group(self, name: str) -> NodeGroup:
         """The group, once all its machines have booted."""
-        group = self._group(name, self._containers(name))
+        containers = self._containers(name)
+        group = self._group(name, containers)
         groups.keep_numbers(self._folder(name), groups.numbers(group.members, group.numbers))
-        return self._group(name, self._containers(name))
+        return self._group(name, containers)
 
     def _boot(self, plan: _Plan, hostname: str, role: str, address: str | None) -> None:
         volumes: Any = [{"Type": "volume", "Target": place} for place in VOLUMES]

@@ -404,7 +404,7 @@ class OwnMachine(SshNode):
         """There is no connection."""
 
     def _argv(self, command: str, config: Path, *options: str) -> list[str]:  # noqa: ARG002 -- of SshNode
-        # All that runs something comes by here, also without ``connect``. Once is enough: its network may be set up anew meanwhile.
+        # Every command passes here, also without ``connect``. It is checked once: a command may reconfigure the machine's network.
         if not self._is_checked:
             self._require_own()
         # As sshd starts commands: in the home folder, with nothing of the user's settings.

@@ -42,7 +42,7 @@ UNFINISHED = "unfinished"
 
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _SHORT = re.compile(r"[0-9a-f]{7,64}")
-_SHORT_NAME = " a short name is read from the store only, one with its registry (registry.example.com/...) is pulled"
+_SHORT_NAME = "a short name is read from the store only, one with its registry (registry.example.com/...) is pulled"
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,200}")
 _SETTLERS = 16
 
@@ -257,9 +257,11 @@ class Store:
         descriptor = by_name or self._by_digest(digits, names)
         if descriptor is None:
             near = difflib.get_close_matches(familiar(name), names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "`slipway images` lists all images; build, pull or load it first"
-            if not names_registry(name):
-                hint = hint.removesuffix(" first") + ("" if near else ";") + _SHORT_NAME
+            short = not names_registry(name)
+            if near:
+                hint = f"did you mean {near[0]}?" + (f" {_SHORT_NAME}" if short else "")
+            else:
+                hint = "`slipway images` lists all images; build, pull or load it" + (f"; {_SHORT_NAME}" if short else " first")
             raise StoreError(f"{name}: no such image in {self.root}", hint=hint)
         return descriptor
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,22 +56,29 @@ def member(address: str, mark: str = "lab 01") -> StandIn:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Iterator[Any]:
+def with_nodes() -> Iterator[Callable[..., delete._Work]]:
+    """Gives a deletion stand-ins for its machines."""
     made: list[delete._Work] = []
 
-    def make(*nodes: StandIn, gone: frozenset[str] = frozenset()) -> delete._Work:
-        state = ClusterState.of("lab", tmp_path)
-        state.remember({"controlPlane": []})
-        found = delete.prepare("lab", [Machine(node.address) for node in nodes], home=tmp_path)
-        stand_in: Any = Connections(nodes, gone)
+    def give(found: delete._Work, nodes: Sequence[StandIn], gone: frozenset[str] = frozenset()) -> delete._Work:
+        stand_in: Any = Connections(tuple(nodes), gone)
         found.ssh = stand_in
         made.append(found)
         return found
 
-    yield make
+    yield give
     # As the verb does at its end, however that comes about.
     for each in made:
         each.claim.close()
+
+
+@pytest.fixture
+def work(tmp_path: Path, with_nodes: Callable[..., delete._Work]) -> Callable[..., delete._Work]:
+    def make(*nodes: StandIn, gone: frozenset[str] = frozenset()) -> delete._Work:
+        ClusterState.of("lab", tmp_path).remember({"controlPlane": []})
+        return with_nodes(delete.prepare("lab", [Machine(node.address) for node in nodes], home=tmp_path), nodes, gone)
+
+    return make
 
 
 def cleaned(node: StandIn) -> bool:
@@ -135,24 +142,17 @@ def mark_of(of: Authority) -> str:
 
 
 @pytest.fixture
-def remembered(tmp_path: Path) -> Iterator[Callable[..., delete._Work]]:
+def remembered(tmp_path: Path, with_nodes: Callable[..., delete._Work]) -> Callable[..., delete._Work]:
     """The deletion of machines that are remembered, with a kubeconfig of the authority ``known``."""
-    made: list[delete._Work] = []
 
     def make(known: Authority | None, *nodes: StandIn) -> delete._Work:
         state = ClusterState.of("lab", tmp_path)
         state.remember({"controlPlane": [{"address": node.address} for node in nodes]})
         if known is not None:
             state.write("kubeconfig", admin_conf(known).decode())
-        found = delete.prepare("lab", home=tmp_path)
-        stand_in: Any = Connections(nodes)
-        found.ssh = stand_in
-        made.append(found)
-        return found
+        return with_nodes(delete.prepare("lab", home=tmp_path), nodes)
 
-    yield make
-    for each in made:
-        each.claim.close()
+    return make
 
 
 def test_delete_machine_of_other_cluster_of_same_name_is_neither_claimed_nor_cleaned(
