@@ -80,9 +80,9 @@ def conformance_words(words: Sequence[str]) -> tuple[str, list[str]]:
 
 @nox.session(default=False)
 def minor(session: nox.Session) -> None:
-    """Build the base image with another version of Kubernetes, and test it on nodes: `-- 1.37`."""
+    """Build the base image with another version of Kubernetes, and test it on nodes: `-- 1.36`."""
     if len(session.posargs) != 1:
-        session.error("give one version: ./nox -s minor -- 1.37")
+        session.error("give one version: ./nox -s minor -- 1.36")
     (version,) = session.posargs
     install(session)
     reference = f"kubernetes:{version}"

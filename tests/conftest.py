@@ -14,6 +14,9 @@ from harness import process
 from harness.host import paths
 
 HERE = Path(__file__).parent
+_BASE = (HERE.parent / "kubefiles/kubernetes/Kubefile").read_text().splitlines()
+KUBERNETES = next(line.removeprefix("ARG VERSION=") for line in _BASE if line.startswith("ARG VERSION="))
+"""The version of the base image, as ``v1.37.2``: what every ring runs on."""
 RINGS = ("unit", "integration", "hostile", "cluster", "as_written", "vm")
 
 

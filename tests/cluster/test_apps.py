@@ -16,7 +16,7 @@ from harness.oci.store import Store
 from tests.cluster.conftest import GREETING
 from tests.cluster.conftest import SECRET as CLUSTER_SECRET
 from tests.cluster.lab import Lab, kill_at, until
-from tests.conftest import Slipway
+from tests.conftest import KUBERNETES, Slipway
 from tests.waiting import HANG
 
 SECRET = "hunter2-of-the-shop"
@@ -230,7 +230,7 @@ def test_run_application_for_other_kubernetes_version_is_refused_and_changes_not
     before = lab.objects()
     said = lab.slipway(*words(lab, images.future, "--as", "future"), check=False)
     assert said.returncode == 7
-    assert "made for Kubernetes >=1.40, and the cluster has v1.36.3" in said.stderr
+    assert f"made for Kubernetes >=1.40, and the cluster has {KUBERNETES}" in said.stderr
     assert "future" not in listed(lab)
     assert lab.objects() == before
 

@@ -18,13 +18,12 @@ from harness.nodes.kubectl import NodeKubectl
 from tests.cluster import market
 from tests.cluster.lab import Client, Lab, begun, ended, kill_at, reached, until
 from tests.cluster.traffic import Traffic
-from tests.conftest import Slipway
+from tests.conftest import KUBERNETES, Slipway
 from tests.waiting import HANG
 
 pytestmark = pytest.mark.long
 
 FIRST, SECOND = "bazaar:1", "bazaar:2"
-VERSION = "v1.36.3"
 MANIFEST = "slipway.dev/nginx/manifests/1.22"
 PULLED = "ctr -n k8s.io content fetch-object --hosts-dir /etc/containerd/certs.d slipway.dev/nginx:1.22 > /dev/null"
 """Asks the registry in the way that a machine takes to it, whatever images the machine has."""
@@ -160,7 +159,7 @@ def test_upgrade_and_rollback_invalid_requests_are_refused_and_change_nothing(la
     before = lab.journals()
     plan = json.loads(lab.slipway(*market.upgrade(lab, SECOND, "--plan", "--output", "json")).stdout)
     assert [(market.short(lab, node["node"]), node["from"], node["to"], node["turn"]) for node in plan["nodes"]] == [
-        (name, VERSION, VERSION, turn) for turn, name in enumerate(NODES, 1)
+        (name, KUBERNETES, KUBERNETES, turn) for turn, name in enumerate(NODES, 1)
     ]
     assert "prune-addons" in [step["id"] for step in plan["steps"]]
     secret = lab.slipway("upgrade", lab.name, SECOND, "--yes", check=False)
@@ -201,7 +200,7 @@ def test_upgrade_image_killed_twice_is_completed_without_lost_request(lab: Lab, 
     assert changed(lab) == all_are(AFTER)
     assert "--max-requests-inflight=401" in server(lab)
     found = lab.status()
-    assert (found["healthy"], found["kubernetes"], found["image"]) == (True, VERSION, SECOND)
+    assert (found["healthy"], found["kubernetes"], found["image"]) == (True, KUBERNETES, SECOND)
     assert all(node["schedulable"] for node in found["nodes"])
 
 

@@ -19,7 +19,7 @@ from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.cluster import lease
 from tests.cluster.lab import Lab, begun, ended, reached, until
 from tests.cluster.workload import pods_of
-from tests.conftest import HERE, Slipway
+from tests.conftest import HERE, KUBERNETES, Slipway
 from tests.waiting import HANG
 
 CASES = HERE / "cases"
@@ -390,7 +390,7 @@ def test_generate_adopt_takes_over_cluster_without_record(site: Site) -> None:
     lab.slipway(*words, "--adopt")
     found = lab.status()
     assert found["healthy"], found["notReady"]
-    assert found["image"] == "kubernetes:v1.36.3"
+    assert found["image"] == f"kubernetes:{KUBERNETES}"
     pins = ClusterState.of(lab.name).known_hosts
     kept = pins.read_text()
     (key,) = [line.split()[2] for line in kept.splitlines() if line.split()[0] == lab.workers[0]]

@@ -21,7 +21,7 @@ from harness.errors import UsageError
 from harness.host import paths
 from harness.lifecycle.cluster import lease
 from tests.cluster.lab import MEMBERS, Client, Lab, begun, ended, lines, reached, repeated, runs_on, until
-from tests.conftest import Slipway
+from tests.conftest import KUBERNETES, Slipway
 from tests.waiting import HANG
 
 LOST = re.compile("^(slipway: )?it: (the connection was lost|no answer within|nothing listens|no route leads)", re.MULTILINE)
@@ -238,8 +238,8 @@ def test_run_leaves_cluster_manageable_by_kubeadm(cluster: Lab) -> None:
         checked = cluster.at(node).run("kubeadm certs check-expiration").stdout
         assert "front-proxy-client" in checked
         assert "invalid" not in checked
-    planned = cluster.first.run("kubeadm upgrade plan v1.36.3", timeout=HANG).stdout
-    assert "v1.36.3" in planned
+    planned = cluster.first.run(f"kubeadm upgrade plan {KUBERNETES}", timeout=HANG).stdout
+    assert KUBERNETES in planned
 
 
 # What a machine needs to be a node of anybody's cluster, from a worker: programs, containerd, and where the images are.
@@ -368,7 +368,7 @@ def test_remove_lost_control_plane_node_and_join_another_restore_health(
     second = cluster.at(cluster.control_plane[1])
     cluster.control_plane.remove(lost)
     for number, address in enumerate(cluster.workers):
-        image = "registry.k8s.io/kube-scheduler:v1.36.3"
+        image = f"registry.k8s.io/kube-scheduler:{KUBERNETES}"
         runs_on(second, cluster.host(address), f"pulls-{number}", image, "kube-scheduler", "--version")
     said = slipway("remove", cluster.name, lost, "--yes", "--output", "json", timeout=HANG)
     assert list(json.loads(said.stdout)["unreachable"]) == [lost]

@@ -16,7 +16,7 @@ from harness.oci.layer import Layer
 from harness.oci.model import Descriptor
 from harness.oci.store import Store
 from tests.cluster.conftest import PROJECT
-from tests.conftest import Slipway
+from tests.conftest import KUBERNETES, Slipway
 from tests.integration.test_build import context
 from tests.integration.test_platforms import BOTH, HERE, THERE
 
@@ -77,8 +77,8 @@ def test_build_foreign_container_images_match_native_set_in_their_architecture(b
 
 def test_build_foreign_programs_run_under_emulation(rootfs: Path) -> None:
     emulator = apt.ensure(EMULATORS[THERE.architecture], "qemu-user-static")
-    assert process.run([emulator, rootfs / "bin/kubeadm", "version", "-o", "short"]).stdout.strip() == "v1.36.3"
-    for program, version in (("containerd", "2.4.2"), ("runc", "1.5.3"), ("crictl", "1.36.0"), ("registry", "3.1.2")):
+    assert process.run([emulator, rootfs / "bin/kubeadm", "version", "-o", "short"]).stdout.strip() == KUBERNETES
+    for program, version in (("containerd", "2.4.2"), ("runc", "1.5.3"), ("crictl", "1.37.0"), ("registry", "3.1.2")):
         assert version in process.run([emulator, rootfs / "bin" / program, "--version"]).stdout
     # What is linked to libc takes the loader and libraries that the load balancer brings.
     libraries = rootfs / "lib/balancer"

@@ -15,6 +15,7 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes.kubeadm import CONFIG
 from tests.cluster.conftest import GIVEN, GREETING, SECRET, Made
 from tests.cluster.lab import RUN, Lab, repeated, runs_on, succeeded, until
+from tests.conftest import KUBERNETES
 
 MANIFEST = "slipway.dev/redis/manifests/7.0"
 """Of an image that the cluster has, below ``/v2/`` of its registry."""
@@ -66,7 +67,7 @@ def test_node_port_answers_after_each_restart_of_kube_proxy(lab: Lab) -> None:
 def test_status_reports_healthy_cluster_and_its_image(lab: Lab, web: str) -> None:
     found = lab.status()
     assert found["healthy"], found["notReady"]
-    assert (found["image"], found["kubernetes"]) == (web, "v1.36.3")
+    assert (found["image"], found["kubernetes"]) == (web, KUBERNETES)
     assert [(node["roles"], node["ready"]) for node in found["nodes"]] == [(["control-plane"], True), (["worker"], True)]
     inspected = json.loads(lab.slipway("inspect", web, "--output", "json").stdout)
     assert found["digest"] == inspected["digest"]

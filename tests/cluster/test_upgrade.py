@@ -1,6 +1,6 @@
 """A cluster goes to the next minor version of Kubernetes, killed again and again on the way, and who uses it notices nothing.
 
-The newer Kubernetes is another one: it is compiled from its own modules first. What has nothing to do with versions is in test_change.
+The older Kubernetes is another one: it is compiled from its own modules first. What has nothing to do with versions is in test_change.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from tests.cluster import market
 from tests.cluster.conftest import PROJECT
 from tests.cluster.lab import MEMBERS, Client, Lab, kill_at, until
 from tests.cluster.traffic import Traffic
-from tests.conftest import Slipway
+from tests.conftest import KUBERNETES, Slipway
 from tests.waiting import HANG
 
-OLD, NEW, LATER = "v1.36.3", "v1.37.2", "v1.37.3"
+OLD, NEW = "v1.36.3", KUBERNETES
+LATER = f"{NEW.rpartition('.')[0]}.99"
 NODES = ("control-plane-1", "control-plane-2", "control-plane-3", "worker-1", "worker-2")
 REQUESTS = 10_000
 MOMENTS = (
@@ -44,9 +45,9 @@ MOMENTS = (
 @pytest.fixture(scope="module")
 def images(slipway: Slipway, kubernetes: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Two versions of an application, each with a Kubernetes of its own."""
-    newer = f"kubernetes:{NEW}"
-    slipway("build", "-t", newer, "--build-arg", f"VERSION={NEW}", PROJECT / "kubefiles/kubernetes")
-    for number, base in (("1", kubernetes), ("2", newer)):
+    older = f"kubernetes:{OLD}"
+    slipway("build", "-t", older, "--build-arg", f"VERSION={OLD}", PROJECT / "kubefiles/kubernetes")
+    for number, base in (("1", older), ("2", kubernetes)):
         market.build(slipway, tmp_path_factory.mktemp("shop"), f"market:{number}", base)
 
 

@@ -25,12 +25,11 @@ from harness.oci.store import Store
 from harness.testkit.isolation import Offline
 from tests.cluster.conftest import PROJECT, alone
 from tests.cluster.lab import Lab, until
-from tests.conftest import Slipway
+from tests.conftest import KUBERNETES, Slipway
 from tests.integration.registry import Image, mirrored_by, push, registry, serving
 
 pytestmark = pytest.mark.long
 
-VERSION = "v1.36.3"
 BASE = "kubernetes:official"
 PROGRAMS = ("kubeadm", "kubelet", "kubectl")
 
@@ -46,7 +45,7 @@ def site(built: PlatformImage, tmp_path_factory: pytest.TempPathFactory) -> Iter
     root, tree = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("rootfs")
     layer.unpack(Store.default(), built.layers, tree / "root")
     architecture = Platform.host().architecture
-    folder = root / f"release/{VERSION}/bin/linux/{architecture}"
+    folder = root / f"release/{KUBERNETES}/bin/linux/{architecture}"
     folder.mkdir(parents=True)
     known = []
     for name in PROGRAMS:
@@ -79,7 +78,7 @@ def registries(built: PlatformImage, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def base(slipway: Slipway, site: tuple[str, str], registries: Path) -> str:
     mirror, known = site
-    wanted = {"SOURCE": "release", "VERSION": VERSION, "MIRROR": mirror, "CHECKSUMS": known}
+    wanted = {"SOURCE": "release", "VERSION": KUBERNETES, "MIRROR": mirror, "CHECKSUMS": known}
     arguments = [f"--build-arg={name}={value}" for name, value in wanted.items()]
     with alone():
         words = ("build", "-t", BASE, "--network", "host", "--images", "upstream", *arguments)

@@ -19,11 +19,12 @@ from harness.oci.graph import descriptors
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
+from tests.conftest import KUBERNETES
 
 OLDEST = "slipway-test/oldest-debian:1"
 EMPTY = f"slipway-test/rootfs:{os.getpid()}"
 """Of this process: another one may test at the same time."""
-IMAGES = ("slipway.dev/runtime:13", "slipway.dev/kubernetes-modules:v1.36.3")
+IMAGES = ("slipway.dev/runtime:13", f"slipway.dev/kubernetes-modules:{KUBERNETES}")
 
 STATIC = {
     "containerd": "--version", "containerd-shim-runc-v2": "-v", "ctr": "--version", "runc": "--version", "crictl": "--version",

@@ -19,18 +19,17 @@ from harness.oci.graph import descriptors
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
-from tests.conftest import Slipway
+from tests.conftest import KUBERNETES, Slipway
 from tests.integration.registry import Registry, image, mirrored_by, push, registry, serving
 from tests.integration.test_build import context
 from tests.integration.test_platforms import THERE, program
 
 PROJECT = Path(__file__).parents[2]
-VERSION = "v1.36.3"
 NAMED = frozenset(
     f"registry.k8s.io/{name}"
     for name in (
-        f"kube-apiserver:{VERSION}", f"kube-controller-manager:{VERSION}", f"kube-scheduler:{VERSION}", f"kube-proxy:{VERSION}",
-        "coredns/coredns:v1.14.2", "pause:3.10.2", "etcd:3.6.8-0",
+        f"kube-apiserver:{KUBERNETES}", f"kube-controller-manager:{KUBERNETES}", f"kube-scheduler:{KUBERNETES}", f"kube-proxy:{KUBERNETES}",
+        "coredns/coredns:v1.14.6", "pause:3.10.2", "etcd:3.7.0-0",
     )
 )  # fmt: skip
 """The images that kubeadm of that version names."""
@@ -54,7 +53,7 @@ COPY --from=slipway.dev/kubernetes-release:${VERSION} /rootfs/ .
 def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real programs of that version: those that we compile."""
     store = Store.default()
-    found = container_images.Builder(store, (PROJECT / "images",)).ensure(Reference.parse(f"slipway.dev/kubernetes-modules:{VERSION}"))
+    found = container_images.Builder(store, (PROJECT / "images",)).ensure(Reference.parse(f"slipway.dev/kubernetes-modules:{KUBERNETES}"))
     assert found is not None
     root = tmp_path_factory.mktemp("binaries")
     layer.unpack(store, descriptors(store.read(found.digest))[1:], root)
@@ -64,7 +63,7 @@ def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def site(tmp_path: Path, binaries: Path) -> Path:
     """release/VERSION/bin/linux/ARCH/NAME and NAME.sha256, as on the official site."""
-    folder = tmp_path / f"site/release/{VERSION}/bin/linux/{Platform.host().architecture}"
+    folder = tmp_path / f"site/release/{KUBERNETES}/bin/linux/{Platform.host().architecture}"
     folder.mkdir(parents=True)
     for name in ("kubeadm", "kubelet", "kubectl"):
         (folder / name).symlink_to(binaries / name)
@@ -129,7 +128,7 @@ def build(
     known: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
     stated = {"CHECKSUMS": ",".join(f"{key}={value}" for key, value in known.items())} if known else {}
-    wanted = {"SOURCE": "release", "VERSION": VERSION, "MIRROR": mirror, **stated}
+    wanted = {"SOURCE": "release", "VERSION": KUBERNETES, "MIRROR": mirror, **stated}
     arguments = [f"--build-arg={key}={value}" for key, value in wanted.items()]
     options = ["--discover", "declared", "--platform", str(platform or Platform.host())]
     said = slipway("build", "-t", name, "--network", "host", *options, *arguments, folder, check=False)
@@ -145,14 +144,14 @@ def test_build_release_source_embeds_official_binaries_and_images_of_kubeadm(
     code, output = build(slipway, mirror, "kubernetes:release", folder=PROJECT / "kubefiles/kubernetes", known=checksums(site))
     assert code == 0, output
     described = json.loads(slipway("inspect", "kubernetes:release", "-o", "json").stdout)["platforms"][0]
-    assert described["info"]["kubernetes"] == VERSION
+    assert described["info"]["kubernetes"] == KUBERNETES
     found = {one["name"]: set(one["foundBy"]) for one in described["images"]}
     assert found == {**{name: {"listed"} for name in NAMED}, **{name: {"declared", "listed"} for name in ADDONS}}
     store = Store(tmp_path / "home/store")
     layer.unpack(store, cloudimage.read(store, "kubernetes:release").platforms[0].layers, tmp_path / "root")
     assert (tmp_path / "root/bin/kubelet").read_bytes() == (binaries / "kubelet").read_bytes()
     facts = (tmp_path / "root/etc/slipway.yaml").read_text()
-    assert f"kubernetes: {VERSION}\npauseImage: registry.k8s.io/pause:3.10.2\n" in facts
+    assert f"kubernetes: {KUBERNETES}\npauseImage: registry.k8s.io/pause:3.10.2\n" in facts
     assert not (tmp_path / "root/finish.sh").exists()
 
 
@@ -184,7 +183,7 @@ def test_build_release_source_for_foreign_platform_fetches_its_binaries_and_runs
         assert (tmp_path / f"root/bin/{name}").read_bytes() == theirs, name
     # Its programs cannot run here: the images are those that this machine's own kubeadm names.
     assert "exec format error" not in output.lower()
-    programs = {path.removeprefix(f"/release/{VERSION}/bin/linux/") for path in fetched if not path.endswith(".sha256")}
+    programs = {path.removeprefix(f"/release/{KUBERNETES}/bin/linux/") for path in fetched if not path.endswith(".sha256")}
     own = Platform.host().architecture
     assert programs == {f"{own}/kubeadm", *(f"{THERE.architecture}/{name}" for name in ("kubeadm", "kubelet", "kubectl"))}
 
@@ -233,7 +232,7 @@ def test_fetch_script_https_mirror_compares_published_checksum(site: Path, tmp_p
     calls = tmp_path / "calls"
     environment = {"PATH": f"{programs}:{os.environ['PATH']}", "SITE": str(tmp_path / "site"), "CALLS": str(calls)}
     script = PROJECT / "images/kubernetes-release/fetch.sh"
-    said = process.run(["sh", script, "https://mirror.invalid", VERSION, tmp_path / "out"], env=environment, check=False)
+    said = process.run(["sh", script, "https://mirror.invalid", KUBERNETES, tmp_path / "out"], env=environment, check=False)
     assert said.ok == (published == "right"), said.output
     assert (f"not the published {'0' * 64}" in said.stderr) == (published == "wrong")
     assert calls.read_text().count("--proto-redir =https") == len(calls.read_text().splitlines())
