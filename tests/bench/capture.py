@@ -1,7 +1,7 @@
-"""Cold pull of 1 GiB in 8 layers through the capture proxy, beside docker-registry as pull-through cache of the same upstream.
+"""Cold pull of 1 GiB in 8 layers through the capture proxy, beside distribution 3 as pull-through cache of the same upstream.
 
 Both are measured in one run by the same client, which throws the bytes away as fast as they come; the upstream is a
-docker-registry on loopback whose data is in the page cache. Rounds alternate and begin with an empty store; medians count.
+registry on loopback whose data is in the page cache. Rounds alternate and begin with an empty store; medians count.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from harness.oci.registry.credentials import CredentialStore
 from harness.oci.registry.guarded import GuardedSource, Permits
 from harness.oci.store import Store
 from harness.trust.policy import Gate
+from tests.integration import gotool
 from tests.integration.registry import Registry, registry
 from tests.waiting import HANG
 
@@ -54,7 +55,8 @@ def measure(*, layers: int = LAYERS, layer_size: int = LAYER_SIZE, rounds: int =
         ours: list[float] = []
         peer: list[float] = []
         memory: list[float] = []
-        with registry(work / "upstream") as upstream:
+        program = gotool.distribution()
+        with registry(work / "upstream", program=program) as upstream:
             digests = _push(upstream, layers, layer_size)
             _pull(upstream.host, REPOSITORY, digests)  # the page cache is warm for both
             for number in range(rounds):
@@ -62,7 +64,7 @@ def measure(*, layers: int = LAYERS, layer_size: int = LAYER_SIZE, rounds: int =
                     ours.append(_timed_pull(host, f"upstream.test/{REPOSITORY}", digests))
                     _check(host, f"upstream.test/{REPOSITORY}", digests)
                     memory.append(_peak_memory(pid))
-                with registry(work / f"peer{number}", proxy=upstream.url) as cache:
+                with registry(work / f"peer{number}", proxy=upstream.url, program=program) as cache:
                     peer.append(_timed_pull(cache.host, REPOSITORY, digests))
                     _check(cache.host, REPOSITORY, digests)
                 for name in ("proxy", "peer"):
@@ -72,7 +74,7 @@ def measure(*, layers: int = LAYERS, layer_size: int = LAYER_SIZE, rounds: int =
         "name": "capture",
         "ours": round(mine, 3),
         "peer": round(theirs, 3),
-        "peer_name": "docker-registry 2.8 as pull-through cache",
+        "peer_name": "distribution 3 as pull-through cache",
         "ratio": round(mine / theirs, 3),
         "unit": "s",
         "peak_memory_mb": round(max(memory), 1),

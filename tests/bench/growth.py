@@ -19,7 +19,7 @@ from tests.bench.one_node import cli
 
 SIZES = ((1, 0), (1, 2), (3, 3), (3, 9))
 """Control-plane nodes and workers."""
-SMOKE = {"sizes": ((1, 0), (1, 1))}
+SMOKE = {"sizes": ((1, 0),)}
 
 
 def measure(*, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Push and pull of a CloudImage of 1 GiB in 60 blobs, beside ``crane`` to and from the same docker-registry on loopback.
+"""Push and pull of a CloudImage of 1 GiB in 60 blobs, beside ``crane`` to and from the same registry (distribution 3) on loopback.
 
 Each round begins with a new registry and empty stores, and the two tools take turns in being first; medians count. Then what is
 cheap because most is there already: a push after one changed file, a pull of that with the image before it present, a pull of what
@@ -105,7 +105,7 @@ def _round(work: Path, number: int) -> dict[str, dict[str, Run]]:
     found: dict[str, dict[str, Run]] = {"push": {}, "pull": {}}
     turns = ("ours", "peer") if number % 2 == 0 else ("peer", "ours")
     for turn in turns:
-        with _folder(work / "round") as folder, registry(folder / "registry") as running:
+        with _folder(work / "round") as folder, registry(folder / "registry", program=gotool.distribution()) as running:
             found["push"][turn] = push(turn, work, running.host)
             found["pull"][turn] = pull(turn, folder, running.host)
             check(turn, work, folder)
@@ -198,7 +198,11 @@ def _again(work: Path) -> list[dict[str, Any]]:
     sent, received = {}, {}
     unchanged = {}
     for who in ("ours", "peer"):
-        with _folder(work / "again") as folder, registry(folder / "registry") as running, wire(running.host) as line:
+        with (
+            _folder(work / "again") as folder,
+            registry(folder / "registry", program=gotool.distribution()) as running,
+            wire(running.host) as line,
+        ):
             push(who, work, line.host)
             pull(who, folder, line.host)
             unchanged[who] = [pull(who, folder, line.host).seconds for _ in range(3)]

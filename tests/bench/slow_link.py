@@ -17,6 +17,7 @@ from typing import Any
 
 from harness.oci.store import Store
 from tests.bench.push_pull import BLOBS, PEER, ROUNDS, check, images, pull, push
+from tests.integration import gotool
 from tests.integration.registry import registry
 from tests.integration.wire import wire
 
@@ -44,7 +45,7 @@ def _round(work: Path, number: int, delay: float) -> dict[str, dict[str, float]]
     found: dict[str, dict[str, float]] = {"push": {}, "pull": {}}
     for who in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
         folder = work / "round"
-        with registry(folder / "registry") as running, wire(running.host, delay=delay) as line:
+        with registry(folder / "registry", program=gotool.distribution()) as running, wire(running.host, delay=delay) as line:
             found["push"][who] = push(who, work, line.host).seconds
             found["pull"][who] = pull(who, folder, line.host).seconds
         check(who, work, folder)

@@ -45,6 +45,7 @@ GROUPS = (
     ("test_upgrade.py",),
     ("test_upstream.py",),
     ("test_values.py",),
+    ("test_bench.py",),
 )
 """Files that run one after the other, in this order; files of different groups know nothing of each other and may run at the same time.
 

@@ -7,11 +7,17 @@ from pathlib import Path
 from harness.host import gotools
 
 FOLDER = Path(__file__).parents[1] / "tools"
+REGISTRY = Path(__file__).parents[2] / "images/registry"
 
 
 def version(name: str) -> str:
     """The locked version of a program, as ``0.22.1``."""
     return gotools.Recipe.read(FOLDER / name).version.removeprefix("v")
+
+
+def distribution() -> Path:
+    """The registry that clusters have, version 3. Raises CommandError when it cannot be compiled."""
+    return gotools.compiled(REGISTRY)
 
 
 def cosign() -> Path:

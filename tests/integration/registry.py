@@ -77,9 +77,13 @@ def registry(
     proxy: str | None = None,
     tls: Mapping[str, Any] | None = None,
     address: str = "127.0.0.1",
+    program: str | Path | None = None,
 ) -> Iterator[Registry]:
-    """Run a registry with its data below ``folder``: with an ``auth`` or ``tls`` section, or as cache of the registry ``proxy`` (a URL)."""
-    program = shutil.which(PROGRAM)
+    """Run a registry with its data below ``folder``: with an ``auth`` or ``tls`` section, or as cache of the registry ``proxy`` (a URL).
+
+    ``program`` is another one than Debian's that takes the same configuration.
+    """
+    program = program or shutil.which(PROGRAM)
     if program is None:
         raise RuntimeError(f"{PROGRAM} is not installed: these tests need the real one, install the package {PROGRAM}")
     folder.mkdir(parents=True, exist_ok=True)
