@@ -1,8 +1,10 @@
 //go:build tools
 
-// Package tools names the programs that this module exists to compile.
+// Package tools names the program that this module exists to compile.
 package tools
 
+// Its version is that of Kubernetes, and the tags of the image are those of agnhost: the Dockerfile says which belongs to which.
+//slipway:name agnhost-1.36 k8s.io/kubernetes/test/images/agnhost
 // The tags and the stamps of a release build.
 //slipway:tags selinux notest grpcnotrace
 //slipway:set k8s.io/component-base/version.gitVersion={version}
