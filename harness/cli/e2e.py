@@ -60,8 +60,8 @@ def e2e(
     attaches it.
 
     \b
-      slipway e2e kubernetes --suite conformance:v1.36.3 --specs kubefiles/conformance/1.36/smoke.txt
-      slipway e2e kubernetes --suite conformance:v1.36.3 --full --workers 2
+      slipway e2e kubernetes --suite conformance:v1.37.2 --specs kubefiles/conformance/1.37/smoke.txt
+      slipway e2e kubernetes --suite conformance:v1.37.2 --full --workers 2
     """
     chosen = _chosen(focus, specs, full)
     from harness.testkit.e2e.suite import SuiteRequest, run

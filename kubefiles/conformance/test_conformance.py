@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.oci.store import Store
 from harness.testkit.e2e import suite
 from harness.testkit.e2e.choice import SpecChoice
 
-LISTS = Path(__file__).parent / "1.36"
+BASE = "kubernetes:latest"
 
 
 def test_conformance_smoke_specs_pass_on_base_image(tmp_path: Path) -> None:
+    lists = Path(__file__).parent / suite.minor_version(suite.version_of(Store.default(), BASE))
     verdict = suite.run(
         suite.SuiteRequest(
-            "kubernetes:latest",
+            BASE,
             "conformance:latest",
-            SpecChoice.of_file(LISTS / "smoke.txt"),
+            SpecChoice.of_file(lists / "smoke.txt"),
             tmp_path / "reports",
             tmp_path / "kubernetes.conformance.json",
-            LISTS / "unavailable.yaml",
+            lists / "unavailable.yaml",
         )
     )
     assert verdict.good, (verdict.failed, verdict.trouble)

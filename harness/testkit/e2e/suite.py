@@ -83,11 +83,17 @@ class SuiteImages:
         fitting = sorted(name for name in self.names if name.rpartition(":")[0] == repository and tag in ("", name.rpartition(":")[2]))
         if not fitting:
             others = sorted(name for name in self.names if name.startswith(f"{repository}:"))
+            arguments = f"--build-arg VERSION={tag or '...'} --build-arg MINOR={minor_version(tag) or '...'}"
             raise UsageError(
                 f"the image of the tests has no {repository}{f':{tag}' if tag else ''}; it has {', '.join(others) or 'none of that name'}",
-                hint="the tests must be those of the Kubernetes under test: build kubefiles/conformance with --build-arg VERSION=...",
+                hint=f"the tests must be those of the Kubernetes under test: build kubefiles/conformance with {arguments}",
             )
         return fitting[-1]
+
+
+def minor_version(version: str) -> str:
+    """``1.37`` of ``v1.37.2``: the folder of ``kubefiles/conformance`` that has the lists of that version."""
+    return ".".join(version.removeprefix("v").split(".")[:2])
 
 
 def version_of(store: Store, name: str) -> str:

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from harness.build import image_context
+from harness.build.definitions import Definition, definitions
 from harness.errors import InputError, UsageError
-from harness.testkit.e2e import choice
+from harness.host.gotools import numbers
+from harness.oci.reference import Reference
+from harness.testkit.e2e import choice, suite
 from harness.testkit.e2e.choice import CONFORMANCE, Hindrance, SpecChoice
 
 PROJECT = Path(__file__).parents[4]
 FOLDERS = sorted(path.parent for path in (PROJECT / "kubefiles/conformance").glob("*/imageList"))
+SUITES = image_context.versions(PROJECT / "images/conformance")
 DNS, NAMES = "[sig-network] DNS should (really) work [Conformance]", "[sig-node] Pods a.b+c? {x} | ^y$ [Conformance]"
 
 
@@ -95,4 +100,33 @@ def test_lists_of_project_name_ten_smoke_specs_and_absent_images(folder: Path) -
     assert [entry.image for entry in entries if entry.image in listed] == []
     hindered = choice.hindered(entries, listed)
     assert not set(hindered) & set(smoke)
-    assert all(name.endswith(CONFORMANCE) for name in (*smoke, *hindered))
+    assert all(CONFORMANCE in name for name in (*smoke, *hindered))
+
+
+def compiled_from(known: tuple[Definition, ...], name: str) -> tuple[str, ...] | None:
+    """Go modules that an image of the project is compiled from; None when images/ does not build it."""
+    reference = Reference.parse(name)
+    matched = ((one, arguments) for one in known if (arguments := one.match(reference)) is not None)
+    contexts = [context for one, arguments in matched if (context := one.context(arguments)) is not None]
+    return contexts[0].modules if contexts else None
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_lists_of_project_name_images_that_are_built_from_that_version(folder: Path) -> None:
+    """The registry of the tests may be out of reach, and agnhost of a version knows what the tests of that version ask of it."""
+    known = definitions(PROJECT / "images")
+    (version,) = [one for one in SUITES if one.startswith(f"v{folder.name}.")]
+    listed = (folder / "imageList").read_text().split()
+    built = {name: compiled_from(known, name) for name in (*listed, f"{suite.RUNNER_IMAGE}:{version}")}
+    assert [name for name, modules in built.items() if modules is None] == []
+    assert built[f"{suite.RUNNER_IMAGE}:{version}"] == (f"k8s.io/kubernetes@{version}",)
+    assert (f"k8s.io/kubernetes@{version}",) in [modules for name, modules in built.items() if "/agnhost:" in name]
+
+
+def test_lists_of_project_default_is_newest_version_with_lists() -> None:
+    minors = sorted((folder.name for folder in FOLDERS), key=numbers)
+    lines = (PROJECT / "kubefiles/conformance/Kubefile").read_text().splitlines()
+    assert [line for line in lines if "ARG" in line or "one of" in line] == [
+        f"ARG VERSION={SUITES[-1]}", f"# one of: {' '.join(minors)}", f"ARG MINOR={minors[-1]}",
+    ]  # fmt: skip
+    assert SUITES[-1].startswith(f"v{minors[-1]}.")

@@ -33,8 +33,9 @@ def test_suite_images_name_runner_of_version_and_output_image() -> None:
 
 @pytest.mark.parametrize("version", ["v1.36.4", "v1.37.2"])
 def test_suite_images_of_other_version_are_refused(version: str) -> None:
-    with pytest.raises(UsageError, match=rf"has no registry.k8s.io/conformance:{version}; it has {RUNNER}"):
+    with pytest.raises(UsageError, match=rf"has no registry.k8s.io/conformance:{version}; it has {RUNNER}") as caught:
         IMAGES.runner(version)
+    assert (caught.value.hint or "").endswith(f"--build-arg VERSION={version} --build-arg MINOR={version[1:5]}")
 
 
 def test_words_give_focus_and_skip_what_is_hindered(tmp_path: Path) -> None:

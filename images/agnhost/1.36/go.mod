@@ -1,4 +1,4 @@
-module slipway.dev/images/agnhost
+module slipway.dev/images/agnhost/1.36
 
 go 1.26.0
 
