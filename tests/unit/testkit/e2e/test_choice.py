@@ -96,3 +96,15 @@ def test_lists_of_project_name_ten_smoke_specs_and_absent_images(folder: Path) -
     hindered = choice.hindered(entries, listed)
     assert not set(hindered) & set(smoke)
     assert all(name.endswith(CONFORMANCE) for name in (*smoke, *hindered))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_broad_list_of_project_has_smoke_specs_and_every_group_without_slow_ones(folder: Path) -> None:
+    broad = choice.names_in(folder / "broad.txt")
+    assert len(broad) >= 100
+    assert set(choice.names_in(folder / "smoke.txt")) <= set(broad)
+    assert {name.partition("]")[0].removeprefix("[sig-") for name in broad} == {
+        *("api-machinery", "apps", "architecture", "auth", "cli", "instrumentation", "network", "node", "scheduling", "storage"),
+    }
+    assert not [name for name in broad if "[Slow]" in name or not name.endswith(CONFORMANCE)]
+    assert not set(broad) & set(choice.hindered(choice.hindrances(folder / "unavailable.yaml"), ()))
