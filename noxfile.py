@@ -49,8 +49,8 @@ IMAGES = sessions.define(ROOT, lambda session: install(session))  # noqa: PLW010
 def conformance(session: nox.Session) -> None:
     """Run the end-to-end tests of Kubernetes itself against an image on nodes: `-- IMAGE [--smoke | --focus RE | --specs FILE | --full]`.
 
-    Without a choice, 134 specs that touch every subject; with `--smoke`, ten of them. `--processes N` runs N specs at a time; `--workers N`,
-    `--control-plane N` make more nodes.
+    Without a choice, 134 specs that touch every subject; with `--smoke`, ten of them. `--processes N` runs N specs at a time;
+    `--workers N`, `--control-plane N` make more nodes.
     """
     image, words = conformance_words(session.posargs)
     if not image or image.startswith("-"):
