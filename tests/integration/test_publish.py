@@ -164,7 +164,7 @@ def test_publish_existing_tag_with_other_bytes_is_replaced_on_request_only(publi
     assert digest_in(there, "1-amd64") == second.digest
 
 
-@pytest.mark.parametrize("sent", [0, 3])
+@pytest.mark.parametrize("sent", [0, 1])
 def test_publish_to_registry_that_dies_leaves_former_tag_and_completes_later(sent: int, publisher: Publisher, there: Registry) -> None:
     with faulty(upstream=there.host) as front:
         publisher.host = front.host
