@@ -47,9 +47,10 @@ IMAGES = sessions.define(ROOT, lambda session: install(session))  # noqa: PLW010
 
 @nox.session(default=False)
 def conformance(session: nox.Session) -> None:
-    """Run the end-to-end tests of Kubernetes itself against an image on nodes: `-- IMAGE [--focus RE | --specs FILE | --full]`.
+    """Run the end-to-end tests of Kubernetes itself against an image on nodes: `-- IMAGE [--smoke | --focus RE | --specs FILE | --full]`.
 
-    Ten specs without a choice. `--processes N` runs N specs at a time; `--workers N`, `--control-plane N` make more nodes.
+    Without a choice, 134 specs that touch every subject; with `--smoke`, ten of them. `--processes N` runs N specs at a time;
+    `--workers N`, `--control-plane N` make more nodes.
     """
     image, words = conformance_words(session.posargs)
     if not image or image.startswith("-"):
@@ -68,14 +69,27 @@ def conformance(session: nox.Session) -> None:
     arguments = ("--build-arg", f"VERSION={version}", "--build-arg", f"MINOR={minor_version}")
     session.run("slipway", "build", shown(SUITE_FOLDER), "--tag", suite, *arguments)
     options = ("--suite", suite, "--unavailable", shown(lists / "unavailable.yaml"))
-    chosen = any(word.partition("=")[0] in ("--focus", "--specs", "--full") for word in words)
-    session.run("slipway", "e2e", image, *options, *(words if chosen else ["--specs", shown(lists / "smoke.txt"), *words]))
+    session.run("slipway", "e2e", image, *options, *spec_words(words, lists))
 
 
 def conformance_words(words: Sequence[str]) -> tuple[str, list[str]]:
     """The image, with its tag, and the other words after ``conformance --``: the name of a kubefile means what `build-image` made of it."""
     image, *others = words or [""]
     return (f"{image}:{catalog.TAG}" if image and not set(image) & set(":/@") else image), others
+
+
+def spec_words(words: Sequence[str], lists: Path) -> list[str]:
+    """The words after ``conformance -- IMAGE`` with a choice of specs: that of ``--smoke``, or the broad one where none is given.
+
+    One of the broad choice counts two nodes without taints.
+    """
+    given = {word.partition("=")[0] for word in words}
+    if "--smoke" in given:
+        return ["--specs", shown(lists / "smoke.txt"), *(word for word in words if word != "--smoke")]
+    if given & {"--focus", "--specs", "--full"}:
+        return [*words]
+    nodes = [] if "--workers" in given else ["--workers", "2"]
+    return ["--specs", shown(lists / "broad.txt"), *nodes, *words]
 
 
 @nox.session(default=False)

@@ -45,7 +45,7 @@ def catalog(
         Path | None,
         option(
             "--reports",
-            help="A folder with reports of tests (NAME.html); those that an attached test result names by digest are linked.",
+            help="A folder with reports and logs of tests; those that an attached test result names by digest are linked.",
             metavar="FOLDER",
         ),
     ] = None,

@@ -127,9 +127,11 @@ def site(session: nox.Session, repository: Repository) -> None:
 
 
 def site_words(repository: Repository, words: Sequence[str]) -> list[str]:
-    """The words after `slipway catalog`: those that are given, else the folder build/catalog and the READMEs of kubefiles/."""
+    """The words after `slipway catalog`: those that are given, else the folder build/catalog, the READMEs of kubefiles/, the reports."""
     given = ["--to" if word == "--site" else word for word in words]
     default = {"--to": repository.shown(repository.root / "build/catalog"), "--readmes": "kubefiles"}
+    if repository.reports.is_dir():
+        default["--reports"] = repository.shown(repository.reports)
     return [*given, *(word for option in default if not _has(given, option) for word in (option, default[option]))]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,6 +41,7 @@ class Publishing:
         self.allow_untested: bool = wanted.allow_untested
         self.connection: list[str] = wanted.connection
         self.key = ["--key", wanted.key] if wanted.key else []
+        self.scan: list[str] = wanted.scan
         self.keep = [] if wanted.replace else ["--no-replace"]
         self.join = [part for part in wanted.join.split(",") if part]
 
@@ -64,6 +67,13 @@ class Publishing:
         parser.add_argument(
             "--allow-untested", action="store_true", help="publish it although this machine cannot test all of its platforms"
         )
+        parser.add_argument(
+            "--scan",
+            type=_words,
+            default=[],
+            metavar="COMMAND",
+            help="publish what this command accepts: it gets the bill of materials (CycloneDX) in place of {}, or as its last word",
+        )
         parser.add_argument("--plain-http", action="store_const", dest="connection", const=["--plain-http"], default=[])
         ImageRequest.add_to(parser)
         wanted = parser.parse_intermixed_args(list(words))
@@ -72,8 +82,8 @@ class Publishing:
             parser.error("sign with --key FILE, or say --unsigned: one of both")
         if wanted.join and (wanted.platform or wanted.built):
             parser.error("--join builds nothing, and takes every platform that was pushed: leave out --platform and --built")
-        if wanted.join and images.values:
-            parser.error("--join builds and tests nothing: leave out -e")
+        if wanted.join and (images.values or wanted.scan):
+            parser.error("--join builds and tests nothing: leave out -e and --scan")
         return cls(wanted, images)
 
     def build_options(self, entry: CatalogEntry) -> list[str]:
@@ -84,6 +94,10 @@ class Publishing:
         """The name that an image gets in the registry."""
         there = f"{self.registry}/{entry.name}:{self.tag}"
         return there if self.join or self.platform else f"{there}-{paths.architecture()}"
+
+    def scan_command(self, bill: str) -> list[str]:
+        """The words of --scan with the path of a bill of materials."""
+        return [word.replace("{}", bill) for word in self.scan] if any("{}" in word for word in self.scan) else [*self.scan, bill]
 
     def question(self, entry: CatalogEntry, digest: str) -> list[str]:
         """The words after `slipway` that ask the registry if the tag may be pushed, before minutes of tests."""
@@ -117,11 +131,24 @@ class Publishing:
         return [tested, *documents, *([["sign", *self.key, target]] if self.key else [])]
 
 
+def _words(text: str) -> list[str]:
+    """The words of a command line, as a shell divides them; raises what makes argparse refuse it."""
+    try:
+        words = shlex.split(text)
+    except ValueError as wrong:
+        raise argparse.ArgumentTypeError(f"{text}: {wrong}") from wrong
+    if not words:
+        raise argparse.ArgumentTypeError("a command is needed, as 'grype --fail-on critical sbom:{}'")
+    return words
+
+
 def publish(session: nox.Session, repository: Repository, wanted: Publishing) -> tuple[list[str], dict[str, str]]:
     """Publish images; a line for each that is published, and the names of the others with the reason."""
     if wanted.key and not Path(wanted.key[1]).is_file():
         # Not after minutes of tests.
         session.error(f"--key {wanted.key[1]}: no such file; slipway keys create makes a pair")
+    if wanted.scan and shutil.which(wanted.scan[0]) is None:
+        session.error(f"--scan {wanted.scan[0]}: no such program")
     entries = repository.pick(session, catalog.select, wanted.images.names)
     repository.install(session)
     order = () if wanted.join or wanted.built else repository.pick(session, catalog.order, wanted.images.names)
@@ -133,7 +160,8 @@ def publish(session: nox.Session, repository: Repository, wanted: Publishing) ->
         try:
             publish_one(session, repository, wanted, entry)
             published.append(f"published {wanted.target(entry)}")
-        except UnpublishedError as why:
+        except (UnpublishedError, OSError) as why:
+            # A full disk, or a report that cannot be written: the next image may be smaller.
             session.warn(f"{entry.name} is not published: {why}")
             refused[entry.name] = str(why)
     return published, {entry.name: refused[entry.name] for entry in entries if entry.name in refused}
@@ -150,6 +178,8 @@ def build_each(session: nox.Session, repository: Repository, entries: Iterable[C
             repository.build(session, [entry], *wanted.build_options(entry))
         except nox.command.CommandFailed:
             failed[entry.name] = "its build failed"
+        except OSError as wrong:
+            failed[entry.name] = f"the result of its build cannot be written: {wrong}"
     return failed
 
 
@@ -164,18 +194,47 @@ def publish_one(session: nox.Session, repository: Repository, wanted: Publishing
             raise UnpublishedError(reason)
         if not entry.tests:
             raise UnpublishedError(f"it has no tests: write {test_file(entry)} beside its Kubefile")
+        conformance = conformance_record(repository, entry, image["digest"])
         slipway(session, *wanted.question(entry, image["digest"]))
+        if wanted.scan:
+            scan(session, repository, wanted, entry, image["digest"])
         if repository.test(session, [entry], *wanted.images.test_options):
             raise UnpublishedError(f"its tests failed: {repository.shown(repository.report(entry.name, 'html'))}")
         record = repository.record_of(entry)
         reason = untested(entry, image["digest"], record)
         if reason:
             raise UnpublishedError(reason)
-        suite = repository.conformance_of(entry)
-        conformance = repository.shown(suite) if proves(read_json_file(suite), image["digest"]) else ""
         commands = wanted.commands(entry, image["digest"], repository.shown(record), conformance)
     for words in commands:
         slipway(session, *words)
+
+
+def scan(session: nox.Session, repository: Repository, wanted: Publishing, entry: CatalogEntry, digest: str) -> None:
+    """Hand the bill of materials of an image to the user's scanner. Raises UnpublishedError when the scanner refuses it."""
+    bill = repository.shown(repository.report(entry.name, "cdx.json"))
+    slipway(session, "sbom", digest, "--to", bill)
+    command = wanted.scan_command(bill)
+    try:
+        session.run(*command, external=True)
+    except nox.command.CommandFailed as failed:
+        raise UnpublishedError(f"its scan failed: {shlex.join(command)} ({failed.reason})") from failed
+
+
+def conformance_record(repository: Repository, entry: CatalogEntry, digest: str) -> str:
+    """Path of the record of the tests of Kubernetes itself about this digest; empty when there is none.
+
+    Raises UnpublishedError when they have failed: a proof that is left out would hide it.
+    """
+    path = repository.conformance_of(entry)
+    record = read_json_file(path)
+    if proves(record, digest):
+        return repository.shown(path)
+    if digest in subjects(record):
+        result = record["predicate"]["result"]
+        raise UnpublishedError(
+            f"the tests of Kubernetes itself say {result}: {repository.shown(path)}; run them again with `conformance`, or remove this file"
+        )
+    return ""
 
 
 def slipway(session: nox.Session, *words: str) -> None:
@@ -220,7 +279,7 @@ def untested(entry: CatalogEntry, digest: str, path: Path) -> str:
     record = read_json_file(path)
     if not record:
         return "no test has booted it"
-    ran = [f"sha256:{one['digest']['sha256']}" for one in record["subject"]]
+    ran = subjects(record)
     if digest not in ran:
         return f"{', '.join(ran)} was tested, and {entry.reference} was {digest}: it changed during the tests"
     result = record["predicate"]["result"]
@@ -229,5 +288,9 @@ def untested(entry: CatalogEntry, digest: str, path: Path) -> str:
 
 def proves(record: dict[str, Any], digest: str) -> bool:
     """Return True for a statement that tests of the image with ``digest`` have passed."""
-    ran = [f"sha256:{one['digest']['sha256']}" for one in record.get("subject", ())]
-    return digest in ran and record["predicate"]["result"] == "PASSED"
+    return digest in subjects(record) and record["predicate"]["result"] == "PASSED"
+
+
+def subjects(record: dict[str, Any]) -> list[str]:
+    """The digests that a statement is about."""
+    return [f"sha256:{one['digest']['sha256']}" for one in record.get("subject", ())]

@@ -24,7 +24,7 @@ from harness.oci.statement import Statement
 
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
 PASSED, WARNED, FAILED = "PASSED", "WARNED", "FAILED"
-MOST_REPORTS = 20
+MOST_REPORTS, MOST_UNPASSED = 20, 500
 RUN = "slipwayTestRun"
 """The extension field. Its name has no dot, as the specification wants it."""
 IMAGE_SUITE = "image"
@@ -86,6 +86,16 @@ class SuiteRun:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class UnpassedTest:
+    """A test that failed or was skipped, as a predicate has it. ``reason`` is empty when the predicate gives none."""
+
+    outcome: str
+    """``failed`` or ``skipped``."""
+    name: str
+    reason: str = ""
+
+
 def resource(path: Path, name: str | None = None) -> dict[str, Any]:
     """The resource descriptor of a file: its name and digest."""
     with path.open("rb") as file:
@@ -134,6 +144,25 @@ def reports_of(predicate: Any) -> tuple[tuple[str, str], ...]:
     named = ((str(name)[:200], str(digest.get("sha256"))) for name, digest in digests if isinstance(digest, Mapping))
     valid = dict.fromkeys((name, f"sha256:{value}") for name, value in named if re.fullmatch(r"[0-9a-f]{64}", value))
     return tuple(valid)[:MOST_REPORTS]
+
+
+def unpassed_of(predicate: Any) -> tuple[UnpassedTest, ...]:
+    """Tests that failed or were skipped, the failed ones first, at most ``MOST_UNPASSED``. Names and reasons are the author's."""
+    failed = _list(predicate.get("failedTests")) if isinstance(predicate, Mapping) else []
+    skipped = [name for run in _runs(predicate) for name in _list(run.get("skippedTests"))]
+    reasons: dict[Any, Any] = {}
+    for run in _runs(predicate):
+        reasons |= given if isinstance(given := run.get("reasons"), Mapping) else {}
+    listed = [("failed", name) for name in failed] + [("skipped", name) for name in skipped]
+    tests = (UnpassedTest(word, name, str(reasons.get(name) or "")) for word, name in listed if isinstance(name, str))
+    return tuple(dict.fromkeys(tests))[:MOST_UNPASSED]
+
+
+def run_facts(predicate: Any) -> dict[str, Any]:
+    """Facts of the run that a predicate is about, as the version of Kubernetes; none for a predicate with several runs."""
+    runs = _runs(predicate)
+    left_out = ("image", "reports", "topologies", "trouble")
+    return {name: value for name, value in runs[0].items() if name not in left_out} if len(runs) == 1 else {}
 
 
 def told(predicate: Any) -> str:

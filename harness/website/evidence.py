@@ -21,7 +21,7 @@ from harness.oci.statement import IN_TOTO, LARGEST_ENVELOPE, Envelope
 from harness.trust import results, sbom, signature
 from harness.trust.attestation import PREDICATE_TYPE, signer
 from harness.trust.keys import PublicKey
-from harness.trust.results import IMAGE_SUITE, suite_of
+from harness.trust.results import IMAGE_SUITE, UnpassedTest, suite_of
 from harness.trust.signature import Demand, RefusedError, SignatureClaim
 
 LARGEST = 64 << 20
@@ -75,6 +75,8 @@ class AttachedDocument:
     facts: tuple[tuple[str, str], ...] = ()
     reports: tuple[tuple[str, str], ...] = ()
     """Names and digests of the reports of a run of tests."""
+    unpassed: tuple[UnpassedTest, ...] = ()
+    """Of a result of tests: those that failed or were skipped."""
 
     @property
     def meaning(self) -> str:
@@ -212,6 +214,7 @@ def _of_statement(statement: Mapping[str, Any]) -> AttachedDocument:
         suite="" if suite == IMAGE_SUITE else suite,
         facts=tuple(_facts(content)),
         reports=results.reports_of(content),
+        unpassed=results.unpassed_of(content),
     )
 
 
@@ -246,7 +249,7 @@ def _document(attachments: ReferrerStore, layer: Descriptor, predicate: str, dig
         return AttachedDocument(kind, title, None, "")
     data = attachments.read(layer)
     if "json" not in layer.media_type:
-        return AttachedDocument(kind, title, _plain_text(data), "txt")
+        return AttachedDocument(kind, title, data if is_plain_text(data) else None, "txt")
     value = untrusted.json_document(data, what=layer.media_type, limit=LARGEST, structural=False)
     if layer.media_type == IN_TOTO and isinstance(value, dict):
         if not _is_about(value, digest):
@@ -255,12 +258,12 @@ def _document(attachments: ReferrerStore, layer: Descriptor, predicate: str, dig
     return AttachedDocument(kind, title, canonical_json(value), "cdx.json" if "cyclonedx" in layer.media_type else "json")
 
 
-def _plain_text(data: bytes) -> bytes | None:
+def is_plain_text(data: bytes) -> bool:
+    """Return True for UTF-8 without a zero byte."""
     try:
-        text = data.decode()
+        return "\0" not in data.decode()
     except UnicodeDecodeError:
-        return None
-    return None if "\0" in text else data
+        return False
 
 
 def _result(predicate: Mapping[str, Any]) -> str:
@@ -270,9 +273,9 @@ def _result(predicate: Mapping[str, Any]) -> str:
 
 
 def _facts(predicate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Plain values of a predicate, and the lengths of its lists."""
+    """Plain values of a predicate and of its only run of tests, and the lengths of lists in them."""
     shown = 0
-    for name, value in sorted(predicate.items()):
+    for name, value in sorted({**results.run_facts(predicate), **predicate}.items()):
         text = str(len(value)) if isinstance(value, list) else str(value) if isinstance(value, str | int | float) else ""
         if text and name != "result" and shown < _MOST_FACTS:
             shown += 1

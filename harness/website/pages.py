@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -23,6 +23,7 @@ from harness.website import evidence, file_changes, markup, picture
 from harness.website.collect import Collection, ImageHistory, ImageVersion
 from harness.website.evidence import AttachedDocument
 from harness.website.picture import SizedPart
+from harness.website.reports import FoundReport
 
 TEMPLATES = assets.FOLDER / "website"
 MOST_ROWS = 500
@@ -44,9 +45,9 @@ def document_path(document: AttachedDocument) -> str:
     return f"documents/{hashlib.sha256(document.data).hexdigest()[:32]}.{document.ending}"
 
 
-def report_path(digest: str) -> str:
-    """Path of the page of a report of tests, by its digest."""
-    return f"documents/{digest.removeprefix('sha256:')[:32]}.html"
+def report_path(digest: str, report: FoundReport) -> str:
+    """Path of a report of tests, by its digest."""
+    return f"documents/{digest.removeprefix('sha256:')[:32]}.{report.ending}"
 
 
 class PageMaker:
@@ -59,15 +60,15 @@ class PageMaker:
         collection: Collection,
         described: Mapping[str, str],
         readmes: Mapping[str, Markup],
-        reports: Iterable[str] = (),
+        reports: Mapping[str, FoundReport],
     ) -> None:
         self._store = store
         self._title = title
         self._collection = collection
         self._described = described
         self._readmes = readmes
-        self._reports = tuple(reports)
-        """Digests of the reports that the site holds."""
+        self._reports = {digest: report_path(digest, report) for digest, report in reports.items()}
+        """Paths of the reports that the site holds, by their digests."""
         self._pages = {version.digest: page_path(version) for history in collection.images for version in reversed(history.versions)}
 
     def front(self) -> bytes:
@@ -95,7 +96,7 @@ class PageMaker:
             badges=list(_badges(version)),
             evidence=version.evidence,
             documents=[(document, document_path(document)) for document in version.evidence.documents],
-            report_pages={digest: report_path(digest) for digest in self._reports},
+            report_pages=self._reports,
             sboms=[document_path(document) for document in version.evidence.documents if document.is_sbom and document.data is not None],
             state=_STATES[version.evidence.state],
             commands=list(_commands(version)),

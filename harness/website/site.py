@@ -105,7 +105,7 @@ def files(store: Store, request: SiteRequest, collection: Collection) -> Iterato
     tested = reports.find(request.reports, attached)
     maker = PageMaker(store, request.title, collection, described, rendered, tested)
     yield "index.html", maker.front()
-    documents = {pages.report_path(digest): data for digest, data in tested.items()}
+    documents = {pages.report_path(digest, report): report.data for digest, report in tested.items()}
     for history in collection.images:
         for version in history.versions:
             yield pages.page_path(version), maker.version(history, version)

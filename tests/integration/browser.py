@@ -10,6 +10,7 @@ import select
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,6 +73,13 @@ class Browser:
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def violations(self) -> list[str]:
+        """What axe-core finds in the page that keeps people from reading it: the rule, and an element that breaks it."""
+        self.evaluate(resources.files("axe_core_python").joinpath("axe.min.js").read_text())
+        result = self.evaluate("axe.run(document).then(({violations, passes}) => ({violations, passes: passes.length}))")
+        assert result["passes"] > 10, "axe has read nothing"
+        return [f"{one['id']}: {one['nodes'][0]['html'][:300]}" for one in result["violations"]]
 
     def type(self, selector: str, text: str) -> None:
         """Put a text into a field, as a person does."""

@@ -17,6 +17,7 @@ from harness.cloudimage import Info
 from harness.cloudimage.search import DESCRIPTION
 from harness.oci.store import Store
 from harness.trust import keys
+from harness.trust.results import SuiteRun
 from tests.conftest import Slipway
 from tests.integration.browser import Browser
 from tests.integration.registry import Registry, registry, serving
@@ -53,6 +54,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, slipway: Slipway) -> Site:
     private, public = keys.create(folder / "release", "")
     for verb in ("sbom", "provenance"):
         made.run(verb, "web:1.10", "--attach", "--key", private)
+    failed = SuiteRun(
+        cloudimage.read(made.store, "web:1.10").digest, "linux/amd64", "1.2.3",
+        passed=["a"], failed=[EVIL], skipped=["b"], suite=EVIL, facts={"reasons": {EVIL: EVIL}},
+    )  # fmt: skip
+    (folder / "failed.json").write_text(json.dumps(failed.predicate()))
+    made.run("attest", "web:1.10", "--type", "test-result", "--predicate", folder / "failed.json", "--key", private)
     made.run("sign", "web:1.10", "--key", private)
     (folder / "readmes/evil").mkdir(parents=True)
     (folder / "readmes/evil/README.md").write_text(f"# evil\n\n{EVIL}\n\n| not | a table |\n\n```\n{'code ' * 200}\n```\n")
@@ -69,6 +76,18 @@ def test_catalog_pages_load_from_disk_without_errors_at_each_width(site: Site, c
             assert chromium.evaluate("document.documentElement.scrollWidth") <= width, f"{path.name} at {width}"
             assert "owned" not in chromium.evaluate("document.title")
     assert chromium.messages == []
+
+
+def test_catalog_pages_have_no_axe_violations_at_each_width_and_colour_scheme(site: Site, chromium: Browser) -> None:
+    for path in site.pages():
+        for width, height in SIZES:
+            for dark in (False, True):
+                chromium.resize(width, height, dark=dark)
+                chromium.open(path.as_uri())
+                chromium.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+                assert chromium.violations() == [], (path.name, width, dark)
+    chromium.resize(*SIZES[0])
+    chromium.messages.clear()
 
 
 def test_catalog_links_and_anchors_lead_to_existing_targets(site: Site, chromium: Browser) -> None:

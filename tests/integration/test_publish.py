@@ -25,6 +25,7 @@ from harness.trust import attestation, keys, results
 from harness.trust.results import SuiteRun, Topology
 from tests.conftest import Slipway
 from tests.integration.cosign import PASSWORD, Cosign
+from tests.integration.faulty import Handler, faulty, passed_on
 from tests.integration.registry import Registry
 from tests.integration.test_store import PLATFORMS, platform_image
 
@@ -161,6 +162,28 @@ def test_publish_existing_tag_with_other_bytes_is_replaced_on_request_only(publi
     assert "would be replaced" in publisher.run(*publisher.wanted("--replace").question(publisher.entry, second.digest)).stdout
     assert publisher.publish(second.digest, "--replace").ok
     assert digest_in(there, "1-amd64") == second.digest
+
+
+@pytest.mark.parametrize("sent", [0, 1])
+def test_publish_to_registry_that_dies_leaves_former_tag_and_completes_later(sent: int, publisher: Publisher, there: Registry) -> None:
+    with faulty(upstream=there.host) as front:
+        publisher.host = front.host
+        first = publisher.build()
+        publisher.tested(first.digest)
+        assert publisher.publish(first.digest).ok
+        second = publisher.build()
+        publisher.tested(second.digest)
+        front.spoil("PUT", "/manifests/", *[passed_on] * sent, *[Handler.reset] * 1000)
+        died = publisher.publish(second.digest, "--replace")
+        assert died.returncode == 4
+        assert front.host in died.stderr
+        assert "Traceback" not in died.stderr
+        assert digest_in(there, "1-amd64") == first.digest
+        front.heal()
+        assert publisher.publish(second.digest, "--replace").ok
+        assert digest_in(there, "1-amd64") == second.digest
+        types = ("--type", "test-result", "--type", "sbom", "--type", "provenance")
+        publisher.run("verify", f"{front.host}/{REPOSITORY}:1-amd64", "--remote", "--plain-http", "--key", publisher.public, *types)
 
 
 def test_verify_attestation_of_other_image_is_refused_and_pull_omits_it(

@@ -335,3 +335,21 @@ def test_image_workflow_and_release_share_pinned_actions() -> None:
 )
 def test_conformance_words_give_image_with_tag_and_options(words: list[str], image: str, others: list[str]) -> None:
     assert noxfile.conformance_words(words) == (image, others)
+
+
+LISTS = noxfile.SUITE_FOLDER / "1.37"
+BROAD, SMOKE = (["--specs", f"kubefiles/conformance/1.37/{name}.txt"] for name in ("broad", "smoke"))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], [*BROAD, "--workers", "2"]),
+        (["--workers=3", "--keep"], [*BROAD, "--workers=3", "--keep"]),
+        (["--smoke", "--processes", "2"], [*SMOKE, "--processes", "2"]),
+        (["--focus=DNS"], ["--focus=DNS"]),
+        (["--full", "--workers", "2"], ["--full", "--workers", "2"]),
+    ],
+)
+def test_spec_words_choose_broad_list_unless_choice_is_given(words: list[str], expected: list[str]) -> None:
+    assert noxfile.spec_words(words, LISTS) == expected

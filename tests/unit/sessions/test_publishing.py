@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,9 @@ def test_publishing_unsigned_attaches_documents_without_key() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        ([*KEY, "--join", "amd64", "--scan", "grype"], "leave out -e and --scan"),
+        ([*KEY, "--scan", "grype 'sbom:"], "No closing quotation"),
+        ([*KEY, "--scan", " "], "a command is needed"),
         (["web"], "sign with --key FILE, or say --unsigned"),
         ([*KEY, "--unsigned"], "sign with --key FILE, or say --unsigned"),
         ([*KEY, "--join", "amd64", "--built"], "leave out --platform and --built"),
@@ -136,6 +140,16 @@ def test_join_commands_make_one_tag_with_results_of_all_parts() -> None:
     ]
 
 
+def test_scan_command_has_bill_in_place_of_braces_or_last() -> None:
+    assert publishing(*KEY, "--scan", "grype 'sbom:{}' --fail-on high").scan_command("a.json") == [
+        "grype",
+        "sbom:a.json",
+        "--fail-on",
+        "high",
+    ]
+    assert publishing(*KEY, "--scan", "osv-scanner --sbom").scan_command("a.json") == ["osv-scanner", "--sbom", "a.json"]
+
+
 class Publisher:
     """Stands in for nox's session while images are published: which commands end with an error, and which digest the tests have seen."""
 
@@ -149,10 +163,14 @@ class Publisher:
         """(program, a word of its command line)."""
         self.tested = {"web": DIGEST, "chart": DIGEST, "kubernetes": DIGEST}
         self.results: dict[str, str] = {}
+        self.full_for = ""
+        """The verb of slipway at which the disk is full for web."""
         self.commands: list[tuple[str, ...]] = []
 
     def run(self, *words: str, **_: object) -> str | None:
         self.commands.append(words)
+        if self.full_for in words and any("web" in word for word in words):
+            raise OSError(errno.ENOSPC, "No space left on device")
         if words[:2] == ("slipway", "inspect"):
             return json.dumps({"digest": DIGEST, "platforms": [{"platform": "linux/amd64", "images": []}]})
         if "pytest" in words:
@@ -255,6 +273,66 @@ def test_publish_image_changed_during_tests_is_not_pushed(
     assert f"{OTHER} was tested, and web:latest was {DIGEST}: it changed during the tests" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", ["build", "attest", "pytest"])
+def test_publish_full_disk_refuses_image_and_goes_on_with_others(
+    verb: str, publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Publisher(reports, "web", "chart")
+    session.full_for = verb
+    assert publish(session) == "not published: web"
+    assert session.of("push") == [CHART]
+    assert "No space left on device" in capsys.readouterr().out
+
+
+def conformance_of(reports: Path, digest: str, result: str) -> None:
+    subject = [{"digest": {"sha256": digest.removeprefix("sha256:")}}]
+    (reports / "web.conformance.json").write_text(json.dumps({"subject": subject, "predicate": {"result": result}}))
+
+
+def test_publish_image_that_failed_tests_of_kubernetes_is_refused_before_its_tests(
+    publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conformance_of(reports, DIGEST, "FAILED")
+    session = Publisher(reports, "web")
+    assert publish(session) == "not published: web"
+    assert session.of("push") == []
+    assert not [words for words in session.commands if "pytest" in words]
+    assert f"the tests of Kubernetes itself say FAILED: {reports}/web.conformance.json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("digest", "result", "attested"), [(DIGEST, "PASSED", 2), (OTHER, "FAILED", 1), (OTHER, "PASSED", 1)])
+def test_publish_conformance_of_published_digest_alone_is_attested(
+    digest: str, result: str, attested: int, publish: Callable[[Publisher], str], reports: Path
+) -> None:
+    conformance_of(reports, digest, result)
+    session = Publisher(reports, "web")
+    assert publish(session) == ""
+    assert len(session.of("attest")) == attested
+    assert session.of("push") == [WEB]
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_publish_scan_judges_bill_of_digest_before_tests(
+    refuses: bool, publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Publisher(reports, "--scan", "sh -c 'judge {}'", "web", "chart")
+    session.failing = {("sh", "judge")} if refuses else set()
+    ended = publish(session)
+    bill = str(reports / "web.cdx.json")
+    made = session.commands.index(("slipway", "sbom", DIGEST, "--to", bill))
+    assert session.commands[made + 1] == ("sh", "-c", f"judge {bill}")
+    assert ended == ("not published: web, chart" if refuses else "")
+    assert session.of("push") == ([] if refuses else [WEB, CHART])
+    assert bool([words for words in session.commands if "pytest" in words]) is not refuses
+    assert (f"its scan failed: sh -c 'judge {bill}' (Returned code 4)" in capsys.readouterr().out) is refuses
+
+
+def test_publish_missing_scanner_is_refused_before_build(publish: Callable[[Publisher], str], reports: Path) -> None:
+    session = Publisher(reports, "--scan", "no-such-scanner {}", "web")
+    assert publish(session) == "--scan no-such-scanner: no such program"
+    assert session.commands == []
+
+
 def test_publish_test_record_of_earlier_run_is_ignored(
     publish: Callable[[Publisher], str], reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,7 +384,7 @@ def test_publish_values_reach_build_and_tests_of_named_image_only(publish: Calla
     [
         (["-e", "sesame"], "1 of 1 values are not NAME=VALUE"),
         (["-e", "DbPassword=sesame"], "-e DbPassword: looks like a secret"),
-        (["--join", "amd64", "-e", "Port=80"], "--join builds and tests nothing: leave out -e"),
+        (["--join", "amd64", "-e", "Port=80"], "--join builds and tests nothing: leave out -e and --scan"),
     ],
 )
 def test_publishing_unfit_value_is_refused_without_its_text(words: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,12 @@ def test_site_words_default_to_build_catalog_and_kubefiles(words: tuple[str, ...
     assert sessions.site_words(Repository.at(Path("/srv/images")), words) == expected
 
 
+def test_site_words_name_reports_of_repository_that_has_some(root: Path) -> None:
+    assert sessions.site_words(Repository.at(root), ["web"])[-2:] == ["--reports", "reports"]
+    assert sessions.site_words(Repository.at(root), ["--reports=x"])[0] == "--reports=x"
+    assert "--reports" not in sessions.site_words(Repository.at(root), ["--reports=x"])
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A repository with one image, built from one that comes with slipway."""
@@ -116,4 +122,4 @@ def test_show_catalog_lists_base_of_slipway_and_images(root: Path, capsys: pytes
     assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == ["kubernetes", "shop"]
     session = Runner(root, "--site", "x")
     sessions.show_catalog(cast("nox.Session", session), repository)
-    assert session.notified == [("site", ["--to", "x", "--readmes", "kubefiles"])]
+    assert session.notified == [("site", ["--to", "x", "--readmes", "kubefiles", "--reports", "reports"])]

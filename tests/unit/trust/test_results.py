@@ -12,7 +12,7 @@ from harness.errors import StoreError
 from harness.oci.model import digest_of
 from harness.oci.statement import Statement
 from harness.trust import results
-from harness.trust.results import SuiteRun, Topology
+from harness.trust.results import SuiteRun, Topology, UnpassedTest
 
 IMAGE = digest_of(b"image")
 
@@ -116,6 +116,20 @@ def test_joined_names_all_failed_parts() -> None:
 def test_joined_parts_of_different_suites_are_refused() -> None:
     with pytest.raises(StoreError, match="different suites: 'conformance', 'image'"):
         results.joined([part("linux/amd64"), part("linux/arm64", suite="conformance")])
+
+
+def test_unpassed_of_predicate_has_failed_tests_first_with_reasons() -> None:
+    run = {"skippedTests": ["b", 7, ["x"]], "reasons": {"a": "timed out", "b": None}}
+    predicate = {"failedTests": ["a", {}], results.RUN: {"runs": [run, {"reasons": "text"}]}}
+    assert results.unpassed_of(predicate) == (UnpassedTest("failed", "a", "timed out"), UnpassedTest("skipped", "b"))
+    assert len(results.unpassed_of({"failedTests": [str(number) for number in range(1000)]})) == results.MOST_UNPASSED
+    assert results.unpassed_of({"failedTests": 5}) == results.unpassed_of("text") == ()
+
+
+def test_run_facts_of_single_run_have_no_digest_and_of_several_are_none() -> None:
+    run = {"image": "sha256:1", "platform": "linux/amd64", "kubernetes": "v1.36.3", "reports": []}
+    assert results.run_facts({results.RUN: {"runs": [run]}}) == {"platform": "linux/amd64", "kubernetes": "v1.36.3"}
+    assert results.run_facts({results.RUN: {"runs": [run, run]}}) == results.run_facts({}) == {}
 
 
 def test_reports_of_predicate_are_names_with_valid_digests_only() -> None:

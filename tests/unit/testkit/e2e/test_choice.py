@@ -130,3 +130,15 @@ def test_lists_of_project_default_is_newest_version_with_lists() -> None:
         f"ARG VERSION={SUITES[-1]}", f"# one of: {' '.join(minors)}", f"ARG MINOR={minors[-1]}",
     ]  # fmt: skip
     assert SUITES[-1].startswith(f"v{minors[-1]}.")
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_broad_list_of_project_has_smoke_specs_and_every_group_without_slow_ones(folder: Path) -> None:
+    broad = choice.names_in(folder / "broad.txt")
+    assert len(broad) >= 100
+    assert set(choice.names_in(folder / "smoke.txt")) <= set(broad)
+    assert {name.partition("]")[0].removeprefix("[sig-") for name in broad} == {
+        *("api-machinery", "apps", "architecture", "auth", "cli", "instrumentation", "network", "node", "scheduling", "storage"),
+    }
+    assert not [name for name in broad if "[Slow]" in name or CONFORMANCE not in name]
+    assert not set(broad) & set(choice.hindered(choice.hindrances(folder / "unavailable.yaml"), ()))
