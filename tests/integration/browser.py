@@ -75,7 +75,7 @@ class Browser:
         return answer["result"].get("value")
 
     def violations(self) -> list[str]:
-        """What axe-core finds in the page that keeps people from reading it: the rule, and an element that breaks it."""
+        """Barriers for people that axe-core finds in the page: the rule, and an element that breaks it."""
         self.evaluate(resources.files("axe_core_python").joinpath("axe.min.js").read_text())
         result = self.evaluate("axe.run(document).then(({violations, passes}) => ({violations, passes: passes.length}))")
         assert result["passes"] > 10, "axe has read nothing"
