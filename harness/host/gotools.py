@@ -268,14 +268,15 @@ def _part(target: Path) -> Path:
 
 
 def _progress(step: log.ProgressStep, toolchain: Toolchain) -> process.Take:
-    """Shows how many packages were compiled while ``go build -v`` names them one a line."""
+    """Shows how many packages were compiled while ``go build -v`` names them one a line, after the modules that it downloads."""
     count = 0
 
     def take(_: str, line: str) -> None:
         nonlocal count
         if _PACKAGE.fullmatch(line):
             count += 1
-            step.note = f"{toolchain.version}, {count:,} packages"
+            step.note = f"{toolchain.version}, {count:,} {'package' if count == 1 else 'packages'}"
+        log.running(step)
 
     return take
 
