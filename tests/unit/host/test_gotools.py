@@ -203,6 +203,23 @@ def test_recipe_read_replaced_module_has_version_of_replacement(folder: Path) ->
     }  # fmt: skip
 
 
+def test_recipe_origin_names_modules_that_folder_stands_in_for(folder: Path) -> None:
+    replaced = "replace (\n\texample.test/library => ./library\n\texample.test/hello/extra v0.1.0 => ../extra\n)\n"
+    (folder / "go.mod").write_text(f"{MODULE}\n{replaced}replace example.test/other => example.test/fork v1.0.0\n")
+    assert Recipe.read(folder).origin == "example.test/hello@v1.2.3 without example.test/hello/extra and example.test/library"
+    # A program of the tree itself is whole.
+    (folder / "go.mod").write_text(f"{MODULE}\nreplace example.test/hello => ./source\n")
+    assert Recipe.read(folder).origin == "example.test/hello@v1.2.3"
+
+
+def test_recipe_origin_of_images_lacks_modules_in_flannel_only() -> None:
+    incomplete = {read.name: read.origin for read in map(Recipe.read, LOCKED) if " without " in read.origin}
+    client = "github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud"
+    assert set(incomplete) == {"flanneld"}
+    # Its UDP backend is there: main.go imports it, and no tag leaves it out.
+    assert incomplete["flanneld"].endswith(f" without {client}/common and {client}/vpc")
+
+
 @pytest.mark.parametrize(
     ("package", "name"), [("k8s.io/kubernetes/cmd/kubelet", "kubelet"), ("go.etcd.io/etcd/etcdctl/v3", "etcdctl"), ("v2", "v2")]
 )
