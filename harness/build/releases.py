@@ -99,7 +99,7 @@ def _own_versions(parsed: Kubefile, roots: Sequence[Path]) -> list[str]:
 
 
 def _fitting(asked: str, available: Sequence[str]) -> list[str]:
-    """Those of the sorted ``available`` versions that match ``asked``: the whole version, its first numbers, or ``stable``."""
+    """Versions of the sorted ``available`` ones that match ``asked``: the whole version, its first numbers, or ``stable``."""
     if _WHOLE.fullmatch(asked):
         return [version for version in available if version == asked]
     prefix = () if asked in NEWEST else gotools.numbers(asked)
