@@ -120,7 +120,7 @@ def check(options: BuildOptions) -> dict[str, Any]:
     """Return what ``build --check`` prints, as JSON values. Needs neither base image nor engine nor network. Raises InputError."""
     if options.images_from == image_choice.AUTO:
         options = dataclasses.replace(options, images_from=image_choice.BUILT)
-    options = settled(options)
+    options = settled(options, ask=False)
     image_lock.beside(options.path)
     steps = options.path.parent
     helm, kubectl = tools.present_helm(), tools.present_kubectl()

@@ -97,6 +97,16 @@ def site_answers(url: str) -> bool:
     return _once(url, str(urllib.parse.urlsplit(url).hostname), now)
 
 
+def site_lacks(url: str) -> bool:
+    """Return True when the site of ``url`` answers that it does not have the file; no other answer says so. Raises nothing."""
+    follow = urllib3.Retry(connect=0, read=0, status=0, other=0, redirect=5)
+    try:
+        answer = urllib3.PoolManager(retries=follow).request("HEAD", url, timeout=urllib3.Timeout(connect=PROBE.connect, read=PROBE.read))
+    except urllib3.exceptions.HTTPError:
+        return False
+    return answer.status in (404, 410)
+
+
 def _once(place: str, host: str, ask: Callable[[], bool], memory: Path | None = None, clock: Callable[[], float] = time.time) -> bool:
     """Cached answer in ``memory`` for a place, or the result of ``ask``, which is then cached."""
     file = memory or paths.cache() / "registries-asked.json"

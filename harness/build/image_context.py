@@ -96,8 +96,8 @@ class Context:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Go modules of the image, as ``k8s.io/kubernetes@v1.36.3``."""
-        return tuple(f"{recipe.module}@{recipe.version}" for recipe in self.recipes)
+        """Go modules of the image, as ``Recipe.origin`` states them."""
+        return tuple(recipe.origin for recipe in self.recipes)
 
     @property
     def uses_go(self) -> bool:

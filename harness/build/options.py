@@ -93,23 +93,24 @@ def _parse(options: BuildOptions, platform: Platform) -> Kubefile:
     return kubefile.parse(text, str(path), build_args=options.build_args, platform=str(platform), context=options.context)
 
 
-def settled(options: BuildOptions) -> BuildOptions:
+def settled(options: BuildOptions, *, ask: bool = True) -> BuildOptions:
     """Return the options with SOURCE and VERSION of the Kubefile resolved, where the Kubefile or the user leaves them open.
 
     Resolved once per build: the download site may answer differently later, and all platforms need the same version. Raises BuildError
-    when the version does not exist; ``read_all`` reports the faults of a Kubefile.
+    when the version does not exist, of a whole one only with ``ask``; ``read_all`` reports the faults of a Kubefile.
     """
-    platform = options.platforms[0]
+
+    def parse(arguments: Mapping[str, str]) -> Kubefile:
+        return _parse(_with_arguments(options, arguments), options.platforms[0])
+
     try:
-        source = releases.source(_parse(options, platform), options.images_from)
-        resolved = _with_argument(options, "SOURCE", source)
-        return _with_argument(resolved, "VERSION", releases.whole(_parse(resolved, platform), image_roots(options.context)))
+        return _with_arguments(options, releases.resolved(parse, image_roots(options.context), options.images_from, ask=ask))
     except InputError:
         return options
 
 
-def _with_argument(options: BuildOptions, name: str, value: str | None) -> BuildOptions:
-    return options if value is None else dataclasses.replace(options, build_args={**options.build_args, name: value})
+def _with_arguments(options: BuildOptions, arguments: Mapping[str, str]) -> BuildOptions:
+    return dataclasses.replace(options, build_args={**options.build_args, **arguments})
 
 
 def read_all(options: BuildOptions, *, warn: bool = True) -> dict[Platform, Kubefile]:

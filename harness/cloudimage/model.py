@@ -28,7 +28,9 @@ class BuiltHere:
     """Marks a container image that has another's name and was built, since its registry was not asked or did not have it."""
 
     origin: tuple[str, ...]
-    """Modules (``k8s.io/kubernetes@v1.36.3``) and packages (``iptables 1.8.9-2``) that it was made from."""
+    """Modules (``k8s.io/kubernetes@v1.36.3``, with `` without MODULE`` for a part that was left out) and packages (``iptables 1.8.9-2``)
+    that it was made from.
+    """
     recipe: str
     """The folder that says how: ``images/kubernetes``."""
 

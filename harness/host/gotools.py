@@ -54,6 +54,7 @@ _REQUIRE = re.compile(r"^(?:require\b)?[ \t]*(?P<module>[^\s/]+\.[^\s/]+(?:/\S+)
 _GO = re.compile(r"^go\s+(?P<version>\d+(?:\.\d+)*)\s*$", re.MULTILINE)
 _IMPORT = re.compile(r'^import\s+_\s+"(?P<package>[^"]+)"\s*$', re.MULTILINE)
 _REPLACE = re.compile(r"^(?:replace\b)?[ \t]*(?P<module>\S+)(?:[ \t]+v\S+)?[ \t]+=>[ \t]+\S+[ \t]+(?P<version>v\S+)", re.MULTILINE)
+_STAND_IN = re.compile(r"^(?:replace\b)?[ \t]*(?P<module>[^\s(]+)(?:[ \t]+v\S+)?[ \t]+=>[ \t]+\.{1,2}/", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^//slipway:(?P<word>\w+)\s+(?P<rest>.+?)\s*$", re.MULTILINE)
 _PACKAGE = re.compile(r"[\w.~/-]+")
 """A line of ``go build -v`` that names a package."""
@@ -75,6 +76,8 @@ class Recipe:
     experiments: tuple[str, ...] = ()
     tests: frozenset[str] = frozenset()
     """Programs that are the tests of their package."""
+    local: tuple[str, ...] = ()
+    """Modules that a folder in the tree replaces, sorted."""
 
     @classmethod
     def read(cls, folder: Path) -> Recipe:
@@ -98,6 +101,7 @@ class Recipe:
             tuple(tag for word, rest in told if word == "tags" for tag in rest.split()),
             experiments=tuple(name for word, rest in told if word == "experiment" for name in rest.split()),
             tests=frozenset(rest.partition(" ")[0] for word, rest in told if word == "test"),
+            local=tuple(sorted({match["module"] for match in _STAND_IN.finditer(module)})),
         )
         return dataclasses.replace(recipe, stamps=dict(_stamp(rest, recipe.version) for word, rest in told if word == "set"))
 
@@ -116,6 +120,12 @@ class Recipe:
         """The module that holds the first program."""
         package = self.programs[self.name]
         return max((module for module in self.modules if package == module or package.startswith(f"{module}/")), key=len)
+
+    @property
+    def origin(self) -> str:
+        """``k8s.io/kubernetes@v1.36.3``; with `` without MODULE`` for others that a folder in the tree stands in for."""
+        absent = " and ".join(name for name in self.local if name != self.module)
+        return f"{self.module}@{self.version}" + (f" without {absent}" if absent else "")
 
     def key(self, go: str, architecture: str, stamps: Mapping[str, str]) -> str:
         """A digest over all that decides the bytes of the programs: locked modules, the compiler ``go``, its flags."""
@@ -268,14 +278,15 @@ def _part(target: Path) -> Path:
 
 
 def _progress(step: log.ProgressStep, toolchain: Toolchain) -> process.Take:
-    """Shows how many packages were compiled while ``go build -v`` names them one a line."""
+    """Shows how many packages were compiled while ``go build -v`` names them one a line, after the modules that it downloads."""
     count = 0
 
     def take(_: str, line: str) -> None:
         nonlocal count
         if _PACKAGE.fullmatch(line):
             count += 1
-            step.note = f"{toolchain.version}, {count:,} packages"
+            step.note = f"{toolchain.version}, {count:,} {'package' if count == 1 else 'packages'}"
+        log.running(step)
 
     return take
 

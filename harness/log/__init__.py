@@ -35,10 +35,13 @@ class ProgressStep:
     started: float
     note: str = ""
     seconds: float | None = None
+    reported: float | None = None
+    """When ``running`` last printed a line about it."""
 
 
 class Display(Protocol):
     def begin(self, step: ProgressStep) -> None: ...
+    def running(self, step: ProgressStep) -> None: ...
     def end(self, step: ProgressStep, *, failed: bool) -> None: ...
     def line(self, text: str, style: str = "") -> None: ...
 
@@ -63,7 +66,9 @@ def size(count: float) -> str:
 
 
 class Plain:
-    """Timed lines for logs and CI: a line when a step ends, and when it begins if it holds others."""
+    """Timed lines for logs and CI: a line when a step ends, when it begins if it is the outermost, and once a minute while a long one
+    reports that it is running.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -72,10 +77,15 @@ class Plain:
         if step.depth == 0:
             self.console.print(f"- {shown(step.title)} ...", markup=False, highlight=False, soft_wrap=True)
 
+    def running(self, step: ProgressStep) -> None:
+        self._about(step, "-", f"{duration(time.monotonic() - step.started)} ...")
+
     def end(self, step: ProgressStep, *, failed: bool) -> None:
-        mark = "x" if failed else "+"
+        self._about(step, "x" if failed else "+", duration(step.seconds or 0))
+
+    def _about(self, step: ProgressStep, mark: str, time_taken: str) -> None:
         note = f" ({_note(step)})" if step.note else ""
-        text = f"{'  ' * step.depth}{mark} {shown(step.title)}{note} {duration(step.seconds or 0)}"
+        text = f"{'  ' * step.depth}{mark} {shown(step.title)}{note} {time_taken}"
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def line(self, text: str, style: str = "") -> None:
@@ -87,7 +97,7 @@ class Terminal:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.running: list[ProgressStep] = []
+        self.shown: list[ProgressStep] = []
         self.live: Live | None = None
         self.lock = threading.RLock()
 
@@ -97,7 +107,7 @@ class Terminal:
         from rich.text import Text
 
         table = Table.grid(padding=(0, 1))
-        for step in list(self.running):
+        for step in list(self.shown):
             label = Text("  " * step.depth + shown(step.title) + (f"  {_note(step)}" if step.note else ""))
             table.add_row(Spinner("dots"), label, Text(duration(time.monotonic() - step.started), style="dim"))
         return table
@@ -106,23 +116,26 @@ class Terminal:
         from rich.live import Live
 
         with self.lock:
-            self.running.append(step)
+            self.shown.append(step)
             if self.live is None:
                 self.live = Live(get_renderable=self._table, console=self.console, refresh_per_second=8, transient=True)
                 self.live.start()
+
+    def running(self, step: ProgressStep) -> None:
+        """It spins, with its note."""
 
     def end(self, step: ProgressStep, *, failed: bool) -> None:
         from rich.text import Text
 
         with self.lock:
-            self.running.remove(step)
+            self.shown.remove(step)
             mark = Text("✗ ", style="red") if failed else Text("✓ ", style="green")
             text = Text("  " * step.depth) + mark + Text(shown(step.title))
             if step.note:
                 text.append(f"  {_note(step)}", style="dim")
             text.append(f"  {duration(step.seconds or 0)}", style="dim")
             self.console.print(text, soft_wrap=True)
-            if not self.running and self.live is not None:
+            if not self.shown and self.live is not None:
                 self.live.stop()
                 self.live = None
 
@@ -135,6 +148,7 @@ class Null:
     """Says nothing (``--quiet``, and tests)."""
 
     def begin(self, step: ProgressStep) -> None: ...
+    def running(self, step: ProgressStep) -> None: ...
     def end(self, step: ProgressStep, *, failed: bool) -> None: ...
     def line(self, text: str, style: str = "") -> None: ...
 
@@ -150,6 +164,9 @@ _nesting = threading.local()
 finished: list[ProgressStep] = []
 """Steps that ended, in order: the breakdown that a verb prints at its end."""
 
+
+_EVERY = 60.0
+"""Seconds between two lines about a step that is running."""
 
 GONE = "***"
 _SHORTEST = 5
@@ -192,6 +209,14 @@ def info(text: str) -> None:
 
 def warning(text: str) -> None:
     _state.display.line(f"warning: {hidden(text)}", style="yellow")
+
+
+def running(step: ProgressStep) -> None:
+    """Report that a long step is under way, as often as its work advances: in a log, a line with its note about once a minute."""
+    now = time.monotonic()
+    if now - (step.started if step.reported is None else step.reported) >= _EVERY:
+        step.reported = now
+        _state.display.running(step)
 
 
 def is_verbose() -> bool:

@@ -31,7 +31,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import yaml
 
@@ -45,9 +45,11 @@ from harness.oci.registry.client import Client
 from harness.oci.registry.referrers import LocalReferrers, ReferrerStore, RemoteReferrers
 from harness.oci.store import Store
 from harness.trust import signature
-from harness.trust.keys import PublicKey, public_key, read_public
 from harness.trust.newest import Newest, Offer
 from harness.trust.signature import Demand, Minimum, RefusedError, Signed
+
+if TYPE_CHECKING:
+    from harness.trust.keys import PublicKey
 
 Require = Literal["signed", "none", "deny"]
 REQUIRE = ("signed", "none", "deny")
@@ -393,6 +395,8 @@ class _Reader:
             if text is not None:
                 self._fault(node, "a key without a name")
             return None
+        from harness.trust.keys import public_key, read_public  # here: its cryptography is slow to load, and most machines name no key
+
         try:
             if "-----BEGIN" in text:
                 return public_key(text.encode(), f"the key at {self._where(node)}")

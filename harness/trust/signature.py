@@ -14,15 +14,17 @@ import datetime
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from harness import untrusted
 from harness.errors import StoreError
-from harness.kubefile import version_range
 from harness.oci.attached import PAYLOAD
 from harness.oci.model import Descriptor, canonical_json
 from harness.oci.reference import Reference
 from harness.oci.registry.referrers import SIGNATURES, ReferrerStore, layers_of, merge, put_layers, tag_of
-from harness.trust.keys import PrivateKey, PublicKey
+
+if TYPE_CHECKING:
+    from harness.trust.keys import PrivateKey, PublicKey
 
 SIGNATURE = "dev.cosignproject.cosign/signature"
 TYPE = "cosign container image signature"
@@ -109,6 +111,8 @@ class Minimum:
     def parse(cls, text: str) -> Minimum:
         """Raises ValueError for what is neither."""
         if not re.match(r"\d{4}-\d\d-\d\d", text):
+            from harness.kubefile import version_range  # here: most policies name no version, and kubefile is slow to load
+
             version_range.older(text, text)
             return cls(text)
         day = datetime.datetime.fromisoformat(text)
@@ -122,6 +126,8 @@ class Minimum:
         version = claim.annotations.get(VERSION)
         if version is None:
             return f"without the annotation {VERSION}, and it must be {self.text} or newer"
+        from harness.kubefile import version_range
+
         try:
             is_older = version_range.older(version, self.text)
         except ValueError as wrong:

@@ -11,14 +11,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from harness import process
 from harness.errors import CommandError
-from harness.host import gotools, paths
+from harness.host import gotools, paths, scratch
+from tests.integration.disk import small
 
 NAME, VERSION = "example.test/hello", "v1.0.0"
 MODULE = f"module {NAME}\n\ngo 1.21\n"
@@ -52,24 +55,26 @@ class Site:
     def __init__(self, root: Path) -> None:
         self.proxy = root / f"proxy/{NAME}/@v"
         self.proxy.mkdir(parents=True)
-        self.serve(MAIN)
         self.recipe = root / "hello"
         self.recipe.mkdir()
+        (self.recipe / "go.mod").write_text(f"module example.test/tools\n\ngo 1.21\n\nrequire {NAME} {VERSION}\n")
+        (self.recipe / "tools.go").write_text(f'//go:build tools\n\npackage tools\n\nimport _ "{NAME}"\n')
+        self.lock({"main.go": MAIN, **CHECKS})
+
+    def lock(self, files: Mapping[str, str]) -> None:
+        """Serve a module of these files, and lock it."""
+        self.serve(files)
         prefix = f"{NAME}@{VERSION}"
         sums = {
-            VERSION: checksum({f"{prefix}/{name}": text for name, text in {"go.mod": MODULE, "main.go": MAIN, **CHECKS}.items()}),
+            VERSION: checksum({f"{prefix}/{name}": text for name, text in {"go.mod": MODULE, **files}.items()}),
             f"{VERSION}/go.mod": checksum({"go.mod": MODULE}),
         }
-        (self.recipe / "go.mod").write_text(f"module example.test/tools\n\ngo 1.21\n\nrequire {NAME} {VERSION}\n")
         (self.recipe / "go.sum").write_text("".join(f"{NAME} {version} {value}\n" for version, value in sums.items()))
-        (self.recipe / "tools.go").write_text(f'//go:build tools\n\npackage tools\n\nimport _ "{NAME}"\n')
 
-    def serve(self, main: str) -> None:
+    def serve(self, files: Mapping[str, str]) -> None:
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as packed:
-            packed.writestr(f"{NAME}@{VERSION}/go.mod", MODULE)
-            packed.writestr(f"{NAME}@{VERSION}/main.go", main)
-            for name, text in CHECKS.items():
+            for name, text in {"go.mod": MODULE, **files}.items():
                 packed.writestr(f"{NAME}@{VERSION}/{name}", text)
         (self.proxy / f"{VERSION}.zip").write_bytes(archive.getvalue())
         (self.proxy / f"{VERSION}.mod").write_text(MODULE)
@@ -77,14 +82,24 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The folder of the cache; with a parameter a file system of its own, of so many MiB."""
+    if not hasattr(request, "param"):
+        yield tmp_path / "cache"
+        return
+    with small(tmp_path / "cache", request.param) as place:
+        yield place
+
+
+@pytest.fixture
+def site(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     locked = gotools.pinned_toolchain("tests").program.parents[2]
     # The compiler and what it has compiled of its own library may be those of every day.
-    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cache/go").mkdir(parents=True)
-    (tmp_path / "cache/go" / locked.name).symlink_to(locked)
+    monkeypatch.setenv("SLIPWAY_CACHE", str(disk))
+    (disk / "go").mkdir(parents=True)
+    (disk / "go" / locked.name).symlink_to(locked)
     (locked.parent / "build").mkdir(exist_ok=True)
-    (tmp_path / "cache/go/build").symlink_to(locked.parent / "build")
+    (disk / "go/build").symlink_to(locked.parent / "build")
     monkeypatch.setenv("GOPROXY", f"file://{tmp_path}/proxy")
     monkeypatch.setenv("GOSUMDB", "off")
     return Site(tmp_path)
@@ -126,7 +141,7 @@ def test_compiled_from_other_folder_gives_same_bytes(site: Site, tmp_path: Path,
 
 
 def test_compiled_changed_module_is_refused(site: Site) -> None:
-    site.serve(MAIN.replace("hello", "forged"))
+    site.serve({"main.go": MAIN.replace("hello", "forged"), **CHECKS})
     with pytest.raises(CommandError, match=r"hello v1\.0\.0 cannot be compiled: a module was downloaded that is not the one go.sum locks"):
         gotools.compiled(site.recipe, pinned=True)
 
@@ -157,3 +172,71 @@ def test_compiled_after_killed_compilation_succeeds(site: Site) -> None:
     first.communicate(timeout=60)
     out, err = start(site).communicate(timeout=900)
     assert process.run([out.strip()]).stdout == "hello none\n", err
+
+
+def left() -> list[str]:
+    """Programs in the cache, whole or not."""
+    return [path.name for path in (paths.cache() / "programs").iterdir() if path.suffix != ".lock"]
+
+
+REPORTED = """
+import sys
+from pathlib import Path
+from harness import process
+from harness.host import gotools
+
+stream = process.stream
+
+def reported(argv, take, **options):
+    def both(name, line):
+        print(line, flush=True)
+        take(name, line)
+    return stream(argv, both, **options)
+
+process.stream = reported
+gotools.compiled(Path(sys.argv[1]), pinned=True)
+"""
+"""A compile that prints what the compiler prints: the packages, each when its compile begins."""
+
+
+def test_compiled_after_interrupt_keeps_packages_that_were_compiled(site: Site) -> None:
+    # A package that no earlier run has left in the cache of the compiler, and a program that takes seconds.
+    library = f'package library\n\nfunc Answer() string {{ return "{uuid.uuid4()}" }}\n'
+    slow = "".join(
+        f"func f{one}(a, b map[string]int) (c int) {{ for k, v := range a {{ c += v*{one} + b[k]; b[k+k] = c }}; return c + len(b) }}\n"
+        for one in range(4000)
+    )
+    calls = "".join(f"f{one}(a, a)\n" for one in range(4000))
+    main = f'package main\n\nimport "{NAME}/library"\n\nfunc main() {{ a := map[string]int{{}}\n{calls}println(library.Answer()) }}\n{slow}'
+    site.lock({"main.go": main, "library/library.go": library})
+    argv = [sys.executable, "-c", REPORTED, str(site.recipe)]
+    first = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    begun = []
+    for line in first.stdout:
+        begun.append(line.strip())
+        if begun[-1] == NAME:
+            break
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    assert first.returncode != 0
+    assert f"{NAME}/library" in begun
+    assert left() == []
+    second = process.run(argv, timeout=900).stdout.split()
+    assert NAME in second
+    assert f"{NAME}/library" not in second
+
+
+@pytest.mark.parametrize("disk", [1], indirect=True)
+def test_compiled_on_full_disk_is_reported_in_one_line_and_leaves_nothing(site: Site, disk: Path) -> None:
+    # The folder of this process for what is temporary lies on that disk, too.
+    with scratch.cleaned(), pytest.raises(CommandError) as caught:
+        gotools.compiled(site.recipe, pinned=True)
+    assert caught.value.message == "hello v1.0.0 cannot be compiled: the disk is full"
+    # The compiler had begun: its linker writes the program.
+    assert "# example.test/hello\n" in str(caught.value.details)
+    assert caught.value.hint == "free some 3 GB there, or set SLIPWAY_CACHE to a folder on a larger disk"
+    assert left() == []
+    process.run(["mount", "-o", "remount,size=64m", disk])
+    with scratch.cleaned():
+        assert process.run([gotools.compiled(site.recipe, pinned=True)]).stdout == "hello none\n"

@@ -238,10 +238,15 @@ def test_fetch_script_https_mirror_compares_published_checksum(site: Path, tmp_p
     assert calls.read_text().count("--proto-redir =https") == len(calls.read_text().splitlines())
 
 
-def test_build_release_source_version_missing_on_mirror_reports_404(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, alone: Path, slipway: Slipway
+def test_build_release_source_version_missing_on_mirror_lists_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, fetched: list[str], alone: Path, slipway: Slipway
 ) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
-    code, output = build(slipway, f"{mirror}/elsewhere", "kubernetes:none", folder=alone, known=checksums(site))
+    (tmp_path / "site/release/stable.txt").write_text(f"{KUBERNETES}\n")
+    (site / "kubeadm").unlink()
+    code, output = build(slipway, mirror, "kubernetes:none", folder=alone, known=checksums(site))
     assert code == 3
-    assert "404" in output
+    assert f"{mirror} has no Kubernetes {KUBERNETES}\n" in output
+    assert f"the newest version there is {KUBERNETES}" in output
+    assert "404" not in output
+    assert fetched == ["/release/stable.txt"]

@@ -470,6 +470,24 @@ def test_images_verb_loads_no_layer_kubefile_or_registry_modules() -> None:
     assert modules & {"cryptography", "docker", "jinja2", "nacl", "tarfile", "urllib3", "zstandard"} == set()
 
 
+@pytest.mark.parametrize(
+    "entered",
+    [
+        # `slipway pull` with nothing new asks a registry for one manifest; keys are read where a policy names one.
+        ("harness.cli.registry", "harness.transfer.access", "harness.transfer.pull", "harness.trust.policy"),
+        # `slipway inspect` lists attachments, and verifies no signature.
+        ("harness.cloudimage.listing", "harness.sealer.image", "harness.trust.attached_documents"),
+    ],
+    ids=["pull", "inspect"],
+)
+def test_verb_that_reads_manifests_loads_no_cryptography_layer_or_kubefile_modules(entered: tuple[str, ...]) -> None:
+    modules = loaded(*entered)
+    assert "harness.oci.registry.referrers" in modules
+    heavy = ("harness.kubefile", "harness.oci.layer", "harness.templates", "harness.host.docker", "harness.trust.keys", "harness.nodes")
+    assert {name for name in modules if name.startswith(heavy)} == set()
+    assert modules & {"bcrypt", "cryptography", "docker", "jinja2", "nacl", "tarfile", "zstandard"} == set()
+
+
 def test_printing_is_limited_to_escaping_functions() -> None:
     """Names, annotations and errors come from images, registries and machines: ``say`` and ``table`` escape control characters."""
     allowed = {

@@ -35,6 +35,8 @@ from tests.unit.cloudimage.examples import container_image
 def test_build_and_check_resolve_source_and_version_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Kubefile").write_text(SEVERAL)
     monkeypatch.setattr(image_choice, "site_answers", lambda _: True)
+    asked: list[str] = []
+    monkeypatch.setattr(image_choice, "site_lacks", asked.append)
     monkeypatch.setattr(releases, "_published", lambda *_: "v1.36.3")
     seen: list[BuildOptions] = []
 
@@ -51,6 +53,15 @@ def test_build_and_check_resolve_source_and_version_before_reading(tmp_path: Pat
         {"SOURCE": "release", "VERSION": "v1.36.3"},
         {"SOURCE": "modules", "VERSION": "v1.36.3"},
     ]
+    assert asked == [f"https://site.invalid/release/v1.36.3/bin/linux/{BOTH[0].architecture}/kubeadm"]
+
+
+@pytest.mark.parametrize("source", ["auto", "release", "modules"])
+def test_check_of_whole_version_asks_no_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    (tmp_path / "Kubefile").write_text(SEVERAL.replace("example.test", "slipway.dev"))
+    monkeypatch.setattr(image_choice, "site_lacks", lambda _: pytest.fail("it is asked"))
+    found = build.check(BuildOptions(tmp_path, "x", platforms=BOTH[:1], build_args={"SOURCE": source, "VERSION": "v1.30.0"}))
+    assert found["platform"] == str(BOTH[0])
 
 
 def test_build_faulty_kubefile_raises_input_error_before_site_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

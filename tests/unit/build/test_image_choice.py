@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import urllib3
 
 from harness.build import image_choice
 from harness.build.image_choice import AUTO, BUILT, MODES, UPSTREAM, ImageChoice
@@ -142,3 +143,20 @@ def test_embedded_image_invalid_built_mark_is_refused(value: object) -> None:
     plain = EmbeddedImage("registry.k8s.io/pause:3.10.2", "sha256:" + "a" * 64, OCI_MANIFEST, 100)
     with pytest.raises((KeyError, TypeError, ValueError)):
         EmbeddedImage.from_json({**plain.to_json(), "built": value})
+
+
+@pytest.mark.parametrize(
+    ("answer", "lacks"), [(200, False), (403, False), (404, True), (410, True), (503, False), (urllib3.exceptions.HTTPError("x"), False)]
+)
+def test_site_lacks_file_only_when_site_says_so(monkeypatch: pytest.MonkeyPatch, answer: int | Exception, lacks: bool) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def request(_: urllib3.PoolManager, method: str, url: str, **__: object) -> urllib3.HTTPResponse:
+        asked.append((method, url))
+        if isinstance(answer, Exception):
+            raise answer
+        return urllib3.HTTPResponse(status=answer)
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", request)
+    assert image_choice.site_lacks("https://site.invalid/kubeadm") is lacks
+    assert asked == [("HEAD", "https://site.invalid/kubeadm")]

@@ -22,6 +22,7 @@ def test_settled_resolves_source_and_version_once_for_all_platforms(tmp_path: Pa
     answers, versions = iter((True, False)), iter(("v1.36.3", "v1.36.4"))
     monkeypatch.setattr(image_choice, "site_answers", lambda _: next(answers))
     monkeypatch.setattr(releases, "_published", lambda *_: next(versions))
+    monkeypatch.setattr(image_choice, "site_lacks", lambda _: False)
     options = settled(BuildOptions(tmp_path, "x", platforms=BOTH))
     assert copied(options) == ["example.test/kubernetes-release:v1.36.3"] * 2
     # As the rootfs that only finds images is read, later.

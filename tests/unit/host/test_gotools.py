@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness import process
+from harness import log, process
 from harness.errors import CommandError
 from harness.host import go_caches, gotools, liveness, paths, tools
 from harness.host.gotools import Recipe
@@ -46,6 +46,8 @@ class Machine:
         self.calls: list[tuple[tuple[str, ...], dict[str, str]]] = []
         self.version = "go1.26.8"
         self.fails: str | None = None
+        self.prints: tuple[str, ...] = ()
+        """Lines of a compile."""
         self.before: Callable[[Path], None] = lambda _: None
 
     def run(
@@ -72,6 +74,8 @@ class Machine:
         self.before(target)
 
     def stream(self, argv: Sequence[str | Path], take: process.Take, **options: Any) -> int:
+        for line in self.prints:
+            take("stderr", line)
         try:
             self.run(argv, **options)
         except CommandError as error:
@@ -199,6 +203,23 @@ def test_recipe_read_replaced_module_has_version_of_replacement(folder: Path) ->
     }  # fmt: skip
 
 
+def test_recipe_origin_names_modules_that_folder_stands_in_for(folder: Path) -> None:
+    replaced = "replace (\n\texample.test/library => ./library\n\texample.test/hello/extra v0.1.0 => ../extra\n)\n"
+    (folder / "go.mod").write_text(f"{MODULE}\n{replaced}replace example.test/other => example.test/fork v1.0.0\n")
+    assert Recipe.read(folder).origin == "example.test/hello@v1.2.3 without example.test/hello/extra and example.test/library"
+    # A program of the tree itself is whole.
+    (folder / "go.mod").write_text(f"{MODULE}\nreplace example.test/hello => ./source\n")
+    assert Recipe.read(folder).origin == "example.test/hello@v1.2.3"
+
+
+def test_recipe_origin_of_images_lacks_modules_in_flannel_only() -> None:
+    incomplete = {read.name: read.origin for read in map(Recipe.read, LOCKED) if " without " in read.origin}
+    client = "github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud"
+    assert set(incomplete) == {"flanneld"}
+    # Its UDP backend is there: main.go imports it, and no tag leaves it out.
+    assert incomplete["flanneld"].endswith(f" without {client}/common and {client}/vpc")
+
+
 @pytest.mark.parametrize(
     ("package", "name"), [("k8s.io/kubernetes/cmd/kubelet", "kubelet"), ("go.etcd.io/etcd/etcdctl/v3", "etcdctl"), ("v2", "v2")]
 )
@@ -255,6 +276,20 @@ def test_compiled_waiting_for_other_compile_is_reported(
     monkeypatch.setattr(fcntl, "flock", flock)
     gotools.compiled(folder)
     assert "another slipway of this machine is compiling" in capsys.readouterr().err
+
+
+def test_compiled_note_counts_compiled_packages(machine: Machine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(log, "running", lambda step: notes.append(step.note))
+    machine.prints = ("go: downloading example.test/hello v1.2.3", "internal/abi", "runtime", "# a warning", "example.test/hello/cmd/hello")
+    gotools.compiled(folder)
+    assert notes == [
+        "go1.26.8",
+        "go1.26.8, 1 package",
+        *["go1.26.8, 2 packages"] * 2,
+        "go1.26.8, 3 packages",
+    ]
+    assert log.finished[-1].note == "go1.26.8, 3 packages"
 
 
 def test_compiled_environment_has_stated_variables_only(

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from harness import log
+from tests.unit.clock import Clock
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,34 @@ def test_step_failure_is_marked_and_nested(monkeypatch: pytest.MonkeyPatch) -> N
     assert lines[0] == "- outer ..."
     assert lines[1].startswith("  x inner (half done) ")
     assert lines[2].startswith("x outer ")
+
+
+def test_running_step_is_reported_in_log_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, clock = io.StringIO(), Clock()
+    monkeypatch.setattr(log._state, "display", log.Plain(Console(file=stream, width=80)))
+    monkeypatch.setattr("harness.log.time.monotonic", clock)
+    with log.step("outer"), log.step("compile") as shown:
+        for second in range(1, 131):
+            clock.sleep(1)
+            shown.note = f"{second} packages"
+            log.running(shown)
+    assert stream.getvalue().splitlines() == [
+        "- outer ...",
+        "  - compile (60 packages) 60 s ...",
+        "  - compile (120 packages) 2 min 00 s ...",
+        "  + compile (130 packages) 2 min 10 s",
+        "+ outer 2 min 10 s",
+    ]
+
+
+def test_running_step_on_terminal_prints_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, clock = io.StringIO(), Clock()
+    monkeypatch.setattr(log._state, "display", log.Terminal(Console(file=stream, width=80)))
+    step = log.ProgressStep("compile", 0, clock())
+    clock.sleep(100)
+    monkeypatch.setattr("harness.log.time.monotonic", clock)
+    log.running(step)
+    assert stream.getvalue() == ""
 
 
 @pytest.mark.parametrize(("verbose", "printed"), [(False, ""), (True, "  > kubectl get nodes\n")])

@@ -24,7 +24,11 @@ def _cgroup(target: Target, _: Wanted) -> Verdict:
         memory = "; boot with cgroup_enable=memory" if "memory" in missing else ""
         return failed(f"cgroup v{machine.cgroup} without {words(missing)}", f"enable it in the kernel's options{memory}")
     if machine.cgroup == 1:
-        text = "has cgroup v1, on which a kubelet refuses to start by itself since Kubernetes 1.35: slipway sets failCgroupV1: false"
+        # KEP-5573 names 1.38 as the earliest version and no date; the source of 1.37 says "in a future release".
+        text = (
+            "has cgroup v1, on which a kubelet refuses to start by itself since Kubernetes 1.35: slipway sets failCgroupV1: false; "
+            "Kubernetes removes its support, in 1.38 at the earliest (KEP-5573)"
+        )
         return warning(text, "boot with systemd.unified_cgroup_hierarchy=1")
     return ok(f"v{machine.cgroup}")
 

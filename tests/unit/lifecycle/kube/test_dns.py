@@ -11,7 +11,7 @@ import pytest
 from harness.lifecycle.kube import dns
 from harness.process import ProcessResult
 
-# The answer of a dnsmasq to a question for kubernetes.default.svc.cluster.local: one A record, its name a pointer to the question.
+# A name server's answer to a question for kubernetes.default.svc.cluster.local: one A record, its name a pointer to the question.
 NAME = "kubernetes.default.svc.cluster.local"
 
 

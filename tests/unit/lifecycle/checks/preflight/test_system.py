@@ -67,6 +67,7 @@ WARNINGS: list[tuple[str, dict[str, Any], str]] = [
     ("firewall", {"services": frozenset({"firewalld", "chrony"})}, "firewalld is on"),
     ("firewall", {"drops": ("FORWARD",)}, "drops by default (FORWARD)"),
     ("cgroup", V1, "a kubelet refuses to start by itself since Kubernetes 1.35"),
+    ("cgroup", V1, "Kubernetes removes its support, in 1.38 at the earliest"),
 ]
 
 
