@@ -319,6 +319,7 @@ systemctl list-unit-files --no-legend 'containerd*' 'kubelet*' 'slipway*'
 systemctl is-active containerd kubelet
 systemctl --failed --no-legend
 ls /sys/class/net; ip route
+ip -o address | sed 's/^[0-9]*: //; s/ \\(scope\\|brd\\) .*//' | sort
 { iptables-save; ip6tables-save; } | grep -E -e '-A|KUBE|CNI' | sed 's/\\[[0-9:]*\\]//'
 nft list tables | grep -vE ' (filter|nat|mangle|raw|security)$'
 ls -d /run/flannel 2>/dev/null
