@@ -36,6 +36,7 @@ GROUPS = (
     ("test_distribution.py",),
     ("test_change.py",),
     ("test_dual_stack.py",),
+    ("test_kubeadm.py",),
     ("test_managed.py",),
     ("test_profile.py",),
     ("test_repository.py",),

@@ -37,6 +37,15 @@ kubectl exec etcd-$(uname -n) -- etcdctl --endpoints https://127.0.0.1:2379 --ca
 
 HOSTS = "/etc/containerd/certs.d/*/hosts.toml"
 
+CRICTL = "/var/lib/slipway/rootfs/bin/crictl --runtime-endpoint unix:///run/containerd/containerd.sock"
+
+# What a machine needs to be a node of anybody's cluster, from a worker: programs, containerd, and where the images are.
+PREPARED = (
+    "var/lib/slipway/rootfs usr/local/bin/kubeadm usr/local/bin/kubelet usr/local/bin/kubectl opt/cni/bin etc/cni etc/containerd "
+    "etc/systemd/system/containerd.service etc/systemd/system/kubelet.service etc/systemd/system/kubelet.service.d "
+    "etc/sysctl.d/90-slipway.conf"
+)
+
 KINDS = "namespaces,configmaps,secrets,services,deployments,daemonsets,serviceaccounts,roles,clusterroles"
 
 NAMESPACE = hashlib.sha256(liveness.process_label().rsplit(".", 2)[0].encode()).hexdigest()[:6]
@@ -170,6 +179,25 @@ class Lab:
         for name in (self.name, f"{self.name}-tests"):
             ClusterState.of(name).forget()
 
+    def equip(self, address: str, way: str) -> SshNode:
+        """Give a machine, which slipway does not know, what kubeadm expects; it finds images and API at the control-plane node ``way``."""
+        plain = self.at(address)
+        source, target = self._containers[self.workers[0]], self._containers[address]
+        process.run(["sh", "-c", f"docker exec {source} tar -C / -cf - {PREPARED} | docker exec -i {target} tar -C / -xf -"])
+        plain.put(self.first.get("/etc/kubernetes/pki/ca.crt"), "/etc/containerd/ca.crt")
+        plain.run(f"sed -i 's|127.0.0.1:5000|{way}:5000|; s|/etc/kubernetes/pki/ca.crt|/etc/containerd/ca.crt|' {HOSTS}")
+        plain.run(f"echo '{way} apiserver.cluster.local' >> /etc/hosts; sysctl -q -e -p /etc/sysctl.d/90-slipway.conf")
+        plain.run("systemctl daemon-reload; systemctl restart containerd; systemctl enable kubelet")
+        return plain
+
+    def kubeadm_join(self, address: str, *more: str) -> None:
+        """Have an equipped machine join by kubeadm alone, and wait until its node is Ready."""
+        command = self.first.run("kubeadm token create --print-join-command 2>/dev/null").stdout.strip()
+        assert command.startswith("kubeadm join apiserver.cluster.local:6443 --token ")
+        # Its preflight wants a kernel whose configuration it can read: a container has none.
+        self.at(address).run(" ".join((command, "--skip-phases=preflight", *more)), timeout=HANG)
+        until(lambda: self.nodes().get(self.host(address)))
+
     # What may happen to a machine.
 
     def kill(self, address: str) -> None:
@@ -293,6 +321,23 @@ def until(condition: Callable[[], Any]) -> Any:
     return waiting.until(holds, lambda: failed, pause=0.3)
 
 
+def kubeadm_upgrades(machine: SshNode) -> None:
+    """Have kubeadm write the files of a node for the version that its cluster has."""
+    # On cgroup v1, kubeadm asks for that since 1.37, besides failCgroupV1: false.
+    old_cgroup = machine.run("stat -fc %T /sys/fs/cgroup").stdout.strip() != "cgroup2fs"
+    skipped = " --ignore-preflight-errors=SystemVerification" if old_cgroup else ""
+    said = machine.run(f"kubeadm upgrade node --certificate-renewal=false{skipped}", timeout=HANG).output
+    assert "kubelet configuration for this node was successfully upgraded" in said
+
+
+def kubeadm_resets(machine: SshNode) -> None:
+    """Have kubeadm undo what makes a machine a node, and see that it has."""
+    machine.run("kubeadm reset --force", timeout=HANG)
+    assert machine.run("ls /etc/kubernetes/kubelet.conf", check=False).returncode == 2
+    assert machine.run(f"{CRICTL} pods --quiet").stdout == ""
+    machine.run("systemctl disable --now kubelet")
+
+
 def succeeded(node: SshNode, pod: str) -> bool:
     return bool(json.loads(NodeKubectl(node).run("get", "pod", pod, "--output=json"))["status"]["phase"] == "Succeeded")
 
@@ -319,6 +364,7 @@ systemctl list-unit-files --no-legend 'containerd*' 'kubelet*' 'slipway*'
 systemctl is-active containerd kubelet
 systemctl --failed --no-legend
 ls /sys/class/net; ip route
+ip -o address | sed 's/^[0-9]*: //; s/ \\(scope\\|brd\\) .*//' | sort
 { iptables-save; ip6tables-save; } | grep -E -e '-A|KUBE|CNI' | sed 's/\\[[0-9:]*\\]//'
 nft list tables | grep -vE ' (filter|nat|mangle|raw|security)$'
 ls -d /run/flannel 2>/dev/null

@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 
-from harness import process
 from harness.errors import UsageError
 from harness.host import paths
 from harness.lifecycle.cluster import lease
-from tests.cluster.lab import MEMBERS, Client, Lab, begun, ended, lines, reached, repeated, runs_on, until
+from tests.cluster.lab import MEMBERS, Client, Lab, begun, ended, kubeadm_resets, lines, reached, repeated, runs_on, until
 from tests.conftest import KUBERNETES, Slipway
 from tests.waiting import HANG
 
@@ -242,38 +241,14 @@ def test_run_leaves_cluster_manageable_by_kubeadm(cluster: Lab) -> None:
     assert KUBERNETES in planned
 
 
-# What a machine needs to be a node of anybody's cluster, from a worker: programs, containerd, and where the images are.
-PREPARED = (
-    "var/lib/slipway/rootfs usr/local/bin/kubeadm usr/local/bin/kubelet usr/local/bin/kubectl opt/cni/bin etc/cni etc/containerd "
-    "etc/systemd/system/containerd.service etc/systemd/system/kubelet.service etc/systemd/system/kubelet.service.d "
-    "etc/sysctl.d/90-slipway.conf"
-)
-
-
 def test_kubeadm_join_of_machine_unknown_to_slipway_succeeds(cluster: Lab) -> None:
+    """Of a worker; test_kubeadm has control-plane nodes."""
     address = cluster.spares[1]
-    plain = cluster.at(address)
-    source, target = (f"slipway-{cluster.host(one)}" for one in (cluster.workers[0], address))
-    process.run(["sh", "-c", f"docker exec {source} tar -C / -cf - {PREPARED} | docker exec -i {target} tar -C / -xf -"])
-    hosts = "/etc/containerd/certs.d/*/hosts.toml"
-    plain.put(cluster.first.get("/etc/kubernetes/pki/ca.crt"), "/etc/containerd/ca.crt")
-    plain.run(f"sed -i 's|127.0.0.1:5000|{cluster.control_plane[1]}:5000|; s|/etc/kubernetes/pki/ca.crt|/etc/containerd/ca.crt|' {hosts}")
-    plain.run(f"echo '{cluster.control_plane[1]} apiserver.cluster.local' >> /etc/hosts; sysctl -q -e -p /etc/sysctl.d/90-slipway.conf")
-    plain.run("systemctl daemon-reload; systemctl restart containerd; systemctl enable kubelet")
-    command = cluster.first.run("kubeadm token create --print-join-command 2>/dev/null").stdout.strip()
-    assert command.startswith("kubeadm join apiserver.cluster.local:6443 --token ")
-    # Its preflight wants a kernel whose configuration it can read: a container has none.
-    plain.run(f"{command} --skip-phases=preflight", timeout=HANG)
-    host = cluster.host(address)
-    until(lambda: cluster.nodes().get(host))
+    plain, host = cluster.equip(address, cluster.control_plane[1]), cluster.host(address)
+    cluster.kubeadm_join(address)
     runs_on(cluster.first, host, "plain", "slipway.dev/redis:7.0", "redis-server", "--version")
     cluster.kubectl("delete", "node", host)
-    plain.run("kubeadm reset --force", timeout=HANG)
-    assert plain.run("ls /etc/kubernetes/kubelet.conf", check=False).returncode == 2
-    assert (
-        plain.run("/var/lib/slipway/rootfs/bin/crictl --runtime-endpoint unix:///run/containerd/containerd.sock pods --quiet").stdout == ""
-    )
-    plain.run("systemctl disable --now kubelet")
+    kubeadm_resets(plain)
 
 
 # ---- while it changes -------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from harness.lifecycle.provision import rootfs_update
 from harness.runtimes.kubeadm import CONFIG
 from tests.cluster import market
 from tests.cluster.conftest import PROJECT
-from tests.cluster.lab import MEMBERS, Client, Lab, kill_at, until
+from tests.cluster.lab import MEMBERS, Client, Lab, kill_at, kubeadm_upgrades, until
 from tests.cluster.traffic import Traffic
 from tests.conftest import KUBERNETES, Slipway
 from tests.waiting import HANG
@@ -122,12 +122,8 @@ def test_upgrade_leaves_cluster_manageable_by_kubeadm(lab: Lab) -> None:
         if "/kube-" in container["image"]
     }
     assert {image.rpartition(":")[2] for image in images} == {NEW}
-    # On cgroup v1, kubeadm asks for that since 1.37, besides failCgroupV1: false.
-    old_cgroup = lab.first.run("stat -fc %T /sys/fs/cgroup").stdout.strip() != "cgroup2fs"
-    skipped = " --ignore-preflight-errors=SystemVerification" if old_cgroup else ""
     for machine in (lab.machines[1], lab.worker):
-        said = machine.run(f"kubeadm upgrade node --certificate-renewal=false{skipped}", timeout=HANG).output
-        assert "kubelet configuration for this node was successfully upgraded" in said
+        kubeadm_upgrades(machine)
     until(lambda: lab.status()["healthy"])
 
 

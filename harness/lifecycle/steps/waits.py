@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from harness import log
 from harness.errors import CheckError, SlipwayError
 from harness.lifecycle.cluster import record
-from harness.lifecycle.kube import dns, readiness, wait
+from harness.lifecycle.kube import dns, readiness, spreading, wait
 from harness.lifecycle.plan import Step
 from harness.lifecycle.steps.context import ClusterContext
 from harness.nodes import Node, each
@@ -23,17 +23,25 @@ def wait_for_nodes(context: ClusterContext, after: str) -> Step:
     """Until every node is Ready, everything of the cluster itself is, and its DNS answers."""
 
     def action() -> str:
-        names = [member.name for member in context.resolved.cluster.members]
-        try:
-            wait.settle(
-                context.kubectl,
-                timeout=context.spec.timeout,
-                quiet=0,
-                namespaces=SYSTEM,
-                nodes=names,
-                progress=watching(context.spec.nodes),
-                heal=lambda items: wait.nudge(context.kubectl, items),
+        names, spread = [member.name for member in context.resolved.cluster.members], context.resolved.cluster.own_dns
+
+        def heal(items: Sequence[readiness.Resource]) -> None:
+            nonlocal spread
+            wait.nudge(context.kubectl, items)
+            # Once, and as soon as a second node is Ready: most of the time something else is still starting then.
+            spread = spread or spreading.spread(context.kubectl, items)
+
+        def settle() -> tuple[readiness.Resource, ...]:
+            watch = watching(context.spec.nodes)
+            return wait.settle(
+                context.kubectl, timeout=context.spec.timeout, quiet=0, namespaces=SYSTEM, nodes=names, progress=watch, heal=heal
             )
+
+        try:
+            items = settle()
+            if not spread and spreading.spread(context.kubectl, items):
+                spread = True
+                settle()
         except CheckError as error:
             raise CheckError(error.message, hint=error.hint, details=f"{error.details or ''}\n{_kubelet_logs(context)}".strip()) from error
         context.resolved.runtime.registered()

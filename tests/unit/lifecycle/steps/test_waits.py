@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
 
 from harness.errors import CheckError, NodeError
-from harness.lifecycle.kube import wait
+from harness.lifecycle.kube import spreading, wait
 from harness.lifecycle.steps import waits
 from harness.oci.store import Store
 from tests.unit.lifecycle.standin import StandIn
@@ -73,3 +74,35 @@ def test_wait_for_nodes_that_ends_while_nothing_answers_any_more_reports_why(sto
     with pytest.raises(CheckError, match="not ready after 600 s: host-1") as caught:
         waits.wait_for_nodes(context, "wait-for-api").action()
     assert caught.value.details == "Node host-1: not ready\nlog of host-1:\n10.0.0.1: the connection was lost"
+
+
+@pytest.mark.parametrize(
+    ("crowded", "own_dns", "asked"),
+    [("while it waits", False, 1), ("at the end", False, 2), ("never", False, 2), ("at the end", True, 0)],
+)
+def test_wait_for_nodes_moves_name_server_once_and_waits_for_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, crowded: str, own_dns: bool, asked: int
+) -> None:
+    build(store)
+    context = changed(prepared(store), control_plane=(StandIn(),))
+    # Before anything reads it.
+    context.resolved.__dict__["cluster"] = dataclasses.replace(context.resolved.cluster, own_dns=own_dns)
+    settled: list[str] = []
+    seen: list[object] = []
+
+    def settle(*_: Any, heal: Any, **__: Any) -> tuple[str, ...]:
+        settled.append("settled")
+        heal(("while it waits",))
+        return ("at the end",)
+
+    def spread(_: object, items: tuple[str, ...]) -> bool:
+        seen.append(items)
+        return crowded in items
+
+    monkeypatch.setattr(wait, "settle", settle)
+    monkeypatch.setattr(wait, "nudge", lambda *_: None)
+    monkeypatch.setattr(spreading, "spread", spread)
+    monkeypatch.setattr(waits, "wait_for_dns", lambda _: None)
+    waits.wait_for_nodes(context, "wait-for-api").action()
+    assert len(settled) == (2 if crowded == "at the end" and not own_dns else 1)
+    assert len(seen) == asked
