@@ -30,7 +30,7 @@ STEP_LACKS = {"CAP_NET_RAW"}
 AUTHORITIES, APT = "authorities.crt", "authorities.conf"
 """Files beside this one, while authorities are lent: certificates, and a setting of apt."""
 LENT = {AUTHORITIES: "/dev/slipway-authorities.crt", APT: "/dev/slipway-authorities.conf"}
-"""Where a step finds them. /dev is in memory, so not even the places of the mounts get into a layer; and a step may replace what is in
+"""Their paths in a step. /dev is in memory, so not even the places of the mounts get into a layer; and a step may replace what is in
 /etc/ssl."""
 VARIABLES = {
     # OpenSSL, Go; curl, whatever it is built with; git; Python's requests; Node.js; apt
