@@ -1,9 +1,10 @@
-"""An OCI runtime in front of runc: it changes what Docker asks of runc in two cases, and then becomes runc.
+"""An OCI runtime in front of runc: it changes what Docker asks of runc in some cases, and then becomes runc.
 
 Docker before 23 asks for every capability when a container is privileged. Where the host itself lacks one (restricted CI
 runners and small VMs often lack CAP_SYS_RESOURCE), runc refuses: "unable to apply caps". The missing ones are taken out of the request.
 
-A step of a Dockerfile loses NET_RAW and gets no-new-privileges: the engine's classic builder takes no such options on Linux.
+A step of a Dockerfile loses NET_RAW and gets no-new-privileges: the engine's classic builder takes no such options on Linux. Nor does it
+mount anything for a step: the certificate authorities that ``harness.host.docker`` lends are mounted here.
 
 It is copied out of the package by ``harness.host.docker`` and uses the standard library only.
 """
@@ -26,6 +27,18 @@ STEP_SHARES = 1025
 network mode and cannot be changed by a Dockerfile. 1024 is the default of cgroups v1."""
 STEP_LACKS = {"CAP_NET_RAW"}
 
+AUTHORITIES, APT = "authorities.crt", "authorities.conf"
+"""Files beside this one, while authorities are lent: certificates, and a setting of apt."""
+LENT = {AUTHORITIES: "/dev/slipway-authorities.crt", APT: "/dev/slipway-authorities.conf"}
+"""Their paths in a step. /dev is in memory, so not even the places of the mounts get into a layer; and a step may replace what is in
+/etc/ssl."""
+VARIABLES = {
+    # OpenSSL, Go; curl, whatever it is built with; git; Python's requests; Node.js; apt
+    **dict.fromkeys(("SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), LENT[AUTHORITIES]),
+    "APT_CONFIG": LENT[APT],
+}
+"""Of a step alone: the engine writes those of a Dockerfile into an image, and not these."""
+
 
 def missing(status: str) -> set[str]:
     """Names (``CAP_...``) that are not in the bounding set that ``status`` (text of /proc/self/status) shows."""
@@ -40,12 +53,25 @@ def strip(process: dict[str, object], gone: set[str]) -> None:
         process["capabilities"] = {name: [cap for cap in caps if cap not in gone] for name, caps in sets.items()}
 
 
-def rewrite_bundle(path: pathlib.Path, gone: set[str]) -> None:
-    """Change the configuration of a container that is made, where that is needed."""
+def lend(configuration: dict[str, object], folder: pathlib.Path) -> None:
+    """Mount the authorities in ``folder`` into a container, in place; where there are none, nothing is changed."""
+    process, mounts = configuration["process"], configuration.get("mounts")
+    if not isinstance(process, dict) or not isinstance(mounts, list) or not all((folder / name).is_file() for name in LENT):
+        return
+    for name, place in LENT.items():
+        mounts.append({"destination": place, "type": "bind", "source": str(folder / name), "options": ["rbind", "rprivate", "ro"]})
+    present = list(process.get("env") or ())
+    named = {str(word).partition("=")[0] for word in present}
+    process["env"] = [*present, *(f"{name}={value}" for name, value in VARIABLES.items() if name not in named)]
+
+
+def rewrite_bundle(path: pathlib.Path, gone: set[str], folder: pathlib.Path = pathlib.Path(__file__).parent) -> None:
+    """Change the configuration of a container that is made, where that is needed. ``folder`` has what is lent to steps."""
     configuration = json.loads(path.read_text())
     step = configuration.get("linux", {}).get("resources", {}).get("cpu", {}).get("shares") == STEP_SHARES
     if step:
         configuration["process"]["noNewPrivileges"] = True
+        lend(configuration, folder)
     if gone or step:
         strip(configuration["process"], gone | (STEP_LACKS if step else set()))
         path.write_text(json.dumps(configuration))

@@ -219,6 +219,7 @@ class Builder:
     def build(self, definition: Definition, arguments: Mapping[str, str], tag: str) -> str:
         """Build with the engine, name the result there, return the engine's image id. Raises BuildError."""
         client = docker.connect(timeout=3600)
+        docker.lend_authorities(site_network.own_authorities())
         key = self._key(definition, arguments)
         name = kept_name(Reference.parse(tag), key)
         for base in definition.bases:

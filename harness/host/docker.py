@@ -198,6 +198,28 @@ def _renew_runtime() -> None:
         durable.write(_runtime(), text, mode=0o755)
 
 
+def lend_authorities(bundle: Path | None) -> None:
+    """Have the steps of Dockerfiles trust the certificate authorities of ``bundle``, a file; with None those of their image alone.
+
+    Only an engine that slipway started can do that, for all builds of the machine. Raises StoreError when a file cannot be written.
+    """
+    if os.geteuid() != 0 or not is_local() or not _runtime().exists():
+        return
+    certificates, setting = STATE / oci_runtime.AUTHORITIES, STATE / oci_runtime.APT
+    if bundle is None:
+        setting.unlink(missing_ok=True)
+        certificates.unlink(missing_ok=True)
+        return
+    texts = {
+        certificates: bundle.read_bytes(),
+        setting: f'Acquire::https::CAInfo "{oci_runtime.LENT[oci_runtime.AUTHORITIES]}";\n'.encode(),
+    }
+    for path, data in texts.items():
+        # apt and others read them as a user of their own.
+        if not path.exists() or path.read_bytes() != data:
+            durable.write(path, data, mode=0o644)
+
+
 def _check_privileges(client: Client) -> None:
     """Say now, in one sentence, what would otherwise fail in the middle with "unable to apply caps"."""
     gone = missing_capabilities()

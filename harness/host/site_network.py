@@ -6,7 +6,9 @@ Both are lent for as long as a step runs: they are in no layer, in no key of a c
 from __future__ import annotations
 
 import os
+import re
 import urllib.parse
+from collections.abc import Iterable
 from pathlib import Path
 
 from harness import log
@@ -19,6 +21,14 @@ _BUNDLES = (
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL
     "/etc/ssl/ca-bundle.pem",  # SUSE
 )
+_DISTRIBUTED = Path("/usr/share/ca-certificates")
+"""Folder of the certificates that a package of the distribution brings, on Debian and its like."""
+_ADDED = (
+    Path("/etc/pki/ca-trust/source/anchors"),  # Fedora, RHEL
+    Path("/etc/pki/trust/anchors"),  # SUSE
+)
+"""Folders for certificates that an administrator adds, where the package brings no single files."""
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
 BUNDLE = _BUNDLES[0]
 """Path of the CAs in containers of a build, which are Debian."""
 
@@ -40,3 +50,20 @@ def authorities() -> Path | None:
     stated = os.environ.get("SSL_CERT_FILE")
     candidates = (stated, *_BUNDLES) if stated else _BUNDLES
     return next((path for name in candidates if (path := Path(name)).is_file()), None)
+
+
+def own_authorities() -> Path | None:
+    """``authorities()`` where some of them are not the distribution's, as those of a company; None where a container needs none of them."""
+    bundle = authorities()
+    if bundle is None:
+        return None
+    distributed = _certificates(_DISTRIBUTED.rglob("*.crt"))
+    if distributed:
+        return bundle if _certificates([bundle]) - distributed else None
+    added = any(path.is_file() for folder in _ADDED for path in folder.glob("*"))
+    return bundle if added or str(bundle) not in _BUNDLES else None
+
+
+def _certificates(files: Iterable[Path]) -> set[bytes]:
+    """The certificates of some files, however their lines are broken."""
+    return {b"".join(found.split()) for path in files if path.is_file() for found in _CERTIFICATE.findall(path.read_bytes())}

@@ -44,6 +44,62 @@ def test_rewrite_bundle_of_build_step_drops_net_raw_and_forbids_new_privileges(t
     assert json.loads(bundle.read_text())["process"] == process
 
 
+def lent(folder: Path) -> Path:
+    for name in oci_runtime.LENT:
+        (folder / name).write_text("lent")
+    return folder
+
+
+def configured(folder: Path, shares: int, env: list[str]) -> Path:
+    path = folder / "config.json"
+    process = {"env": env, "capabilities": {"bounding": ["CAP_CHOWN"]}}
+    path.write_text(json.dumps({"process": process, "mounts": [], "linux": {"resources": {"cpu": {"shares": shares}}}}))
+    return path
+
+
+def test_rewrite_bundle_of_build_step_mounts_lent_authorities_in_memory_and_keeps_its_own_variables(tmp_path: Path) -> None:
+    path = configured(tmp_path, oci_runtime.STEP_SHARES, ["PATH=/bin", "SSL_CERT_FILE=/own"])
+    oci_runtime.rewrite_bundle(path, set(), lent(tmp_path))
+    configuration = json.loads(path.read_text())
+    assert {(one["source"], one["destination"]) for one in configuration["mounts"]} == {
+        (str(tmp_path / name), place) for name, place in oci_runtime.LENT.items()
+    }
+    assert all(one["type"] == "bind" and "ro" in one["options"] for one in configuration["mounts"])
+    assert all(one["destination"].startswith("/dev/") for one in configuration["mounts"])
+    env = configuration["process"]["env"]
+    assert env[:2] == ["PATH=/bin", "SSL_CERT_FILE=/own"]
+    assert {"APT_CONFIG=/dev/slipway-authorities.conf", "CURL_CA_BUNDLE=/dev/slipway-authorities.crt"} <= set(env)
+    assert len([word for word in env if word.startswith("SSL_CERT_FILE=")]) == 1
+
+
+@pytest.mark.parametrize(("shares", "files"), [(1024, tuple(oci_runtime.LENT)), (oci_runtime.STEP_SHARES, (oci_runtime.AUTHORITIES,))])
+def test_rewrite_bundle_without_step_or_without_all_files_lends_nothing(tmp_path: Path, shares: int, files: tuple[str, ...]) -> None:
+    path = configured(tmp_path, shares, ["PATH=/bin"])
+    for name in files:
+        (tmp_path / name).write_text("lent")
+    oci_runtime.rewrite_bundle(path, set(), tmp_path)
+    configuration = json.loads(path.read_text())
+    assert (configuration["mounts"], configuration["process"]["env"]) == ([], ["PATH=/bin"])
+
+
+def test_lend_authorities_writes_bundle_and_setting_of_apt_and_takes_them_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, state = tmp_path / "company.pem", tmp_path / "engine"
+    bundle.write_text("of the company")
+    monkeypatch.setattr(docker, "STATE", state)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    docker.lend_authorities(bundle)
+    assert not state.exists()  # another engine
+    state.mkdir()
+    (state / "oci-runtime").touch()
+    docker.lend_authorities(bundle)
+    assert (state / oci_runtime.AUTHORITIES).read_text() == "of the company"
+    assert (state / oci_runtime.APT).read_text() == 'Acquire::https::CAInfo "/dev/slipway-authorities.crt";\n'
+    assert (state / oci_runtime.APT).stat().st_mode & 0o777 == 0o644
+    docker.lend_authorities(None)
+    assert [path.name for path in state.iterdir()] == ["oci-runtime"]
+
+
 def test_step_limits_of_engine_match_shares_of_runtime() -> None:
     assert docker.STEP_LIMITS == {"cpushares": oci_runtime.STEP_SHARES}
 

@@ -17,12 +17,25 @@ from harness.build.image_choice import AUTO, ImageChoice
 from harness.cloudimage import prune
 from harness.errors import BuildError
 from harness.host import docker as host_docker
+from harness.host import site_network
 from harness.oci.model import Platform
 from harness.oci.reference import OWN_DOMAIN, Reference
 from harness.oci.store import Store
 from tests.unit.build.dockerfiles import PROXY, builder, write
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
+
+
+COMPANY = Path("/etc/company.pem")
+
+
+@pytest.fixture(autouse=True)
+def lent(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
+    """The authorities that the steps of each build were lent; the engine of this machine is left alone."""
+    files: list[Path | None] = []
+    monkeypatch.setattr(site_network, "own_authorities", lambda: COMPANY)
+    monkeypatch.setattr(host_docker, "lend_authorities", files.append)
+    return files
 
 
 @pytest.fixture
@@ -189,7 +202,9 @@ class Engine:
 
 
 @pytest.mark.parametrize("network", run_steps.NETWORKS)
-def test_ensure_builds_on_requested_network_with_hosts_and_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+def test_ensure_builds_on_requested_network_with_hosts_and_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lent: list[Path | None], network: str
+) -> None:
     engine = Engine("curl: (7) Failed to connect to 127.0.0.1 port 3142")
     monkeypatch.setattr(host_docker, "connect", lambda **_: engine)
     monkeypatch.setattr(host_docker, "network_apart", lambda _: contextlib.nullcontext("apart"))
@@ -202,6 +217,7 @@ def test_ensure_builds_on_requested_network_with_hosts_and_limits(tmp_path: Path
     assert engine.options["network_mode"] == ("apart" if network == run_steps.BRIDGE else run_steps.HOST)
     assert engine.options["extra_hosts"] == ["files:10.0.0.1", "files:fd00::1"]
     assert engine.options["container_limits"] == host_docker.STEP_LIMITS
+    assert lent == [COMPANY]
     # Who needs this machine's loopback is told how to get it.
     assert ("--network host" in str(failed.value.hint)) is (network == run_steps.BRIDGE)
 

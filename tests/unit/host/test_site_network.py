@@ -45,3 +45,37 @@ def test_authorities_ssl_cert_file_overrides_system_bundle(tmp_path: Path, monke
     assert site_network.authorities() == of_the_machine
     of_the_user.touch()
     assert site_network.authorities() == of_the_user
+
+
+PEM = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(("bundle", "own"), [("AA BB", False), ("BB", False), ("", False), ("AA BB CC", True), ("CC", True)])
+def test_own_authorities_are_those_that_no_package_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: str, own: bool) -> None:
+    package, machine = tmp_path / "package/mozilla", tmp_path / "machine.pem"
+    package.mkdir(parents=True)
+    for name in ("AA", "BB"):
+        (package / f"{name}.crt").write_text(PEM.format(name))
+    machine.write_text("".join(PEM.format(name) for name in bundle.split()).replace("A\n-", "A\r\n-"))
+    monkeypatch.setattr(site_network, "_DISTRIBUTED", tmp_path / "package")
+    monkeypatch.setattr(site_network, "_BUNDLES", (str(machine),))
+    assert site_network.own_authorities() == (machine if own else None)
+
+
+def test_own_authorities_without_single_files_are_those_of_administrator_or_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, stated, anchors = tmp_path / "machine.pem", tmp_path / "stated.pem", tmp_path / "anchors"
+    monkeypatch.setattr(site_network, "_DISTRIBUTED", tmp_path / "none")
+    monkeypatch.setattr(site_network, "_ADDED", (anchors,))
+    monkeypatch.setattr(site_network, "_BUNDLES", (str(machine),))
+    assert site_network.own_authorities() is None
+    machine.touch()
+    assert site_network.own_authorities() is None
+    anchors.mkdir()
+    (anchors / "company.crt").touch()
+    assert site_network.own_authorities() == machine
+    (anchors / "company.crt").unlink()
+    stated.touch()
+    monkeypatch.setenv("SSL_CERT_FILE", str(stated))
+    assert site_network.own_authorities() == stated
