@@ -23,22 +23,18 @@ from harness.nodes.cloud import CloudError, CloudRefusalError, MachineOrder, Mac
 from harness.nodes.cloud.aliyun import AliyunEcs
 from harness.nodes.cloud.provider import CloudProvider
 from tests.integration import dying, ecs, ecs_child
+from tests.integration.ec2 import EMPTY, KILL_AFTER, KILL_BEFORE, LOST, UNREADABLE
 from tests.integration.ecs import (
     ASKED_TO_WAIT,
-    EMPTY,
     EXPIRED,
     FAILED,
     FORBIDDEN,
     GROUP,
     IMAGE,
     INITIALIZING,
-    KILL_AFTER,
-    KILL_BEFORE,
-    LOST,
     SIZE,
     THROTTLED,
     UNDER_WAY,
-    UNREADABLE,
     VSWITCH,
     EcsAnswer,
     EcsSimulation,

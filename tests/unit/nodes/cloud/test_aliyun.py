@@ -12,7 +12,7 @@ from alibabacloud_tea_openapi.exceptions import ClientException, ServerException
 from darabonba.exceptions import RetryError
 
 from harness.errors import UsageError
-from harness.nodes.cloud import CloudError, CloudMachine, CloudRefusalError, MachineOrder, MachineSpec, aliyun, aliyun_errors
+from harness.nodes.cloud import CloudError, CloudMachine, CloudRefusalError, MachineOrder, MachineSpec, aliyun, aliyun_errors, ecs_words
 from harness.nodes.cloud.aliyun import AliyunEcs
 
 ORDER = MachineOrder(MachineSpec("ecs.g7.large", "debian", "vsw-12345678", ("sg-12345678",)), 2, "token", {"a": "b"}, "#cloud-config\n")
@@ -152,3 +152,7 @@ def test_endpoint_with_and_without_protocol_is_read(text: str, read: tuple[str, 
 def test_endpoint_invalid_text_is_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="is no endpoint"):
         aliyun._endpoint(text)
+
+
+def test_words_of_order_are_those_of_ecs() -> None:
+    assert list(ecs_words.faults(ORDER.spec)) == []
