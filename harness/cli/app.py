@@ -241,7 +241,7 @@ _FROM_SEALER = {
     "--Clusterfile": "-f Clusterfile",
     "--imagefile": "-f Kubefile",
     "--kubefile": "-f Kubefile",
-    "--provider": "`slipway nodes up --provider container|aws` boots machines; a Clusterfile may have provider and count",
+    "--provider": "`slipway nodes up --provider container|aws|aliyun` boots machines; a Clusterfile may have provider and count",
 }
 """Words of sealer that slipway does not know."""
 

@@ -30,8 +30,8 @@ def nodes_up(
         str | None,
         option(
             "--subnet",
-            help="Their network: of containers as 192.168.0.0/24, the first is 192.168.0.2; of a cloud as subnet-0123456789abcdef0.  "
-            "[default: a free one; the cloud's]",
+            help="Their network: of containers as 192.168.0.0/24, the first is 192.168.0.2; of a cloud the id of a subnet or vSwitch.  "
+            "[default: a free one; aws: the account's]",
             metavar="NETWORK",
         ),
     ] = None,
@@ -49,8 +49,8 @@ def nodes_up(
         cloud.refuse()
         _show_group(_containers(name, control_plane, workers, subnet), output)
         return
-    spec = cloud.spec(subnet)
-    _show_group(providers.cloud(spec).up(name, control_plane, workers, image=spec.image), output)
+    spec = cloud.spec(provider, subnet)
+    _show_group(providers.cloud(provider, spec).up(name, control_plane, workers, image=spec.image), output)
 
 
 def _containers(name: str, control_plane: int, workers: int, subnet: str | None) -> NodeGroup:

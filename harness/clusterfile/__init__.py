@@ -202,7 +202,7 @@ class ClusterDocument:
     """The applications to launch, in order, in place of the image's choice; empty for none."""
     ssh: SshSettings = SshSettings()
     provider: str | None = None
-    """``BAREMETAL``, ``CONTAINER`` or ``AWS``."""
+    """``BAREMETAL``, ``CONTAINER``, ``AWS`` or ``ALI_CLOUD``."""
     cloud: CloudSettings = CloudSettings()
     pod_cidr: str | None = None
     svc_cidr: str | None = None

@@ -180,7 +180,7 @@ def _counted(mapping: ParsedMapping, host: Host, spec: ParsedMapping, report: Fa
     # A fault of the provider is reported at its own key.
     if spec.get("provider") not in MAKERS and ("provider" in spec or _is_absent(spec, "provider")):
         message = f"{host.count} machines are requested, and no provider makes them"
-        report.fault(mapping.at("count"), message, "write their addresses; or provider: AWS, or CONTAINER to try with")
+        report.fault(mapping.at("count"), message, "write their addresses; or provider: AWS or ALI_CLOUD, or CONTAINER to try with")
     return host
 
 

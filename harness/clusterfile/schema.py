@@ -196,7 +196,7 @@ _SSH = RecordShape(
 _SIZE = Field(AnyShape(), ignored="cpu, memory and disks of machines are not used; spec.cloud has the size of those that a cloud makes")
 _SIZES = dict.fromkeys(("cpu", "memory", "systemDisk", "dataDisk", "dataDisks"), _SIZE)
 _MACHINES = ListShape(TextShape(validators.machines, placed=True), one=True)
-_COUNT = Field(NumberShape(0, 1000), help="With provider CONTAINER or AWS: the number of machines to make")
+_COUNT = Field(NumberShape(0, 1000), help="With provider CONTAINER, AWS or ALI_CLOUD: the number of machines to make")
 
 _HOST = RecordShape(
     {
@@ -264,9 +264,6 @@ _NO_DOCKER = (
     "docker is not a container runtime here: Kubernetes has dropped it, and it pulls through no mirror of other registries",
     "containerd comes with the image; leave containerRuntime out",
 )
-_NO_CLOUD = dict.fromkeys(
-    ("ALI_CLOUD", "AliCloud"), ("slipway buys no machines of this cloud", "write their addresses into hosts, or AWS or CONTAINER")
-)
 _CIDR = TextShape(validators.networks, placed=True)
 
 _CLUSTER = RecordShape(
@@ -280,7 +277,10 @@ _CLUSTER = RecordShape(
         "cmd": Field(ListShape(TextShape()), help="Launch commands in place of the image's"),
         "cmd_args": Field(Environment(), help="NAME=VALUE for what ARG declares in the image's CMD"),
         "appNames": Field(ListShape(TextShape(empty=True)), help="The applications to launch, in order"),
-        "provider": Field(ChoiceShape(("BAREMETAL", *MAKERS), _NO_CLOUD), help="The origin of the machines"),
+        "provider": Field(
+            ChoiceShape(("BAREMETAL", *MAKERS), {"AliCloud": ("AliCloud is not known here", "ALI_CLOUD")}),
+            help="The origin of the machines",
+        ),
         "cloud": Field(CLOUD, help="The machines that a cloud makes"),
         "ssh": Field(_SSH, help="SSH access to all machines"),
         "sshHosts": Field(MapShape(TextShape(validators.ssh_host), validators.address), help="Names that SSH uses: {10.0.0.1: cp1}"),

@@ -77,6 +77,8 @@ ZSTANDARD = {"harness.oci.layer.compression"}
 NACL = {"harness.trust.keys"}
 BCRYPT = {"harness.lifecycle.provision.registry"}
 BOTO = {"harness.nodes.cloud.aws"}
+ALIYUN = {"harness.nodes.cloud.aliyun"}
+ALIYUN_PARTS = {*ALIYUN, "harness.nodes.cloud.aliyun_errors"}
 
 
 TAR_READERS = {
@@ -318,6 +320,10 @@ def test_root_package_is_empty_and_never_imported() -> None:
         ("bcrypt", BCRYPT),
         ("boto3", BOTO),
         ("botocore", BOTO),
+        ("alibabacloud_ecs20140526", ALIYUN),
+        ("alibabacloud_credentials", ALIYUN_PARTS),
+        ("alibabacloud_tea_openapi", ALIYUN_PARTS),
+        ("darabonba", ALIYUN_PARTS),
         ("zstandard", ZSTANDARD),
     ],
 )

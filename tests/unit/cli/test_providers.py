@@ -8,7 +8,7 @@ from harness.cli import app, providers
 from harness.cli.providers import CloudOptions
 from harness.clusterfile.parse import parse
 from harness.errors import InputError, UsageError
-from harness.nodes.cloud import MachineSpec, ec2_words
+from harness.nodes.cloud import MachineSpec, ec2_words, ecs_words
 
 CLUSTER = """apiVersion: slipway.dev/v1
 kind: Cluster
@@ -43,7 +43,7 @@ def test_cloud_without_size_and_image_names_both(capsys: pytest.CaptureFixture[s
 
 def test_unknown_provider_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["nodes", "list", "--provider", "gcp"]) == 2
-    assert "one of container, aws" in capsys.readouterr().err
+    assert "one of container, aws, aliyun" in capsys.readouterr().err
     assert app.execute(["nodes", "restart", "a", "--provider", "aws"]) == 2
 
 
@@ -52,9 +52,9 @@ def test_spec_options_win_over_environment(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("SLIPWAY_NODE_IMAGE", "ami-00000000")
     monkeypatch.setenv("SLIPWAY_NODE_SUBNET", "subnet-00000000")
     monkeypatch.setenv("SLIPWAY_NODE_SECURITY_GROUPS", "sg-00000000, sg-11111111")
-    spec = CloudOptions(image="ami-12345678").spec(None)
+    spec = CloudOptions(image="ami-12345678").spec("aws", None)
     assert spec == MachineSpec("m7g.large", "ami-12345678", "subnet-00000000", ("sg-00000000", "sg-11111111"))
-    given = CloudOptions(size="t3.large", security_groups=["sg-12345678"], public=True).spec("subnet-12345678")
+    given = CloudOptions(size="t3.large", security_groups=["sg-12345678"], public=True).spec("aws", "subnet-12345678")
     assert given == MachineSpec("t3.large", "ami-00000000", "subnet-12345678", ("sg-12345678",), public=True)
 
 
@@ -77,6 +77,38 @@ def test_source_of_clusterfile_without_size_names_its_keys() -> None:
 def test_words_that_are_not_of_ec2_are_refused(spec: MachineSpec, field: str) -> None:
     ((found, message, hint),) = ec2_words.faults(spec)
     assert (found, message.isprintable(), bool(hint)) == (field, True, True)
+
+
+def test_source_of_ali_cloud_without_cloud_names_keys_that_ecs_requires() -> None:
+    with pytest.raises(InputError) as caught:
+        providers.source(parse(CLUSTER.replace("AWS", "ALI_CLOUD"), "Clusterfile"))
+    assert [fault.where.rpartition(".")[2] for fault in caught.value.faults] == ["size", "image", "subnet", "securityGroups"]
+
+
+@pytest.mark.parametrize("image", ["m-bp1g7004ksh0oeuc0001", "debian_12_6_x64_20G_alibase_20240711.vhd"])
+def test_words_of_ecs_are_accepted(image: str) -> None:
+    assert list(ecs_words.faults(MachineSpec("ecs.g7.large", image, "vsw-bp1s5fnvk4gn2tws0001", ("sg-bp15ed6xe1yxeycg0001",)))) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "fields"),
+    [
+        (MachineSpec("t3.large", "ami 1", "subnet-12345678", ("default",)), ["size", "image", "subnet", "security_groups"]),
+        (MachineSpec("ecs.g7.large", "debian", None, ()), ["subnet", "security_groups"]),
+        (MachineSpec("ecs.g7.large\x1b[31m", "debian", "vsw-12345678", ("sg-12345678", "default")), ["size", "security_groups"]),
+    ],
+)
+def test_words_that_are_not_of_ecs_are_refused(spec: MachineSpec, fields: list[str]) -> None:
+    found = list(ecs_words.faults(spec))
+    assert [field for field, _, _ in found] == fields
+    assert all(message.isprintable() and hint for _, message, hint in found)
+
+
+def test_provider_aliyun_without_library_is_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "alibabacloud_ecs20140526", None)
+    with pytest.raises(UsageError, match="needs alibabacloud_ecs20140526") as missing:
+        providers.of("aliyun")
+    assert "extra aliyun" in str(missing.value.hint)
 
 
 def test_provider_aws_without_library_is_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_cluster_env_duplicate_semicolon_and_reserved_values_are_warned_about() 
         ("cmd: kubectl", ".spec.cmd", "must be a list, not text"),
         ("cmd: [a, ~]", ".spec.cmd[1]", "is empty"),
         ("cmd: [5]", ".spec.cmd[0]", "must be text, not 5"),
-        ("provider: ALI_CLOUD", ".spec.provider", "slipway buys no machines of this cloud"),
+        ("provider: AliCloud", ".spec.provider", "AliCloud is not known here"),
         ("provider: BAREMETALL", ".spec.provider", "BAREMETALL is not known here"),
         (
             "ssh: {encrypted: true}",

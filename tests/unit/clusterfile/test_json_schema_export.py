@@ -37,7 +37,8 @@ def test_schema_accepts_cases_exactly_when_parser_does(name: str) -> None:
     try:
         parse(text, name)
     except InputError:
-        assert complaints(text)
+        # Marks of comments are gone before a schema sees a document.
+        assert complaints(text) or text.startswith("//")
     else:
         assert complaints(text) == []
 
@@ -72,7 +73,7 @@ def test_schema_accepts_parsed_documents_of_all_kinds(text: str) -> None:
         (spec_text("ssh: {prt: 1}"), "$.spec.ssh"),
         (spec_text("ssh: {port: 70000}"), "$.spec.ssh.port"),
         (spec_text("ssh: {encrypted: true}"), "$.spec.ssh.encrypted"),
-        (spec_text("provider: ALI_CLOUD"), "$.spec.provider"),
+        (spec_text("provider: AliCloud"), "$.spec.provider"),
         (spec_text("hosts: [{ips: [10.0.0.1]}]"), "$.spec.hosts[0]"),
         (spec_text("network: {withoutCNI: true}"), "$.spec.network.withoutCNI"),
         (spec_text("cmd: [5]"), "$.spec.cmd[0]"),
