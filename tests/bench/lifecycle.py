@@ -82,10 +82,12 @@ def _kubeadm_join(provider: ContainerProvider, group: NodeGroup, worker: str, no
     docker.command_output(containers[worker], [kubeadm, "reset", "--force"])
     docker.command_output(containers[node], [*admin, kubectl, "delete", "node", name])
     command = docker.command_output(containers[node], [*admin, kubeadm, "token", "create", "--print-join-command"]).split()
-    ready = [*admin, kubectl, "wait", "--for=condition=Ready", f"node/{name}", "--timeout=120s"]
+    # kubeadm may end before the kubelet has registered its node.
+    waits = [[*admin, kubectl, "wait", f"--for={what}", f"node/{name}", "--timeout=120s"] for what in ("create", "condition=Ready")]
 
     def action() -> None:
         docker.command_output(containers[worker], [kubeadm, *command[1:], "--skip-phases=preflight"])
-        docker.command_output(containers[node], ready)
+        for wait in waits:
+            docker.command_output(containers[node], wait)
 
     return _timed(action)
