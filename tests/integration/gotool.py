@@ -16,8 +16,8 @@ def version(name: str) -> str:
 
 
 def distribution() -> Path:
-    """The registry that clusters have, version 3. Raises CommandError when it cannot be compiled."""
-    return gotools.compiled(REGISTRY)
+    """The registry that clusters have, version 3: the base image has the same program. Raises CommandError when it cannot be compiled."""
+    return gotools.compiled(REGISTRY, pinned=True)
 
 
 def cosign() -> Path:
