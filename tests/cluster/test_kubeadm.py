@@ -87,7 +87,7 @@ def test_kubeadm_certs_renew_on_joined_control_plane_node_changes_served_certifi
     renewed = joined.get(CERTIFICATE)
     assert renewed != before
     # What runs has read the former ones.
-    joined.run(f"{CRICTL} --timeout 60s stopp $({CRICTL} pods --quiet --label tier=control-plane)")
+    joined.run(f"{CRICTL} --timeout 60s rmp --force $({CRICTL} pods --quiet --label tier=control-plane)")
     until(lambda: served(joined.address) == ssl.PEM_cert_to_DER_cert(renewed.decode()))
     is_well(lab, joined.address)
 
