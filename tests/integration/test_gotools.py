@@ -180,6 +180,7 @@ def left() -> list[str]:
 
 
 REPORTED = """
+import signal
 import sys
 from pathlib import Path
 from harness import process
@@ -194,6 +195,8 @@ def reported(argv, take, **options):
     return stream(argv, both, **options)
 
 process.stream = reported
+# A shell may have started these tests in the background, where signals from the keyboard are ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 gotools.compiled(Path(sys.argv[1]), pinned=True)
 """
 """A compile that prints what the compiler prints: the packages, each when its compile begins."""
