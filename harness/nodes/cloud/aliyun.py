@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import collections
-import ipaddress
 import itertools
 import json
 import os
@@ -20,7 +19,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.errors import UsageError
-from harness.nodes.cloud import CloudError, CloudMachine, CloudRefusalError, MachineOrder, aliyun_errors, tags
+from harness.nodes.cloud import CloudError, CloudMachine, CloudRefusalError, MachineOrder, aliyun_errors, answers, tags
 from harness.untrusted import shown
 
 REGION, ENDPOINT = "ALIBABA_CLOUD_REGION_ID", "ALIBABA_CLOUD_ENDPOINT"
@@ -97,7 +96,7 @@ class AliyunEcs:
                 tag=[self._models.RunInstancesRequestTag(key=key, value=value) for key, value in order.tags.items()],
             ),
         )
-        ids = [_checked(identity) for identity in _within(answer, "InstanceIdSets", "InstanceIdSet")]
+        ids = [answers.machine_id(identity, _ID, "ECS", ENDPOINT) for identity in _within(answer, "InstanceIdSets", "InstanceIdSet")]
         try:
             described = {machine.id: machine for machine in self._described(instance_ids=json.dumps(ids))} if ids else {}
         except CloudRefusalError as refused:
@@ -179,8 +178,8 @@ def _machine(instance: Mapping[str, Any]) -> CloudMachine:
         addresses = _within(instance.get("VpcAttributes") or {}, "PrivateIpAddress", "IpAddress")
     place = _PLACE.fullmatch(str(instance.get("InstanceName")))
     return CloudMachine(
-        _checked(instance.get("InstanceId")),
-        _address(addresses[0]) if addresses else "",
+        answers.machine_id(instance.get("InstanceId"), _ID, "ECS", ENDPOINT),
+        answers.address(addresses[0], "ECS", ENDPOINT) if addresses else "",
         own,
         # One whose name was changed goes by its id.
         int(place[1]) if place else sys.maxsize,
@@ -191,16 +190,3 @@ def _machine(instance: Mapping[str, Any]) -> CloudMachine:
 def _within(answer: Mapping[str, Any], outer: str, inner: str) -> Sequence[Any]:
     """A list of an answer: each is wrapped in an object."""
     return list((answer.get(outer) or {}).get(inner) or ())
-
-
-def _checked(identity: object) -> str:
-    if not _ID.fullmatch(str(identity)):
-        raise CloudError(f"ECS answered with a machine {shown(str(identity))[:80]!r}", hint=f"see what {ENDPOINT} names")
-    return str(identity)
-
-
-def _address(text: object) -> str:
-    try:
-        return str(ipaddress.ip_address(str(text)))
-    except ValueError as wrong:
-        raise CloudError(f"ECS answered with the address {shown(str(text))[:80]!r}", hint=f"see what {ENDPOINT} names") from wrong

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import random
 import re
 import time
@@ -10,13 +9,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 from harness.errors import UsageError
-from harness.nodes.cloud import CloudError, CloudMachine, CloudRefusalError, MachineOrder, tags
+from harness.nodes.cloud import CloudError, CloudMachine, CloudRefusalError, MachineOrder, answers, tags
 from harness.untrusted import shown
 
 ATTEMPTS = 8
 """Of one request, in all. boto3's mode ``standard`` waits between them by exponential backoff with full jitter, up to 20 s each, and knows
 the errors by which EC2 throttles.
 """
+_ENDPOINT = "AWS_ENDPOINT_URL"
 _ID = re.compile(r"i-[0-9a-f]{8,17}")
 _UNREADABLE = 3
 """Attempts at a request whose answer cannot be read, which boto3 does not repeat."""
@@ -124,15 +124,14 @@ class Ec2:
     def _machines(self, reservations: Any) -> Iterator[CloudMachine]:
         """Machines of reservations. What EC2 says is checked: it goes into configurations and messages."""
         for instance in (instance for reservation in reservations for instance in reservation.get("Instances") or ()):
-            identity = str(instance.get("InstanceId"))
-            if not _ID.fullmatch(identity):
-                raise CloudError(f"EC2 answered with a machine {shown(identity)[:80]!r}", hint="see what AWS_ENDPOINT_URL names")
+            identity = answers.machine_id(instance.get("InstanceId"), _ID, "EC2", _ENDPOINT)
             own = {str(tag.get("Key")): str(tag.get("Value")) for tag in instance.get("Tags") or ()}
             state = str((instance.get("State") or {}).get("Name", ""))
             reason = str((instance.get("StateReason") or {}).get("Message", ""))
+            address = instance.get("PublicIpAddress" if own.get(tags.ADDRESS) == "public" else "PrivateIpAddress")
             yield CloudMachine(
                 identity,
-                _address(instance.get("PublicIpAddress" if own.get(tags.ADDRESS) == "public" else "PrivateIpAddress")),
+                answers.address(address, "EC2", _ENDPOINT) if address else "",
                 own,
                 int(instance.get("AmiLaunchIndex") or 0),
                 alive=state not in ("shutting-down", "terminated"),
@@ -142,13 +141,6 @@ class Ec2:
 
 class _UnreadableError(CloudError):
     """An answer that is cut short or not of the protocol."""
-
-
-def _address(text: object) -> str:
-    try:
-        return str(ipaddress.ip_address(str(text))) if text else ""
-    except ValueError as wrong:
-        raise CloudError(f"EC2 answered with the address {shown(str(text))[:80]!r}", hint="see what AWS_ENDPOINT_URL names") from wrong
 
 
 def _translated(request: Callable[[], Answer], sent: Callable[[], bool] = lambda: False) -> Answer:
